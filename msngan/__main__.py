@@ -1,0 +1,71 @@
+"""The command table. Nothing heavy is imported before a command is chosen."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from msngan import __version__
+from msngan.runs import Diverged, UserError, did_you_mean
+
+COMMANDS = {
+    "fit": "train a GAN: --config NAME, then any option",
+    "resume": "continue a run exactly where it stopped",
+    "sample": "draw images from a run or checkpoint",
+    "evaluate": "score runs or checkpoints under a named protocol",
+    "leaderboard": "rank the runs, each protocol by itself",
+    "configs": "list the configs that --config knows by name",
+    "extractor": "train an embedded feature extractor, or list those shipped",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: msngan COMMAND [options]",
+            "",
+            "GANs with a mean-spectrally normalised critic, and scores to believe.",
+            "",
+            *lines,
+            "",
+            "`msngan COMMAND --help` says more. First: msngan fit --config digits_msn.yaml",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. 0 done, 2 bad input, 1 failure, 128 + n stopped by signal n."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"msngan {__version__}")
+        return 0
+    command = arguments[0]
+    try:
+        if command not in COMMANDS:
+            near = did_you_mean(command, list(COMMANDS))
+            raise UserError(f"unknown command {command!r}{near}; `msngan --help` lists them")
+        return import_module(f"msngan.commands.{command}").main(arguments[1:])
+    except UserError as problem:
+        return _fail(2, problem)
+    except Diverged as problem:
+        return _fail(1, problem)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, say) has had enough
+        sys.stderr.close()
+        return 0
+
+
+def _fail(code: int, problem: Exception) -> int:
+    text = " ".join(str(problem).split())
+    print(f"msngan: error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""metrics.jsonl: the training curves, which survive a resume without gap or double."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from msngan.callbacks.base import RunCallback
+from msngan.runs import UserError, append_line, keep_until
+
+
+class Records(RunCallback):
+    """Writes the step's figures to metrics.jsonl and to the logger.
+
+    Args:
+        every: steps between records.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        if every < 1:
+            raise UserError(f"--records.every {every} is not positive")
+        self.every = every
+        self._since = (0, 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            keep_until(self.run.metrics, trainer.global_step)
+        self._since = (trainer.global_step, time.monotonic())
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Mapping[str, torch.Tensor],  # type: ignore[override]
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        step = trainer.global_step
+        if not self.due(trainer, self.every):
+            return
+        before, then = self._since
+        now = time.monotonic()
+        figures = {name: float(value) for name, value in outputs.items()}
+        figures["steps_per_second"] = (step - before) / max(now - then, 1e-9)
+        rate_g, rate_c = (o.param_groups[0]["lr"] for o in trainer.optimizers)
+        figures |= {"generator_lr": rate_g, "critic_lr": rate_c}
+        if trainer.is_global_zero:
+            append_line(self.run.metrics, {"step": step, **figures})
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step)
+        self._since = (step, now)

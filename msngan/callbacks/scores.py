@@ -1,0 +1,119 @@
+"""Scores during training: the paper's five runs of 2000 samples, stamped with their protocol."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pytorch_lightning import LightningModule, Trainer
+
+from msngan.callbacks.base import RunCallback
+from msngan.callbacks.checkpoints import Checkpoints
+from msngan.callbacks.progress import Progress
+from msngan.runs import UserError, append_line, keep_until, read_lines, score_line
+
+if TYPE_CHECKING:
+    from msngan.data import ImageData
+    from msngan.gan import GAN
+    from msngan.scoring import Scorer
+
+
+class Scores(RunCallback):
+    """Scores the generator's moving average and appends a line to scores.jsonl.
+
+    The extractor is chosen, said and loaded before the first step, never in the middle. Sampling
+    and scoring take nothing from training's random streams.
+
+    Args:
+        every: steps between scores; 0: only at the end.
+        protocol: sizes of the evaluation; `paper` is 5 runs of 2000 samples.
+        extractor: auto, embedded, inception, or a .safetensors file of `msngan extractor fit`.
+        inception_weights: file of the official Inception weights; null: the torch hub's.
+        runs: null: the protocol's.
+        samples: of a run; null: the protocol's.
+        enabled: false switches scores off.
+    """
+
+    def __init__(
+        self,
+        every: int = 5000,
+        protocol: Literal["paper", "sngan", "50k"] = "paper",
+        extractor: str = "auto",
+        inception_weights: str | None = None,
+        runs: int | None = None,
+        samples: int | None = None,
+        enabled: bool = True,
+    ) -> None:
+        if every < 0:
+            raise UserError(f"--scores.every {every} is negative; 0 scores only at the end")
+        for name, value, least in (("runs", runs, 1), ("samples", samples, 2)):
+            if value is not None and value < least:
+                raise UserError(f"--scores.{name} {value} is less than {least}")
+        self.every, self.protocol, self.extractor = every, protocol, extractor
+        self.inception_weights, self.runs, self.samples = inception_weights, runs, samples
+        self.enabled = enabled
+        self.seconds = 0.0  # spent on scores, for the run's summary
+        self._scorer: Scorer | None = None
+        self._best: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.enabled:
+            return
+        from msngan.scoring import Scorer
+
+        data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
+        self._scorer = Scorer(
+            data,
+            extractor=self.extractor,
+            protocol=self.protocol,
+            device=pl_module.device,
+            inception_weights=self.inception_weights,
+            runs=self.runs,
+            samples=self.samples,
+            backend="torchmetrics",
+        )
+        keep_until(self.run.scores, trainer.global_step)
+        key = self._scorer.keys["frechet"]
+        lines = [x for x in read_lines(self.run.scores) if key in x.get("scores", {})]
+        values = [line["scores"][key]["mean"] for line in lines]
+        self._best = min((v for v in values if v is not None), default=None)
+        self._say(trainer, self._scorer.announcement)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._scorer is None or not self.due(trainer, self.every):
+            return
+        start = time.monotonic()
+        gan = cast("GAN", pl_module)
+        result = self._scorer.score(gan.sampler())
+        seconds = time.monotonic() - start
+        self.seconds += seconds
+        weights = "ema" if gan.ema is not None else "raw"
+        line = score_line(
+            self.run.name, trainer.global_step, weights, "fit", result.line, seconds
+        )
+        line["config"] = self.config_name
+        append_line(self.run.scores, line)
+        means = {key: score["mean"] for key, score in result.scores.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in means.items() if v is not None}, trainer.global_step)
+        self._note(trainer, result.text)
+        frechet = means[self._scorer.keys["frechet"]]
+        if frechet is not None and (self._best is None or frechet < self._best):
+            self._best = frechet
+            for callback in trainer.callbacks:
+                if isinstance(callback, Checkpoints):
+                    callback.save_best(trainer)
+
+    def _note(self, trainer: Trainer, text: str) -> None:
+        self._say(trainer, f"step {trainer.global_step}: {text}")
+        for callback in trainer.callbacks:
+            if isinstance(callback, Progress):
+                callback.note = text.split("  ")[0]
+
+    @staticmethod
+    def _say(trainer: Trainer, text: str) -> None:
+        for callback in trainer.callbacks:
+            if isinstance(callback, Progress):
+                callback.say(text)

@@ -1,0 +1,179 @@
+"""`msngan extractor`: train a feature extractor for a data set, or list those that are shipped."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msngan.commands.parser import Parser
+from msngan.commands.tables import (
+    FORMATS,
+    Table,
+    print_csv,
+    print_json,
+    print_markdown,
+    print_terminal,
+)
+from msngan.runs import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from msngan.metrics.fitting import Recipe
+
+    Labelled = tuple[Tensor, Tensor]
+
+DESCRIPTION = """\
+An extractor turns images into the features that scores are computed from. One is shipped for some
+data sets; `fit` trains one for any data set with labels, which takes minutes. Its numbers are never
+called FID or IS, and those of two extractors cannot be compared."""
+COLUMNS = ["data set", "name", "features", "classes", "channels", "test accuracy", "file"]
+
+
+def parser() -> Parser:
+    made = Parser(prog="msngan extractor", description=DESCRIPTION)
+    commands = made.add_subparsers(dest="command", required=True, metavar="fit|list")
+    fit = commands.add_parser("fit", help="train one and write it with its card")
+    fit.add_argument("--dataset", required=True, metavar="NAME", help="cifar10, folder, ...")
+    fit.add_argument("--root", metavar="DIR", help="the data's folder; default: MSNGAN_DATA")
+    fit.add_argument("--epochs", type=_count, metavar="N", help="default: the data set's recipe")
+    fit.add_argument("--batch-size", type=_count, metavar="N", help="default: the recipe's")
+    fit.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    fit.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: ./NAME.safetensors, its card beside it"
+    )
+    fit.add_argument("--no-download", action="store_true", help="use only files at hand")
+    shown = commands.add_parser("list", help="the shipped extractors")
+    shown.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    return made
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    return show(args.format) if args.command == "list" else fit(args)
+
+
+def fit(args: argparse.Namespace) -> int:
+    out = _free(args.out or Path(f"{args.dataset}.safetensors"))
+    from msngan.metrics.card import save_with_card
+    from msngan.metrics.fitting import fit_extractor
+
+    train, test = _labelled(args.dataset, args.root, not args.no_download)
+    recipe = _recipe(args, len(train[0]))
+    start = time.monotonic()
+
+    def report(epoch: int, loss: float, held_out: float) -> None:
+        print(
+            f"epoch {epoch + 1}/{recipe.epochs}: loss {loss:.4f}, held-out accuracy"
+            f" {held_out:.2%}, {time.monotonic() - start:.0f} s",
+            flush=True,
+        )
+
+    print(f"{args.dataset}: {len(train[0])} training and {len(test[0])} test images", flush=True)
+    net, held_out = fit_extractor(*train, recipe, report)
+    card = save_with_card(net, out, args.dataset, recipe, train, test, held_out)
+    print(f"\n{card}\nwritten: {out} and {out.with_suffix('.md')}")
+    print(f"use it: msngan fit --config NAME --scores.extractor {out}")
+    return 0
+
+
+def _free(out: Path) -> Path:
+    """A path that can be written, checked before minutes of training."""
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out} must end in .safetensors, by which scores know extractors")
+    for path in (out, out.with_suffix(".md")):
+        if path.exists():
+            raise UserError(f"{path} exists; give another --out, or remove it")
+    folder = out.parent
+    if not folder.is_dir():
+        raise UserError(f"--out: no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--out: {folder} cannot be written; give another --out")
+    return out
+
+
+def _recipe(args: argparse.Namespace, images: int) -> Recipe:
+    from msngan.metrics.recipes import RECIPES
+
+    recipe = replace(RECIPES[args.dataset], seed=args.seed)
+    recipe = replace(
+        recipe,
+        epochs=args.epochs or recipe.epochs,
+        batch_size=args.batch_size or recipe.batch_size,
+    )
+    trained = images - images // 10  # the rest is held out
+    if images < 20 or trained < recipe.batch_size:
+        raise UserError(
+            f"{images} labelled images are too few for batches of {recipe.batch_size}; give more"
+            " (20 at the least) or a smaller --batch-size"
+        )
+    return recipe
+
+
+def _labelled(dataset: str, root: str | None, download: bool) -> tuple[Labelled, Labelled]:
+    """Training and test images at 32 x 32, with labels."""
+    from msngan import data
+    from msngan.metrics.recipes import RECIPES
+    from msngan.metrics.shipped import SIZE
+    from msngan.runs import did_you_mean
+
+    if dataset not in RECIPES or dataset not in data.DATASETS:
+        known = sorted(set(RECIPES) & set(data.DATASETS))
+        raise UserError(
+            f"unknown data set {dataset!r}{did_you_mean(dataset, known)}; choose one of"
+            f" {', '.join(known)}"
+        )
+    splits = data.DATASETS[dataset].splits
+    found = []
+    for split in [each for each in ("train", "test") if each in splits] or list(splits[:1]):
+        try:
+            images = data.load(dataset, root, split, SIZE, None, download)
+        except data.DataError as problem:  # it names the options of `fit`
+            raise UserError(str(problem).replace("--data.", "--")) from problem
+        if images.labels is None or int(images.labels.max()) < 1:
+            raise UserError(
+                f"{dataset} has no labels, or one class only, and an extractor learns from labels:"
+                " give a folder with a subfolder for each class, or score with a shipped extractor"
+                " (`msngan extractor list`)"
+            )
+        found.append((images.images, images.labels))
+    return (found[0], found[1]) if len(found) == 2 else _parted(*found[0])
+
+
+def _parted(images: Tensor, labels: Tensor) -> tuple[Labelled, Labelled]:
+    """A tenth of the images, drawn at random but always the same, as a test split."""
+    from msngan.metrics.reference import in_random_order
+
+    order = in_random_order(len(images))
+    test, train = order[: len(order) // 10], order[len(order) // 10 :]
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def show(style: str) -> int:
+    from msngan.metrics.shipped import EmbeddedExtractor, shipped
+
+    rows = []
+    for dataset, path in shipped().items():
+        each = EmbeddedExtractor.load(path)
+        numbers = [str(n) for n in (each.dimensions, each.classes, each.channels)]
+        rows.append([dataset, each.name, *numbers, each.metadata["test_accuracy"], str(path)])
+    records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    if style == "json":
+        print_json(records)
+    elif style == "csv":
+        print_csv(COLUMNS, records)
+    else:
+        notes = ["Each has a card beside its file, with .md for .safetensors."]
+        tables = [Table("Shipped extractors", COLUMNS, rows, notes=notes, extra=1, keys=2)]
+        (print_markdown if style == "md" else print_terminal)(tables)
+    return 0

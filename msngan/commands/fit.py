@@ -1,0 +1,18 @@
+"""msngan fit: train a GAN."""
+
+from __future__ import annotations
+
+from msngan.config import find_config
+
+
+def main(argv: list[str]) -> int:
+    # A config that does not exist is answered before torch is imported.
+    for option, value in zip(argv, [*argv[1:], ""], strict=True):
+        if option in ("-c", "--config"):
+            find_config(value)
+        elif option.startswith("--config="):
+            find_config(option.removeprefix("--config="))
+    from msngan.options import parse
+    from msngan.training import fit
+
+    return fit(parse(argv))

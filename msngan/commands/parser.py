@@ -1,0 +1,47 @@
+"""The argument parser of every own command: whole option names, one-line errors, suggestions."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from msngan.runs import did_you_mean
+
+CHOICE = re.compile(r"invalid choice: '(?P<word>[^']*)' \(choose from (?P<known>.*)\)")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser to be made with prog="msngan <command>".
+
+    Abbreviated options are refused, so that a new option cannot change what an old script means.
+    An error is one line on stderr, without the usage, and exit code 2.
+    """
+
+    def __init__(self, *positional: Any, **options: Any) -> None:  # noqa: ANN401  argparse's own
+        options.setdefault("allow_abbrev", False)
+        super().__init__(*positional, **options)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._about(unknown[0]))
+        return values
+
+    def error(self, message: str) -> NoReturn:
+        choice = CHOICE.search(message)
+        if choice:
+            known = [word.strip(" '") for word in choice["known"].split(",")]
+            message += did_you_mean(choice["word"], known)
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: error: {line}; see `{self.prog} --help`\n")
+
+    def _about(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"unexpected argument {word!r}"
+        option = word.partition("=")[0]
+        known = [each for each in self._option_string_actions if each.startswith("--")]
+        return f"unknown option {option!r}{did_you_mean(option, known)}"

@@ -1,0 +1,30 @@
+"""msngan resume: continue a run in its own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msngan.commands.parser import Parser
+from msngan.runs import Run, UserError, all_runs, did_you_mean
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="msngan resume", description="Continue a run exactly where it stopped.")
+    parser.add_argument("run", help="name of the run, or its folder")
+    parser.add_argument("--root", default=".", help="folder that holds checkpoints/ and samples/")
+    parser.epilog = "Any option of `msngan fit` may follow, --steps 20000 for instance."
+    known, overrides = parser.parse_known_args(argv)
+    root = Path(known.root)
+    run = Run(known.run, root)
+    folder = Path(known.run)
+    if (folder / "config.yaml").is_file() and not run.config.is_file():
+        run = Run(folder.resolve().name, folder.resolve().parent.parent)
+    if not run.config.is_file():
+        names = [each.name for each in all_runs(root)]
+        raise UserError(f"no run {known.run!r} in {root / 'checkpoints'}{did_you_mean(run.name, names)}")
+    checkpoint = next((path for path in (run.last, run.previous) if path.is_file()), None)
+    from msngan.options import parse
+    from msngan.training import resume
+
+    options = ["--config", str(run.config), *overrides, "--root", str(run.root)]
+    return resume(parse(options), run, checkpoint)

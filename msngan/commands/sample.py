@@ -1,0 +1,111 @@
+"""msngan sample: images from a run or checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msngan.commands.parser import Parser
+from msngan.runs import UserError, find_checkpoint, replacing
+
+if TYPE_CHECKING:
+    import argparse
+
+    from torch import nn
+
+
+def main(argv: list[str]) -> int:
+    options = _parse(argv)
+    path, run = find_checkpoint(options.target, Path(options.root))
+    from msngan.models import load_generator
+
+    generator, checkpoint = load_generator(path, ema=options.ema)
+    step = checkpoint["msngan"]["step"]
+    place = run.samples if run else Path()
+    stem = f"sample-{step:08d}-seed{options.seed}"
+    try:
+        written = _write(generator, options, place, stem)
+    except OSError as problem:
+        raise UserError(f"cannot write {problem.filename or place}: {problem.strerror}") from problem
+    print(written)
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="msngan sample", description="Draw images from a run or checkpoint.")
+    parser.add_argument("target", help="a run's name or folder, or a checkpoint file")
+    parser.add_argument("--root", default=".", help="folder that holds checkpoints/ and samples/")
+    parser.add_argument("--seed", type=int, default=0, help="of the latents")
+    parser.add_argument("--n", type=int, help="so many images, each by itself, instead of a grid")
+    parser.add_argument("--grid", type=int, default=64, help="images in the grid (default 64)")
+    parser.add_argument("--interpolate", type=int, metavar="ROWS", help="rows of slerp paths")
+    parser.add_argument("--columns", type=int, default=10, help="images on such a path")
+    parser.add_argument("--format", choices=("png", "npz"), default="png", help="for --n")
+    parser.add_argument("--out", help="file (grid, npz) or folder (--n with png)")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--ema", dest="ema", action="store_true", default=True)
+    weights.add_argument("--raw", dest="ema", action="store_false", help="not the moving average")
+    options = parser.parse_args(argv)
+    for name, least in (("n", 1), ("grid", 1), ("interpolate", 1), ("columns", 2), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value} is less than {least}")
+    return options
+
+
+def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem: str) -> Path:
+    if options.n is not None:
+        if options.format == "npz":
+            return _npz(generator, options, Path(options.out or place / f"{stem}.npz"))
+        return _singles(generator, options, Path(options.out or place / stem))
+    from msngan import images as convert
+    from msngan.models import draw_samples
+
+    import torch
+
+    if options.interpolate is not None:
+        pictures = _paths(generator, options)
+        out = Path(options.out or place / f"{stem}-slerp.png")
+        columns = options.columns
+    else:
+        pictures = torch.cat(list(draw_samples(generator, options.grid, options.seed)))
+        out, columns = Path(options.out or place / f"{stem}.png"), None
+    convert.save_grid(pictures, out, columns)
+    return out
+
+
+def _paths(generator: nn.Module, options: argparse.Namespace):  # noqa: ANN202  (N, C, H, W) uint8
+    import torch
+
+    from msngan.models import decode, latents, slerp
+
+    ends = latents(2 * options.interpolate, int(generator.latent_dim), options.seed)  # type: ignore[call-overload]
+    path = slerp(*ends.chunk(2), options.columns)  # (columns, rows, d)
+    return torch.cat(list(decode(generator, path.transpose(0, 1).flatten(0, 1))))
+
+
+def _singles(generator: nn.Module, options: argparse.Namespace, folder: Path) -> Path:
+    from msngan import images as convert
+    from msngan.models import draw_samples
+
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = len(str(options.n - 1))
+    index = 0
+    for batch in draw_samples(generator, options.n, options.seed):
+        for image in batch:
+            convert.to_pil(image).save(folder / f"{index:0{digits}d}.png")
+            index += 1
+    return folder
+
+
+def _npz(generator: nn.Module, options: argparse.Namespace, out: Path) -> Path:
+    """`images`: uint8 (N, H, W, C), the layout that other tools read; as `arr_0` by its place."""
+    import numpy as np
+    import torch
+
+    from msngan.models import draw_samples
+
+    pictures = torch.cat(list(draw_samples(generator, options.n, options.seed)))
+    with replacing(out) as temporary, open(temporary, "wb") as file:
+        np.savez(file, pictures.permute(0, 2, 3, 1).numpy())
+    return out

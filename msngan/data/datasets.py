@@ -1,0 +1,194 @@
+"""The table of data sets, and the loaders of the official ones.
+
+A loader takes (root, split, size, channels, download) and returns uint8 images (N, C, H, W) with
+labels (N,) where there are any. Torchvision reads and downloads the official files; it and PIL are
+imported only when a loader runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from msngan import images as convert
+from msngan.data.folder import DataError, load_folder
+
+
+@dataclass(frozen=True)
+class Images:
+    """images: uint8 (N, C, H, W); labels: int64 (N,) or None."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+
+class Loader(Protocol):
+    """What a data set's function must accept."""
+
+    def __call__(
+        self, root: Path, split: str, size: int | None, channels: int | None, download: bool
+    ) -> Images: ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One entry of DATASETS.
+
+    splits: the names a user may ask for; the first is what a GAN is trained on.
+    size, channels: what `null` in a config means; None where only the files can tell.
+    classes: how many labels there are, 0 where there are none.
+    """
+
+    load: Loader
+    splits: tuple[str, ...] = ("train", "test")
+    size: int | None = 32
+    channels: int | None = 3
+    classes: int = 10
+
+
+def data_root(root: str | os.PathLike[str] | None) -> Path:
+    """The folder of the official files: the argument, $MSNGAN_DATA, or the user's cache."""
+    if root is not None:
+        return Path(root).expanduser()
+    return Path(os.environ.get("MSNGAN_DATA") or Path.home() / ".cache" / "msngan" / "data")
+
+
+def load(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    download: bool = True,
+) -> Images:
+    """The images of data set `name`, in its own size and channels unless others are asked for."""
+    if name not in DATASETS:
+        raise DataError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
+    if size is not None and size < 1:
+        raise DataError(f"--data.size {size} is not positive")
+    if channels not in (None, 1, 3):
+        raise DataError(f"--data.channels {channels}: use 1 or 3")
+    entry = DATASETS[name]
+    split = split or entry.splits[0]
+    if split not in entry.splits:
+        raise DataError(f"{name} has no split {split!r}; choose one of {', '.join(entry.splits)}")
+    if name == "folder" and root is None:
+        raise DataError("data set 'folder' needs --data.root: a folder of images or a zip file")
+    size, channels = size or entry.size, channels or entry.channels
+    return entry.load(data_root(root), split, size, channels, download)
+
+
+def official(torchvision_name: str, by_split: bool = False) -> Loader:
+    """A loader of one of torchvision's data sets (CIFAR10, MNIST, FashionMNIST, SVHN)."""
+
+    def loader(
+        root: Path, split: str, size: int | None, channels: int | None, download: bool
+    ) -> Images:
+        from torchvision import datasets
+
+        kind = getattr(datasets, torchvision_name)
+        chosen: dict[str, Any] = {"split": split} if by_split else {"train": split == "train"}
+        try:
+            images, labels = _as_tensors(_read(kind, torchvision_name, root, chosen, download))
+        except DataError:
+            raise
+        except Exception as problem:  # on damaged files the readers raise nearly anything
+            raise DataError(
+                f"the {torchvision_name} files in {root} are damaged ({_reason(problem)});"
+                " remove them and get them again"
+            ) from problem
+        if images.shape[-1] == 28 and size == 32:
+            images = F.pad(images, (2, 2, 2, 2))  # the black border that the digits sit in goes on
+        images = convert.resize(images, size or images.shape[-1])
+        return Images(convert.with_channels(images, channels or images.shape[1]), labels)
+
+    return loader
+
+
+def _read(
+    kind: Callable[..., Any], name: str, root: Path, chosen: dict[str, Any], download: bool
+) -> Any:  # noqa: ANN401  a torchvision data set; they share no useful base
+    try:
+        return kind(str(root), download=False, **chosen)
+    except RuntimeError as problem:
+        if "not found" not in str(problem):  # torchvision has no type of its own for it
+            raise
+        missing = problem
+    remedy = f"give --data.root or MSNGAN_DATA a folder that holds torchvision's {name} files"
+    if not download:
+        raise DataError(f"no whole {name} in {root}; {remedy}, or allow the download") from missing
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return kind(str(root), download=True, **chosen)
+    except (OSError, RuntimeError, HTTPException) as problem:  # URLError is an OSError
+        cause = f"no whole {name} in {root}, and it cannot be downloaded ({_reason(problem)})"
+        raise DataError(f"{cause}; {remedy}") from problem
+
+
+def _reason(problem: Exception) -> str:
+    """The last line of what an exception says: torchvision puts the cause there."""
+    lines = str(problem).split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), type(problem).__name__)
+
+
+def _as_tensors(data: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Torchvision's raw arrays, whose layout differs from class to class, as (N, C, H, W)."""
+    raw = data.data
+    labels = torch.as_tensor(np.asarray(data.labels if hasattr(data, "labels") else data.targets))
+    if isinstance(raw, Tensor):  # MNIST and FashionMNIST: (N, H, W)
+        images = raw.unsqueeze(1)
+    elif raw.shape[1] == 3:  # SVHN: (N, C, H, W)
+        images = torch.from_numpy(raw)
+    else:  # CIFAR: (N, H, W, C)
+        images = torch.from_numpy(raw).permute(0, 3, 1, 2)
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images, {len(labels)} labels")
+    if images.dtype != torch.uint8 or labels.min() < 0 or labels.max() > 9:
+        raise ValueError(f"{images.dtype} images, labels {labels.min()} to {labels.max()}")
+    return images.contiguous(), labels.long()
+
+
+def load_digits(
+    root: Path, split: str, size: int | None, channels: int | None, download: bool
+) -> Images:
+    """The 1,797 handwritten digits (8x8, 16 grey levels) that scikit-learn carries.
+
+    Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998. Every fifth image is
+    in "test" and not in "train"; "all" is both. No file and no download is needed.
+    """
+    from sklearn.datasets import load_digits as read
+
+    data = read()
+    images = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(data.target).long()
+    held_out = torch.arange(len(images)) % 5 == 4
+    keep = {"all": torch.ones_like(held_out), "train": ~held_out, "test": held_out}[split]
+    images = convert.resize(images[keep], size or 8)
+    return Images(convert.with_channels(images, channels or 1), labels[keep])
+
+
+def folder(
+    root: Path, split: str, size: int | None, channels: int | None, download: bool
+) -> Images:
+    """A user's own images: see msngan.data.folder."""
+    images, labels = load_folder(root, size, channels)
+    return Images(images, labels)
+
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(load_digits, splits=("all", "train", "test"), channels=1),
+    "mnist": Dataset(official("MNIST"), channels=1),
+    "fashion": Dataset(official("FashionMNIST"), channels=1),
+    "cifar10": Dataset(official("CIFAR10")),
+    "svhn": Dataset(official("SVHN", by_split=True)),
+    "folder": Dataset(folder, splits=("all",), size=None, channels=None, classes=0),
+}

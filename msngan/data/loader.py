@@ -1,0 +1,56 @@
+"""An in-memory loader whose place in the data is a function of the step, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from msngan import rng
+from msngan.data.folder import DataError
+
+
+class StepLoader:
+    """Yields for each generator step, without end, the uint8 images of its critic updates.
+
+    Each epoch is a new permutation, derived from (seed, epoch); the images left over at its end are
+    too few for a step and are skipped. Epoch and place in it follow from the step at which iteration
+    starts (`step` is asked), so there is no state to save: a resumed run sees the next image. With
+    several processes each takes its own share of a step's images.
+
+    It has no length on purpose: Lightning then sees a single epoch, whose bookkeeping on resume
+    cannot go wrong.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        chunk: int,
+        seed: int,
+        step: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if chunk * world_size > len(images):
+            processes = " x processes" if world_size > 1 else ""
+            raise DataError(
+                f"a step takes {chunk * world_size} images (batch size x critic steps{processes}),"
+                f" the data set has {len(images)}; lower --data.batch_size"
+            )
+        self.images, self.chunk, self.seed, self.step = images, chunk, seed, step
+        self.rank, self.world_size = rank, world_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.images) // (self.chunk * self.world_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        epoch, place = divmod(self.step(), self.steps_per_epoch)
+        while True:
+            draw = rng.generator(self.seed, epoch, 0, "order")
+            order = torch.randperm(len(self.images), generator=draw)
+            for index in range(place, self.steps_per_epoch):
+                first = (index * self.world_size + self.rank) * self.chunk
+                yield self.images[order[first : first + self.chunk]]
+            epoch, place = epoch + 1, 0

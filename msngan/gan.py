@@ -1,0 +1,287 @@
+"""GAN: a generator and a critic, one generator update a batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from msngan import norms, rng
+from msngan.losses import LOSSES, LossName
+from msngan.models import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples
+from msngan.norms import NormName, SigmaBank
+from msngan.penalties import PENALTIES, PenaltyName
+from msngan.runs import Diverged, UserError
+
+if TYPE_CHECKING:
+    from pytorch_lightning.core.optimizer import LightningOptimizer
+
+
+class GAN(LightningModule):
+    """Generator, critic, their losses and the step that trains them.
+
+    One batch is one step: `critic_steps` updates of the critic, each on its own part of the batch,
+    then one of the generator. `trainer.global_step` counts generator updates. Every random number
+    of a step is derived from (seed, step, rank), so nothing about randomness is saved.
+
+    Under a batch-coupled norm the critic scores real and fake batches in separate passes. Its
+    running statistics move in these two passes (real first), never in the generator's, a
+    penalty's, or an evaluation.
+
+    Args:
+        norm: what the critic's layers go through.
+        loss: what critic and generator minimise.
+        penalty: what keeps the critic smooth besides its norm.
+        penalty_weight: factor of the penalty (for `clip`, the bound); null: its source's own.
+        penalty_statistics: what a batch-coupled norm uses in the penalty's pass. `running` makes
+            the penalty per image, as its papers assume; `batch` is what plain code does.
+        critic: architecture of the critic; `cnn_wide` is that of the official SNGAN code.
+        generator: architecture of the generator.
+        width: channels of the generator's last and the critic's first layer.
+        critic_width: channels of the critic's first layer; null: as width.
+        latent_dim: size of z ~ N(0, 1).
+        slope: of the critic's LeakyReLU for negative inputs.
+        conv_bias: keep convolution biases that the norm cancels, as the published networks do.
+        critic_steps: critic updates a step.
+        generator_lr: Adam's learning rate for the generator.
+        critic_lr: Adam's learning rate for the critic.
+        generator_betas: Adam's decay rates for the generator.
+        critic_betas: Adam's decay rates for the critic.
+        lr_decay: `linear` lowers both rates to zero over the run's steps.
+        ema_decay: of the generator's moving average, used for samples and scores; 0: none.
+        channels_last: memory layout of both networks; faster on most hardware.
+        compile: run both networks through torch.compile (not with a gradient penalty).
+        seed: of every random number; `fit` sets it.
+        steps: length of the run, for lr_decay; `fit` sets it.
+        channels: of the images; `fit` takes it from the data.
+        size: of the images; `fit` takes it from the data.
+    """
+
+    def __init__(
+        self,
+        norm: NormName = "mean_spectral",
+        loss: LossName = "hinge",
+        penalty: PenaltyName = "none",
+        penalty_weight: float | None = None,
+        penalty_statistics: Literal["running", "batch"] = "running",
+        critic: CriticName = "cnn",
+        generator: GeneratorName = "dcgan",
+        width: int = 64,
+        critic_width: int | None = None,
+        latent_dim: int = 128,
+        slope: float = 0.1,
+        conv_bias: bool = False,
+        critic_steps: int = 1,
+        generator_lr: float = 2e-4,
+        critic_lr: float = 2e-4,
+        generator_betas: tuple[float, float] = (0.5, 0.999),
+        critic_betas: tuple[float, float] = (0.5, 0.999),
+        lr_decay: Literal["none", "linear"] = "none",
+        ema_decay: float = 0.999,
+        channels_last: bool = True,
+        compile: bool = False,
+        seed: int = 0,
+        steps: int = 100_000,
+        channels: int = 3,
+        size: int = 32,
+    ) -> None:
+        super().__init__()
+        self._check(locals())
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.derive(seed, 0, 0, "init"))
+            self.generator = GENERATORS[generator](latent_dim, width, channels, size)
+            self.critic = CRITICS[critic](norm, critic_width or width, channels, size, slope, conv_bias)
+        self.ema = copy.deepcopy(self.generator).requires_grad_(False) if ema_decay > 0 else None
+        self.loss, self.penalty = LOSSES[loss], PENALTIES[penalty]
+        weight = self.penalty.weight if penalty_weight is None else penalty_weight
+        self.penalty_weight = weight
+        self.bank = SigmaBank(self.critic)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            self.generator.compile()
+            self.critic.compile()
+
+    @staticmethod
+    def _check(given: dict[str, Any]) -> None:
+        for name in ("width", "latent_dim", "critic_steps", "steps"):
+            if given[name] < 1:
+                raise UserError(f"--model.{name} {given[name]} is not positive")
+        if given["critic_width"] is not None and given["critic_width"] < 1:
+            raise UserError(f"--model.critic_width {given['critic_width']} is not positive")
+        for name in ("generator_lr", "critic_lr"):
+            if not (math.isfinite(given[name]) and given[name] > 0):
+                raise UserError(f"--model.{name} {given[name]} is not a positive number")
+        for name in ("generator_betas", "critic_betas"):
+            if not all(0 <= beta < 1 for beta in given[name]):
+                raise UserError(f"--model.{name} {list(given[name])}: both must be in [0, 1)")
+        if not 0 <= given["ema_decay"] < 1:
+            raise UserError(f"--model.ema_decay {given['ema_decay']} is not in [0, 1)")
+        if not math.isfinite(given["slope"]):
+            raise UserError(f"--model.slope {given['slope']} is not finite")
+        weight = given["penalty_weight"]
+        if weight is not None and not (math.isfinite(weight) and weight >= 0):
+            raise UserError(f"--model.penalty_weight {weight} is negative or not finite")
+        if given["compile"] and PENALTIES[given["penalty"]].value is not None:
+            raise UserError(
+                f"--model.compile with --model.penalty {given['penalty']}: torch.compile has no"
+                " second derivative; drop one of them"
+            )
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        h = self.hparams
+        return (
+            torch.optim.Adam(self.generator.parameters(), h.generator_lr, tuple(h.generator_betas)),
+            torch.optim.Adam(self.critic.parameters(), h.critic_lr, tuple(h.critic_betas)),
+        )
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        """batch: (critic_steps * n, C, H, W) in [-1, 1]. Returns the step's detached figures."""
+        step = self.trainer.global_step
+        optimizers = cast("list[LightningOptimizer]", self.optimizers())
+        generator_optimizer, critic_optimizer = optimizers
+        # Lightning re-installs these counters before each batch. Without the critic's, one global
+        # step is one generator update, whatever critic_steps is.
+        critic_optimizer._on_before_step = critic_optimizer._on_after_step = _nothing
+        self._set_learning_rates(step)
+        torch.manual_seed(self._derived(step, "global"))
+        if self.hparams.channels_last:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        latents = self._latents(len(batch), step, "critic")
+        chunk = len(batch) // self.hparams.critic_steps
+        draw = torch.Generator(self.device).manual_seed(self._derived(step, "penalty"))
+        figures: dict[str, Tensor] = {}
+        for real, z in zip(batch.split(chunk), latents.split(chunk), strict=True):
+            figures = self._critic_update(critic_optimizer, real, z, draw)
+        z = self._latents(chunk, step, "generator")
+        figures |= self._generator_update(generator_optimizer, batch[-chunk:], z)
+        self._refuse_nan(figures, step + 1)
+        self._update_ema(step)
+        return figures
+
+    def _critic_update(
+        self, optimizer: LightningOptimizer, real: Tensor, z: Tensor, draw: torch.Generator
+    ) -> dict[str, Tensor]:
+        # Autocast keeps its half-precision copies of weights for as long as training_step lasts:
+        # they would outlive the optimizer's step, and copies made without gradients would be used
+        # where gradients are wanted.
+        torch.clear_autocast_cache()
+        with torch.no_grad():
+            fake = self.generator(z)
+        with self.bank.shared():
+            real_logits = self.critic(real).float()
+            fake_logits = self.critic(fake).float()
+            adversarial = self.loss.critic(real_logits, fake_logits)
+            penalty = self._penalty(real, fake, draw)
+        total = adversarial if penalty is None else adversarial + self.penalty_weight * penalty
+        optimizer.zero_grad()
+        self.manual_backward(total)
+        optimizer.step()
+        if self.penalty.project is not None:
+            self.penalty.project(self.critic, self.penalty_weight)
+        self.bank.update()
+        figures = {
+            "critic_loss": adversarial,
+            "real_logit": real_logits.mean(),
+            "fake_logit": fake_logits.mean(),
+        }
+        if penalty is not None:
+            figures["penalty"] = penalty
+        return {name: value.detach() for name, value in figures.items()}
+
+    def _penalty(self, real: Tensor, fake: Tensor, draw: torch.Generator) -> Tensor | None:
+        if self.penalty.value is None:
+            return None
+        with norms.statistics(self.critic, self.hparams.penalty_statistics):
+            return self.penalty.value(self.critic, real, fake.float(), draw)
+
+    def _generator_update(
+        self, optimizer: LightningOptimizer, real: Tensor, z: Tensor
+    ) -> dict[str, Tensor]:
+        torch.clear_autocast_cache()
+        # The critic's weights need no gradient here: that saves a third of its backward pass.
+        with _frozen(self.critic), norms.statistics(self.critic, "batch"):
+            real_logits = torch.empty(0, device=z.device)
+            if self.loss.paired:
+                with torch.no_grad():
+                    real_logits = self.critic(real).float()
+            fake_logits = self.critic(self.generator(z)).float()
+            loss = self.loss.generator(real_logits, fake_logits)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+        optimizer.step()
+        return {"generator_loss": loss.detach()}
+
+    def _refuse_nan(self, figures: dict[str, Tensor], step: int) -> None:
+        # One look a step: each look makes a GPU wait.
+        if torch.stack(list(figures.values())).isfinite().all():
+            return
+        wrong = [f"{name} {value.item()}" for name, value in figures.items() if not value.isfinite()]
+        raise Diverged(
+            f"training diverged at step {step}: {', '.join(wrong)}. The last checkpoint is as it was."
+            " Try lower --model.generator_lr and --model.critic_lr, another --model.norm or"
+            " --model.penalty, or --trainer.precision 32-true"
+        )
+
+    def _set_learning_rates(self, step: int) -> None:
+        left = 1 - step / self.hparams.steps if self.hparams.lr_decay == "linear" else 1.0
+        rates = self.hparams.generator_lr, self.hparams.critic_lr
+        for optimizer, rate in zip(self.trainer.optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * max(left, 0.0)
+
+    def _derived(self, step: int, stream: rng.Stream) -> int:
+        return rng.derive(self.hparams.seed, step, self.trainer.global_rank, stream)
+
+    def _latents(self, count: int, step: int, stream: rng.Stream) -> Tensor:
+        draw = torch.Generator(self.device).manual_seed(self._derived(step, stream))
+        return torch.randn(count, self.hparams.latent_dim, generator=draw, device=self.device)
+
+    @torch.no_grad()
+    def _update_ema(self, step: int) -> None:
+        if self.ema is None:
+            return
+        # Early on the average is short, or it would show the first, random weights for long.
+        decay = min(self.hparams.ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(
+            list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay
+        )
+        for average, live in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            average.copy_(live)
+
+    def sampler(self, ema: bool = True) -> nn.Module:
+        """The network that samples: the moving average if there is one and it is wanted."""
+        return self.ema if ema and self.ema is not None else self.generator
+
+    def sample(self, count: int, seed: int, ema: bool = True) -> Tensor:
+        """uint8 (count, C, H, W), eval mode; the same seed gives the same latents."""
+        return torch.cat(list(draw_samples(self.sampler(ema), count, seed)))
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        self.generator.train()
+        self.critic.train()
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of `module` asks for a gradient inside."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)

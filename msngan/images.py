@@ -1,0 +1,91 @@
+"""The two ranges of images, the one way between them, and grids.
+
+Inside, images are float32 in [-1, 1]; outside (files, extractors, scores) they are uint8. Both are
+(N, C, H, W). The way out rounds and clamps: truncation, which many tools use, darkens a quarter of
+all grey levels by one and moves scores.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1]."""
+    return images.float().mul_(2 / 255).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float in [-1, 1] to uint8, rounded; values outside saturate, NaN is refused."""
+    if torch.isnan(images).any():
+        raise ValueError("images hold NaN; the generator has diverged")
+    return images.float().add(1).mul(255 / 2).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, C, H, W) to (N, C, size, size), bicubic with antialiasing, rounded."""
+    if images.shape[-2:] == (size, size):
+        return images
+    parts = [
+        F.interpolate(part.float(), (size, size), mode="bicubic", antialias=True)
+        for part in images.split(4096)  # a float copy of a whole data set may not fit
+    ]
+    return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in parts])
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """uint8 with 1 or 3 channels to the other count: repeated, or ITU-R 601 luma."""
+    have = images.shape[1]
+    if have == channels:
+        return images
+    if (have, channels) == (1, 3):
+        return images.expand(-1, 3, -1, -1).contiguous()
+    if (have, channels) == (3, 1):
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        grey = (images.float() * weights).sum(1, keepdim=True)
+        return grey.round_().clamp_(0, 255).to(torch.uint8)
+    raise ValueError(f"cannot turn images of {have} channels into {channels}; use 1 or 3")
+
+
+def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
+    """uint8 (N, C, H, W) to one picture (C, rows*(H+gap)+gap, ...), row by row, light gaps."""
+    count, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    picture = torch.full(
+        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap),
+        235,
+        dtype=torch.uint8,
+    )
+    for index, image in enumerate(images):
+        top = gap + (index // columns) * (height + gap)
+        left = gap + (index % columns) * (width + gap)
+        picture[:, top : top + height, left : left + width] = image
+    return picture
+
+
+def to_pil(picture: Tensor, scale: int = 1) -> Image:
+    """uint8 (C, H, W), C 1 or 3, to a PIL image, enlarged by whole pixels."""
+    from PIL import Image
+
+    array = picture.permute(1, 2, 0).cpu().numpy()
+    image = Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
+    """Write uint8 (N, C, H, W) as one PNG; small images are enlarged so that a person sees them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scale = max(1, round(64 / images.shape[-1]))
+    to_pil(tile(images, columns), scale).save(path)

@@ -1,0 +1,35 @@
+"""What a block's numbers are, in words."""
+
+from __future__ import annotations
+
+from msngan.leaderboard import Block, By
+
+
+def labels(metrics: list[str]) -> list[str]:
+    """A metric's family where it is enough to tell it from the others, else its whole name."""
+    families = [name.partition("/")[0] for name in metrics]
+    return [
+        family if families.count(family) == 1 else name
+        for name, family in zip(metrics, families, strict=True)
+    ]
+
+
+def describe(block: Block, by: By) -> list[str]:
+    """What the block's numbers mean, as the protocol has it."""
+    protocol = block.protocol
+    size, channels = protocol.get("size"), protocol.get("channels")
+    parts = [
+        f"{protocol['runs']} x {protocol['samples']} samples",
+        protocol["extractor"],
+        f"reference {protocol.get('split', 'split unknown')},"
+        f" {protocol.get('reference_images', 'unknown')} images,"
+        f" sha256 {str(protocol.get('reference_sha256', 'unknown'))[:8]}",
+        f"{size}x{size}, {channels} channels" if size and channels else "resolution unknown",
+    ]
+    order = f"ranked by {block.metric} at the {by} step; {block.better} is better"
+    if block.better is None:
+        order = f"not ranked: whether {block.metric} should be high or low is not known"
+    lines = ["; ".join(parts), order]
+    if not protocol["official_inception"]:
+        lines.insert(1, "embedded extractor: not comparable with published FID")
+    return lines

@@ -1,0 +1,101 @@
+"""What a perfect generator would score: real images scored as if they were generated."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msngan.metrics import core
+from msngan.metrics.reference import Reference, in_random_order, pixels_sha256
+from msngan.runs import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from msngan.metrics.interface import Extractor
+    from msngan.metrics.protocol import Protocol
+
+Score = dict[str, Any]  # {"mean", "sd", "values"}, and "kind" for a floor; as in a score line
+
+
+def summary(values: Sequence[float]) -> Score:
+    """Mean, sd with divisor runs - 1 (null for a single run) and the values themselves."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "values": list(values)}
+
+
+def floors(
+    reference: Reference,
+    extractor: Extractor,
+    protocol: Protocol,
+    held_out: Tensor | None = None,
+) -> dict[str, Score]:
+    """Key -> floor at the protocol's sizes, with the kind of evidence behind it.
+
+    held_out: uint8 real images (M, C, H, W) that are not among the reference's. Where they suffice
+    for a run, they are scored in up to `runs` disjoint parts: "real-vs-real". Otherwise the
+    distances are "estimated": the Fréchet distance's bias from the reference's covariance, and 0
+    for the kernel distance, which has none. The score's is always "real data": of reference images.
+    """
+    if held_out is not None and len(held_out) >= protocol.samples:
+        distances = _measured(reference, extractor, protocol, held_out)
+    else:
+        bias = core.bias_from_eigenvalues(reference.eigenvalues, protocol.samples, reference.count)
+        distances = {
+            extractor.keys["frechet"]: {**summary([bias]), "kind": "estimated"},
+            extractor.keys["kernel"]: {**summary([0.0]), "kind": "estimated"},
+        }
+    return {**distances, extractor.keys["score"]: _real_score(reference, protocol)}
+
+
+def _measured(
+    reference: Reference, extractor: Extractor, protocol: Protocol, held_out: Tensor
+) -> dict[str, Score]:
+    samples = protocol.samples
+    runs = min(protocol.runs, len(held_out) // samples)
+    path = reference.cache.with_name(
+        f"{reference.cache.stem}-{pixels_sha256(held_out)[:32]}-{runs}x{samples}.json"
+    )
+    values = reference.floors.get(path.name) or _read(path, runs)
+    if values is None:
+        order = in_random_order(len(held_out))
+        values = [[], []]
+        for run in range(runs):
+            part = order[run * samples : (run + 1) * samples]
+            pool = extractor.features(held_out[part]).pool
+            values[0].append(reference.frechet(pool))
+            values[1].append(reference.kernel(pool))
+        with contextlib.suppress(OSError):  # the reference has warned of it
+            write_json(path, values)
+    reference.floors[path.name] = values
+    return {
+        extractor.keys["frechet"]: {**summary(values[0]), "kind": "real-vs-real"},
+        extractor.keys["kernel"]: {**summary(values[1]), "kind": "real-vs-real"},
+    }
+
+
+def _read(path: Path, runs: int) -> list[list[float]] | None:
+    """Cached values, or None where the file is absent or not what was written."""
+    try:
+        values = json.loads(path.read_text())
+        whole = len(values) == 2 and all(len(each) == runs for each in values)
+        return values if whole and math.isfinite(sum(map(sum, values))) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _real_score(reference: Reference, protocol: Protocol) -> Score:
+    """The score of kept reference images in parts of the protocol's size, or of all there are."""
+    logits = reference.logits.double()
+    size = min(protocol.samples, len(logits))
+    runs = min(protocol.runs, len(logits) // size)
+    values = [
+        core.inception_score(part, min(protocol.splits, len(part)))
+        for part in logits[: runs * size].split(size)
+    ]
+    return {**summary(values), "kind": "real data"}

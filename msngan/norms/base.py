@@ -1,0 +1,61 @@
+"""What a norm is, and how batch-coupled norms are told which statistics to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from msngan.norms.centring import Centring
+
+if TYPE_CHECKING:
+    from msngan.norms.spectral import SpectralNorm
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One entry of NORMS.
+
+    weight: makes, for a layer, the module that maps its weight to the weight it computes with.
+    output: makes, for a layer, the module that its output goes through.
+    cancels_bias: the output part removes any constant per channel, so a bias of the layer would be
+        dead: it gets a gradient of rounding noise, which Adam turns into a random walk.
+    """
+
+    weight: Callable[[nn.Module], SpectralNorm] | None = None
+    output: Callable[[nn.Module], nn.Module] | None = None
+    cancels_bias: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.output or not self.cancels_bias
+
+
+# Modules whose output for one sample depends on the rest of the batch, in training.
+BATCH_COUPLED = (_BatchNorm, Centring)
+
+
+@contextmanager
+def statistics(module: nn.Module, mode: Literal["batch", "running"]) -> Iterator[None]:
+    """What the batch-coupled norms of a training module do inside the block.
+
+    "batch": centre with the minibatch as always, but leave the running statistics alone. For the
+        generator's pass through the critic: only the critic's own real and fake passes move them.
+    "running": use the running statistics, as in eval, and leave them alone. The critic is then a
+        function of one image, which is what a gradient penalty assumes.
+    """
+    coupled = [part for part in module.modules() if isinstance(part, BATCH_COUPLED)]
+    before = [(part.training, part.track_running_stats) for part in coupled]
+    try:
+        for part in coupled:
+            if mode == "running":
+                part.training = False
+            else:
+                part.track_running_stats = False
+        yield
+    finally:
+        for part, (training, track) in zip(coupled, before, strict=True):
+            part.training, part.track_running_stats = training, track

@@ -1,0 +1,147 @@
+"""Convolutions and linear layers with a norm inside, drop-in for torch's.
+
+state_dict keys: weight, bias (where it is alive), weight_norm.u, weight_norm.v, output_norm.*.
+"""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msngan.norms.base import Norm
+from msngan.norms.mean_spectral import MEAN_SPECTRAL, centring_of
+
+
+class NormLayer(nn.Module):
+    """The part that all kinds share: normalise the weight, apply the layer, norm the output."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    weight_norm: nn.Module | None
+    output_norm: nn.Module | None
+
+    def effective_weight(self) -> Tensor:
+        """The weight that the layer computes with."""
+        return self.weight if self.weight_norm is None else self.weight_norm(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.operate(x, self.effective_weight())
+        return y if self.output_norm is None else self.output_norm(y)
+
+    def operate(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The plain layer with this weight (and its bias, if it has one)."""
+        return self._conv_forward(x, weight, self.bias)  # type: ignore[operator]
+
+
+class NormConv1d(NormLayer, nn.Conv1d):
+    """torch.nn.Conv1d with a norm; see `normalise`."""
+
+
+class NormConv2d(NormLayer, nn.Conv2d):
+    """torch.nn.Conv2d with a norm; see `normalise`."""
+
+
+class NormConv3d(NormLayer, nn.Conv3d):
+    """torch.nn.Conv3d with a norm; see `normalise`."""
+
+
+class NormLinear(NormLayer, nn.Linear):
+    """torch.nn.Linear with a norm; see `normalise`. Leading axes are batch (or token) axes."""
+
+    def operate(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight, self.bias)
+
+
+class NormConvTranspose2d(NormLayer, nn.ConvTranspose2d):
+    """torch.nn.ConvTranspose2d with a norm; see `normalise`."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        padding = self._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+        )
+        y = F.conv_transpose2d(
+            x,
+            self.effective_weight(),
+            self.bias,
+            self.stride,
+            self.padding,
+            padding,
+            self.groups,
+            self.dilation,
+        )
+        return y if self.output_norm is None else self.output_norm(y)
+
+
+KINDS: dict[type[nn.Module], type[NormLayer]] = {
+    nn.Conv1d: NormConv1d,
+    nn.Conv2d: NormConv2d,
+    nn.Conv3d: NormConv3d,
+    nn.ConvTranspose2d: NormConvTranspose2d,
+    nn.Linear: NormLinear,
+}
+
+
+def normalise(
+    layer: nn.Module, norm: Norm, *, head: bool = False, conv_bias: bool = False
+) -> nn.Module:
+    """Put a norm on one torch layer, in place, and return it; the plain layer for `none`.
+
+    head: a critic's last layer. It gets the weight part alone: centring it would pin the mean score
+        of every batch, and the Wasserstein gradient would be exactly zero.
+    conv_bias: keep a bias that the norm cancels, as the published networks do; it is dead.
+    """
+    if norm.weight is None and (norm.output is None or head):
+        return layer
+    if type(layer) not in KINDS:
+        names = ", ".join(kind.__name__ for kind in KINDS)
+        raise TypeError(f"cannot put a norm on {type(layer).__name__}; it goes on {names}")
+    weight_norm = norm.weight(layer) if norm.weight else None
+    output_norm = norm.output(layer) if norm.output and not head else None
+    # The layer becomes its own subclass: parameters, hooks and references to it stay.
+    layer.__class__ = KINDS[type(layer)]
+    layer.weight_norm, layer.output_norm = weight_norm, output_norm
+    if norm.cancels_bias and not head and not conv_bias:
+        layer.register_parameter("bias", None)
+    return _like(layer)
+
+
+def _like(layer: nn.Module) -> nn.Module:
+    """The norm's own state on the device and in the dtype of the layer's weight."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return layer.to(device=weight.device, dtype=weight.dtype).train(layer.training)
+
+
+class _MSN:
+    """What the three drop-in layers add: MSN from birth. `bias` says whether m is learned."""
+
+    def __init__(self, *args: Any, gain: bool = False, **options: Any) -> None:  # noqa: ANN401
+        # Bound to torch's signature, in which `bias` may be positional.
+        arguments = signature(super().__init__).bind(*args, **options).arguments
+        bias = arguments.pop("bias", True)
+        super().__init__(**arguments, bias=False)
+        assert isinstance(self, NormLayer)
+        assert MEAN_SPECTRAL.weight
+        self.weight_norm = MEAN_SPECTRAL.weight(self)
+        self.output_norm = centring_of(self, offset=bias, gain=gain)
+        _like(self)
+
+
+class MSNConv2d(_MSN, NormConv2d):
+    """torch.nn.Conv2d under Mean Spectral Normalization (arXiv:1907.04003, equations 6 and 7).
+
+    Arguments as torch's, and `bias`: whether the offset m is learned; `gain`: a learned factor per
+    channel as in the authors' released code. The convolution itself has no bias, for centring
+    would cancel it. Input (N, C, H, W).
+    """
+
+
+class MSNConvTranspose2d(_MSN, NormConvTranspose2d):
+    """torch.nn.ConvTranspose2d under Mean Spectral Normalization; see MSNConv2d."""
+
+
+class MSNLinear(_MSN, NormLinear):
+    """torch.nn.Linear under Mean Spectral Normalization; means are over all axes but the last."""

@@ -1,0 +1,147 @@
+"""The strict parser of `fit`: LightningCLI with named configs, short errors and no imports from YAML.
+
+Every option is a parameter of a fixed class, documented there; names come from the tables. A config
+is read as data: it cannot name a class or a function to import.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from msngan.callbacks import Checkpoints, Records, Samples, Scores
+from msngan.config import find_config
+from msngan.data import ImageData
+from msngan.gan import GAN
+from msngan.runs import UserError, did_you_mean
+
+# The Trainer's options that a GAN's step obeys. The rest either count epochs or validation, which
+# do not exist here, or are refused in manual optimization.
+TRAINER_OPTIONS = {"accelerator", "devices", "num_nodes", "precision", "deterministic", "benchmark"}
+TRAINER_OPTIONS |= {"detect_anomaly", "profiler"}
+PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+
+
+class Parser(LightningArgumentParser):
+    """Answers an error with one line, exit code 2 and a near name."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        # LightningArgumentParser is built with exit_on_error, so raising leaves parse_args.
+        raise UserError(self._explain(message))
+
+    def _explain(self, message: str) -> str:
+        message = re.sub(r"\s+", " ", message).strip()
+        known = [action.dest for action in self._actions if action.dest not in ("help", "==SUPPRESS==")]
+        unknown = re.search(
+            r"(?:[Oo]ption |[Kk]ey |[Uu]nrecognized arguments: (?:--)?)'?([\w.]+)'?", message
+        )
+        if unknown and unknown.group(1) not in known:
+            word = unknown.group(1)
+            return f"unknown option {word!r}{did_you_mean(word, known)}; `msngan fit --help` lists all"
+        return message
+
+
+class NamedConfig(ActionConfigFile):
+    """--config by path or by name."""
+
+    def __call__(self, parser: Any, config: Any, values: Any, option: str | None = None) -> None:
+        path = find_config(str(values))
+        super().__call__(parser, config, str(path), option)
+        stems = getattr(parser, "config_stems", [])
+        parser.config_stems = [*stems, path.stem]
+
+
+class FitCLI(LightningCLI):
+    """Parses; building and training are msngan.training's."""
+
+    def __init__(self, args: list[str]) -> None:
+        set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=["msngan"],
+        )
+        super().__init__(
+            GAN,
+            ImageData,
+            save_config_callback=None,
+            args=args,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False, "prog": "msngan fit"},
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.parser_class(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action=NamedConfig, help="Config file, or the name of a known one."
+        )
+        parser.add_argument("--run", type=str | None, default=None, help="Name of the run.")
+        parser.add_argument("--root", type=str, default=".", help="Folder of checkpoints/, samples/.")
+        parser.add_argument("--steps", type=PositiveInt, default=100_000, help="Generator updates.")
+        parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Of every random number.")
+        parser.add_argument("--threads", type=NonNegativeInt, default=0, help="CPU threads; 0: all.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Start a new run from a checkpoint."
+        )
+        return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """None of Lightning's own: --seed above takes the place of --seed_everything."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        import inspect
+
+        names = set(inspect.signature(Trainer).parameters)
+        parser.add_class_arguments(
+            Trainer, "trainer", skip=names - TRAINER_OPTIONS, instantiate=False
+        )
+        hidden = {"seed", "steps", "channels", "size"}
+        parser.add_class_arguments(GAN, "model", skip=hidden, instantiate=False)
+        parser.add_class_arguments(ImageData, "data")
+        parser.add_class_arguments(Scores, "scores")
+        parser.add_class_arguments(Samples, "samples")
+        parser.add_class_arguments(Checkpoints, "checkpoint")
+        parser.add_class_arguments(Records, "records")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config: Namespace = parser.parse_args(args)
+
+    def _set_seed(self) -> None:
+        """Randomness is derived from --seed where it is drawn."""
+
+    def instantiate_classes(self) -> None:
+        """Left to msngan.training."""
+
+
+def parse(args: list[str]) -> FitCLI:
+    """Parse and check what single types cannot say; raises UserError."""
+    quiet()
+    cli = FitCLI(args)
+    precision = str(cli.config.trainer.precision or "32-true")
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"--trainer.precision {precision} is not supported; use {', '.join(PRECISIONS)}"
+        )
+    return cli
+
+
+def quiet() -> None:
+    """Keep third parties' advertisements and notices about their own insides from the terminal."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="pytorch_lightning")

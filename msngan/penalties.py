@@ -1,0 +1,102 @@
+"""PENALTIES: what is added to the critic's loss, or done to its weights, to keep it smooth.
+
+A penalty is a function of (critic, real, fake, draw) that returns a scalar, higher for a rougher
+critic. real and fake are float32 images (N, C, H, W) in [-1, 1], draw is a generator on their
+device. The critic must score each image by itself here: under a norm that couples the batch, the
+gradient of one score reaches the other images, so the caller fixes such statistics first
+(`msngan.norms.statistics(critic, "running")`). All of it runs in float32, outside autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+Score = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """value: the term of the loss, if any. project: done to the critic after each of its updates.
+
+    weight: the source's own; for a projection, its bound.
+    """
+
+    value: Callable[[Score, Tensor, Tensor, Generator], Tensor] | None = None
+    project: Callable[[nn.Module, float], None] | None = None
+    weight: float = 0.0
+
+
+def gradient_norms(critic: Score, images: Tensor) -> Tensor:
+    """|d D(x) / d x|, (N,), differentiable in the critic's weights."""
+    images = images.detach().requires_grad_()
+    with torch.autocast(images.device.type, enabled=False):
+        scores = critic(images.float())
+        (slope,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    # The tiny constant keeps the square root differentiable where the critic is flat.
+    return slope.flatten(1).square().sum(1).add(1e-24).sqrt()
+
+
+def between(real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
+    """One point on the segment of each pair, uniformly."""
+    share = torch.rand(len(real), 1, 1, 1, generator=draw, device=real.device)
+    return torch.lerp(real.detach(), fake.detach(), share)
+
+
+def gradient(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
+    """E (|grad D| - 1)^2 between real and fake. Gulrajani et al. 2017, arXiv:1704.00028, eq. 3."""
+    return (gradient_norms(critic, between(real, fake, draw)) - 1).square().mean()
+
+
+def lipschitz(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
+    """E max(0, |grad D| - 1)^2: one-sided. Petzka et al. 2018, arXiv:1709.08894, equation 8."""
+    return (gradient_norms(critic, between(real, fake, draw)) - 1).relu().square().mean()
+
+
+def r1(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
+    """E |grad D(x)|^2 / 2 at real images. Mescheder et al. 2018, arXiv:1801.04406, equation 9."""
+    return gradient_norms(critic, real).square().mean() / 2
+
+
+def r2(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
+    """E |grad D(x)|^2 / 2 at fake images. Mescheder et al. 2018, equation 10."""
+    return gradient_norms(critic, fake).square().mean() / 2
+
+
+def dragan(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
+    """E (|grad D| - 1)^2 near real images. Kodali et al. 2017, arXiv:1705.07215, section 2.3.
+
+    A point is x + a * (sd(x) / 2) * e, with a and each entry of e uniform in [0, 1], as in the
+    authors' code; sd is that of all the batch's pixels.
+    """
+    share = torch.rand(len(real), 1, 1, 1, generator=draw, device=real.device)
+    noise = torch.rand(real.shape, generator=draw, device=real.device)
+    near = real.detach() + share * real.detach().std() / 2 * noise
+    return (gradient_norms(critic, near) - 1).square().mean()
+
+
+@torch.no_grad()
+def clip(critic: nn.Module, bound: float) -> None:
+    """Clamp every weight to [-bound, bound]. Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1."""
+    torch._foreach_clamp_min_(list(critic.parameters()), -bound)
+    torch._foreach_clamp_max_(list(critic.parameters()), bound)
+
+
+PENALTIES: dict[str, Penalty] = {
+    "none": Penalty(),
+    "gradient": Penalty(gradient, weight=10.0),
+    "lipschitz": Penalty(lipschitz, weight=10.0),
+    "r1": Penalty(r1, weight=10.0),
+    "r2": Penalty(r2, weight=10.0),
+    "dragan": Penalty(dragan, weight=10.0),
+    "clip": Penalty(project=clip, weight=0.01),
+}
+
+if TYPE_CHECKING:
+    PenaltyName = str
+else:
+    PenaltyName = Literal[tuple(PENALTIES)]

@@ -1,0 +1,62 @@
+"""Randomness derived from (seed, step, rank, stream), never stored.
+
+Every random draw of a run comes from a generator that is made for it on the spot. So a checkpoint
+needs no random state to be exact, the ranks of a distributed run differ by construction, and
+whatever a callback draws cannot move what training draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+Stream = Literal[
+    "init",  # the networks' first weights
+    "order",  # which images a step sees
+    "flip",  # which of them are mirrored
+    "critic",  # latents of the critic's fakes
+    "generator",  # latents of the generator's batch
+    "penalty",  # points at which a gradient penalty looks
+    "global",  # whatever a user's layer (dropout, say) takes from torch's global generator
+    "samples",  # latents of grids
+    "scores",  # latents of scored samples
+    "extractor",  # training of an embedded feature extractor
+]
+
+
+def derive(seed: int, step: int, rank: int, stream: Stream) -> int:
+    """A 63-bit seed, different for any two tuples but for a chance of 2**-63."""
+    key = f"{seed}/{step}/{rank}/{stream}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+
+
+def generator(
+    seed: int, step: int, rank: int, stream: Stream, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A fresh generator for one stream of one step; the same arguments give the same draws."""
+    import torch
+
+    return torch.Generator(device).manual_seed(derive(seed, step, rank, stream))
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Torch's, NumPy's and Python's global generators leave the block as they entered it."""
+    import random
+
+    import numpy as np
+    import torch
+
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

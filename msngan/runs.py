@@ -1,0 +1,211 @@
+"""A run's folder and its records. No torch here: the leaderboard reads runs without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class UserError(ValueError):
+    """Bad input: commands print it in one line and exit with 2."""
+
+
+class Diverged(RuntimeError):
+    """Training produced a NaN or an infinity: commands print it in one line and exit with 1."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run keeps its things: checkpoints/<name>/ and samples/<name>/ below `root`."""
+
+    name: str
+    root: Path = Path()
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "checkpoints" / self.name
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples" / self.name
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        return self.folder / "previous.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        return self.folder / "scores.jsonl"
+
+    @property
+    def environment(self) -> Path:
+        return self.folder / "environment.json"
+
+
+def all_runs(root: Path = Path()) -> list[Run]:
+    """Every folder below checkpoints/ that holds a config, in order of name."""
+    return [
+        Run(path.parent.name, root) for path in sorted(root.glob("checkpoints/*/config.yaml"))
+    ]
+
+
+def new_run(name: str | None, stem: str, seed: int, root: Path = Path()) -> Run:
+    """A run whose folder does not exist yet: `name`, or <stem>-s<seed>-<counter>."""
+    if name is not None:
+        if not NAME.fullmatch(name):
+            raise UserError(f"--run {name!r} is no run name; use letters, digits, '.', '_' and '-'")
+        run = Run(name, root)
+        if run.folder.exists():
+            raise UserError(
+                f"run {name!r} is taken ({run.folder}); choose another --run, or continue it with"
+                f" `msngan resume {name}`"
+            )
+        return run
+    counter = 0
+    while (run := Run(f"{stem}-s{seed}-{counter}", root)).folder.exists() or run.samples.exists():
+        counter += 1
+    return run
+
+
+def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]:
+    """The checkpoint that `target` means: a file, a run's folder, or a run's name (its last).
+
+    Also the run that it belongs to, if its folder has a config.
+    """
+    path = Path(target)
+    run = Run(target, root)
+    if path.is_file():
+        parent = path.resolve().parent
+        known = (parent / "config.yaml").is_file() and parent.parent.name == "checkpoints"
+        return path, Run(parent.name, parent.parent.parent) if known else None
+    if path.is_dir() and (path / "config.yaml").is_file():
+        run = Run(path.resolve().name, path.resolve().parent.parent)
+    elif not (NAME.fullmatch(target) and run.folder.is_dir()):
+        names = [each.name for each in all_runs(root)]
+        known_names = f"; runs here: {', '.join(names)}" if names else ""
+        raise UserError(f"no run, folder or checkpoint {target!r}{did_you_mean(target, names)}{known_names}")
+    if run.last.is_file():
+        return run.last, run
+    if run.previous.is_file():
+        return run.previous, run
+    raise UserError(f"run {run.name!r} has no checkpoint yet in {run.folder}")
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """', did you mean X?' when something known is near, else nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that at every moment the old or the new one is whole.
+
+    Yields a path in the same folder (a rename across file systems is a copy, which a kill can cut)
+    and renames it to `path` when the block ends well; the data is on disk before the name is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a rename on disk, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Add one JSON line; NaN and infinity are refused, for JSON has none."""
+    line = json.dumps(record, allow_nan=False)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def score_line(
+    run: str, step: int, weights: str, source: str, scored: dict[str, Any], seconds: float = 0.0
+) -> dict[str, Any]:
+    """A line of scores.jsonl: what was scored, when, and `scored`: protocol, scores and floors."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "format": 1,
+        "run": run,
+        "step": step,
+        "weights": weights,
+        "source": source,
+        "time": now,
+        "seconds": round(seconds, 2),
+        **scored,
+    }
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a .jsonl file, none if there is no file; a line cut by a kill is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop records later than `step`, which a resumed run is about to write again."""
+    if path.is_file():
+        kept = [record for record in read_lines(path) if record.get("step", 0) <= step]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))

@@ -1,0 +1,213 @@
+"""A run from its options: build, train, save, say where things are."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from msngan import __version__
+from msngan.callbacks import AtomicIO, Interrupt, Progress, StopAt
+from msngan.callbacks.progress import clock
+from msngan.data import ImageData
+from msngan.gan import GAN
+from msngan.models import read_checkpoint
+from msngan.options import FitCLI
+from msngan.runs import Run, UserError, did_you_mean, new_run, read_lines, write_json
+
+# Options that shape the tensors in a checkpoint: another value is another network.
+STRUCTURE = ("norm", "critic", "generator", "width", "critic_width", "latent_dim", "conv_bias")
+STRUCTURE += ("channels", "size")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: a fresh run, or a checkpoint (of this run, or of another)."""
+
+    run: Run
+    checkpoint: Path | None
+    config_name: str
+
+
+def fit(cli: FitCLI) -> int:
+    """A new run, perhaps from another's checkpoint. Returns the exit code."""
+    config = cli.config
+    stems = getattr(cli.parser, "config_stems", [])
+    stem = stems[-1] if stems else config.data.dataset
+    root = Path(config.root)
+    run = new_run(config.run, stem, config.seed, root)
+    checkpoint = Path(config.ckpt_path) if config.ckpt_path else None
+    return _train(cli, Start(run, checkpoint, stem))
+
+
+def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
+    """Continue `run` in its own folder."""
+    environment = json.loads(run.environment.read_text()) if run.environment.is_file() else {}
+    return _train(cli, Start(run, checkpoint, environment.get("config", run.name)))
+
+
+def _train(cli: FitCLI, start: Start) -> int:
+    config, run = cli.config, start.run
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    built = cli.parser.instantiate_classes(config)
+    data: ImageData = built.data
+    data.seed, data.critic_steps = config.seed, config.model.critic_steps
+    channels, size = data.shape
+    options = {**config.model.as_dict(), "seed": config.seed, "steps": config.steps}
+    gan = GAN(**options, channels=channels, size=size)
+    if start.checkpoint is not None:
+        _compare(read_checkpoint(start.checkpoint), dict(gan.hparams), start.checkpoint)
+    fresh = not run.folder.exists()
+    _prepare_folder(cli, start)
+    interrupt, progress = Interrupt(), Progress()
+    chain = [StopAt(), interrupt, built.records, built.scores, built.samples, built.checkpoint]
+    callbacks = [*chain, progress]
+    for callback in callbacks:
+        if hasattr(callback, "attach"):
+            callback.attach(run, config.seed, config.steps, start.config_name)
+    trainer = _trainer(config, run, callbacks)
+    _say_start(progress, run, fresh, data, gan, config)
+    try:
+        trainer.fit(gan, data, ckpt_path=start.checkpoint, weights_only=True)
+    finally:
+        for logger in trainer.loggers:
+            logger.finalize("finished")
+    if interrupt.signal is not None:
+        progress.say(f"stopped at step {trainer.global_step}; continue with:\n  {_resume(run)}")
+        return 128 + interrupt.signal
+    _say_end(progress, run, built.scores.seconds)
+    return 0
+
+
+def _trainer(config: Any, run: Run, callbacks: list[Any]) -> Trainer:  # noqa: ANN401
+    options = {name: value for name, value in config.trainer.as_dict().items()}
+    if options["devices"] not in ("auto", 1, "1") or options["num_nodes"] != 1:
+        raise UserError("several processes are not supported yet; use --trainer.devices 1")
+    options["devices"] = 1
+    return Trainer(
+        **options,
+        max_epochs=-1,
+        callbacks=callbacks,
+        plugins=[AtomicIO()],
+        logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=run.folder,
+    )
+
+
+def _prepare_folder(cli: FitCLI, start: Start) -> None:
+    run = start.run
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.samples.mkdir(parents=True, exist_ok=True)
+        for stale in [*run.folder.glob(".*.tmp"), *run.folder.glob(".*.ckpt")]:
+            stale.unlink()
+        config = cli.config.clone()
+        config.run = run.name
+        for transient in ("config", "ckpt_path", "root"):
+            config.pop(transient, None)
+        cli.parser.save(
+            config, str(run.config), overwrite=True, skip_none=False, multifile=False
+        )
+        write_json(run.environment, environment(start.config_name))
+    except OSError as problem:
+        raise UserError(
+            f"cannot write to {run.folder}: {problem.strerror}; choose another folder with --root"
+        ) from problem
+
+
+def environment(config_name: str) -> dict[str, Any]:
+    """What the numbers of a run may depend on besides its config."""
+    from importlib.metadata import version
+
+    names = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-fidelity", "numpy")
+    return {
+        "config": config_name,
+        "msngan": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {name: version(name) for name in names},
+        "command": shlex.join(["msngan", *sys.argv[1:]]),
+        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _compare(checkpoint: dict[str, Any], options: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another network; say which other options changed."""
+    saved = checkpoint["hyper_parameters"]
+    for name in STRUCTURE:
+        if saved.get(name) != options[name]:
+            raise UserError(
+                f"{path} holds a network with {name} {saved.get(name)}, the config says"
+                f" {options[name]}; use the checkpoint's own"
+            )
+    if (saved["ema_decay"] > 0) != (options["ema_decay"] > 0):
+        raise UserError(
+            f"{path} was trained with ema_decay {saved['ema_decay']}, the config says"
+            f" {options['ema_decay']}; a moving average cannot appear or vanish in the middle"
+        )
+    for name, value in options.items():
+        before = saved.get(name)
+        same = list(before) == list(value) if isinstance(value, (list, tuple)) else before == value
+        if not same:
+            sys.stderr.write(f"{name}: {before} -> {value}\n")
+
+
+def _resume(run: Run) -> str:
+    place = "" if run.root == Path() else f" --root {shlex.quote(str(run.root))}"
+    return f"msngan resume {run.name}{place}"
+
+
+def _say_start(
+    progress: Progress, run: Run, fresh: bool, data: ImageData, gan: GAN, config: Any  # noqa: ANN401
+) -> None:
+    counts = [
+        sum(p.numel() for p in part.parameters()) for part in (gan.generator, gan.critic)
+    ]
+    progress.say(
+        f"run {run.name}: {'new' if fresh else 'continued'}, in {run.folder}\n"
+        f"{len(data.real):,} images of {data.dataset}, {data.shape[1]}x{data.shape[1]};"
+        f" generator {counts[0]:,}, critic {counts[1]:,} parameters;"
+        f" norm {config.model.norm}, loss {config.model.loss}, penalty {config.model.penalty}"
+    )
+
+
+def _say_end(progress: Progress, run: Run, scoring: float) -> None:
+    place = "" if run.root == Path() else f" --root {shlex.quote(str(run.root))}"
+    lines = [f"done: run {run.name}", f"  checkpoints  {run.folder}"]
+    lines.append(f"  grids        {run.samples}")
+    if read_lines(run.scores):
+        lines.append(f"  scores       {run.scores}  ({clock(scoring)} spent on them)")
+    lines += ["next:", f"  msngan sample {run.name}{place}", f"  msngan leaderboard{place}"]
+    lines.append(f"  {_resume(run)} --steps N   (to train longer)")
+    progress.say("\n".join(lines))
+
+
+__all__ = ["Start", "environment", "fit", "resume", "did_you_mean", "os", "signal"]

@@ -1,0 +1,617 @@
+"""A user's own images: what is read from folders and zip files, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from msngan.data import decode, folder
+from msngan.data.folder import DataError, load_folder
+from msngan.runs import UserError
+
+WHITE = 255
+
+
+def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, bands), dtype=np.uint8)
+    return Image.frombytes(mode, (width, height), values.tobytes())
+
+
+def array(image: Image.Image) -> np.ndarray:
+    """(H, W, C), whatever the mode."""
+    values = np.array(image)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def encoded(image: Image.Image, form: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
+
+
+def write(root: Path, files: dict[str, Image.Image | bytes | str]) -> Path:
+    """Files below `root`, or in it when its name ends in .zip, in the order given."""
+    contents = {
+        name: encoded(value) if isinstance(value, Image.Image) else value
+        for name, value in files.items()
+    }
+    if root.suffix == ".zip":
+        with zipfile.ZipFile(root, "w") as archive:
+            for name, value in contents.items():
+                archive.writestr(name, value)
+        return root
+    for name, value in contents.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(value.encode() if isinstance(value, str) else value)
+    return root
+
+
+def refusal(root: Path, size: int | None = None, channels: int | None = None) -> str:
+    """The message of the DataError, which must be one line."""
+    with pytest.raises(DataError) as caught:
+        load_folder(root, size, channels)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture(params=["images", "images.zip"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A place for images: a folder, then a zip file."""
+    return tmp_path / request.param
+
+
+# What comes out
+
+
+def test_images_come_whole_and_in_the_order_of_their_names(root: Path) -> None:
+    images = {f"{name}.png": noise(8, 8, seed=seed) for seed, name in enumerate("cadb")}
+    found, labels = load_folder(write(root, images), None, None)
+    assert found.dtype == torch.uint8
+    assert found.shape == (4, 3, 8, 8)
+    assert found.is_contiguous()
+    assert labels is None
+    for index, name in enumerate(sorted(images)):
+        np.testing.assert_array_equal(found[index].permute(1, 2, 0).numpy(), array(images[name]))
+
+
+def test_many_images_keep_their_order_across_threads(root: Path) -> None:
+    levels = {f"{level:03d}.png": Image.new("L", (2, 2), level) for level in range(200)}
+    found, _ = load_folder(write(root, levels), None, None)
+    assert found[:, 0, 0, 0].tolist() == list(range(200))
+    again, _ = load_folder(root, None, None)
+    assert torch.equal(found, again)
+
+
+def test_a_folder_and_its_zip_file_are_the_same_data(tmp_path: Path) -> None:
+    files = {"b/1.png": noise(4, 4), "B/2.png": noise(4, 4, seed=1), "a-1/3.png": noise(4, 4)}
+    first = load_folder(write(tmp_path / "x", files), None, None)
+    second = load_folder(write(tmp_path / "x.zip", files), None, None)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize(
+    ("ending", "form"),
+    [
+        ("png", "PNG"),
+        ("PNG", "PNG"),
+        ("jpg", "JPEG"),
+        ("jpeg", "JPEG"),
+        ("webp", "WEBP"),
+        ("bmp", "BMP"),
+        ("gif", "GIF"),
+        ("tif", "TIFF"),
+        ("tiff", "TIFF"),
+    ],
+)
+def test_every_format_is_read(ending: str, form: str, root: Path) -> None:
+    data = encoded(Image.new("RGB", (16, 16), (200, 100, 50)), form)
+    found, _ = load_folder(write(root, {f"a.{ending}": data}), None, 3)
+    colour = found.float().mean((0, 2, 3))
+    assert (colour - torch.tensor([200.0, 100.0, 50.0])).abs().max() <= 2  # JPEG, WebP are lossy
+
+
+def test_hidden_and_other_files_are_skipped(root: Path) -> None:
+    files = {
+        "a.png": Image.new("L", (4, 4), 7),
+        ".hidden.png": b"no image",
+        ".git/b.png": b"no image",
+        "__MACOSX/._a.png": b"no image",
+        "notes.txt": "no image",
+    }
+    found, labels = load_folder(write(root, files), None, None)
+    assert found.shape == (1, 1, 4, 4)
+    assert labels is None
+
+
+def test_subfolders_are_searched_to_any_depth(root: Path) -> None:
+    files = {"a/b/c/1.png": Image.new("L", (4, 4), 1), "2.png": Image.new("L", (4, 4), 2)}
+    found, labels = load_folder(write(root, files), None, None)
+    assert sorted(found[:, 0, 0, 0].tolist()) == [1, 2]
+    assert labels is None
+
+
+def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", {"1.png": Image.new("L", (4, 4), 9)})
+    root = write(tmp_path / "root", {"b/2.png": Image.new("L", (4, 4), 5)})
+    (root / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "up").symlink_to(root, target_is_directory=True)
+    (root / "b" / "self").symlink_to(root / "b", target_is_directory=True)
+    found, labels = load_folder(root, None, None)
+    assert found[:, 0, 0, 0].tolist() == [9, 5]
+    assert labels is not None
+    assert labels.tolist() == [0, 1]
+
+
+# Size
+
+
+def test_a_larger_image_is_resized_by_its_shorter_side_and_cut_at_the_centre(root: Path) -> None:
+    # Middle levels: Pillow resizes one axis after the other, in either order, clipping in between.
+    wide, tall = (
+        image.point(lambda level: 96 + level // 4) for image in (noise(80, 40), noise(40, 80))
+    )
+    found, _ = load_folder(write(root, {"0.png": wide, "1.png": tall}), 20, None)
+    lanczos = Image.Resampling.LANCZOS
+    for index, image in enumerate((wide, tall)):
+        whole = image.resize((image.width // 2, image.height // 2), lanczos)
+        left, top = (whole.width - 20) // 2, (whole.height - 20) // 2
+        want = array(whole.crop((left, top, left + 20, top + 20))).astype(int)
+        got = found[index].permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(got - want).max() <= 1
+
+
+def test_an_image_whose_shorter_side_fits_is_only_cut(root: Path) -> None:
+    image = noise(13, 8)
+    found, _ = load_folder(write(root, {"a.png": image}), 8, None)
+    want = array(image)[:, 2:10]
+    np.testing.assert_array_equal(found[0].permute(1, 2, 0).numpy(), want)
+
+
+def test_resizing_averages_a_checkerboard_and_does_not_pick_pixels(root: Path) -> None:
+    board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
+    found, _ = load_folder(write(root, {"a.png": board}), 16, None)
+    assert found.float().sub(127.5).abs().max() < 8
+
+
+def test_a_small_image_is_enlarged(root: Path) -> None:
+    found, _ = load_folder(write(root, {"a.png": Image.new("RGB", (3, 5), (9, 8, 7))}), 16, None)
+    assert found.shape == (1, 3, 16, 16)
+    assert found.amax((0, 2, 3)).tolist() == found.amin((0, 2, 3)).tolist() == [9, 8, 7]
+
+
+def test_a_long_thin_image_costs_no_more_than_its_centre(root: Path) -> None:
+    thin = Image.new("L", (200_000, 1), 99)  # resized whole it would be 256 x 51,200,000
+    found, _ = load_folder(write(root, {"a.png": thin}), 256, None)
+    assert found.unique().tolist() == [99]
+
+
+def test_mixed_sizes_need_a_size(root: Path) -> None:
+    write(root, {"a.png": noise(32, 32), "b.png": noise(48, 32)})
+    assert refusal(root) == (
+        f"images in {root} differ in size (32x32 a.png, 48x32 b.png); set --data.size"
+    )
+    assert load_folder(root, 16, None)[0].shape == (2, 3, 16, 16)
+
+
+def test_images_that_are_not_square_need_a_size(root: Path) -> None:
+    write(root, {"a.png": noise(48, 32), "b.png": noise(48, 32)})
+    assert refusal(root) == f"images in {root} are not square (48x32 a.png); set --data.size"
+
+
+# Colour
+
+
+def half_transparent(mode: str) -> Image.Image:
+    """Two pixels: one opaque black, one wholly transparent."""
+    image = Image.new(mode, (2, 1), 0)
+    image.putpixel((0, 0), (0, 255) if mode == "LA" else (0, 0, 0, 255))
+    return image
+
+
+def transparent_palette() -> Image.Image:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([0, 0, 0, 9, 9, 9])
+    image.putpixel((1, 0), 1)
+    image.info["transparency"] = 1
+    return image
+
+
+@pytest.mark.parametrize("image", [half_transparent("RGBA"), half_transparent("LA")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_pixels_become_white(image: Image.Image, channels: int, root: Path) -> None:
+    wide = image.resize((16, 8), Image.Resampling.NEAREST)
+    left, _ = load_folder(write(root, {"a.png": wide.crop((0, 0, 8, 8))}), None, channels)
+    assert left.unique().tolist() == [0]
+    right, _ = load_folder(write(root, {"a.png": wide.crop((8, 0, 16, 8))}), None, channels)
+    assert right.unique().tolist() == [WHITE]
+    assert right.shape == (1, channels, 8, 8)
+
+
+def test_half_transparent_pixels_are_mixed_with_white(root: Path) -> None:
+    image = Image.new("RGBA", (8, 8), (200, 100, 0, 51))  # 51 / 255 = 0.2 of the colour
+    found, _ = load_folder(write(root, {"a.png": image}), None, None)
+    assert found[0, :, 0, 0].tolist() == [244, 224, 204]
+
+
+def test_a_transparent_palette_entry_becomes_white(root: Path) -> None:
+    files = {"a.png": transparent_palette()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, _ = load_folder(write(root, files), 1, None)
+    assert found[0, :, 0, 0].tolist() == [0, 0, 0]
+    mirrored = transparent_palette().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    found, _ = load_folder(write(root, {"a.png": mirrored}), 1, None)
+    assert found[0, :, 0, 0].tolist() == [WHITE] * 3
+
+
+def test_sixteen_bits_are_rounded_to_eight(root: Path) -> None:
+    levels = np.array([[0, 128, 129, 257], [385, 386, 65406, 65535]], dtype=np.uint16)
+    picture = Image.fromarray(np.repeat(levels, 2, 0))
+    found, _ = load_folder(write(root, {"a.png": picture}), None, None)
+    assert found[0, 0, ::2].tolist() == [[0, 0, 1, 1], [1, 2, 254, 255]]
+    tiff = encoded(picture, "TIFF")
+    again, _ = load_folder(write(root.with_name(f"tiff{root.suffix}"), {"a.tif": tiff}), None, 1)
+    assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize(
+    ("image", "form", "want"),
+    [
+        (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF", [255, 0, 0]),
+        (Image.new("1", (8, 8), 1), "PNG", [255]),
+        (Image.new("L", (8, 8), 77), "PNG", [77]),
+        (Image.new("LA", (8, 8), (77, 255)), "PNG", [77]),
+        (Image.new("I", (8, 8), 257 * 7), "TIFF", [7]),
+        (Image.new("RGB", (8, 8), (1, 2, 3)).quantize(4), "PNG", [1, 2, 3]),
+    ],
+    ids=["cmyk", "one bit", "grey", "grey and alpha", "int", "palette"],
+)
+def test_every_mode_becomes_grey_or_colour(
+    image: Image.Image, form: str, want: list[int], root: Path
+) -> None:
+    ending = {"PNG": "png", "TIFF": "tif"}[form]
+    write(root, {f"a.{ending}": encoded(image, form)})
+    found, _ = load_folder(root, None, None)
+    assert found[0, :, 0, 0].tolist() == want
+    assert load_folder(root, None, 3)[0].shape == (1, 3, 8, 8)
+    assert load_folder(root, None, 1)[0].shape == (1, 1, 8, 8)
+
+
+def test_colour_becomes_grey_by_luma_and_grey_colour_by_repetition(root: Path) -> None:
+    write(root, {"a.png": Image.new("RGB", (8, 8), (100, 200, 50))})
+    luma = round(0.299 * 100 + 0.587 * 200 + 0.114 * 50)
+    assert load_folder(root, None, 1)[0].unique().tolist() == [luma]
+    write(root, {"a.png": Image.new("L", (8, 8), 60)})
+    assert load_folder(root, None, 3)[0][0, :, 0, 0].tolist() == [60, 60, 60]
+
+
+def test_grey_and_colour_together_need_channels(root: Path) -> None:
+    write(root, {"a.png": noise(8, 8, "L"), "b.png": noise(8, 8)})
+    assert refusal(root) == (
+        f"images in {root} mix grey and colour (a.png is grey, b.png is colour);"
+        " set --data.channels"
+    )
+    assert load_folder(root, None, 1)[0].shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("image", "form"),
+    [(Image.new("F", (8, 8), 0.5), "TIFF"), (Image.new("I", (8, 8), 70_000), "TIFF")],
+    ids=["float", "32 bits"],
+)
+def test_levels_without_a_known_range_are_refused(
+    image: Image.Image, form: str, root: Path
+) -> None:
+    message = refusal(write(root, {"a.tif": encoded(image, form)}))
+    assert message.startswith(f"cannot read {root / 'a.tif'}: it has ")
+    assert "save it" in message
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_upright(orientation: int, root: Path) -> None:
+    upright = Image.new("L", (16, 24), 0)
+    upright.paste(255, (0, 0, 8, 8))  # a white patch at the top left
+    turn = {  # what the camera stored, by the EXIF standard's table
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.T,
+        6: lambda a: np.rot90(a),
+        7: lambda a: np.rot90(a, 2).T,
+        8: lambda a: np.rot90(a, -1),
+    }[orientation]
+    stored = Image.fromarray(np.ascontiguousarray(turn(np.array(upright))))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    stored.save(file, "PNG", exif=exif)
+    found, _ = load_folder(write(root, {"a.png": file.getvalue()}), 16, None)
+    np.testing.assert_array_equal(found[0, 0].numpy(), np.array(upright)[4:20])
+
+
+def test_unreadable_exif_data_does_not_refuse_an_image(root: Path) -> None:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 50).save(file, "PNG", exif=b"Exif\0\0nonsense")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, _ = load_folder(write(root, {"a.png": file.getvalue()}), None, None)
+    assert found.unique().tolist() == [50]
+
+
+def test_of_an_animation_the_first_frame_is_taken(root: Path) -> None:
+    frames = [Image.new("L", (8, 8), level) for level in (10, 200)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    found, _ = load_folder(write(root, {"a.gif": file.getvalue()}), None, 1)
+    assert found.unique().tolist() == [10]
+
+
+# Labels
+
+
+def test_subfolders_of_the_first_level_are_the_labels(root: Path) -> None:
+    files = {f"{name}.png": Image.new("L", (4, 4), 0) for name in ("dog/1", "cat/x/2", "cat/1")}
+    _, labels = load_folder(write(root, files), None, None)
+    assert labels is not None
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 0, 1]  # cat/1, cat/x/2, dog/1
+
+
+def stylegan(labels: object) -> dict[str, Image.Image | bytes | str]:
+    return {
+        "00001/b.png": Image.new("L", (4, 4), 2),
+        "00000/a.png": Image.new("L", (4, 4), 1),
+        "dataset.json": json.dumps({"labels": labels}),
+    }
+
+
+def test_dataset_json_gives_the_labels(root: Path) -> None:
+    pairs = [["00001/b.png", 3], ["00000\\a.png", 6], ["not/there.png", 1]]
+    found, labels = load_folder(write(root, stylegan(pairs)), None, None)
+    assert found[:, 0, 0, 0].tolist() == [1, 2]
+    assert labels is not None
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [6, 3]
+
+
+def test_dataset_json_may_say_that_there_are_no_labels(root: Path) -> None:
+    assert load_folder(write(root, stylegan(None)), None, None)[1] is None
+
+
+def test_a_dataset_json_about_something_else_is_ignored(root: Path) -> None:
+    files = stylegan(None) | {"dataset.json": '{"title": "cats"}'}
+    _, labels = load_folder(write(root, files), None, None)
+    assert labels is not None
+    assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "word"),
+    [
+        ([["00000/a.png", 0]], "no label for 00001/b.png"),
+        ([["00000/a.png", 0], ["00001/b.png", -1]], "00001/b.png has -1"),
+        ([["00000/a.png", 0], ["00001/b.png", 0.5]], "00001/b.png has 0.5"),
+        ([["00000/a.png", 0], ["00001/b.png", True]], "00001/b.png has true"),
+        ([["00000/a.png", 0], ["00001/b.png", [0, 1]]], "00001/b.png has [0, 1]"),
+        ([["00000/a.png", 0], ["00001/b.png", 2**70]], "00001/b.png has 118"),
+        ([["00000/a.png"]], "whole number"),
+        (7, "whole number"),
+    ],
+)
+def test_labels_that_are_not_labels_are_refused(labels: object, word: str, root: Path) -> None:
+    message = refusal(write(root, stylegan(labels)))
+    assert "dataset.json" in message
+    assert word in message
+
+
+def test_a_dataset_json_that_is_no_json_is_refused(root: Path) -> None:
+    message = refusal(write(root, stylegan(None) | {"dataset.json": '{"labels": '}))
+    assert message.startswith(f"cannot read {root / 'dataset.json'}: ")
+
+
+# What is refused
+
+
+def test_data_errors_are_user_errors() -> None:
+    assert issubclass(DataError, UserError)
+
+
+def test_a_missing_root_is_refused(root: Path) -> None:
+    assert refusal(root).startswith(f"{root} does not exist; ")
+
+
+def test_an_empty_root_is_refused(root: Path) -> None:
+    if root.suffix != ".zip":
+        root.mkdir()
+    message = refusal(write(root, {"readme.txt": "nothing"}))
+    assert message.startswith(f"no images in {root}; ")
+    assert ".png" in message
+
+
+def test_a_file_that_is_no_zip_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise(8, 8)))
+    message = refusal(tmp_path / "a.png")
+    assert message == f"{tmp_path / 'a.png'} is neither a folder nor a zip file of images"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a folder nor a zip file" in refusal(tmp_path / "pipe")
+    root = tmp_path / "folder"
+    root.mkdir()
+    os.mkfifo(root / "a.png")
+    assert refusal(root).startswith(f"cannot read {root / 'a.png'}: ")
+
+
+def test_a_broken_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
+    assert refusal(tmp_path).startswith(f"cannot read {tmp_path / 'a.png'}: ")
+
+
+def test_a_cut_zip_file_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.zip", {f"{i}.png": noise(8, 8, seed=i) for i in range(4)})
+    path.write_bytes(path.read_bytes()[:-40])
+    assert refusal(path).startswith(f"cannot read {path}: ")
+
+
+def test_a_zip_file_with_a_changed_byte_names_the_member(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.zip", {"a.png": noise(8, 8), "b.png": noise(8, 8, seed=1)})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"b.png") + 60] ^= 255
+    path.write_bytes(data)
+    assert refusal(path).startswith(f"cannot read {path / 'b.png'}: Bad CRC-32")
+
+
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.zip", {"a.png": noise(8, 8)})
+    data = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + flags] |= 1
+    path.write_bytes(data)
+    assert "password" in refusal(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image at all", b"PK"])
+def test_a_file_that_is_no_image_is_named(data: bytes, root: Path) -> None:
+    write(root, {"a.png": noise(8, 8), "b.png": data, "c.png": noise(8, 8)})
+    assert refusal(root) == (
+        f"cannot read {root / 'b.png'}: it is damaged, or no image; repair or remove it"
+    )
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_a_truncated_image_is_named(form: str, root: Path) -> None:
+    data = encoded(noise(64, 64), form)
+    name = f"b.{form.lower()}"
+    write(root, {"a.png": noise(64, 64), name: data[: len(data) // 2]})
+    message = refusal(root, None, 3)
+    assert message.startswith(f"cannot read {root / name}: ")
+    assert message.endswith("; repair or remove it")
+
+
+def test_damaged_images_are_read_or_named_but_raise_nothing_else(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    messages, shapes = [], []
+    for index in range(120):
+        form = decode.FORMATS[index % len(decode.FORMATS)]
+        data = bytearray(encoded(noise(24, 24, seed=index), form))
+        for place in draw.integers(0, len(data), 12):
+            data[place] = draw.integers(0, 256)
+        write(tmp_path, {"a.png": bytes(data)})
+        try:
+            shapes.append(load_folder(tmp_path, 8, 3)[0].shape)
+        except DataError as problem:
+            messages.append(str(problem))
+    assert set(shapes) == {(1, 3, 8, 8)}
+    assert len(messages) > 10
+    assert all(message.startswith(f"cannot read {tmp_path / 'a.png'}: ") for message in messages)
+    assert not any("\n" in message for message in messages)
+
+
+def test_of_several_bad_images_the_first_by_name_is_reported(root: Path) -> None:
+    files: dict[str, Image.Image | bytes | str] = {
+        f"{i:03d}.png": Image.new("L", (4, 4), 0) for i in range(150)
+    }
+    files |= {"149.png": b"", "071.png": b"", "100.png": b""}
+    assert "071.png" in refusal(write(root, files))
+
+
+def test_other_readers_of_pillow_stay_shut_whatever_the_name(root: Path) -> None:
+    icon = encoded(noise(16, 16), "PPM")
+    assert "no image" in refusal(write(root, {"a.png": icon}))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize("side", [10_000, 30_000])  # Pillow only warns of the first
+def test_a_decompression_bomb_is_refused_without_lasting_changes(side: int, root: Path) -> None:
+    before = warnings.filters[:], Image.MAX_IMAGE_PIXELS
+    message = refusal(write(root, {"a.png": png_header(side, side)}), 8, 1)
+    assert "decompression bomb" in message
+    assert str(root / "a.png") in message
+    assert (warnings.filters[:], Image.MAX_IMAGE_PIXELS) == before
+
+
+@pytest.mark.parametrize("name", ["a.png", "dataset.json"])
+def test_a_file_above_the_bound_is_not_read(
+    name: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(root, {"b.png": Image.new("L", (4, 4), 0), name: b"0" * 2000})
+    monkeypatch.setattr(folder, "MOST_FILE_BYTES", 1999)
+    message = refusal(root)
+    assert message.startswith(f"cannot read {root / name}: 2000 bytes are more than the 1999")
+
+
+def test_a_data_set_that_no_memory_holds_is_refused_before_it_is_decoded(root: Path) -> None:
+    write(root, {"a.png": noise(8, 8), "b.png": b"never looked at"})
+    message = refusal(root, 200_000, 3)  # 2 * 3 * 200,000^2 bytes
+    assert "224 GiB" in message
+    assert "over 64" in message
+    assert "--data.size" in message
+
+
+def test_the_memory_bound_is_64_gib(root: Path) -> None:
+    write(root, {"a.png": noise(8, 8, "L")})
+    assert folder.MOST_BYTES == 64 * 1024**3
+    assert "GiB" in refusal(root, 2**18 + 1, 1)  # 2**18 squared is 64 GiB exactly
+
+
+def test_a_folder_that_may_not_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"a/1.png": noise(8, 8), "b/2.png": noise(8, 8)})
+    listing = os.scandir
+
+    def scandir(path: str) -> object:  # root, who runs tests in containers, may list everything
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", path)
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert refusal(tmp_path) == f"cannot list {tmp_path / 'b'}: Permission denied"
+
+
+def test_nothing_is_written_and_unsafe_names_go_nowhere(tmp_path: Path) -> None:
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    files = {"../evil.png": noise(8, 8), "/evil.png": noise(8, 8), "x/../../evil2.png": noise(8, 8)}
+    path = write(inside / "x.zip", {"good.png": noise(8, 8), **files})
+    before = sorted(tmp_path.rglob("*"))
+    load_folder(path, None, None)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_reading_leaves_a_folder_as_it_was(tmp_path: Path) -> None:
+    root = write(tmp_path / "x", {"a/1.png": noise(8, 8), "b/2.png": noise(8, 8)})
+    copy = shutil.copytree(root, tmp_path / "copy")
+    load_folder(root, 16, 1)
+    for path in (each for each in copy.rglob("*") if each.is_file()):
+        assert (root / path.relative_to(copy)).read_bytes() == path.read_bytes()
+    assert len(list(root.rglob("*"))) == len(list(copy.rglob("*")))

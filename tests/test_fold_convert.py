@@ -1,0 +1,223 @@
+"""convert puts a norm on any network, and fold takes it off again, exactly."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from msngan.models import Critic
+from msngan.norms import (
+    NORMS,
+    MSNConv2d,
+    NormLayer,
+    SigmaBank,
+    convert,
+    fold,
+    normalise,
+    statistics,
+)
+
+LAYERS: dict[str, tuple[Callable[[bool], nn.Module], tuple[int, ...]]] = {
+    "conv1d": (lambda bias: nn.Conv1d(4, 6, 3, bias=bias), (5, 4, 7)),
+    "conv2d": (lambda bias: nn.Conv2d(4, 6, 3, 2, 1, bias=bias), (5, 4, 6, 6)),
+    "conv2d, 2 groups": (lambda bias: nn.Conv2d(4, 6, 3, groups=2, bias=bias), (5, 4, 5, 5)),
+    "conv2d, reflected": (
+        lambda bias: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect", bias=bias),
+        (5, 4, 5, 5),
+    ),
+    "conv3d": (lambda bias: nn.Conv3d(4, 6, 2, bias=bias), (3, 4, 3, 3, 3)),
+    "conv_transpose2d": (lambda bias: nn.ConvTranspose2d(4, 6, 4, 2, 1, bias=bias), (5, 4, 3, 3)),
+    "conv_transpose2d, 2 groups": (
+        lambda bias: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=bias),
+        (5, 4, 3, 3),
+    ),
+    "linear": (lambda bias: nn.Linear(4, 6, bias=bias), (5, 4)),
+    "linear on tokens": (lambda bias: nn.Linear(4, 6, bias=bias), (5, 3, 4)),
+}
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+every_norm = pytest.mark.parametrize("name", sorted(NORMS))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def look_trained(module: nn.Module) -> None:
+    """Random parameters and running statistics for all norms in it."""
+    for key, value in module.state_dict().items():
+        if key.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif key.endswith(("bias", "running_mean")) or "output_norm.weight" in key:
+            value.normal_()
+
+
+def assert_folded(module: nn.Module, x: Tensor) -> nn.Module:
+    """Fold it, compare with eval, and see that the module itself has not changed."""
+    module.train()
+    before = copy.deepcopy(module.state_dict())
+    folded = fold(module)
+    assert not any(isinstance(part, NormLayer) for part in folded.modules())
+    assert not any(part.training for part in folded.modules())
+    assert all(part.training for part in module.modules())
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+    expected = module.eval()(x)
+    tolerance = TOLERANCE[x.dtype] * expected.abs().max().item()
+    torch.testing.assert_close(folded(x), expected, rtol=0, atol=tolerance)
+    return folded
+
+
+@every_norm
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("conv_bias", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_folded_layer_is_torch_s_and_computes_the_same(
+    name: str, kind: str, bias: bool, conv_bias: bool, dtype: torch.dtype
+) -> None:
+    make, shape = LAYERS[kind]
+    plain = make(bias).to(dtype)
+    layer = normalise(copy.deepcopy(plain), NORMS[name], conv_bias=conv_bias)
+    look_trained(layer)
+    folded = assert_folded(layer, torch.randn(shape, dtype=dtype))
+    assert type(folded) is type(plain)
+    assert set(folded.state_dict()) <= {"weight", "bias"}
+    assert folded.weight.dtype == dtype
+
+
+@every_norm
+@pytest.mark.parametrize("head", [True, False])
+def test_a_folded_head_computes_the_same(name: str, head: bool) -> None:
+    layer = normalise(nn.Linear(4, 6), NORMS[name], head=head)
+    look_trained(layer)
+    assert_folded(layer, torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"gain": True}])
+def test_a_folded_msn_layer_computes_the_same(options: dict[str, bool]) -> None:
+    layer = MSNConv2d(4, 6, 3, **options)
+    look_trained(layer)
+    assert type(assert_folded(layer, torch.randn(5, 4, 5, 5))) is nn.Conv2d
+
+
+@every_norm
+def test_a_folded_critic_computes_the_same(name: str) -> None:
+    critic = Critic(norm=name, width=2, size=8)
+    look_trained(critic)
+    folded = assert_folded(critic, torch.randn(5, 3, 8, 8))
+    assert sum(p.numel() for p in folded.parameters()) == sum(
+        p.numel() for p in Critic(norm="none", width=2, size=8).parameters()
+    )
+
+
+def test_a_fold_shares_no_memory_with_its_source() -> None:
+    critic = Critic(width=2, size=8)
+    folded = fold(critic)
+    for parameter in folded.parameters():
+        parameter.data.zero_()
+    assert all(p.any() for name, p in critic.named_parameters() if name.endswith("weight"))
+
+
+def test_fold_leaves_temporary_states_as_they_are() -> None:
+    critic = Critic(width=2, size=8)
+    bank = SigmaBank(critic)
+    x = torch.randn(5, 3, 8, 8)
+    with statistics(critic, "running"), bank.shared():
+        folded = fold(critic)
+        torch.testing.assert_close(folded(x), critic(x))
+        assert not any(conv.output_norm.training for conv in critic.body[::2][:7])
+
+
+def test_a_layer_used_under_two_names_stays_one_layer() -> None:
+    shared = nn.Linear(4, 4)
+    network = convert(nn.ModuleDict({"first": shared, "second": shared}), "spectral")
+    folded = fold(network)
+    assert type(folded["first"]) is nn.Linear
+    assert folded["first"] is folded["second"]
+
+
+class Foreign(nn.Module):
+    """A user's network: nested, with a subclass of Linear inside the attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 4, 3))
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x).flatten(2).transpose(1, 2)
+        return self.last(self.attention(x, x, x)[0].mean(1)).squeeze(1)
+
+
+@every_norm
+def test_a_converted_network_trains_under_the_optimizer_it_had(name: str) -> None:
+    network = Foreign()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    before = dict(network.named_parameters())
+    result = convert(network, name, head="last")
+    assert result is network
+    after = dict(network.named_parameters())
+    assert all(after[key] is before[key] for key in before if key in after)
+    gone = {key for key in before if key not in after}
+    expected = {"features.0.bias", "features.2.bias"} if NORMS[name].cancels_bias else set()
+    assert gone == expected
+    start = after["features.0.weight"].clone()
+    network(torch.randn(5, 3, 6, 6)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(after["features.0.weight"], start)
+
+
+@every_norm
+def test_convert_keeps_cancelled_biases_on_request(name: str) -> None:
+    network = convert(Foreign(), name, conv_bias=True)
+    assert network.features[0].bias is not None
+
+
+@every_norm
+def test_convert_gives_the_head_the_weight_part_alone(name: str) -> None:
+    network = convert(Foreign(), name, head="last")
+    norm = NORMS[name]
+    assert getattr(network.last, "output_norm", None) is None
+    assert (getattr(network.last, "weight_norm", None) is None) == (norm.weight is None)
+    inner = network.features[0]
+    assert (getattr(inner, "output_norm", None) is None) == (norm.output is None)
+    assert type(network.attention.out_proj) is not nn.Linear
+
+
+def test_convert_works_on_a_bare_layer() -> None:
+    layer = nn.Linear(4, 6)
+    assert convert(layer, "mean_spectral") is layer
+    assert isinstance(layer, NormLayer)
+
+
+def test_hooks_and_mode_survive_conversion() -> None:
+    layer, seen = nn.Linear(4, 6).eval(), []
+    layer.register_forward_hook(lambda *_: seen.append(1))
+    convert(layer, "mean_spectral")(torch.randn(5, 4))
+    assert seen == [1]
+    assert not any(part.training for part in layer.modules())
+
+
+def test_an_unknown_norm_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown norm 'msn'; choose one of batch, mean_spectral"):
+        convert(nn.Linear(4, 6), "msn")
+
+
+def test_an_unknown_head_is_named_with_the_layers() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1))
+    with pytest.raises(ValueError, match=r"no layer 'last' to be the head; layers are 0, 2"):
+        convert(network, "spectral", head="last")
+    assert type(network[0]) is nn.Linear
+
+
+def test_fold_refuses_an_output_norm_that_it_cannot_express() -> None:
+    layer = normalise(nn.Linear(4, 6), NORMS["spectral"])
+    layer.output_norm = nn.LayerNorm(6)
+    with pytest.raises(TypeError, match="LayerNorm cannot be folded"):
+        fold(layer)

@@ -1,0 +1,196 @@
+"""The ranges of images, the way between them, resizing, channels, and grids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from msngan import images
+
+LEVELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+
+
+def test_every_level_survives_the_way_in_and_out() -> None:
+    there = images.to_float(LEVELS)
+    assert there.dtype == torch.float32
+    back = images.to_uint8(there)
+    assert back.dtype == torch.uint8
+    assert torch.equal(back, LEVELS)
+
+
+def test_floats_run_from_minus_one_to_one_in_even_steps() -> None:
+    there = images.to_float(LEVELS).flatten().double()
+    want = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    assert (there - want).abs().max() < 1e-6
+    assert there[0] == -1
+    assert there[-1] == 1
+
+
+def test_the_way_out_rounds_to_the_nearest_level() -> None:
+    level = 2 / 255
+    near = torch.tensor([-1 + 0.49 * level, -1 + 0.51 * level, 1 - 0.49 * level, 1 - 0.51 * level])
+    assert images.to_uint8(near).tolist() == [0, 1, 255, 254]
+
+
+def test_levels_survive_noise_below_half_a_level() -> None:
+    for shift in (-0.49, 0.49):
+        moved = images.to_float(LEVELS) + shift * 2 / 255
+        assert torch.equal(images.to_uint8(moved), LEVELS)
+
+
+def test_values_outside_saturate() -> None:
+    outside = torch.tensor([-1.01, 1.01, -100.0, 100.0, -float("inf"), float("inf")])
+    assert images.to_uint8(outside).tolist() == [0, 255, 0, 255, 0, 255]
+
+
+def test_nan_is_refused() -> None:
+    broken = torch.zeros(2, 3, 4, 4)
+    broken[1, 2, 3, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        images.to_uint8(broken)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_come_out_as_their_float32_values(dtype: torch.dtype) -> None:
+    values = torch.linspace(-1, 1, 1001).to(dtype)
+    assert torch.equal(images.to_uint8(values), images.to_uint8(values.float()))
+
+
+def test_neither_way_changes_its_argument() -> None:
+    levels, floats = LEVELS.clone(), torch.linspace(-2, 2, 100)
+    kept = floats.clone()
+    images.to_float(levels)
+    images.to_uint8(floats)
+    assert torch.equal(levels, LEVELS)
+    assert torch.equal(floats, kept)
+
+
+# resize
+
+
+def noise(count: int, channels: int, size: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    shape = (count, channels, size, size)
+    return torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 32), (28, 32), (32, 28), (64, 32), (96, 32)])
+def test_resizing_agrees_with_pillow(before: int, after: int) -> None:
+    given = noise(2, 3, before)
+    found = images.resize(given, after)
+    assert found.dtype == torch.uint8
+    assert found.shape == (2, 3, after, after)
+    for index in range(2):
+        for channel in range(3):
+            plane = Image.fromarray(given[index, channel].numpy().astype(np.float32))
+            exact = np.asarray(plane.resize((after, after), Image.Resampling.BICUBIC))
+            want = torch.from_numpy(exact.copy()).clamp(0, 255)
+            assert (found[index, channel] - want).abs().max() <= 0.501  # rounding, no more
+
+
+def test_a_size_that_fits_changes_nothing() -> None:
+    given = noise(2, 1, 16)
+    assert torch.equal(images.resize(given, 16), given)
+
+
+def test_resizing_keeps_flat_images_flat_and_in_order() -> None:
+    levels = (torch.arange(5000) % 256).to(torch.uint8)  # more images than are resized at once
+    given = levels.view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    found = images.resize(given, 8)
+    assert torch.equal(found, levels.view(-1, 1, 1, 1).expand(-1, 1, 8, 8))
+
+
+def test_resizing_saturates_where_bicubic_overshoots() -> None:
+    edge = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    edge[..., 4:] = 255
+    row = images.resize(edge, 32)[0, 0, 16].tolist()
+    assert row == sorted(row)  # a wrapped overshoot would put 250 beside 0
+    assert row[0] == 0
+    assert row[-1] == 255
+
+
+# with_channels
+
+
+def test_grey_becomes_colour_by_repetition() -> None:
+    given = noise(2, 1, 4)
+    found = images.with_channels(given, 3)
+    assert found.shape == (2, 3, 4, 4)
+    assert found.is_contiguous()
+    for channel in range(3):
+        assert torch.equal(found[:, channel], given[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("colour", "grey"),
+    [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((100, 200, 50), 153)],
+)  # 76.245, 149.685, 29.07, 153.0
+def test_colour_becomes_grey_by_luma(colour: tuple[int, int, int], grey: int) -> None:
+    given = torch.tensor(colour, dtype=torch.uint8).view(1, 3, 1, 1)
+    found = images.with_channels(given, 1)
+    assert found.dtype == torch.uint8
+    assert found.tolist() == [[[[grey]]]]
+
+
+def test_every_grey_stays_itself_through_colour() -> None:
+    assert torch.equal(images.with_channels(images.with_channels(LEVELS, 3), 1), LEVELS)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_same_channels_change_nothing(channels: int) -> None:
+    given = noise(2, channels, 4)
+    assert torch.equal(images.with_channels(given, channels), given)
+
+
+@pytest.mark.parametrize(("have", "want"), [(1, 2), (3, 4), (4, 3)])
+def test_other_channels_are_refused(have: int, want: int) -> None:
+    with pytest.raises(ValueError, match=f"{have} channels into {want}"):
+        images.with_channels(noise(1, have, 2), want)
+
+
+# Grids
+
+
+def test_a_grid_is_laid_out_row_by_row_with_gaps() -> None:
+    given = torch.tensor([1, 2, 3], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 1, 2)
+    picture = images.tile(given, columns=2, gap=1)
+    light = 235
+    assert picture.dtype == torch.uint8
+    assert picture[0].tolist() == [
+        [light] * 7,
+        [light, 1, 1, light, 2, 2, light],
+        [light] * 7,
+        [light, 3, 3, light, light, light, light],
+        [light] * 7,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (64, 8, 8)]
+)
+def test_a_grid_is_about_square_unless_told(count: int, columns: int, rows: int) -> None:
+    picture = images.tile(noise(count, 3, 4))
+    assert picture.shape == (3, rows * 6 + 2, columns * 6 + 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_keeps_its_pixels_and_is_enlarged_by_whole_ones(channels: int) -> None:
+    given = noise(1, channels, 4)[0]
+    found = np.array(images.to_pil(given, scale=3)).reshape(12, 12, channels)
+    want = given.permute(1, 2, 0).numpy().repeat(3, 0).repeat(3, 1)
+    np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(8, 8), (32, 2), (64, 1), (128, 1)])
+def test_a_saved_grid_is_the_tiled_images_enlarged(size: int, scale: int, tmp_path: Path) -> None:
+    given = noise(2, 3, size)
+    path = tmp_path / "new" / "grid.png"
+    images.save_grid(given, path, columns=2)
+    with Image.open(path) as image:
+        found = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert torch.equal(found[:, ::scale, ::scale], images.tile(given, columns=2))
+    assert found.shape[2] == scale * (2 * (size + 2) + 2)

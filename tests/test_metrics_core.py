@@ -1,0 +1,346 @@
+"""The arithmetic of scores: closed forms, four implementations side by side, laws of bias."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+
+from msngan.metrics import by_torchmetrics, core
+
+
+def normal(rows: int, d: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, d, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def coloured(rows: int, d: int, seed: int = 0) -> Tensor:
+    """Correlated features of spread 1/k, like a network's."""
+    mix = normal(d, d, 99) / torch.arange(1, d + 1)
+    return normal(rows, d, seed) @ mix.T
+
+
+def with_moments(mean: Tensor, covariance: Tensor, rows: int, seed: int = 0) -> Tensor:
+    """Features whose sample mean and covariance are exactly those given."""
+    x = normal(rows, len(mean), seed)
+    x = x - x.mean(0)
+    white = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(x.T @ x / (rows - 1)), x.T, upper=False
+    ).T
+    return white @ core.root(covariance).T + mean
+
+
+def by_scipy(a: Tensor, b: Tensor) -> float:
+    x, y = a.numpy(), b.numpy()
+    first, second = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    mixed = scipy.linalg.sqrtm(first @ second)
+    gap = ((x.mean(0) - y.mean(0)) ** 2).sum()
+    return float(gap + np.trace(first + second) - 2 * np.trace(mixed).real)
+
+
+def by_fidelity(a: Tensor, b: Tensor) -> float:
+    from torch_fidelity import metric_fid as fid
+
+    first, second = (fid.fid_features_to_statistics(x) for x in (a, b))
+    return fid.fid_statistics_to_metric(first, second, False)["frechet_inception_distance"]
+
+
+def by_metrics(a: Tensor, b: Tensor) -> float:
+    of_b = core.moments(b)
+    return by_torchmetrics.frechet(a, of_b.mean, of_b.covariance, of_b.count)
+
+
+def by_moments(a: Tensor, b: Tensor) -> float:
+    first, second = core.moments(a), core.moments(b)
+    return core.frechet_from_moments(
+        first.mean, first.covariance, second.mean, second.covariance
+    )
+
+
+OTHERS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "scipy": by_scipy,
+    "torch-fidelity": by_fidelity,
+    "torchmetrics": by_metrics,
+    "own, from moments": by_moments,
+}
+
+
+def test_frechet_of_commuting_covariances_is_the_difference_of_their_roots() -> None:
+    values = (torch.tensor([4.0, 9.0, 1.0]).double(), torch.tensor([1.0, 16.0, 0.25]).double())
+    turn = torch.linalg.qr(normal(3, 3))[0]
+    first, second = (turn @ torch.diag(each) @ turn.T for each in values)
+    mean = torch.tensor([1.0, 2.0, 2.0]).double()
+    # |mean|^2 = 9; (2-1)^2 + (3-4)^2 + (1-0.5)^2 = 2.25
+    found = core.frechet_from_moments(mean, first, 0 * mean, second)
+    assert found == pytest.approx(11.25, abs=1e-10)
+    a = with_moments(mean, first, 50)
+    b = with_moments(0 * mean, second, 40, seed=1)
+    assert core.frechet_distance(a, b) == pytest.approx(11.25, abs=1e-10)
+
+
+def test_frechet_in_one_dimension_is_two_squares() -> None:
+    a = torch.tensor([[0.0], [2.0], [4.0]])  # mean 2, sd 2
+    b = torch.tensor([[4.0], [5.0], [6.0]])  # mean 5, sd 1
+    assert core.frechet_distance(a, b) == pytest.approx(9 + 1, abs=1e-12)
+
+
+def test_frechet_of_covariances_that_do_not_commute() -> None:
+    a = torch.tensor([[2.0, 1.0], [1.0, 3.0]]).double()
+    b = torch.tensor([[1.0, -0.5], [-0.5, 2.0]]).double()
+    # in two dimensions tr sqrt(AB) = sqrt(tr AB + 2 sqrt(det AB))
+    product = a @ b
+    root = math.sqrt(float(product.trace()) + 2 * math.sqrt(float(product.det())))
+    zero = torch.zeros(2)
+    found = core.frechet_from_moments(zero, a, zero, b)
+    assert found == pytest.approx(8 - 2 * root, abs=1e-10)
+
+
+def test_frechet_of_covariances_without_full_rank() -> None:
+    a, b = torch.diag(torch.tensor([4.0, 1.0, 0.0])), torch.diag(torch.tensor([9.0, 0.0, 1.0]))
+    zero = torch.zeros(3)
+    # (2-3)^2 + 1 + 1
+    assert core.frechet_from_moments(zero, a, zero, b) == pytest.approx(3, abs=1e-10)
+
+
+@pytest.mark.parametrize(("rows", "tolerance"), [(200, 1e-8), (20, 1e-4)])
+def test_identical_sets_are_at_distance_zero_and_a_shift_at_its_square(
+    rows: int, tolerance: float
+) -> None:
+    a = coloured(rows, 32)
+    shift = normal(1, 32, 7)
+    assert core.frechet_distance(a, a) == pytest.approx(0, abs=tolerance)
+    assert core.frechet_distance(a, a + shift) == pytest.approx(
+        float(shift.square().sum()), abs=tolerance
+    )
+
+
+@pytest.mark.parametrize("rows", [300, 12])
+def test_frechet_knows_no_order_no_rotation_and_the_square_of_scale(rows: int) -> None:
+    a, b = coloured(rows, 24), coloured(400, 24, 1) + 0.3
+    distance = core.frechet_distance(a, b)
+    turn = torch.linalg.qr(normal(24, 24, 5))[0]
+    shuffled = a[torch.randperm(rows, generator=torch.Generator().manual_seed(1))]
+    assert core.frechet_distance(shuffled, b) == pytest.approx(distance, rel=1e-9)
+    assert core.frechet_distance(a @ turn, b @ turn) == pytest.approx(distance, rel=1e-8)
+    assert core.frechet_distance(3 * a, 3 * b) == pytest.approx(9 * distance, rel=1e-9)
+    assert core.frechet_distance(b, a) == pytest.approx(distance, rel=1e-8)
+
+
+def dead(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    keep = torch.arange(a.shape[1]) % 5 != 0
+    return a * keep, b * keep
+
+
+CASES: dict[str, tuple[Tensor, Tensor, float, float]] = {  # a, b, relative, absolute tolerance
+    "more rows than features": (coloured(300, 64), coloured(400, 64, 1) + 0.1, 1e-8, 0),
+    "mean a hundred spreads away": (100 + normal(300, 32), 100.5 + normal(300, 32, 1), 1e-8, 0),
+    "fewer rows than features": (coloured(40, 64), coloured(400, 64, 1) + 0.1, 0, 1e-4),
+    "fewer rows on both sides": (coloured(40, 64), coloured(50, 64, 1) + 0.1, 0, 1e-4),
+    "fewer reference rows": (coloured(400, 64), coloured(40, 64, 1) + 0.1, 0, 1e-4),
+    "dead features": (*dead(coloured(300, 64), coloured(300, 64, 1)), 0, 1e-4),
+    "constant fakes": (torch.ones(300, 32).double(), normal(300, 32), 1e-8, 1e-6),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.filterwarnings("ignore")  # scipy's, of singular matrices
+def test_frechet_agrees_with(other: str, case: str) -> None:
+    a, b, relative, absolute = CASES[case]
+    expected = OTHERS[other](a, b)
+    assert core.frechet_distance(a, b) == pytest.approx(expected, rel=relative, abs=absolute)
+
+
+@pytest.mark.parametrize("rows", [31, 32, 33])
+def test_low_rank_path_meets_the_full_one_on_both_sides_of_n_equals_d(rows: int) -> None:
+    a, b = coloured(rows, 32), coloured(200, 32, 1) + 0.2
+    of_b = core.moments(b)
+    found = core.frechet_to_root(a, of_b.mean, core.root(of_b.covariance))
+    of_a = core.moments(a)
+    values = torch.linalg.eigvals(of_a.covariance @ of_b.covariance)
+    gap = (of_a.mean - of_b.mean).square().sum()
+    whole = gap + of_a.covariance.trace() + of_b.covariance.trace() - 2 * values.sqrt().real.sum()
+    assert found == pytest.approx(float(whole), abs=1e-6)
+
+
+def test_numpy_float32_and_tensors_give_the_same_float64_distance() -> None:
+    a, b = coloured(60, 8).float(), coloured(70, 8, 1).float()
+    expected = by_scipy(a.double(), b.double())
+    assert core.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+    assert core.frechet_distance(a.numpy(), b.numpy()) == pytest.approx(expected, rel=1e-10)
+
+
+def test_merged_moments_are_those_of_all_rows_even_far_from_zero() -> None:
+    x = 1e6 + normal(90, 5)
+    parts = [core.moments(part) for part in x.split([1, 60, 29])]
+    merged = core.merge(core.merge(parts[0], parts[1]), parts[2])
+    assert merged.count == 90
+    torch.testing.assert_close(merged.mean, x.mean(0), rtol=1e-14, atol=0)
+    torch.testing.assert_close(merged.covariance, torch.cov(x.T), rtol=1e-8, atol=1e-8)
+
+
+def test_root_squares_to_the_covariance_and_its_columns_to_the_eigenvalues() -> None:
+    covariance = core.moments(coloured(10, 16)).covariance
+    root = core.root(covariance)
+    assert root.shape == (16, 9)  # ten rows span nine dimensions around their mean
+    torch.testing.assert_close(root @ root.T, covariance)
+    torch.testing.assert_close(
+        root.square().sum(0), torch.linalg.eigvalsh(covariance)[-9:], rtol=1e-8, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("rows", [1000, 4000])
+def test_expected_distance_of_equal_gaussians_follows_the_bias_law(rows: int) -> None:
+    d = 32
+    spectrum = 1 / torch.arange(1, d + 1).double()
+    root = torch.diag(spectrum.sqrt())
+    drawn = [
+        core.frechet_to_root(normal(rows, d, seed) @ root, torch.zeros(d), root)
+        for seed in range(12)
+    ]
+    expected = core.bias(torch.diag(spectrum), rows, math.inf)
+    assert np.mean(drawn) == pytest.approx(expected, rel=0.1)
+
+
+def test_bias_in_one_dimension_is_one_and_a_half_variances() -> None:
+    assert core.bias([[2.0]], 10, 40) == pytest.approx(1.5 * 2 * (1 / 10 + 1 / 40), rel=1e-12)
+
+
+def test_averaging_runs_does_not_remove_bias() -> None:
+    d, root, zero = 16, torch.eye(16).double(), torch.zeros(16)
+    runs = normal(2500, d).split(500)
+    averaged = np.mean([core.frechet_to_root(run, zero, root) for run in runs])
+    pooled = core.frechet_to_root(torch.cat(runs), zero, root)
+    assert averaged > 3 * pooled
+
+
+def brute_force(a: Tensor, b: Tensor, biased: bool = False) -> float:
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return (float(x @ y) / len(x) + 1) ** 3
+
+    def within(x: Tensor) -> float:
+        pairs = [
+            kernel(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if biased or i != j
+        ]
+        return sum(pairs) / len(pairs)
+
+    between = sum(kernel(x, y) for x in a for y in b) / (len(a) * len(b))
+    return within(a) + within(b) - 2 * between
+
+
+@pytest.mark.parametrize("block", [1024, 5])
+def test_kernel_distance_is_the_double_loop_over_different_rows(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "BLOCK", block)
+    a, b = coloured(12, 6), coloured(17, 6, 1) + 0.5
+    assert core.kernel_distance(a, b) == pytest.approx(brute_force(a, b), abs=1e-12)
+    assert abs(core.kernel_distance(a, b) - brute_force(a, b, biased=True)) > 0.1
+
+
+def test_kernel_distance_is_unbiased_for_equal_distributions() -> None:
+    drawn = np.array(
+        [core.kernel_distance(normal(40, 4, 2 * i), normal(40, 4, 2 * i + 1)) for i in range(200)]
+    )
+    assert abs(drawn.mean()) < 3 * drawn.std(ddof=1) / math.sqrt(len(drawn))
+
+
+def test_kernel_distance_agrees_with_torch_fidelity_on_one_subset_of_all() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    a, b = coloured(50, 8), coloured(50, 8, 1) + 0.3
+    theirs = kid_features_to_metric(
+        a, b, kid_subsets=1, kid_subset_size=50, verbose=False, rng_seed=0
+    )["kernel_inception_distance_mean"]
+    assert core.kernel_distance(a, b) == pytest.approx(theirs, rel=1e-10)
+
+
+def test_score_of_certain_and_even_classes_is_their_number_and_of_constants_one() -> None:
+    certain = 1000 * torch.eye(7).double().repeat(3, 1)
+    assert core.inception_score(certain) == pytest.approx(7, abs=1e-12)
+    assert core.inception_score(torch.zeros(10, 7)) == pytest.approx(1, abs=1e-12)
+
+
+def test_score_of_a_symmetric_channel_is_its_capacity() -> None:
+    classes, error = 10, 0.1
+    p = torch.full((classes, classes), error / (classes - 1)).double().fill_diagonal_(1 - error)
+    assert core.inception_score(p.log()) == pytest.approx(5.79954613, rel=1e-8)
+
+
+@pytest.mark.parametrize("gap", [200.0, 1000.0, 1e5])
+def test_score_stays_finite_where_probabilities_underflow(gap: float) -> None:
+    logits = torch.zeros(4, 3).double()
+    logits[:, 0] = gap
+    assert core.inception_score(logits) == pytest.approx(1, abs=1e-12)
+
+
+def test_score_ignores_order_within_a_split_and_averages_over_splits() -> None:
+    logits = 3 * normal(30, 5)
+    whole = core.inception_score(logits)
+    assert core.inception_score(logits.flip(0)) == pytest.approx(whole, rel=1e-12)
+    parts = [core.inception_score(logits[:7]), core.inception_score(logits[7:15])]
+    parts += [core.inception_score(logits[15:22]), core.inception_score(logits[22:])]
+    assert core.inception_score(logits, splits=4) == pytest.approx(sum(parts) / 4, rel=1e-12)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_score_agrees_with_torch_fidelity_and_torchmetrics(splits: int) -> None:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    logits = 3 * normal(31, 5)
+    ours = core.inception_score(logits, splits)
+    theirs = isc_features_to_metric(logits, splits, shuffle=False)["inception_score_mean"]
+    assert ours == pytest.approx(theirs, rel=1e-12)
+    assert ours == pytest.approx(by_torchmetrics.inception_score(logits, splits), rel=1e-12)
+
+
+def test_torchmetrics_leaves_the_global_generators_and_warnings_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        by_torchmetrics.inception_score(normal(20, 4), 2)
+        by_metrics(normal(20, 4), normal(20, 4, 1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+good = normal(5, 3)
+BAD: dict[str, tuple[object, object, str]] = {
+    "one axis": (good[0], good, r"a must have shape \(N, d\)"),
+    "no features": (good[:, :0], good[:, :0], r"a must have shape \(N, d\)"),
+    "one row": (good, good[:1], r"b has 1 row"),
+    "NaN": (good, good.clone().fill_(math.nan), "b holds NaN"),
+    "Inf": (good.clone().fill_(math.inf), good, "a holds Inf"),
+    "other features": (good, good[:, :2], "a has 3 features and b has 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("distance", [core.frechet_distance, core.kernel_distance])
+def test_distances_name_what_is_wrong(distance: Callable[..., float], case: str) -> None:
+    a, b, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        distance(a, b)
+
+
+def test_other_functions_name_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"3 row\(s\) of logits cannot be put in 4 split"):
+        core.inception_score(good[:3], splits=4)
+    with pytest.raises(ValueError, match=r"0 split"):
+        core.inception_score(good, splits=0)
+    with pytest.raises(ValueError, match="logits holds NaN"):
+        core.inception_score(good * math.nan)
+    with pytest.raises(ValueError, match="covariance is not symmetric"):
+        core.root([[1.0, 2.0], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="covariance must be square"):
+        core.root(good)
+    with pytest.raises(ValueError, match="do not fit"):
+        core.frechet_from_moments(good[0], torch.eye(2), good[0], torch.eye(3))
+    with pytest.raises(ValueError, match="the means holds NaN"):
+        core.frechet_from_moments(good[0] * math.nan, torch.eye(3), good[0], torch.eye(3))

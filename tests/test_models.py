@@ -1,0 +1,209 @@
+"""Generator and critic: counts, shapes, ranges, first weights, refusals, and that they train."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from msngan.losses import LOSSES
+from msngan.models import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
+from msngan.norms import NORMS, statistics
+
+every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
+every_critic = pytest.mark.parametrize("name", sorted(CRITICS))
+sizes = pytest.mark.parametrize("size", [8, 16, 32, 64])
+# By hand: seven biased convolutions and the head, 2,935,873; a norm with gain and offset adds
+# 2 * 1,408 and one with an offset 1,408; a bias that is not created takes 1,408 away.
+COUNTS = {
+    ("cnn", "none", False): 2_935_873,
+    ("cnn", "spectral", False): 2_935_873,
+    ("cnn", "spectral", True): 2_935_873,
+    ("cnn", "mean_spectral", False): 2_935_873,
+    ("cnn", "mean_spectral", True): 2_937_281,
+    ("cnn", "batch", False): 2_937_281,
+    ("cnn", "batch", True): 2_938_689,
+    ("cnn_wide", "none", False): 5_860_865,
+    ("cnn_wide", "spectral", False): 5_860_865,
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def pictures(size: int, channels: int = 3) -> Tensor:
+    return torch.rand(4, channels, size, size) * 2 - 1
+
+
+def test_the_types_of_names_list_the_tables() -> None:
+    assert get_args(GeneratorName) == tuple(GENERATORS)
+    assert get_args(CriticName) == tuple(CRITICS)
+
+
+@pytest.mark.parametrize(("key", "expected"), COUNTS.items())
+def test_the_critic_has_the_published_number_of_parameters(
+    key: tuple[str, str, bool], expected: int
+) -> None:
+    name, norm, conv_bias = key
+    assert count(CRITICS[name](norm=norm, width=64, conv_bias=conv_bias)) == expected
+
+
+def test_the_generator_has_the_released_number_of_parameters_without_its_dead_biases() -> None:
+    # 3,805,699 in the authors' code, less the biases of 512 + 256 + 128 + 64 before batch norms.
+    assert count(Generator()) == 3_805_699 - 960
+
+
+@sizes
+@every_norm
+@every_critic
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_critic_gives_one_score_an_image(
+    name: str, norm: str, size: int, channels: int
+) -> None:
+    critic = CRITICS[name](norm=norm, width=1, channels=channels, size=size)
+    for mode in (True, False):
+        scores = critic.train(mode)(pictures(size, channels))
+        assert scores.shape == (4,)
+        assert scores.isfinite().all()
+
+
+@sizes
+@pytest.mark.parametrize("name", sorted(GENERATORS))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("width", [1, 7])
+def test_the_generator_gives_images_in_range(
+    name: str, size: int, channels: int, width: int
+) -> None:
+    generator = GENERATORS[name](latent_dim=5, width=width, channels=channels, size=size)
+    for layer in generator.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data *= 1000
+    images = generator(torch.randn(4, 5))
+    assert images.shape == (4, channels, size, size)
+    assert images.dtype == torch.float32
+    assert -1 <= images.min() < -0.9
+    assert 0.9 < images.max() <= 1
+
+
+@every_norm
+@pytest.mark.parametrize("width", [1, 7])
+def test_the_critic_takes_any_width(norm: str, width: int) -> None:
+    assert Critic(norm=norm, width=width, size=8)(pictures(8)).shape == (4,)
+
+
+@pytest.mark.parametrize("network", [*GENERATORS.values(), *CRITICS.values()])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "image size 0 is not a multiple of 8"),
+        ({"size": 4}, "image size 4 is not"),
+        ({"size": -8}, "image size -8 is not"),
+        ({"size": 33}, "image size 33 is not"),
+        ({"width": 0}, "width 0 is not positive"),
+        ({"width": -1}, "width -1 is not positive"),
+        ({"channels": 0}, "1 or 3 channels, not 0"),
+        ({"channels": 2}, "1 or 3 channels, not 2"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused_by_value(
+    network: type[nn.Module], options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        network(**options)
+
+
+def test_a_latent_of_no_dimensions_and_an_unknown_norm_are_refused() -> None:
+    with pytest.raises(ValueError, match="latent_dim 0 is not positive"):
+        Generator(latent_dim=0)
+    with pytest.raises(ValueError, match="unknown norm 'msn'; choose one of batch"):
+        Critic(norm="msn")
+
+
+@every_norm
+@every_critic
+def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(
+    name: str, norm: str
+) -> None:
+    critic = CRITICS[name](norm=norm, width=1, size=8)
+    convolutions = [part for part in critic.body if isinstance(part, nn.Conv2d)]
+    assert len(convolutions) == 7
+    entry = NORMS[norm]
+    for conv in convolutions:
+        assert (getattr(conv, "weight_norm", None) is None) == (entry.weight is None)
+        assert (getattr(conv, "output_norm", None) is None) == (entry.output is None)
+    assert (getattr(critic.head, "weight_norm", None) is None) == (entry.weight is None)
+    assert getattr(critic.head, "output_norm", None) is None
+    assert critic.head.bias is not None
+
+
+@every_norm
+def test_the_mean_score_of_a_training_batch_is_free(norm: str) -> None:
+    critic = Critic(norm=norm, width=4, size=8)
+    critic.head.weight.data.mul_(100)
+    with statistics(critic, "batch"):
+        difference = critic(pictures(8)).mean() - critic(-pictures(8).square()).mean()
+    (slope,) = torch.autograd.grad(difference, critic.head.weight)
+    assert slope.abs().max() > 1e-7
+
+
+@pytest.mark.parametrize("network", [Generator(width=16), Critic("none", 16), Critic("batch", 16)])
+def test_first_weights_are_normal_with_deviation_0_02_and_biases_are_zero(
+    network: nn.Module,
+) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            assert (layer.weight == 1).all()
+            assert (layer.bias == 0).all()
+        elif getattr(layer, "weight", None) is not None:
+            weights = layer.weight.detach()
+            error = 5 * 0.02 / weights.numel() ** 0.5  # five standard errors
+            assert abs(weights.mean().item()) < error
+            assert abs(weights.std().item() - 0.02) < error
+            assert layer.bias is None or (layer.bias == 0).all()
+
+
+@pytest.mark.parametrize("norm", sorted(name for name in NORMS if NORMS[name].weight))
+def test_the_first_sigma_is_that_of_the_first_weights(norm: str) -> None:
+    for layer in Critic(norm=norm, width=4, size=8).modules():
+        if getattr(layer, "weight_norm", None) is not None:
+            weight = layer.weight.detach()
+            assert weight.std() < 0.03
+            exact = torch.linalg.matrix_norm(weight.flatten(1), 2).item()
+            assert layer.weight_norm.sigma(weight).item() == pytest.approx(exact, rel=0.05)
+
+
+@every_norm
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_the_critic_s_loss_falls_on_a_fixed_batch(norm: str, loss: str) -> None:
+    critic = Critic(norm=norm, width=2, size=8, channels=1)
+    real, fake = pictures(8, 1), pictures(8, 1)
+    optimizer = torch.optim.Adam(critic.parameters(), 0.01)
+    values = []
+    for _ in range(12):
+        value = LOSSES[loss].critic(critic(real), critic(fake))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < values[0] - 1e-4
+
+
+@every_norm
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_the_generator_s_loss_reaches_all_its_weights(norm: str, loss: str) -> None:
+    critic = Critic(norm=norm, width=2, size=8).requires_grad_(False)
+    generator = Generator(latent_dim=5, width=2, size=8)
+    scores = critic(generator(torch.randn(4, 5)))
+    LOSSES[loss].generator(critic(pictures(8)), scores).backward()
+    for parameter in generator.parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any()
+    assert all(parameter.grad is None for parameter in critic.parameters())

@@ -1,0 +1,241 @@
+"""Penalties: values by hand, where they look, and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from msngan.models import Critic
+from msngan.norms import NORMS, SigmaBank, statistics
+from msngan.penalties import PENALTIES, PenaltyName, between, gradient_norms
+
+VALUED = sorted(name for name, penalty in PENALTIES.items() if penalty.value)
+every_penalty = pytest.mark.parametrize("name", VALUED)
+every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
+
+SHAPE = (6, 3, 8, 8)
+# The penalty of a critic whose gradient has norm 3 everywhere, and of one with norm 1 / 2.
+STEEP_AND_FLAT = {
+    "gradient": (4.0, 0.25),
+    "lipschitz": (4.0, 0.0),
+    "r1": (4.5, 0.125),
+    "r2": (4.5, 0.125),
+    "dragan": (4.0, 0.25),
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def draw(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def images() -> tuple[Tensor, Tensor]:
+    """Real and fake images in [-1, 1]."""
+    return torch.rand(SHAPE) * 2 - 1, torch.rand(SHAPE) * 2 - 1
+
+
+def linear_critic(slope: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """D(x) = <a, x> + 7 with |a| = slope, and a."""
+    a = torch.randn(SHAPE[1:]).flatten()
+    a = (slope * a / a.norm()).requires_grad_()
+    return a, lambda x: x.flatten(1) @ a + 7
+
+
+def frozen_sigma_critic(norm: str) -> Critic:
+    """A critic in training, whose sigma does not move between passes."""
+    critic = Critic(norm=norm, width=2, size=8)
+    SigmaBank(critic)
+    for conv in critic.body:
+        if getattr(conv, "output_norm", None) is not None:
+            conv.output_norm.running_mean.normal_(0, 0.1)
+    return critic
+
+
+def looked_at(name: str, real: Tensor, fake: Tensor) -> Tensor:
+    """The points at which a penalty takes the gradient."""
+    seen = []
+
+    def critic(x: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        return x.flatten(1).sum(1)
+
+    PENALTIES[name].value(critic, real, fake, draw())
+    assert len(seen) == 1
+    return seen[0]
+
+
+def test_the_type_of_names_lists_the_table() -> None:
+    assert get_args(PenaltyName) == tuple(PENALTIES)
+
+
+@every_penalty
+def test_value_for_a_linear_critic_is_the_one_worked_out_by_hand(name: str) -> None:
+    for slope, expected in zip((3.0, 0.5), STEEP_AND_FLAT[name], strict=True):
+        value = PENALTIES[name].value(linear_critic(slope)[1], *images(), draw())
+        assert value.shape == ()
+        assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-12)
+
+
+@every_penalty
+def test_gradient_in_the_critic_s_weights_is_that_of_the_formula(name: str) -> None:
+    a, critic = linear_critic(3.0)
+    PENALTIES[name].value(critic, *images(), draw()).backward()
+    # d (|a| - 1)^2 / da = 2 (|a| - 1) a / |a|, and d (|a|^2 / 2) / da = a
+    factor = 1.0 if name in ("r1", "r2") else 2 * 2 / 3
+    torch.testing.assert_close(a.grad, factor * a.detach())
+
+
+def test_gradient_norms_are_per_image_and_not_averaged() -> None:
+    x = torch.randn(SHAPE)
+    norms = gradient_norms(lambda x: x.flatten(1).square().sum(1) / 2, x)
+    torch.testing.assert_close(norms, x.flatten(1).norm(dim=1))
+
+
+@every_penalty
+def test_a_flat_critic_gives_finite_gradients(name: str) -> None:
+    a = torch.zeros(3 * 8 * 8, requires_grad=True)
+    PENALTIES[name].value(lambda x: x.flatten(1) @ a, *images(), draw()).backward()
+    assert a.grad.isfinite().all()
+
+
+def test_r1_looks_at_real_and_r2_at_fake_images() -> None:
+    real, fake = images()
+    assert torch.equal(looked_at("r1", real, fake), real)
+    assert torch.equal(looked_at("r2", real, fake), fake)
+
+
+@pytest.mark.parametrize("name", ["gradient", "lipschitz"])
+def test_points_lie_on_the_segments_between_real_and_fake(name: str) -> None:
+    real, fake = images()
+    share = (looked_at(name, real, fake) - real) / (fake - real)
+    per_image = share.flatten(1).median(1).values
+    torch.testing.assert_close(
+        share, per_image.view(-1, 1, 1, 1).expand_as(share), rtol=0, atol=1e-2
+    )
+    assert ((per_image > 0) & (per_image < 1)).all()
+    assert per_image.unique().numel() == len(real)
+
+
+def test_the_shares_between_real_and_fake_are_uniform() -> None:
+    zeros = torch.zeros(20000, 1, 1, 1)
+    shares = between(zeros, zeros + 1, draw()).flatten().sort().values
+    uniform = torch.linspace(0, 1, len(shares))
+    assert (shares - uniform).abs().max() < 0.02  # Kolmogorov-Smirnov, p below 1e-6
+
+
+def test_dragan_s_points_are_real_images_plus_at_most_half_a_standard_deviation() -> None:
+    real, fake = images()
+    near = looked_at("dragan", real, fake)
+    noise = (near - real) / (real.std() / 2)
+    assert noise.min() >= -1e-5
+    assert noise.max() <= 1
+    assert noise.flatten(1).std(1).min() > 0.01
+    largest = noise.flatten(1).max(1).values
+    assert largest.std() > 0.1
+
+
+@every_penalty
+def test_the_same_generator_gives_the_same_value_and_the_global_one_is_not_used(name: str) -> None:
+    critic, (real, fake) = frozen_sigma_critic("spectral").eval(), images()
+    value = PENALTIES[name].value
+    state = torch.get_rng_state()
+    first, again = (value(critic, real, fake, draw()).item() for _ in range(2))
+    assert first == again
+    assert torch.equal(torch.get_rng_state(), state)
+    random = name not in ("r1", "r2")
+    points = [looked_at(name, real, fake)]
+    value(lambda x: points.append(x.detach()) or x.flatten(1).sum(1), real, fake, draw(1))
+    assert torch.equal(points[0], points[1]) != random
+
+
+@every_penalty
+def test_no_gradient_reaches_the_images(name: str) -> None:
+    real, fake = images()
+    real.requires_grad_()
+    fake.requires_grad_()
+    critic = frozen_sigma_critic("none")
+    PENALTIES[name].value(critic, real * 1, fake * 1, draw()).backward()
+    assert real.grad is fake.grad is None
+
+
+@every_norm
+@every_penalty
+def test_the_gradient_reaches_every_weight_of_every_critic(name: str, norm: str) -> None:
+    critic = frozen_sigma_critic(norm)
+    with torch.no_grad():  # steep, so that the one-sided penalty is not zero
+        critic.head.weight.mul_(1000)
+        if NORMS[norm].weight is None:
+            for parameter in critic.body.parameters():
+                parameter.mul_(20)
+    scale = 1000 if NORMS[norm].weight else 1
+    with statistics(critic, "running"):
+        PENALTIES[name].value(lambda x: scale * critic(x), *images(), draw()).backward()
+    weights = {key: p for key, p in critic.named_parameters() if p.dim() > 1}
+    assert len(weights) == 8
+    for weight in weights.values():
+        assert weight.grad.isfinite().all()
+        assert weight.grad.abs().max() > 0
+
+
+@every_norm
+@pytest.mark.parametrize("name", sorted(set(VALUED) - {"dragan"}))  # its noise is of the batch
+def test_with_running_statistics_the_penalty_is_the_mean_of_those_of_single_images(
+    name: str, norm: str
+) -> None:
+    critic, (real, _) = frozen_sigma_critic(norm), images()
+    value = PENALTIES[name].value
+    with statistics(critic, "running"):
+        together = value(critic, real, real, draw())
+        alone = [value(critic, x[None], x[None], draw()) for x in real]
+    torch.testing.assert_close(together, torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("norm", sorted(name for name in NORMS if NORMS[name].output))
+def test_with_batch_statistics_the_gradient_of_a_score_is_not_per_image(norm: str) -> None:
+    critic, (real, _) = frozen_sigma_critic(norm), images()
+    coupled = gradient_norms(critic, torch.cat([real, -real]))[: len(real)]
+    assert not torch.allclose(coupled, gradient_norms(critic, real), rtol=1e-3)
+
+
+@every_norm
+@every_penalty
+def test_running_statistics_stay_as_they_are(name: str, norm: str) -> None:
+    critic = frozen_sigma_critic(norm)
+    before = {key: value.clone() for key, value in critic.state_dict().items()}
+    with statistics(critic, "running"):
+        PENALTIES[name].value(critic, *images(), draw())
+    torch.testing.assert_close(critic.state_dict(), before, rtol=0, atol=0)
+
+
+@every_penalty
+def test_autocast_does_not_reach_the_penalty(name: str) -> None:
+    critic, (real, fake) = frozen_sigma_critic("spectral").eval(), images()
+    expected = PENALTIES[name].value(critic, real, fake, draw())
+    with torch.autocast("cpu", torch.bfloat16):
+        value = PENALTIES[name].value(critic, real, fake, draw())
+    assert value.dtype == torch.float32
+    assert torch.equal(value, expected)
+
+
+def test_clip_clamps_every_parameter_to_its_bound_and_leaves_smaller_ones() -> None:
+    critic = nn.Linear(3, 1)
+    critic.weight.data.copy_(torch.tensor([[-5.0, 0.003, 0.2]]))
+    critic.bias.data.fill_(-0.5)
+    penalty = PENALTIES["clip"]
+    assert penalty.value is None
+    penalty.project(critic, penalty.weight)
+    torch.testing.assert_close(critic.weight.data, torch.tensor([[-0.01, 0.003, 0.01]]))
+    assert critic.bias.item() == pytest.approx(-0.01)
+    assert critic.weight.requires_grad
+
+
+def test_no_penalty_is_neither_a_value_nor_a_projection() -> None:
+    assert PENALTIES["none"].value is PENALTIES["none"].project is None

@@ -1,0 +1,305 @@
+"""Spectral normalisation and the SigmaBank against SVD, equation 9 and PyTorch's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from msngan.norms import NORMS, SigmaBank, SpectralNorm, convert, normalise
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "conv1d": lambda: nn.Conv1d(4, 6, 3),
+    "conv2d": lambda: nn.Conv2d(4, 6, 3),
+    "conv3d": lambda: nn.Conv3d(4, 6, 2),
+    "conv2d, 2 groups": lambda: nn.Conv2d(4, 6, 3, groups=2),
+    "conv_transpose2d": lambda: nn.ConvTranspose2d(4, 6, 3),
+    "conv_transpose2d, 2 groups": lambda: nn.ConvTranspose2d(4, 6, 3, groups=2),
+    "linear": lambda: nn.Linear(4, 6),
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def converged(layer: nn.Module) -> tuple[SpectralNorm, Tensor]:
+    """The layer's norm after many iterations, and its weight, in float64 and eval."""
+    layer.double()
+    norm = SpectralNorm.of(layer).eval()
+    norm.iterate(layer.weight, 1500)
+    return norm, layer.weight.detach().clone().requires_grad_()
+
+
+def operator_matrix(layer: nn.Module, weight: Tensor) -> Tensor:
+    """Outputs x (inputs * kernel) with zeros between groups, filled entry by entry."""
+    groups, transposed = getattr(layer, "groups", 1), isinstance(layer, nn.ConvTranspose2d)
+    taps = weight[0, 0].numel()
+    if isinstance(layer, nn.Linear):
+        inputs, outputs = layer.in_features, layer.out_features
+    else:
+        inputs, outputs = layer.in_channels, layer.out_channels
+    matrix = weight.new_zeros(outputs, inputs * taps)
+    for i in range(inputs):
+        group = i // (inputs // groups)
+        for o in range(outputs // groups):
+            row = group * (outputs // groups) + o
+            entry = weight[i, o] if transposed else weight[row, i % (inputs // groups)]
+            matrix[row, i * taps : (i + 1) * taps] = entry.flatten()
+    return matrix
+
+
+def iterated_by_hand(u: Tensor, matrix: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    for _ in range(times):
+        v = matrix.T @ u
+        v = v / v.norm()
+        u = matrix @ v
+        u = u / u.norm()
+    return u, v
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_converged_sigma_is_the_largest_singular_value_of_the_block_diagonal_matrix(
+    kind: str,
+) -> None:
+    layer = LAYERS[kind]()
+    norm, weight = converged(layer)
+    exact = torch.linalg.svdvals(operator_matrix(layer, weight.detach()))[0]
+    torch.testing.assert_close(norm.sigma(weight).detach(), exact, rtol=1e-9, atol=0)
+    normalised = operator_matrix(layer, norm(weight).detach())
+    assert torch.linalg.svdvals(normalised)[0].item() == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_converged_gradient_is_that_of_division_by_the_exact_singular_value(kind: str) -> None:
+    layer = LAYERS[kind]()
+    norm, weight = converged(layer)
+    target = torch.randn_like(weight)
+    (ours,) = torch.autograd.grad((norm(weight) * target).sum(), weight)
+    exact = weight / torch.linalg.svdvals(operator_matrix(layer, weight))[0]
+    (expected,) = torch.autograd.grad((exact * target).sum(), weight)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_of_first_and_second_order_are_those_of_finite_differences(kind: str) -> None:
+    layer = LAYERS[kind]().double()
+    norm = SpectralNorm.of(layer).eval()
+    weight = layer.weight.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(norm, weight)
+    assert torch.autograd.gradgradcheck(norm, weight)
+
+
+def test_gradient_is_equation_9_for_any_u_and_v_and_orthogonal_to_the_weight() -> None:
+    weight = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    norm = SpectralNorm(weight, warm_up=1).eval()
+    normalised = norm(weight)
+    upstream = torch.randn_like(weight)
+    (gradient,) = torch.autograd.grad(normalised, weight, upstream)
+    u, v = norm.u[0], norm.v[0]
+    sigma = u @ weight.detach() @ v
+    inner = (upstream * weight.detach() / sigma).sum()
+    torch.testing.assert_close(gradient, (upstream - inner * torch.outer(u, v)) / sigma)
+    assert abs((gradient * weight.detach()).sum().item()) < 1e-13
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d", "linear"])
+def test_output_and_gradient_agree_with_pytorch_when_u_and_v_are_the_same(kind: str) -> None:
+    ours = LAYERS[kind]().double()
+    theirs = spectral_norm(copy.deepcopy(ours)).eval()
+    ours = normalise(ours, NORMS["spectral"]).eval()
+    parametrization = theirs.parametrizations.weight[0]
+    ours.weight_norm.u.copy_(parametrization._u)
+    ours.weight_norm.v.copy_(parametrization._v)
+    x = torch.randn((3, 4) if kind == "linear" else (2, 4, 5, 5), dtype=torch.float64)
+    mine, other = ours(x), theirs(x)
+    torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+    mine.square().sum().backward()
+    other.square().sum().backward()
+    expected = theirs.parametrizations.weight.original.grad
+    torch.testing.assert_close(ours.weight.grad, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("forwards", [1, 3])
+def test_each_training_forward_does_exactly_one_power_iteration(forwards: int) -> None:
+    weight = torch.randn(5, 7, dtype=torch.float64)
+    norm = SpectralNorm(weight, warm_up=0)
+    u, v = iterated_by_hand(norm.u[0].clone(), weight, forwards)
+    for _ in range(forwards):
+        norm(weight)
+    torch.testing.assert_close(norm.u[0], u)
+    torch.testing.assert_close(norm.v[0], v)
+
+
+def test_a_new_norm_has_done_fifteen_iterations() -> None:
+    weight = torch.randn(5, 7, dtype=torch.float64)
+    torch.manual_seed(1)
+    start = SpectralNorm(weight, warm_up=0).u[0]
+    torch.manual_seed(1)
+    norm = SpectralNorm(weight)
+    torch.testing.assert_close(norm.u[0], iterated_by_hand(start, weight, 15)[0])
+
+
+def test_the_estimate_rises_to_sigma_from_below() -> None:
+    weight = torch.randn(20, 30, dtype=torch.float64)
+    norm = SpectralNorm(weight, warm_up=1)
+    estimates = []
+    for _ in range(300):
+        estimates.append(norm.sigma(weight).item())
+        norm.iterate(weight)
+    steps = torch.tensor(estimates).diff()
+    exact = torch.linalg.matrix_norm(weight, 2).item()
+    assert (steps > -1e-12).all()
+    assert estimates[0] < 0.99 * exact
+    assert estimates[-1] == pytest.approx(exact, rel=1e-9)
+
+
+def test_evaluation_leaves_u_and_v_alone() -> None:
+    norm = SpectralNorm(torch.randn(5, 7), warm_up=0).eval()
+    before = copy.deepcopy(norm.state_dict())
+    norm(torch.randn(5, 7))
+    torch.testing.assert_close(norm.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("cast", "buffers"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_u_and_v_are_float32_at_least_and_unit_whatever_the_cast(
+    cast: torch.dtype, buffers: torch.dtype
+) -> None:
+    layer = normalise(nn.Conv2d(4, 6, 3), NORMS["spectral"]).to(cast)
+    norm = layer.weight_norm
+    assert layer.weight.dtype == cast
+    for vector in (norm.u, norm.v):
+        assert vector.dtype == buffers
+        assert vector.norm(dim=1).item() == pytest.approx(1, abs=1e-6)
+    sigma = norm.sigma(layer.weight)
+    assert sigma.dtype == buffers
+    exact = torch.linalg.matrix_norm(layer.weight.detach().to(buffers).flatten(1), 2)
+    assert sigma.item() == pytest.approx(exact.item(), rel=0.02)
+    assert layer.effective_weight().dtype == cast
+
+
+def test_autocast_changes_neither_sigma_nor_the_iteration() -> None:
+    weight = torch.randn(8, 40)
+    plain = SpectralNorm(weight, warm_up=2)
+    cast = copy.deepcopy(plain)
+    expected = plain(weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        normalised = cast(weight)
+        sigma = cast.sigma(weight)
+    assert sigma.dtype == torch.float32
+    assert normalised.dtype == torch.float32
+    assert torch.equal(normalised, expected)
+    assert torch.equal(cast.u, plain.u)
+
+
+def test_two_training_forwards_may_precede_one_backward() -> None:
+    layer = normalise(nn.Linear(4, 3), NORMS["spectral"])
+    x = torch.randn(5, 4)
+    (layer(x).square().sum() + layer(-x).square().sum()).backward()
+    assert layer.weight.grad.isfinite().all()
+
+
+def two_layers(norm: str = "spectral") -> nn.Module:
+    return convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), norm)
+
+
+def test_a_bank_iterates_once_per_update_and_forwards_no_longer_do() -> None:
+    network = two_layers().double()
+    bank = SigmaBank(network)
+    layer = network[0]
+    with torch.no_grad():
+        layer.weight.normal_()
+    before = layer.weight_norm.u[0].clone()
+    for _ in range(3):
+        network(torch.randn(5, 4, dtype=torch.float64))
+    assert torch.equal(layer.weight_norm.u[0], before)
+    bank.update()
+    u, v = iterated_by_hand(before, layer.weight.detach(), 1)
+    torch.testing.assert_close(layer.weight_norm.u[0], u)
+    torch.testing.assert_close(layer.weight_norm.v[0], v)
+
+
+def test_shared_lends_one_weight_to_all_passes_and_takes_it_back() -> None:
+    network = two_layers()
+    bank = SigmaBank(network)
+    with bank.shared():
+        inside = [network[0].effective_weight() for _ in range(2)]
+        assert inside[0] is inside[1]
+    assert network[0].effective_weight() is not inside[0]
+
+
+def test_one_backward_through_shared_weights_is_the_sum_of_separate_ones() -> None:
+    network = two_layers()
+    bank = SigmaBank(network)
+    x, y = torch.randn(2, 5, 4)
+    with bank.shared():
+        (network(x).square().sum() + network(y).square().sum()).backward()
+    shared = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    network(x).square().sum().backward()
+    network(y).square().sum().backward()
+    torch.testing.assert_close(shared, [parameter.grad for parameter in network.parameters()])
+
+
+def test_shared_ends_when_the_block_raises() -> None:
+    network = two_layers()
+    bank = SigmaBank(network)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), bank.shared():
+        network(torch.randn(5, 3))
+    assert network[0].effective_weight() is not network[0].effective_weight()
+    lent = network[0].effective_weight()
+    with torch.no_grad():
+        network[0].weight.mul_(2).add_(1)
+    bank.update()
+    assert not torch.equal(network[0].effective_weight(), lent)
+
+
+def test_shared_without_grad_carries_no_graph() -> None:
+    network = two_layers()
+    with torch.no_grad(), SigmaBank(network).shared():
+        weight = network[0].effective_weight()
+    assert not weight.requires_grad
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_deep_copy_computes_the_same_from_weights_of_its_own(inside: bool) -> None:
+    network = two_layers("mean_spectral")
+    bank = SigmaBank(network)
+    x = torch.randn(5, 4)
+    if inside:
+        with bank.shared():
+            duplicate = copy.deepcopy(network)
+    else:
+        network(x).sum().backward()
+        duplicate = copy.deepcopy(network)
+    assert torch.equal(network.eval()(x), duplicate.eval()(x))
+    with torch.no_grad():
+        duplicate[0].weight.zero_().add_(1)
+    duplicate[0].weight_norm.iterate(duplicate[0].weight)
+    assert not torch.equal(network[0].weight_norm.u, duplicate[0].weight_norm.u)
+    assert not torch.equal(network(x), duplicate(x))
+
+
+def test_a_copied_bank_iterates_the_copied_network() -> None:
+    network = two_layers()
+    copied, bank = copy.deepcopy((network, SigmaBank(network)))
+    with torch.no_grad():
+        copied[0].weight.normal_()
+    before = network[0].weight_norm.u.clone()
+    started = copied[0].weight_norm.u.clone()
+    bank.update()
+    assert torch.equal(network[0].weight_norm.u, before)
+    assert not torch.equal(copied[0].weight_norm.u, started)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from msngan.commands.leaderboard import main
+from msngan.commands.parser import Parser
+from msngan.commands.tables import Table, plus_minus, print_markdown, print_terminal
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        (["--format", "tabel"], "did you mean 'table'?"),
+        (["--formt", "csv"], "unknown option '--formt', did you mean '--format'?"),
+        (["--form=csv"], "unknown option '--form', did you mean '--format'?"),
+        (["--by", "wrost"], "invalid choice: 'wrost'"),
+        (["--root"], "expected one argument"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(
+    capsys: Captured, argv: list[str], wanted: str
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(argv)
+    error = capsys.readouterr().err
+    assert leaving.value.code == 2
+    assert error.startswith("msngan leaderboard: error: ")
+    assert error.count("\n") == 1
+    assert wanted in error
+
+
+def test_an_argument_too_many_is_named(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        Parser(prog="msngan configs").parse_args(["more"])
+    assert "unexpected argument 'more'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "expected"),
+    [
+        (12.3, 0.2, "12.30±0.20"),
+        (123.456, 7.0, "123.5±7.0"),
+        (54321.0, 12.0, "54321±12"),
+        (0.0123, 0.0004, "0.01230±0.00040"),
+        (-0.5, None, "-0.5000"),
+        (0.0, 0.1, "0.0±0.1"),
+        (1.5e7, 2e6, "1.500e+07±2.000e+06"),
+        (2e-6, None, "2.000e-06"),
+        (None, None, "failed"),
+    ],
+)
+def test_numbers_have_four_digits_and_their_spread_as_many_places(
+    mean: float | None, sd: float | None, expected: str
+) -> None:
+    assert plus_minus(mean, sd) == expected
+
+
+@pytest.mark.parametrize("show", [print_terminal, print_markdown])
+def test_an_output_without_unicode_gets_ascii(
+    show: Callable[[list[Table]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    show([Table("é", columns=["a"], rows=[["1±2"]], notes=["n\x1b"])])
+    sys.stdout.flush()
+    assert b"1+-2" in raw.getvalue()
+    assert b"\x1b" not in raw.getvalue()
