@@ -1,0 +1,71 @@
+"""What many tests share: a tiny run that takes a second."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from msngan.__main__ import main
+
+TINY = ["--config", "digits_msn", "--model.width", "2", "--model.latent_dim", "4"]
+TINY += ["--data.batch_size", "8", "--data.limit", "64", "--data.size", "8", "--steps", "6"]
+QUIET = ["--scores.enabled", "false", "--samples.every", "0", "--checkpoint.every", "0"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tests measure bits, not speed, and run beside each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written to the user's folders."""
+    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`run("fit", ...)`: the command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> int:
+        try:
+            return main([str(argument) for argument in arguments])
+        except SystemExit as ending:
+            return int(ending.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def tiny(run: Callable[..., int]) -> Callable[..., Path]:
+    """`tiny("name", options...)`: fit a tiny GAN without scores; returns the run's folder."""
+
+    def fit(name: str, *options: str) -> Path:
+        assert run("fit", *TINY, *QUIET, "--run", name, *options) == 0
+        return Path("checkpoints") / name
+
+    return fit
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    """Everything that training changes in a checkpoint, by name: both networks and optimizers."""
+    checkpoint = torch.load(folder / name, weights_only=True)
+    found = dict(checkpoint["state_dict"])
+    for index, optimizer in enumerate(checkpoint["optimizer_states"]):
+        for number, state in optimizer["state"].items():
+            found |= {f"adam{index}.{number}.{key}": value for key, value in state.items()}
+    return found
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def has_data() -> bool:
+    return bool(os.environ.get("MSNGAN_DATA"))

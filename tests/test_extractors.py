@@ -1,0 +1,411 @@
+"""Extractors: what goes in, what comes out, what it may be called, and which one a run gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from msngan import images as convert
+from msngan.metrics import extractors, inception, shipped
+from msngan.metrics.embedded import EmbedNet
+from msngan.metrics.extractors import EmbeddedExtractor, InceptionExtractor, choose
+from msngan.metrics.interface import file_sha256
+from msngan.runs import UserError
+
+METADATA = {
+    "dataset": "toy",
+    "channels": "3",
+    "classes": "5",
+    "widths": "[4, 4, 8, 8]",
+    "recipe": "{}",
+    "train_images": "100",
+    "held_out_accuracy": "0.5000",
+    "test_accuracy": "0.4000",
+}
+SHIPPED = shipped.shipped()
+every_shipped = pytest.mark.parametrize("dataset", sorted(SHIPPED))
+
+
+def network() -> EmbedNet:
+    torch.manual_seed(0)
+    net = EmbedNet(3, 5, (4, 4, 8, 8))
+    for module in net.modules():  # statistics as after training, not 0 and 1
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return net
+
+
+def photographs(count: int, channels: int = 3, size: int = 32, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, size, size), generator=draw).to(torch.uint8)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    shipped.save_extractor(network(), tmp_path / "toy.safetensors", METADATA)
+    return tmp_path / "toy.safetensors"
+
+
+@pytest.fixture
+def toy(path: Path) -> EmbeddedExtractor:
+    return EmbeddedExtractor.load(path)
+
+
+@pytest.fixture
+def no_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No weights anywhere and no network; the path where torch hub would keep them."""
+
+    def offline(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv(inception.VARIABLE, raising=False)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    return inception.hub_file()
+
+
+def test_features_are_those_of_the_network_in_eval_mode_in_float64(toy: EmbeddedExtractor) -> None:
+    x = photographs(7)
+    net = network()
+    net.load_state_dict({k: v.half().to(v.dtype) for k, v in net.state_dict().items()})
+    net.eval()
+    with torch.no_grad():
+        pool = net.features(convert.to_float(x))
+    found = toy.features(x)
+    assert found.pool.dtype == found.logits.dtype == torch.float64
+    assert found.pool.shape == (7, toy.dimensions) == (7, 8)
+    assert found.logits.shape == (7, toy.classes) == (7, 5)
+    torch.testing.assert_close(found.pool.float(), pool)
+    torch.testing.assert_close(found.logits.float(), net.head(pool))
+    assert not found.pool.requires_grad
+
+
+def test_features_depend_neither_on_batch_nor_mode_nor_autocast(toy: EmbeddedExtractor) -> None:
+    x = photographs(9)
+    expected = toy.features(x)
+    toy.batch = 4
+    toy.network.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = toy.features(x)
+    torch.testing.assert_close(found.pool, expected.pool, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-6, atol=1e-6)
+    assert not any(each.requires_grad for each in toy.network.parameters())
+
+
+def test_other_channels_and_sizes_are_converted(toy: EmbeddedExtractor) -> None:
+    grey, large = photographs(3, channels=1), photographs(3, size=48)
+    expected = toy.features(grey.expand(-1, 3, -1, -1))
+    assert torch.equal(toy.features(grey).pool, expected.pool)
+    expected = toy.features(convert.resize(large, 32))
+    assert torch.equal(toy.features(large).pool, expected.pool)
+
+
+def test_images_that_are_not_uint8_batches_are_refused(toy: EmbeddedExtractor) -> None:
+    with pytest.raises(TypeError, match=r"takes uint8 images, not torch.float32"):
+        toy.features(torch.rand(2, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"must have shape \(N, C, H, W\), not \(3, 32, 32\)"):
+        toy.features(photographs(1)[0])
+    with pytest.raises(ValueError, match=r"not \(0, 3, 32, 32\)"):
+        toy.features(photographs(0))
+    with pytest.raises(ValueError, match="2 channels"):
+        toy.features(photographs(2, channels=2))
+
+
+def test_all_256_grey_levels_survive_the_way_out_and_the_rest_saturates() -> None:
+    levels = torch.arange(256)
+    assert torch.equal(convert.to_uint8(levels / 127.5 - 1), levels.to(torch.uint8))
+    assert convert.to_uint8(torch.tensor([1.01, -1.01])).tolist() == [255, 0]
+
+
+def test_name_is_the_files_hash_and_the_same_network_writes_the_same_file(
+    path: Path, toy: EmbeddedExtractor, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.safetensors"
+    shipped.save_extractor(network(), again, dict(reversed(METADATA.items())))
+    assert again.read_bytes() == path.read_bytes()
+    assert toy.name == f"embed-toy-{file_sha256(path)[:8]}"
+    assert toy.weights_sha256 == file_sha256(path)
+    shipped.save_extractor(network(), again, {**METADATA, "train_images": "101"})
+    assert EmbeddedExtractor.load(again).name != toy.name
+
+
+def test_metadata_comes_back_and_weights_are_half_in_the_file(path: Path) -> None:
+    from safetensors import safe_open
+
+    assert EmbeddedExtractor.load(path).metadata == {"format": shipped.FORMAT, **METADATA}
+    with safe_open(path, framework="pt") as file:
+        kinds = {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert kinds == {torch.float16, torch.int64}  # int64: BatchNorm's counters
+    assert next(EmbeddedExtractor.load(path).network.parameters()).dtype == torch.float32
+
+
+def test_loading_leaves_the_global_generator_alone(path: Path) -> None:
+    before = torch.get_rng_state()
+    EmbeddedExtractor.load(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_that_overflow_float16_are_refused(tmp_path: Path) -> None:
+    net = network()
+    net.head.weight.data[0, 0] = 1e6
+    with pytest.raises(ValueError, match=r"head.weight does not fit into float16"):
+        shipped.save_extractor(net, tmp_path / "x.safetensors", METADATA)
+    assert not list(tmp_path.iterdir())
+
+
+def with_metadata(**changed: str | None) -> bytes:
+    from safetensors.torch import save
+
+    metadata = {"format": shipped.FORMAT, **METADATA, **changed}
+    return save(
+        {k: v.half() for k, v in network().state_dict().items()},
+        {name: value for name, value in metadata.items() if value is not None},
+    )
+
+
+def with_nan() -> bytes:
+    from safetensors.torch import save
+
+    state = {k: v.half() for k, v in network().state_dict().items()}
+    state["head.bias"][0] = float("nan")
+    return save(state, {"format": shipped.FORMAT, **METADATA})
+
+
+BAD_FILES = {
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"these are no weights at all",
+    "pickle": lambda whole: pickle.dumps({"a": 1}),
+    "cut in the middle": lambda whole: whole[: len(whole) // 2],
+    "cut by a byte": lambda whole: whole[:-1],
+    "foreign": lambda whole: with_metadata(format=None),
+    "of another format": lambda whole: with_metadata(format="msngan-extractor-0"),
+    "without its classes": lambda whole: with_metadata(classes=None),
+    "of another width": lambda whole: with_metadata(widths="[4, 4, 8, 16]"),
+    "of three widths": lambda whole: with_metadata(widths="[4, 4, 8]"),
+    "of a huge width": lambda whole: with_metadata(widths="[4, 4, 8, 100000000]"),
+    "of widths that are no list": lambda whole: with_metadata(widths="4"),
+    "of classes that are no number": lambda whole: with_metadata(classes="many"),
+    "of two channels": lambda whole: with_metadata(channels="2"),
+    "of NaN": lambda whole: with_nan(),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_file_that_is(case: str, path: Path) -> None:
+    path.write_bytes(BAD_FILES[case](path.read_bytes()))
+    with pytest.raises(UserError) as error:
+        EmbeddedExtractor.load(path)
+    message = str(error.value)
+    assert message.startswith(f"{path} is not a whole extractor file (")
+    assert "msngan extractor fit" in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_names_the_command_that_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no extractor file .*msngan extractor fit"):
+        EmbeddedExtractor.load(tmp_path / "none.safetensors")
+
+
+def test_an_embedded_extractor_can_never_be_called_fid(toy: EmbeddedExtractor) -> None:
+    assert set(toy.keys.values()) == {f"{kind}/{toy.name}" for kind in ("fd", "cs", "kd")}
+    assert toy.official_inception is False
+    liar = EmbeddedExtractor(network(), {**METADATA, "dataset": "inception"}, "6726825d" * 8)
+    assert not set(liar.keys.values()) & {"fid", "is", "kid"}
+
+
+def test_a_file_of_another_hash_is_refused_unopened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "opened"),)
+
+    path = tmp_path / inception.FILE
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(UserError, match=r"not the official Inception weights.*not 6726825d"):
+        InceptionExtractor.load(path)
+    monkeypatch.setenv(inception.VARIABLE, str(path))
+    with pytest.raises(UserError, match="not the official Inception weights"):
+        choose("inception", "cifar10", 3)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_without_weights_and_network_the_remedies_are_named(no_inception: Path) -> None:
+    with pytest.raises(UserError) as error:
+        choose("inception", "cifar10", 3)
+    for remedy in (str(no_inception.parent), inception.VARIABLE, "embedded", inception.FILE):
+        assert remedy in str(error.value)
+
+
+def test_weights_asked_for_by_name_must_be_there(
+    no_inception: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="no Inception weights file nowhere.pth; give"):
+        inception.find_weights("nowhere.pth")
+    monkeypatch.setenv(inception.VARIABLE, "elsewhere.pth")
+    with pytest.raises(UserError, match=r"elsewhere.pth \(from \$MSNGAN_INCEPTION\)"):
+        inception.find_weights()
+
+
+def test_weights_are_found_by_argument_then_variable_then_hub(
+    no_inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert inception.find_weights() is None
+    no_inception.parent.mkdir(parents=True)
+    no_inception.touch()
+    assert inception.find_weights() == no_inception
+    for name in ("variable", "argument"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "variable"))
+    assert inception.find_weights() == tmp_path / "variable"
+    assert inception.find_weights(tmp_path / "argument") == tmp_path / "argument"
+
+
+def random_inception(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in the official format with random weights, whose hash is allowed from here on."""
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+    kind = fidelity.FeatureExtractorInceptionV3
+    with monkeypatch.context() as patch:
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(kind, "load_state_dict", lambda *_: None)
+        net = kind("random", ["2048"])
+    torch.manual_seed(0)
+    for weight in net.parameters():
+        if weight.ndim > 1:  # He's spread, or nothing would arrive at the end
+            weight.data.normal_(0, (2 / weight[0].numel()) ** 0.5)
+    torch.save(net.state_dict(), path)
+    monkeypatch.setattr(inception, "HASH", file_sha256(path)[:8])
+    return path
+
+
+def test_auto_is_inception_only_with_a_gpu_and_its_weights(
+    no_inception: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stub:
+        name = "inception-stub"
+
+        def __init__(self, path: Path, device: str) -> None:
+            self.path, self.device = path, device
+
+    loaded: list[str] = []
+
+    def load(path: Path, device: str) -> Stub:
+        loaded.append(str(path))
+        return Stub(path, device)
+
+    monkeypatch.setattr(extractors, "InceptionExtractor", Stub)
+    monkeypatch.setattr(EmbeddedExtractor, "load", load)
+    _, line = choose("auto", "cifar10", 3, "cuda")
+    assert "Inception's weights are not here" in line
+    no_inception.parent.mkdir(parents=True)
+    no_inception.touch()
+    _, line = choose("auto", "cifar10", 3, "cpu")
+    assert "there is no GPU" in line
+    assert loaded == [str(SHIPPED["cifar10"])] * 2
+    found, line = choose("auto", "cifar10", 3, "cuda:1")
+    assert isinstance(found, Stub)
+    assert (found.path, found.device) == (no_inception, "cuda:1")
+    assert "inception-stub" in line
+
+
+@pytest.mark.parametrize(
+    ("dataset", "channels", "expected"),
+    [("digits", 1, "digits"), ("fashion", 1, "mnist"), ("svhn", 3, "cifar10")],
+)
+def test_a_data_set_without_an_extractor_borrows_one_and_says_so(
+    dataset: str, channels: int, expected: str
+) -> None:
+    found, line = choose("embedded", dataset, channels)
+    assert found.name.startswith(f"embed-{expected}-")
+    assert found.name in line
+    assert "not FID or IS" in line
+    hint = f"it knows {expected}, not {dataset}: fit one with `msngan extractor fit"
+    assert (hint in line) == (dataset != expected)
+
+
+def test_a_file_can_be_asked_for_and_anything_else_lists_the_choices(path: Path) -> None:
+    found, line = choose(str(path), "cifar10", 3)
+    assert found.name.startswith("embed-toy-")
+    assert str(path) in line
+    with pytest.raises(UserError, match="unknown extractor 'incepton', did you mean 'inception'"):
+        choose("incepton", "cifar10", 3)
+
+
+def test_no_shipped_extractor_at_all_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match="no embedded extractor for 'svhn' is shipped; fit one"):
+        choose("embedded", "svhn", 3)
+
+
+@every_shipped
+def test_shipped_files_are_small_and_their_cards_tell_the_truth(dataset: str) -> None:
+    path = SHIPPED[dataset]
+    extractor = EmbeddedExtractor.load(path)
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    facts = extractor.metadata
+    assert path.stat().st_size < 2_000_000
+    assert facts["dataset"] == dataset
+    assert card.startswith(f"# {extractor.name}\n")
+    rows = dict(line.strip("| ").split(" | ", 1) for line in card.splitlines() if " | " in line)
+    assert rows["sha256"] == file_sha256(path)
+    assert rows["file"] == f"{path.name}, {path.stat().st_size:,} bytes"
+    assert rows["features"] == str(extractor.dimensions)
+    assert rows["held-out accuracy"] == facts["held_out_accuracy"]
+    assert rows["test accuracy"].split(",")[0] == facts["test_accuracy"]
+    assert rows["trained on"].split()[0] == facts["train_images"]
+    recipe = json.loads(facts["recipe"])
+    assert rows["recipe"] == ", ".join(f"{name} {value}" for name, value in recipe.items())
+
+
+@every_shipped
+def test_shipped_files_are_of_the_recipe_that_the_command_uses(dataset: str) -> None:
+    from msngan.metrics.recipes import RECIPES
+
+    facts = EmbeddedExtractor.load(SHIPPED[dataset]).metadata
+    recipe = json.loads(json.dumps(RECIPES[dataset].as_dict()))
+    assert json.loads(facts["recipe"]) == recipe
+
+
+ACCURACY = {"cifar10": 0.88, "mnist": 0.99, "digits": 0.97}
+
+
+@pytest.mark.parametrize("dataset", sorted(ACCURACY))
+def test_shipped_files_are_accurate_enough(dataset: str) -> None:
+    facts = EmbeddedExtractor.load(SHIPPED[dataset]).metadata
+    assert float(facts["test_accuracy"]) >= ACCURACY[dataset]
+
+
+def remeasured(dataset: str) -> tuple[float, float]:
+    from msngan.data import load
+
+    extractor = EmbeddedExtractor.load(SHIPPED[dataset])
+    test = load(dataset, split="test", size=32, download=False)
+    assert test.labels is not None
+    found = extractor.features(test.images[:2000]).logits.argmax(1)
+    right = (found == test.labels[:2000]).double().mean()
+    return float(right), float(extractor.metadata["test_accuracy"])
+
+
+def test_digits_accuracy_is_what_its_file_says() -> None:
+    found, said = remeasured("digits")
+    assert found == pytest.approx(said, abs=5e-5)
+
+
+@pytest.mark.data
+@pytest.mark.skipif("MSNGAN_DATA" not in os.environ, reason="needs MSNGAN_DATA")
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
+def test_accuracy_on_real_images_is_what_the_file_says(dataset: str) -> None:
+    found, said = remeasured(dataset)
+    spread = (said * (1 - said) / 2000) ** 0.5  # of 2000 images out of 10,000
+    assert found == pytest.approx(said, abs=3 * spread)

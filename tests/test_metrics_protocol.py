@@ -1,0 +1,92 @@
+"""Protocols: what their id depends on, what they are called, and that they need no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+
+from msngan.metrics.protocol import PRESETS, Protocol, preset
+from msngan.runs import UserError
+
+BASE = Protocol(
+    name="paper",
+    runs=5,
+    samples=2000,
+    splits=1,
+    dataset="cifar10",
+    split="train",
+    reference_images=50_000,
+    reference_sha256="ab" * 32,
+    size=32,
+    channels=3,
+    extractor="embed-cifar10-46378be3",
+    official_inception=False,
+    resize="bicubic-antialias-32",
+)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Protocol)])
+def test_id_changes_with_every_field_but_the_name(field: str) -> None:
+    old = getattr(BASE, field)
+    new = not old if isinstance(old, bool) else old + 1 if isinstance(old, int) else old + "x"
+    changed = replace(BASE, **{field: new})
+    assert (changed.id == BASE.id) == (field == "name")
+
+
+def test_id_is_the_same_on_every_machine() -> None:
+    assert BASE.id == "ID"
+    assert Protocol(**BASE.as_dict()) == BASE
+
+
+def test_presets_are_the_published_sizes() -> None:
+    sizes = {name: (each.runs, each.samples, each.splits) for name, each in PRESETS.items()}
+    assert sizes == {"paper": (5, 2000, 1), "sngan": (10, 5000, 1), "50k": (1, 50_000, 10)}
+    assert {name: each.reference for name, each in PRESETS.items()} == {
+        "paper": "train",
+        "sngan": "test",
+        "50k": "train",
+    }
+    assert preset("paper") is PRESETS["paper"]
+
+
+def test_unknown_preset_lists_the_known() -> None:
+    with pytest.raises(UserError, match="unknown protocol 'papr', did you mean 'paper'.*sngan"):
+        preset("papr")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"runs": 0}, {"samples": 1}, {"splits": 0}, {"samples": 5, "splits": 6}]
+)
+def test_sizes_that_cannot_be_scored_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="protocol: "):
+        replace(BASE, **wrong)
+
+
+def test_label_warns_unless_the_extractor_is_official() -> None:
+    label = BASE.label()
+    for part in ("paper", "5 x 2,000", "50,000 images of cifar10 train", BASE.extractor):
+        assert part in label
+    assert "not comparable with published" in label
+    official = replace(BASE, extractor="inception-6726825d", official_inception=True, splits=10)
+    assert "not comparable" not in official.label()
+    assert "in 10 splits" in official.label()
+
+
+def test_protocols_are_read_without_torch() -> None:
+    code = "import sys, msngan.metrics.protocol; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_are_what_they_say_even_after_their_modules_are_imported() -> None:
+    import msngan.metrics
+    import msngan.metrics.evaluation
+    import msngan.metrics.reference  # noqa: F401
+
+    for name in msngan.metrics.__all__:
+        found = getattr(msngan.metrics, name)
+        assert isinstance(found, dict) or callable(found) or name == "Sampler"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        msngan.metrics.nothing  # noqa: B018
