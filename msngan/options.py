@@ -14,7 +14,6 @@ import warnings
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
-from jsonargparse.typing import NonNegativeInt, PositiveInt
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -87,9 +86,9 @@ class FitCLI(LightningCLI):
         )
         parser.add_argument("--run", type=str | None, default=None, help="Name of the run.")
         parser.add_argument("--root", type=str, default=".", help="Folder of checkpoints/, samples/.")
-        parser.add_argument("--steps", type=PositiveInt, default=100_000, help="Generator updates.")
-        parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Of every random number.")
-        parser.add_argument("--threads", type=NonNegativeInt, default=0, help="CPU threads; 0: all.")
+        parser.add_argument("--steps", type=int, default=100_000, help="Generator updates.")
+        parser.add_argument("--seed", type=int, default=0, help="Of every random number.")
+        parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all.")
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Start a new run from a checkpoint."
         )
@@ -127,6 +126,10 @@ def parse(args: list[str]) -> FitCLI:
     """Parse and check what single types cannot say; raises UserError."""
     quiet()
     cli = FitCLI(args)
+    # Plain ints, checked here: jsonargparse's own kinds of int would end up in checkpoints.
+    for name, least in (("steps", 1), ("seed", 0), ("threads", 0)):
+        if cli.config[name] < least:
+            raise UserError(f"--{name} {cli.config[name]} is less than {least}")
     precision = str(cli.config.trainer.precision or "32-true")
     if precision not in PRECISIONS:
         raise UserError(

@@ -81,7 +81,7 @@ def dragan(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor
 
 @torch.no_grad()
 def clip(critic: nn.Module, bound: float) -> None:
-    """Clamp every weight to [-bound, bound]. Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1."""
+    """Clamp all weights to [-bound, bound]. Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1."""
     torch._foreach_clamp_min_(list(critic.parameters()), -bound)
     torch._foreach_clamp_max_(list(critic.parameters()), bound)
 

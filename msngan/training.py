@@ -61,7 +61,7 @@ def _train(cli: FitCLI, start: Start) -> int:
     config, run = cli.config, start.run
     if config.threads:
         torch.set_num_threads(config.threads)
-    built = cli.parser.instantiate_classes(config)
+    built = cli.parser.instantiate(config)
     data: ImageData = built.data
     data.seed, data.critic_steps = config.seed, config.model.critic_steps
     channels, size = data.shape
@@ -122,7 +122,7 @@ def _prepare_folder(cli: FitCLI, start: Start) -> None:
         for transient in ("config", "ckpt_path", "root"):
             config.pop(transient, None)
         cli.parser.save(
-            config, str(run.config), overwrite=True, skip_none=False, multifile=False
+            config, str(run.config), overwrite=True, skip_unset=False, multifile=False
         )
         write_json(run.environment, environment(start.config_name))
     except OSError as problem:

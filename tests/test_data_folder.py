@@ -9,6 +9,7 @@ import shutil
 import struct
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,11 @@ def encoded(image: Image.Image, form: str = "PNG") -> bytes:
     file = io.BytesIO()
     image.save(file, form)
     return file.getvalue()
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
 
 
 def write(root: Path, files: dict[str, Image.Image | bytes | str]) -> Path:
@@ -354,6 +360,19 @@ def test_unreadable_exif_data_does_not_refuse_an_image(root: Path) -> None:
     assert found.unique().tolist() == [50]
 
 
+def test_odd_metadata_is_not_reported(root: Path) -> None:
+    data = encoded(Image.new("L", (8, 8), 50))
+    empty_animation = png_chunk(b"acTL", bytes(8))
+    after_header = 8 + 25
+    odd = data[:after_header] + empty_animation + data[after_header:]
+    with pytest.warns(UserWarning, match="APNG"):
+        Image.open(io.BytesIO(odd))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, _ = load_folder(write(root, {"a.png": odd}), None, None)
+    assert found.unique().tolist() == [50]
+
+
 def test_of_an_animation_the_first_frame_is_taken(root: Path) -> None:
     frames = [Image.new("L", (8, 8), level) for level in (10, 200)]
     file = io.BytesIO()
@@ -528,8 +547,22 @@ def test_of_several_bad_images_the_first_by_name_is_reported(root: Path) -> None
     files: dict[str, Image.Image | bytes | str] = {
         f"{i:03d}.png": Image.new("L", (4, 4), 0) for i in range(150)
     }
-    files |= {"149.png": b"", "071.png": b"", "100.png": b""}
+    files |= {"149.png": b"", "071.png": b"", "072.png": b""}
     assert "071.png" in refusal(write(root, files))
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"), [(OSError("two\n  lines"), "two lines"), (EOFError(), "EOFError")]
+)
+def test_a_reason_is_one_line_and_never_empty(
+    problem: Exception, words: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(data: bytes) -> Image.Image:
+        raise problem
+
+    monkeypatch.setattr(decode, "picture", fail)
+    message = refusal(write(root, {"a.png": b""}))
+    assert message == f"cannot read {root / 'a.png'}: {words}; repair or remove it"
 
 
 def test_other_readers_of_pillow_stay_shut_whatever_the_name(root: Path) -> None:
@@ -539,15 +572,9 @@ def test_other_readers_of_pillow_stay_shut_whatever_the_name(root: Path) -> None
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds next to nothing."""
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*each) for each in chunks)
 
 
 @pytest.mark.parametrize("side", [10_000, 30_000])  # Pillow only warns of the first

@@ -5,47 +5,22 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import urllib.error
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from toy_extractor import METADATA, network, photographs
 
 from msngan import images as convert
 from msngan.metrics import extractors, inception, shipped
-from msngan.metrics.embedded import EmbedNet
 from msngan.metrics.extractors import EmbeddedExtractor, InceptionExtractor, choose
 from msngan.metrics.interface import file_sha256
 from msngan.runs import UserError
 
-METADATA = {
-    "dataset": "toy",
-    "channels": "3",
-    "classes": "5",
-    "widths": "[4, 4, 8, 8]",
-    "recipe": "{}",
-    "train_images": "100",
-    "held_out_accuracy": "0.5000",
-    "test_accuracy": "0.4000",
-}
 SHIPPED = shipped.shipped()
 every_shipped = pytest.mark.parametrize("dataset", sorted(SHIPPED))
-
-
-def network() -> EmbedNet:
-    torch.manual_seed(0)
-    net = EmbedNet(3, 5, (4, 4, 8, 8))
-    for module in net.modules():  # statistics as after training, not 0 and 1
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 2)
-    return net
-
-
-def photographs(count: int, channels: int = 3, size: int = 32, seed: int = 0) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, channels, size, size), generator=draw).to(torch.uint8)
 
 
 @pytest.fixture
@@ -357,7 +332,7 @@ def test_shipped_files_are_small_and_their_cards_tell_the_truth(dataset: str) ->
     assert path.stat().st_size < 2_000_000
     assert facts["dataset"] == dataset
     assert card.startswith(f"# {extractor.name}\n")
-    rows = dict(line.strip("| ").split(" | ", 1) for line in card.splitlines() if " | " in line)
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]*) \|$", card, re.MULTILINE))
     assert rows["sha256"] == file_sha256(path)
     assert rows["file"] == f"{path.name}, {path.stat().st_size:,} bytes"
     assert rows["features"] == str(extractor.dimensions)

@@ -57,9 +57,7 @@ def by_metrics(a: Tensor, b: Tensor) -> float:
 
 def by_moments(a: Tensor, b: Tensor) -> float:
     first, second = core.moments(a), core.moments(b)
-    return core.frechet_from_moments(
-        first.mean, first.covariance, second.mean, second.covariance
-    )
+    return core.frechet_from_moments(first.mean, first.covariance, second.mean, second.covariance)
 
 
 OTHERS: dict[str, Callable[[Tensor, Tensor], float]] = {

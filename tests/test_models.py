@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from msngan.losses import LOSSES
 from msngan.models import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
-from msngan.norms import NORMS, statistics
+from msngan.norms import NORMS, SigmaBank
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
 every_critic = pytest.mark.parametrize("name", sorted(CRITICS))
@@ -146,12 +146,10 @@ def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(
 
 @every_norm
 def test_the_mean_score_of_a_training_batch_is_free(norm: str) -> None:
-    critic = Critic(norm=norm, width=4, size=8)
-    critic.head.weight.data.mul_(100)
-    with statistics(critic, "batch"):
-        difference = critic(pictures(8)).mean() - critic(-pictures(8).square()).mean()
+    critic = Critic(norm=norm, width=4, size=8).double()
+    difference = critic(pictures(8).double()).mean() - critic(-pictures(8).double()).mean()
     (slope,) = torch.autograd.grad(difference, critic.head.weight)
-    assert slope.abs().max() > 1e-7
+    assert slope.abs().max() > 1e-12  # centring the head would leave 1e-17 of rounding
 
 
 @pytest.mark.parametrize("network", [Generator(width=16), Critic("none", 16), Critic("batch", 16)])
@@ -177,23 +175,33 @@ def test_the_first_sigma_is_that_of_the_first_weights(norm: str) -> None:
             weight = layer.weight.detach()
             assert weight.std() < 0.03
             exact = torch.linalg.matrix_norm(weight.flatten(1), 2).item()
-            assert layer.weight_norm.sigma(weight).item() == pytest.approx(exact, rel=0.05)
+            assert layer.weight_norm.sigma(weight).item() == pytest.approx(exact, rel=0.2)
 
 
 @every_norm
 @pytest.mark.parametrize("loss", sorted(LOSSES))
-def test_the_critic_s_loss_falls_on_a_fixed_batch(norm: str, loss: str) -> None:
-    critic = Critic(norm=norm, width=2, size=8, channels=1)
-    real, fake = pictures(8, 1), pictures(8, 1)
-    optimizer = torch.optim.Adam(critic.parameters(), 0.01)
+def test_gradient_steps_lower_the_critic_s_loss_by_as_much_as_the_gradient_says(
+    norm: str, loss: str
+) -> None:
+    critic = Critic(norm=norm, width=4, size=8, channels=1).double()
+    SigmaBank(critic)  # sigma's vectors stand still
+    weights = list(critic.parameters())
+    torch._foreach_mul_([weight.data for weight in weights], 10)  # out of the kinks around zero
+    real, fake = pictures(8, 1).double(), pictures(8, 1).double()
     values = []
-    for _ in range(12):
+    for step in range(5):
         value = LOSSES[loss].critic(critic(real), critic(fake))
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
+        gradient = torch.autograd.grad(value, weights)
+        square = sum(part.square().sum() for part in gradient)
+        if step == 1:
+            assert values[0] - value.item() == pytest.approx(predicted, rel=0.01)
         values.append(value.item())
-    assert values[-1] < values[0] - 1e-4
+        rate = 1e-9 / square.sqrt()
+        predicted = (rate * square).item()
+        with torch.no_grad():
+            torch._foreach_sub_(weights, [rate * part for part in gradient])
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < values[0]
 
 
 @every_norm

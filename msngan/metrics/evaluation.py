@@ -103,7 +103,7 @@ def _sampled(
     """The features of one run's images."""
     parts: list[Features] = []
     done = 0
-    for images in _refusing_nan(sampler(protocol.samples, protocol.seed + run), run):
+    for images in _batches(sampler, protocol, run):
         shape = (protocol.channels, protocol.size, protocol.size)
         if images.shape[1:] != shape:
             raise ValueError(f"sampled images are {tuple(images.shape[1:])}, not {shape}")
@@ -116,25 +116,21 @@ def _sampled(
     features = Features(
         torch.cat([part.pool for part in parts]), torch.cat([part.logits for part in parts])
     )
-    if not (features.pool.isfinite().all() and features.logits.isfinite().all()):
+    if not features.finite:
         raise _Failed(f"features of run {run} hold NaN or Inf")
     return features
 
 
-def _refusing_nan(batches: Iterator[Tensor], run: int) -> Iterator[Tensor]:
-    """The batches; where the way to uint8 meets NaN, a failed score and not a crash."""
-    while True:
-        try:
-            images = next(batches)
-        except StopIteration:
-            return
-        except UserError:
+def _batches(sampler: Sampler, protocol: Protocol, run: int) -> Iterator[Tensor]:
+    """One run's batches; where the way to uint8 meets NaN, a failed score and not a crash."""
+    try:
+        yield from sampler(protocol.samples, protocol.seed + run)
+    except UserError:
+        raise
+    except (Diverged, ValueError) as problem:
+        if isinstance(problem, ValueError) and "NaN" not in str(problem):
             raise
-        except (Diverged, ValueError) as problem:
-            if isinstance(problem, ValueError) and "NaN" not in str(problem):
-                raise
-            raise _Failed(f"images of run {run}: {problem}") from problem
-        yield images
+        raise _Failed(f"images of run {run}: {problem}") from problem
 
 
 def _by_core(features: Features, reference: Reference, splits: int) -> tuple[float, float]:

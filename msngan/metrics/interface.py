@@ -30,6 +30,10 @@ class Features:
     def __len__(self) -> int:
         return len(self.pool)
 
+    @property
+    def finite(self) -> bool:
+        return bool(self.pool.isfinite().all() and self.logits.isfinite().all())
+
 
 class Extractor(ABC):
     """A frozen network with a name that its weights decide.

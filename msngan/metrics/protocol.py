@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
-from msngan.runs import UserError, did_you_mean
+from msngan.runs import UserError
 
 VERSION = 1  # of the meaning of the numbers: raise it when a computation changes them
 KERNEL_IMAGES = 10_000  # the reference images that the kernel distance sees, at the most
@@ -82,14 +82,6 @@ class Protocol:
     def as_dict(self) -> dict[str, str | int | bool]:
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, record: dict[str, str | int | bool]) -> Protocol:
-        """The inverse of as_dict; unknown and missing fields are refused."""
-        known = {field.name for field in fields(cls)}
-        if wrong := sorted(known ^ set(record)):
-            raise UserError(f"protocol: missing or unknown field(s) {', '.join(wrong)}")
-        return cls(**record)  # type: ignore[arg-type]
-
     @property
     def id(self) -> str:
         """12 hex digits over all fields but the name, which moves no number."""
@@ -109,14 +101,3 @@ class Protocol:
         if self.official_inception:
             return text
         return f"{text} (embedded extractor: not comparable with published FID or IS)"
-
-
-def preset(name: str) -> Preset:
-    """The entry of PRESETS, or a UserError that lists them."""
-    if name not in PRESETS:
-        known = sorted(PRESETS)
-        raise UserError(
-            f"unknown protocol {name!r}{did_you_mean(name, known)}; choose one of"
-            f" {', '.join(known)}"
-        )
-    return PRESETS[name]

@@ -155,6 +155,8 @@ def _compute(
     total: core.Moments | None = None
     done = 0
     for part in in_parts(images, extractor, progress):
+        if not part.finite:
+            raise ValueError(f"{extractor.name} gives NaN or Inf for reference images")
         own = core.moments(part.pool)
         total = own if total is None else core.merge(total, own)
         place = rank[done : done + len(part)]
@@ -183,7 +185,8 @@ def _read(path: Path, identity: dict[str, object], dimensions: int) -> dict[str,
     widths = (arrays["mean"].shape, arrays["root"].shape[:1], arrays["features"].shape[1:])
     if any(width != (dimensions,) for width in widths):
         return None
-    return arrays if all(np.isfinite(array).all() for array in arrays.values()) else None
+    sound = (array.dtype.kind == "f" and np.isfinite(array).all() for array in arrays.values())
+    return arrays if all(sound) else None
 
 
 def _write(path: Path, identity: dict[str, object], arrays: dict[str, np.ndarray]) -> None:

@@ -1,0 +1,287 @@
+"""Reference statistics and floors: right numbers, a cache that cannot mislead, races included."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_extractor import METADATA, network, photographs
+
+from msngan.metrics import core, reference
+from msngan.metrics.floors import floors, summary
+from msngan.metrics.interface import Features
+from msngan.metrics.protocol import Protocol
+from msngan.metrics.reference import Reference, cache_folder, pixels_sha256
+from msngan.metrics.shipped import EmbeddedExtractor
+from msngan.runs import UserError
+
+IMAGES = photographs(60)
+HELD_OUT = photographs(50, seed=1)
+
+
+@pytest.fixture
+def toy() -> EmbeddedExtractor:
+    extractor = EmbeddedExtractor(network(), METADATA, "ab" * 32)
+    extractor.batch = 8
+    return extractor
+
+
+def only(folder: Path) -> Path:
+    (file,) = folder.iterdir()
+    return file
+
+
+def protocol_of(real: Reference, toy: EmbeddedExtractor, **changed: int) -> Protocol:
+    sizes = {"runs": 3, "samples": 15, "splits": 1, **changed}
+    return Protocol(
+        name="test",
+        dataset="toy",
+        split="train",
+        reference_images=real.count,
+        reference_sha256=real.sha256,
+        size=32,
+        channels=3,
+        extractor=toy.name,
+        official_inception=False,
+        resize=toy.resize,
+        **sizes,
+    )
+
+
+def forget(extractor: EmbeddedExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, a look at images is an error."""
+
+    def refuse(_: object) -> Features:
+        raise AssertionError("features were computed again")
+
+    monkeypatch.setattr(extractor, "features", refuse)
+
+
+def same(one: Reference, other: Reference) -> bool:
+    names = ("mean", "root", "features", "logits")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names) and (
+        one.count,
+        one.sha256,
+        one.kernel_within,
+    ) == (other.count, other.sha256, other.kernel_within)
+
+
+def test_distances_are_those_of_all_images_by_the_plain_functions(
+    toy: EmbeddedExtractor, tmp_path: Path
+) -> None:
+    real = Reference.of(IMAGES, toy, tmp_path)
+    all_real, fake = toy.features(IMAGES), toy.features(HELD_OUT).pool
+    assert real.count == 60
+    assert real.frechet(fake) == pytest.approx(core.frechet_distance(fake, all_real.pool), rel=1e-8)
+    # the kept features are float32
+    expected = core.kernel_distance(fake, all_real.pool)
+    assert real.kernel(fake) == pytest.approx(expected, abs=1e-7)
+    torch.testing.assert_close(real.covariance, core.moments(all_real.pool).covariance)
+    assert float(real.eigenvalues.sum()) == pytest.approx(float(real.covariance.trace()))
+
+
+def test_kept_features_are_a_mixed_part_in_a_fixed_order(
+    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "KERNEL_IMAGES", 20)
+    real = Reference.of(IMAGES, toy, tmp_path)
+    everything = toy.features(IMAGES)
+    order = reference.in_random_order(60)[:20]
+    assert sorted(order.tolist()) != list(range(20))
+    torch.testing.assert_close(real.features.double(), everything.pool[order], rtol=0, atol=1e-6)
+    torch.testing.assert_close(real.logits.double(), everything.logits[order], rtol=0, atol=1e-6)
+    assert real.kernel_within == pytest.approx(core.kernel_within(real.features.double()))
+    assert real.frechet(everything.pool) == pytest.approx(0, abs=1e-8)  # of all 60
+
+
+def test_second_time_comes_from_the_cache_and_is_the_same(
+    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    first = Reference.of(IMAGES, toy, tmp_path, lambda done, total: seen.append((done, total)))
+    assert seen == [(32, 60), (60, 60)]
+    forget(toy, monkeypatch)
+    assert same(first, Reference.of(IMAGES, toy, tmp_path))
+
+
+def test_other_pixels_order_shape_weights_resize_and_version_have_other_files(
+    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files() -> int:
+        return len(list(tmp_path.iterdir()))
+
+    Reference.of(IMAGES, toy, tmp_path)
+    changed = IMAGES.clone()
+    changed[0, 0, 0, 0] += 1
+    for count, images in enumerate((changed, IMAGES.flip(0), IMAGES[:-1]), start=2):
+        Reference.of(images, toy, tmp_path)
+        assert files() == count
+    toy.weights_sha256 = "cd" * 32
+    Reference.of(IMAGES, toy, tmp_path)
+    assert files() == 5
+    toy.resize = "bilinear"
+    Reference.of(IMAGES, toy, tmp_path)
+    assert files() == 6
+    monkeypatch.setattr(reference, "VERSION", 0)
+    Reference.of(IMAGES, toy, tmp_path)
+    assert files() == 7
+
+
+def test_hash_knows_the_shape_and_wants_uint8() -> None:
+    assert pixels_sha256(IMAGES) != pixels_sha256(IMAGES.view(60, 3, 16, 64))
+    turned = IMAGES.contiguous(memory_format=torch.channels_last)
+    assert pixels_sha256(turned) == pixels_sha256(IMAGES)
+    with pytest.raises(TypeError, match="must be uint8, not torch.float32"):
+        pixels_sha256(IMAGES.float())
+
+
+def rewritten(file: Path, **changed: object) -> None:
+    with np.load(file) as old:
+        arrays = {**old, **changed}
+    np.savez(file, **{name: value for name, value in arrays.items() if value is not None})
+
+
+DAMAGE = {
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-200]),
+    "cut to its first bytes": lambda file: file.write_bytes(file.read_bytes()[:10]),
+    "flipped in the middle": lambda file: file.write_bytes(
+        file.read_bytes()[:900] + b"\xff\xff\xff\xff" + file.read_bytes()[904:]
+    ),
+    "another's": lambda file: rewritten(file, identity=np.array(json.dumps({"version": 1}))),
+    "a pickle": lambda file: rewritten(file, mean=np.array([{}], dtype=object)),
+    "without its root": lambda file: rewritten(file, root=None),
+    "of other features": lambda file: rewritten(file, mean=np.zeros(3)),
+    "of NaN": lambda file: rewritten(file, mean=np.full(8, np.nan)),
+    "of text": lambda file: rewritten(file, mean=np.array(["a"] * 8)),
+    "identity no JSON": lambda file: rewritten(file, identity=np.array("{")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_file_is_computed_again(
+    damage: str, toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Reference.of(IMAGES, toy, tmp_path)
+    DAMAGE[damage](only(tmp_path))
+    assert same(first, Reference.of(IMAGES, toy, tmp_path))
+    forget(toy, monkeypatch)  # and it is whole again
+    assert same(first, Reference.of(IMAGES, toy, tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_only_warns(toy: EmbeddedExtractor, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="set MSNGAN_CACHE to a folder that can be written"):
+        real = Reference.of(IMAGES, toy, tmp_path / "file" / "references")
+    assert real.count == 60
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        floors(real, toy, protocol_of(real, toy), HELD_OUT)
+
+
+def test_nothing_is_cached_from_a_failure(
+    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="at least 2 images, not 1"):
+        Reference.of(IMAGES[:1], toy, tmp_path)
+    toy.network.head.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN"):
+        Reference.of(IMAGES, toy, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_at_once_leave_one_whole_file(toy: EmbeddedExtractor, tmp_path: Path) -> None:
+    found: list[Reference] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(Reference.of(IMAGES, toy, tmp_path)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert only(tmp_path).suffix == ".npz"
+    assert all(same(found[0], each) for each in [*found, Reference.of(IMAGES, toy, tmp_path)])
+
+
+def test_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path / "references"
+    monkeypatch.delenv("MSNGAN_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if os.name == "posix":
+        assert cache_folder() == tmp_path / "home" / ".cache" / "msngan" / "references"
+
+
+def test_summary_has_the_sd_of_n_minus_one_and_none_for_one_run() -> None:
+    assert summary([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5), "values": [1.0, 3.0]}
+    assert summary([4.0]) == {"mean": 4.0, "sd": None, "values": [4.0]}
+
+
+def test_floors_are_disjoint_parts_of_held_out_images(
+    toy: EmbeddedExtractor, tmp_path: Path
+) -> None:
+    real = Reference.of(IMAGES, toy, tmp_path)
+    found = floors(real, toy, protocol_of(real, toy), HELD_OUT)
+    order = reference.in_random_order(50)
+    pools = [toy.features(HELD_OUT[order[i : i + 15]]).pool for i in (0, 15, 30)]
+    assert set(found) == set(toy.keys.values())
+    for kind, distance in (("frechet", real.frechet), ("kernel", real.kernel)):
+        floor = found[toy.keys[kind]]
+        assert floor["kind"] == "real-vs-real"
+        assert floor["values"] == pytest.approx([distance(pool) for pool in pools], rel=1e-9)
+        assert floor["mean"] == pytest.approx(np.mean(floor["values"]))
+        assert floor["sd"] == pytest.approx(np.std(floor["values"], ddof=1))
+
+
+def test_floors_come_from_the_cache_also_in_another_process(
+    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Reference.of(IMAGES, toy, tmp_path)
+    protocol = protocol_of(real, toy)
+    found = floors(real, toy, protocol, HELD_OUT)
+    others = floors(real, toy, protocol, HELD_OUT.flip(1))
+    key = toy.keys["frechet"]
+    assert others[key] != found[key]
+    again = Reference.of(IMAGES, toy, tmp_path)
+    for file in tmp_path.glob("*.json"):
+        if json.loads(file.read_text())[0] == others[key]["values"]:
+            file.write_text("[[1.0]")
+    with monkeypatch.context() as patch:
+        forget(toy, patch)
+        assert floors(real, toy, protocol, HELD_OUT) == found
+        assert floors(again, toy, protocol, HELD_OUT) == found
+    assert floors(again, toy, protocol, HELD_OUT.flip(1)) == others  # its damaged file is not used
+
+
+@pytest.mark.parametrize("held_out", [None, HELD_OUT[:14]])
+def test_floors_without_enough_held_out_images_are_estimates(
+    held_out: torch.Tensor | None, toy: EmbeddedExtractor, tmp_path: Path
+) -> None:
+    real = Reference.of(IMAGES, toy, tmp_path)
+    found = floors(real, toy, protocol_of(real, toy), held_out)
+    frechet, kernel = found[toy.keys["frechet"]], found[toy.keys["kernel"]]
+    assert frechet["mean"] == pytest.approx(core.bias(real.covariance, 15, 60))
+    assert kernel["mean"] == 0
+    assert frechet["kind"] == kernel["kind"] == "estimated"
+
+
+def test_score_floor_is_the_reference_images_own_score(
+    toy: EmbeddedExtractor, tmp_path: Path
+) -> None:
+    real = Reference.of(IMAGES, toy, tmp_path)
+    floor = floors(real, toy, protocol_of(real, toy, samples=20, splits=2))[toy.keys["score"]]
+    parts = real.logits.double().split(20)
+    assert floor["values"] == pytest.approx([core.inception_score(part, 2) for part in parts])
+    assert floor["kind"] == "real data"
+    large = replace(protocol_of(real, toy), samples=100, runs=1)
+    whole = floors(real, toy, large)[toy.keys["score"]]
+    assert whole["values"] == pytest.approx([core.inception_score(real.logits)])

@@ -1,0 +1,38 @@
+"""A small extractor and images for it, for the tests of scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from msngan.metrics.embedded import EmbedNet
+
+METADATA = {
+    "dataset": "toy",
+    "channels": "3",
+    "classes": "5",
+    "widths": "[4, 4, 8, 8]",
+    "recipe": "{}",
+    "train_images": "100",
+    "held_out_accuracy": "0.5000",
+    "test_accuracy": "0.4000",
+}
+
+
+def network() -> EmbedNet:
+    torch.manual_seed(0)
+    net = EmbedNet(3, 5, (4, 4, 8, 8))
+    for module in net.modules():  # statistics as after training, not 0 and 1
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.1, 0.4)
+    net.head.weight.data *= 10  # logits that differ, or every score would be 1
+    return net
+
+
+def photographs(count: int, channels: int = 3, size: int = 32, seed: int = 0) -> Tensor:
+    """uint8 images, each of its own colour with noise on it."""
+    draw = torch.Generator().manual_seed(seed)
+    colour = torch.randint(0, 192, (count, channels, 1, 1), generator=draw)
+    noise = torch.randint(0, 64, (count, channels, size, size), generator=draw)
+    return (colour + noise).to(torch.uint8)
