@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from msngan import norms, rng
+from msngan import checks, norms, rng
 from msngan.losses import LOSSES, LossName
-from msngan.models import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples
+from msngan.models import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
 from msngan.norms import NormName, SigmaBank
 from msngan.penalties import PENALTIES, PenaltyName
 from msngan.runs import Diverged, UserError
@@ -30,9 +27,10 @@ class GAN(LightningModule):
     then one of the generator. `trainer.global_step` counts generator updates. Every random number
     of a step is derived from (seed, step, rank), so nothing about randomness is saved.
 
-    Under a batch-coupled norm the critic scores real and fake batches in separate passes. Its
-    running statistics move in these two passes (real first), never in the generator's, a
-    penalty's, or an evaluation.
+    A batch-coupled norm subtracts a mean over what passes together. In separate passes it takes
+    away whatever real and fake differ in on average, their colour first of all, and the critic
+    cannot see it; in a joint pass it takes the same from both. Running statistics move in the
+    critic's own passes, never in the generator's, a penalty's, or an evaluation.
 
     Args:
         norm: what the critic's layers go through.
@@ -48,6 +46,8 @@ class GAN(LightningModule):
         latent_dim: size of z ~ N(0, 1).
         slope: of the critic's LeakyReLU for negative inputs.
         conv_bias: keep convolution biases that the norm cancels, as the published networks do.
+        passes: whether the critic scores real and fake images in one batch (also in the
+            generator's half) or in one each. Without a batch-coupled norm it is the same.
         critic_steps: critic updates a step.
         generator_lr: Adam's learning rate for the generator.
         critic_lr: Adam's learning rate for the critic.
@@ -77,6 +77,7 @@ class GAN(LightningModule):
         latent_dim: int = 128,
         slope: float = 0.1,
         conv_bias: bool = False,
+        passes: Literal["joint", "separate"] = "joint",
         critic_steps: int = 1,
         generator_lr: float = 2e-4,
         critic_lr: float = 2e-4,
@@ -104,6 +105,7 @@ class GAN(LightningModule):
         weight = self.penalty.weight if penalty_weight is None else penalty_weight
         self.penalty_weight = weight
         self.bank = SigmaBank(self.critic)
+        self.joint = passes == "joint" and norms.is_batch_coupled(self.critic)
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:
@@ -112,24 +114,14 @@ class GAN(LightningModule):
 
     @staticmethod
     def _check(given: dict[str, Any]) -> None:
-        for name in ("width", "latent_dim", "critic_steps", "steps"):
-            if given[name] < 1:
-                raise UserError(f"--model.{name} {given[name]} is not positive")
-        if given["critic_width"] is not None and given["critic_width"] < 1:
-            raise UserError(f"--model.critic_width {given['critic_width']} is not positive")
-        for name in ("generator_lr", "critic_lr"):
-            if not (math.isfinite(given[name]) and given[name] > 0):
-                raise UserError(f"--model.{name} {given[name]} is not a positive number")
-        for name in ("generator_betas", "critic_betas"):
-            if not all(0 <= beta < 1 for beta in given[name]):
-                raise UserError(f"--model.{name} {list(given[name])}: both must be in [0, 1)")
-        if not 0 <= given["ema_decay"] < 1:
-            raise UserError(f"--model.ema_decay {given['ema_decay']} is not in [0, 1)")
-        if not math.isfinite(given["slope"]):
-            raise UserError(f"--model.slope {given['slope']} is not finite")
-        weight = given["penalty_weight"]
-        if weight is not None and not (math.isfinite(weight) and weight >= 0):
-            raise UserError(f"--model.penalty_weight {weight} is negative or not finite")
+        for name in ("width", "critic_width", "latent_dim", "critic_steps", "steps"):
+            checks.at_least(f"--model.{name}", given[name], 1)
+        for network in ("generator", "critic"):
+            checks.positive(f"--model.{network}_lr", given[f"{network}_lr"])
+            for beta in given[f"{network}_betas"]:
+                checks.fraction(f"--model.{network}_betas: each", beta)
+        checks.fraction("--model.ema_decay", given["ema_decay"])
+        checks.not_negative("--model.penalty_weight", given["penalty_weight"])
         if given["compile"] and PENALTIES[given["penalty"]].value is not None:
             raise UserError(
                 f"--model.compile with --model.penalty {given['penalty']}: torch.compile has no"
@@ -177,8 +169,7 @@ class GAN(LightningModule):
         with torch.no_grad():
             fake = self.generator(z)
         with self.bank.shared():
-            real_logits = self.critic(real).float()
-            fake_logits = self.critic(fake).float()
+            real_logits, fake_logits = self._score(real, fake)
             adversarial = self.loss.critic(real_logits, fake_logits)
             penalty = self._penalty(real, fake, draw)
         total = adversarial if penalty is None else adversarial + self.penalty_weight * penalty
@@ -197,6 +188,13 @@ class GAN(LightningModule):
             figures["penalty"] = penalty
         return {name: value.detach() for name, value in figures.items()}
 
+    def _score(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n,) of both, float32, from one pass or two."""
+        if not self.joint:
+            return self.critic(real).float(), self.critic(fake).float()
+        real_logits, fake_logits = self.critic(torch.cat([real, fake])).float().split(len(real))
+        return real_logits, fake_logits
+
     def _penalty(self, real: Tensor, fake: Tensor, draw: torch.Generator) -> Tensor | None:
         if self.penalty.value is None:
             return None
@@ -208,12 +206,12 @@ class GAN(LightningModule):
     ) -> dict[str, Tensor]:
         torch.clear_autocast_cache()
         # The critic's weights need no gradient here: that saves a third of its backward pass.
-        with _frozen(self.critic), norms.statistics(self.critic, "batch"):
-            real_logits = torch.empty(0, device=z.device)
-            if self.loss.paired:
-                with torch.no_grad():
-                    real_logits = self.critic(real).float()
-            fake_logits = self.critic(self.generator(z)).float()
+        with frozen(self.critic), norms.statistics(self.critic, "batch"):
+            fake = self.generator(z)
+            if self.joint or self.loss.paired:
+                real_logits, fake_logits = self._score(real, fake)
+            else:
+                real_logits, fake_logits = fake.new_empty(0), self.critic(fake).float()
             loss = self.loss.generator(real_logits, fake_logits)
             optimizer.zero_grad()
             self.manual_backward(loss)
@@ -272,16 +270,3 @@ class GAN(LightningModule):
 
 def _nothing() -> None:
     pass
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter of `module` asks for a gradient inside."""
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)

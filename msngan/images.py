@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from msngan.runs import Diverged
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,7 +31,7 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Float in [-1, 1] to uint8, rounded; values outside saturate, NaN is refused."""
     if torch.isnan(images).any():
-        raise ValueError("images hold NaN; the generator has diverged")
+        raise Diverged("images hold NaN; the generator has diverged")
     return images.float().add(1).mul(255 / 2).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -52,7 +54,7 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     if (have, channels) == (1, 3):
         return images.expand(-1, 3, -1, -1).contiguous()
     if (have, channels) == (3, 1):
-        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
         grey = (images.float() * weights).sum(1, keepdim=True)
         return grey.round_().clamp_(0, 255).to(torch.uint8)
     raise ValueError(f"cannot turn images of {have} channels into {channels}; use 1 or 3")

@@ -6,6 +6,7 @@ is read as data: it cannot name a class or a function to import.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from msngan import checks
 from msngan.callbacks import Checkpoints, Records, Samples, Scores
 from msngan.config import find_config
 from msngan.data import ImageData
@@ -30,6 +32,10 @@ TRAINER_OPTIONS |= {"detect_anomaly", "profiler"}
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 
 
+# jsonargparse's ways to say that an option does not exist; the last quoted word is the option.
+UNKNOWN = r"(?:accept (?:option|key) |^Option |[Uu]nrecognized arguments: (?:--)?)'?([\w.]+)"
+
+
 class Parser(LightningArgumentParser):
     """Answers an error with one line, exit code 2 and a near name."""
 
@@ -39,14 +45,29 @@ class Parser(LightningArgumentParser):
 
     def _explain(self, message: str) -> str:
         message = re.sub(r"\s+", " ", message).strip()
-        known = [action.dest for action in self._actions if action.dest not in ("help", "==SUPPRESS==")]
-        unknown = re.search(
-            r"(?:[Oo]ption |[Kk]ey |[Uu]nrecognized arguments: (?:--)?)'?([\w.]+)'?", message
-        )
+        kind = r'[Kk]ey "([\w.]+)": (.*)'
+        if match := re.search(kind, message):
+            name, problem = match.groups()
+            if literal := re.search(r"Literal\[(.*)\]\. Got value: (.*)", problem):
+                known = re.findall(r"'([^']*)'", literal.group(1))
+                word = literal.group(2)
+                return f"--{name}: no {word!r}{did_you_mean(word, known)}; use {', '.join(known)}"
+            problem = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"\2 is no \1", problem)
+            return f"--{name}: {problem}"
+        unknown = re.search(UNKNOWN, message)
+        known = [action.dest for action in self._actions]
         if unknown and unknown.group(1) not in known:
             word = unknown.group(1)
-            return f"unknown option {word!r}{did_you_mean(word, known)}; `msngan fit --help` lists all"
+            return f"unknown option {word!r}{_near(word, known)}; `msngan fit --help` lists all"
         return message
+
+
+def _near(word: str, known: list[str]) -> str:
+    """A known option like `word`, with or without the group that it belongs to."""
+    whole = {name: name for name in known}
+    last = {name.rpartition(".")[2]: name for name in known if "." in name}
+    near = difflib.get_close_matches(word, [*whole, *last], n=1)
+    return f" (did you mean {(whole | last)[near[0]]!r}?)" if near else ""
 
 
 class NamedConfig(ActionConfigFile):
@@ -54,9 +75,13 @@ class NamedConfig(ActionConfigFile):
 
     def __call__(self, parser: Any, config: Any, values: Any, option: str | None = None) -> None:
         path = find_config(str(values))
-        super().__call__(parser, config, str(path), option)
-        stems = getattr(parser, "config_stems", [])
-        parser.config_stems = [*stems, path.stem]
+        try:
+            super().__call__(parser, config, str(path), option)
+        except UserError as problem:  # explained already
+            raise UserError(f"{path}: {problem}") from problem
+        except (TypeError, ValueError) as problem:
+            raise UserError(f"{path}: {parser._explain(str(problem))}") from problem
+        parser.config_stems = [*getattr(parser, "config_stems", []), path.stem]
 
 
 class FitCLI(LightningCLI):
@@ -128,8 +153,7 @@ def parse(args: list[str]) -> FitCLI:
     cli = FitCLI(args)
     # Plain ints, checked here: jsonargparse's own kinds of int would end up in checkpoints.
     for name, least in (("steps", 1), ("seed", 0), ("threads", 0)):
-        if cli.config[name] < least:
-            raise UserError(f"--{name} {cli.config[name]} is less than {least}")
+        checks.at_least(f"--{name}", cli.config[name], least)
     precision = str(cli.config.trainer.precision or "32-true")
     if precision not in PRECISIONS:
         raise UserError(

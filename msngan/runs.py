@@ -109,7 +109,8 @@ def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]
     elif not (NAME.fullmatch(target) and run.folder.is_dir()):
         names = [each.name for each in all_runs(root)]
         known_names = f"; runs here: {', '.join(names)}" if names else ""
-        raise UserError(f"no run, folder or checkpoint {target!r}{did_you_mean(target, names)}{known_names}")
+        near = did_you_mean(target, names)
+        raise UserError(f"no run, folder or checkpoint {target!r}{near}{known_names}")
     if run.last.is_file():
         return run.last, run
     if run.previous.is_file():
@@ -118,11 +119,11 @@ def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """', did you mean X?' when something known is near, else nothing."""
+    """' (did you mean X?)' when something known is near, else nothing."""
     import difflib
 
     near = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 @contextmanager

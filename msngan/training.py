@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
-import signal
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan import __version__
 from msngan.callbacks import AtomicIO, Interrupt, Progress, StopAt
@@ -24,7 +23,7 @@ from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.models import read_checkpoint
 from msngan.options import FitCLI
-from msngan.runs import Run, UserError, did_you_mean, new_run, read_lines, write_json
+from msngan.runs import Run, UserError, new_run, read_lines, write_json
 
 # Options that shape the tensors in a checkpoint: another value is another network.
 STRUCTURE = ("norm", "critic", "generator", "width", "critic_width", "latent_dim", "conv_bias")
@@ -53,14 +52,21 @@ def fit(cli: FitCLI) -> int:
 
 def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
     """Continue `run` in its own folder."""
-    environment = json.loads(run.environment.read_text()) if run.environment.is_file() else {}
-    return _train(cli, Start(run, checkpoint, environment.get("config", run.name)))
+    before = json.loads(run.environment.read_text()) if run.environment.is_file() else {}
+    threads = cli.config.threads or torch.get_num_threads()
+    if before.get("threads", threads) != threads:
+        sys.stderr.write(
+            f"threads: {before['threads']} -> {threads}; the run goes on, its last bits may differ"
+            f" (--threads {before['threads']} keeps them)\n"
+        )
+    return _train(cli, Start(run, checkpoint, before.get("config", run.name)))
 
 
 def _train(cli: FitCLI, start: Start) -> int:
     config, run = cli.config, start.run
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    # Said aloud even where it is the default: left to the environment, another arithmetic may be
+    # chosen for the same number of threads, and with it other last bits.
+    torch.set_num_threads(config.threads or torch.get_num_threads())
     built = cli.parser.instantiate(config)
     data: ImageData = built.data
     data.seed, data.critic_steps = config.seed, config.model.critic_steps
@@ -69,8 +75,6 @@ def _train(cli: FitCLI, start: Start) -> int:
     gan = GAN(**options, channels=channels, size=size)
     if start.checkpoint is not None:
         _compare(read_checkpoint(start.checkpoint), dict(gan.hparams), start.checkpoint)
-    fresh = not run.folder.exists()
-    _prepare_folder(cli, start)
     interrupt, progress = Interrupt(), Progress()
     chain = [StopAt(), interrupt, built.records, built.scores, built.samples, built.checkpoint]
     callbacks = [*chain, progress]
@@ -78,6 +82,11 @@ def _train(cli: FitCLI, start: Start) -> int:
         if hasattr(callback, "attach"):
             callback.attach(run, config.seed, config.steps, start.config_name)
     trainer = _trainer(config, run, callbacks)
+    # All that can be wrong with the input is found before anything is written.
+    data.check(trainer.world_size)
+    built.scores.prepare(data, trainer.strategy.root_device)
+    fresh = not run.folder.exists()
+    _prepare_folder(cli, start)
     _say_start(progress, run, fresh, data, gan, config)
     try:
         trainer.fit(gan, data, ckpt_path=start.checkpoint, weights_only=True)
@@ -96,18 +105,21 @@ def _trainer(config: Any, run: Run, callbacks: list[Any]) -> Trainer:  # noqa: A
     if options["devices"] not in ("auto", 1, "1") or options["num_nodes"] != 1:
         raise UserError("several processes are not supported yet; use --trainer.devices 1")
     options["devices"] = 1
-    return Trainer(
-        **options,
-        max_epochs=-1,
-        callbacks=callbacks,
-        plugins=[AtomicIO()],
-        logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=run.folder,
-    )
+    try:
+        return Trainer(
+            **options,
+            max_epochs=-1,
+            callbacks=callbacks,
+            plugins=[AtomicIO()],
+            logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=run.folder,
+        )
+    except (MisconfigurationException, ValueError) as problem:
+        raise UserError(f"--trainer options: {problem}") from problem
 
 
 def _prepare_folder(cli: FitCLI, start: Start) -> None:
@@ -208,6 +220,3 @@ def _say_end(progress: Progress, run: Run, scoring: float) -> None:
     lines += ["next:", f"  msngan sample {run.name}{place}", f"  msngan leaderboard{place}"]
     lines.append(f"  {_resume(run)} --steps N   (to train longer)")
     progress.say("\n".join(lines))
-
-
-__all__ = ["Start", "environment", "fit", "resume", "did_you_mean", "os", "signal"]

@@ -184,6 +184,18 @@ def test_a_file_that_is(case: str, path: Path) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [("widths", "[4, 4, 8, 5000]", "its widths are"), ("channels", "2", "it says 2 channels")],
+)
+def test_sizes_are_checked_before_a_network_is_made(
+    field: str, value: str, reason: str, path: Path
+) -> None:
+    path.write_bytes(with_metadata(**{field: value}))
+    with pytest.raises(UserError, match=reason):
+        EmbeddedExtractor.load(path)
+
+
 def test_a_missing_file_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no extractor file .*msngan extractor fit"):
         EmbeddedExtractor.load(tmp_path / "none.safetensors")
@@ -244,24 +256,6 @@ def test_weights_are_found_by_argument_then_variable_then_hub(
     assert inception.find_weights(tmp_path / "argument") == tmp_path / "argument"
 
 
-def random_inception(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in the official format with random weights, whose hash is allowed from here on."""
-    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
-
-    kind = fidelity.FeatureExtractorInceptionV3
-    with monkeypatch.context() as patch:
-        patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(kind, "load_state_dict", lambda *_: None)
-        net = kind("random", ["2048"])
-    torch.manual_seed(0)
-    for weight in net.parameters():
-        if weight.ndim > 1:  # He's spread, or nothing would arrive at the end
-            weight.data.normal_(0, (2 / weight[0].numel()) ** 0.5)
-    torch.save(net.state_dict(), path)
-    monkeypatch.setattr(inception, "HASH", file_sha256(path)[:8])
-    return path
-
-
 def test_auto_is_inception_only_with_a_gpu_and_its_weights(
     no_inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +305,7 @@ def test_a_file_can_be_asked_for_and_anything_else_lists_the_choices(path: Path)
     found, line = choose(str(path), "cifar10", 3)
     assert found.name.startswith("embed-toy-")
     assert str(path) in line
-    with pytest.raises(UserError, match="unknown extractor 'incepton', did you mean 'inception'"):
+    with pytest.raises(UserError, match="unknown extractor 'incepton' .did you mean 'inception'"):
         choose("incepton", "cifar10", 3)
 
 

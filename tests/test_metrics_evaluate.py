@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_extractor import METADATA, network, photographs
 from torch import Tensor
+from toy_extractor import METADATA, network, photographs
 
 from msngan import images as convert
 from msngan.metrics import core, evaluation

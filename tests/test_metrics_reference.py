@@ -8,6 +8,7 @@ import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -155,7 +156,9 @@ DAMAGE = {
     "flipped in the middle": lambda file: file.write_bytes(
         file.read_bytes()[:900] + b"\xff\xff\xff\xff" + file.read_bytes()[904:]
     ),
-    "another's": lambda file: rewritten(file, identity=np.array(json.dumps({"version": 1}))),
+    "another's": lambda file: rewritten(
+        file, identity=np.array(json.dumps({"version": 1})), mean=np.ones(8)
+    ),
     "a pickle": lambda file: rewritten(file, mean=np.array([{}], dtype=object)),
     "without its root": lambda file: rewritten(file, root=None),
     "of other features": lambda file: rewritten(file, mean=np.zeros(3)),
@@ -174,6 +177,30 @@ def test_a_damaged_cache_file_is_computed_again(
     assert same(first, Reference.of(IMAGES, toy, tmp_path))
     forget(toy, monkeypatch)  # and it is whole again
     assert same(first, Reference.of(IMAGES, toy, tmp_path))
+
+
+def test_a_pickle_in_the_cache_is_never_opened(toy: EmbeddedExtractor, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "opened"),)
+
+    Reference.of(IMAGES, toy, tmp_path / "cache")
+    rewritten(only(tmp_path / "cache"), mean=np.array([Trap()], dtype=object))
+    Reference.of(IMAGES, toy, tmp_path / "cache")
+    assert not (tmp_path / "opened").exists()
+
+
+def test_a_write_that_is_cut_short_leaves_nothing_behind(
+    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: BinaryIO, **_: object) -> None:
+        file.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        Reference.of(IMAGES, toy, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cache_that_cannot_be_written_only_warns(toy: EmbeddedExtractor, tmp_path: Path) -> None:

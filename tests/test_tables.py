@@ -17,8 +17,8 @@ Captured = pytest.CaptureFixture[str]
     ("argv", "wanted"),
     [
         (["--format", "tabel"], "did you mean 'table'?"),
-        (["--formt", "csv"], "unknown option '--formt', did you mean '--format'?"),
-        (["--form=csv"], "unknown option '--form', did you mean '--format'?"),
+        (["--formt", "csv"], "unknown option '--formt' (did you mean '--format'?"),
+        (["--form=csv"], "unknown option '--form' (did you mean '--format'?"),
         (["--by", "wrost"], "invalid choice: 'wrost'"),
         (["--root"], "expected one argument"),
     ],

@@ -10,9 +10,9 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from msngan import __version__
+from msngan import __version__, checks
 from msngan.callbacks.base import RunCallback
-from msngan.runs import UserError, replacing, sync_folder
+from msngan.runs import replacing, sync_folder
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
@@ -47,8 +47,7 @@ class Checkpoints(RunCallback):
     """
 
     def __init__(self, every: int = 1000) -> None:
-        if every < 0:
-            raise UserError(f"--checkpoint.every {every} is negative; 0 switches it off")
+        checks.at_least("--checkpoint.every", every, 0)
         self.every = every
         self.saved_step = -1
 

@@ -28,8 +28,7 @@ class Interrupt(Callback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt
+            raise SystemExit(128 + number)  # Lightning would make a KeyboardInterrupt an exit 1
         self.signal = number
         name = signal.Signals(number).name
         sys.stderr.write(f"\n{name}: saving after this step (Ctrl-C again leaves at once)\n")

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from msngan import checks
 from msngan.callbacks.base import RunCallback
-from msngan.runs import UserError, append_line, keep_until
+from msngan.runs import append_line, keep_until
 
 
 class Records(RunCallback):
@@ -21,8 +22,7 @@ class Records(RunCallback):
     """
 
     def __init__(self, every: int = 50) -> None:
-        if every < 1:
-            raise UserError(f"--records.every {every} is not positive")
+        checks.at_least("--records.every", every, 1)
         self.every = every
         self._since = (0, 0.0)
 

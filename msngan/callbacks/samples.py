@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from msngan import checks
 from msngan import images as convert
 from msngan.callbacks.base import RunCallback
-from msngan.runs import UserError, replacing
+from msngan.runs import replacing
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
@@ -30,10 +31,8 @@ class Samples(RunCallback):
     """
 
     def __init__(self, every: int = 1000, count: int = 64, film: bool = True) -> None:
-        if every < 0:
-            raise UserError(f"--samples.every {every} is negative; 0 switches it off")
-        if not 1 <= count <= 4096:
-            raise UserError(f"--samples.count {count}: use 1 to 4096")
+        checks.at_least("--samples.every", every, 0)
+        checks.at_least("--samples.count", count, 1)
         self.every, self.count, self.film = every, count, film
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytorch_lightning import LightningModule, Trainer
 
+from msngan import checks
 from msngan.callbacks.base import RunCallback
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.progress import Progress
-from msngan.runs import UserError, append_line, keep_until, read_lines, score_line
+from msngan.runs import append_line, keep_until, read_lines, score_line
+from msngan.scoring import Scorer
 
 if TYPE_CHECKING:
+    import torch
+
     from msngan.data import ImageData
     from msngan.gan import GAN
-    from msngan.scoring import Scorer
 
 
 class Scores(RunCallback):
@@ -44,11 +47,9 @@ class Scores(RunCallback):
         samples: int | None = None,
         enabled: bool = True,
     ) -> None:
-        if every < 0:
-            raise UserError(f"--scores.every {every} is negative; 0 scores only at the end")
-        for name, value, least in (("runs", runs, 1), ("samples", samples, 2)):
-            if value is not None and value < least:
-                raise UserError(f"--scores.{name} {value} is less than {least}")
+        checks.at_least("--scores.every", every, 0)
+        checks.at_least("--scores.runs", runs, 1)
+        checks.at_least("--scores.samples", samples, 2)
         self.every, self.protocol, self.extractor = every, protocol, extractor
         self.inception_weights, self.runs, self.samples = inception_weights, runs, samples
         self.enabled = enabled
@@ -56,22 +57,24 @@ class Scores(RunCallback):
         self._scorer: Scorer | None = None
         self._best: float | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def prepare(self, data: ImageData, device: torch.device) -> None:
+        """Choose and load the extractor and the reference; UserError if they cannot be had."""
         if not self.enabled:
             return
-        from msngan.scoring import Scorer
-
-        data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
         self._scorer = Scorer(
             data,
             extractor=self.extractor,
             protocol=self.protocol,
-            device=pl_module.device,
+            device=device,
             inception_weights=self.inception_weights,
             runs=self.runs,
             samples=self.samples,
             backend="torchmetrics",
         )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._scorer is None:
+            return
         keep_until(self.run.scores, trainer.global_step)
         key = self._scorer.keys["frechet"]
         lines = [x for x in read_lines(self.run.scores) if key in x.get("scores", {})]

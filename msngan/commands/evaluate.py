@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msngan import checks
 from msngan.commands.parser import Parser
 from msngan.metrics.protocol import PRESETS
 from msngan.runs import UserError, append_line, find_checkpoint, score_line
@@ -43,9 +44,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     weights.add_argument("--raw", dest="ema", action="store_false", help="not the moving average")
     options = parser.parse_args(argv)
     for name, least in (("runs", 1), ("samples", 2), ("seed", 0), ("threads", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value} is less than {least}")
+        checks.at_least(f"--{name}", getattr(options, name), least)
     return options
 
 

@@ -135,7 +135,7 @@ def _labelled(dataset: str, root: str | None, download: bool) -> tuple[Labelled,
         )
     splits = data.DATASETS[dataset].splits
     found = []
-    for split in [each for each in ("train", "test") if each in splits] or list(splits[:1]):
+    for split in tuple(each for each in ("train", "test") if each in splits) or splits[:1]:
         try:
             images = data.load(dataset, root, split, SIZE, None, download)
         except data.DataError as problem:  # it names the options of `fit`

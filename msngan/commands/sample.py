@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msngan import checks
 from msngan.commands.parser import Parser
 from msngan.runs import UserError, find_checkpoint, replacing
 
@@ -47,9 +48,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     weights.add_argument("--raw", dest="ema", action="store_false", help="not the moving average")
     options = parser.parse_args(argv)
     for name, least in (("n", 1), ("grid", 1), ("interpolate", 1), ("columns", 2), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value} is less than {least}")
+        checks.at_least(f"--{name}", getattr(options, name), least)
     return options
 
 

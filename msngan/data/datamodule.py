@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from msngan import checks
 from msngan import images as convert
 from msngan import rng
 from msngan.data.datasets import DATASETS, Images, load
@@ -50,12 +51,12 @@ class ImageData(LightningDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("size", size), ("batch_size", batch_size), ("limit", limit)):
-            if value is not None and value < 1:
-                raise DataError(f"--data.{name} {value} is not positive")
+        checks.at_least("--data.size", size, 8)
+        checks.at_least("--data.batch_size", batch_size, 1)
+        checks.at_least("--data.limit", limit, 1)
         if channels not in (None, 1, 3):
             raise DataError(f"--data.channels {channels}: use 1 or 3, or null for the data's own")
-        if size is not None and (size < 8 or size % 8):
+        if size is not None and size % 8:
             raise DataError(f"--data.size {size} is not a multiple of 8; choose 32 or 64, say")
         if dataset not in DATASETS:
             raise DataError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
@@ -97,9 +98,20 @@ class ImageData(LightningDataModule):
         """(channels, size) of the images."""
         return self.real.shape[1], self.real.shape[2]
 
+    def check(self, world_size: int = 1) -> None:
+        """DataError if a step takes more images than there are."""
+        step = self.batch_size * self.critic_steps * world_size
+        if step > len(self.real):
+            processes = " x processes" if world_size > 1 else ""
+            raise DataError(
+                f"a step takes {step} images (batch size x critic steps{processes}), the data set"
+                f" has {len(self.real)}; lower --data.batch_size"
+            )
+
     def train_dataloader(self) -> StepLoader:
         trainer = self.trainer
         assert trainer is not None
+        self.check(trainer.world_size)
         return StepLoader(
             self.real,
             self.batch_size * self.critic_steps,

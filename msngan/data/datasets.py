@@ -127,7 +127,6 @@ def _read(
     if not download:
         raise DataError(f"no whole {name} in {root}; {remedy}, or allow the download") from missing
     try:
-        root.mkdir(parents=True, exist_ok=True)
         return kind(str(root), download=True, **chosen)
     except (OSError, RuntimeError, HTTPException) as problem:  # URLError is an OSError
         cause = f"no whole {name} in {root}, and it cannot be downloaded ({_reason(problem)})"

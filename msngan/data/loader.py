@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from msngan import rng
-from msngan.data.folder import DataError
 
 
 class StepLoader:
@@ -32,12 +31,7 @@ class StepLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if chunk * world_size > len(images):
-            processes = " x processes" if world_size > 1 else ""
-            raise DataError(
-                f"a step takes {chunk * world_size} images (batch size x critic steps{processes}),"
-                f" the data set has {len(images)}; lower --data.batch_size"
-            )
+        assert 0 < chunk * world_size <= len(images)
         self.images, self.chunk, self.seed, self.step = images, chunk, seed, step
         self.rank, self.world_size = rank, world_size
 

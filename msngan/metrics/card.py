@@ -108,11 +108,12 @@ def _text(extractor: EmbeddedExtractor, path: Path, test_images: int, rows: list
     recipe = ", ".join(f"{key} {value}" for key, value in json.loads(facts["recipe"]).items())
     weights = sum(each.numel() for each in extractor.network.parameters())
     table = "\n".join(rows)
+    key = extractor.keys["frechet"]
     return f"""\
 # {extractor.name}
 
 An embedded feature extractor: a residual network of eight convolutions, trained to classify
-{facts["dataset"]}. Its scores bear its name, as `{extractor.keys["frechet"]}`: never FID, IS or KID.
+{facts["dataset"]}. Its scores bear its name, as `{key}`: never FID, IS or KID.
 
 | | |
 |---|---|

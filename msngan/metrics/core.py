@@ -141,10 +141,7 @@ def frechet_distance(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> float:
     if len(a) >= a.shape[1] > len(b):
         a, b = b, a  # the distance is symmetric; the smaller set takes the low-rank path
     mean = b.mean(0)
-    if len(b) < b.shape[1]:
-        of_b = _thin_root(b - mean).T
-    else:
-        of_b = root(moments(b).covariance)
+    of_b = _thin_root(b - mean).T if len(b) < b.shape[1] else root(moments(b).covariance)
     return frechet_to_root(a, mean, of_b)
 
 

@@ -68,8 +68,8 @@ class Extractor(ABC):
         self.resize = resize
         self.batch = batch
         self.device = torch.device(device)
-        network.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.network = network
+        network.requires_grad_(False).to(self.device)
+        self.network = network.to(memory_format=torch.channels_last)
 
     @property
     def keys(self) -> dict[str, str]:

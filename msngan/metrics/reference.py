@@ -14,7 +14,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,12 +88,12 @@ class Reference:
         within = float(arrays["kernel_within"])
         return cls(extractor.name, len(images), sha256, mean, root, features, logits, within, path)
 
-    @property
+    @cached_property
     def eigenvalues(self) -> Tensor:
         """Of the covariance, float64 (r,), those above rounding."""
         return self.root.square().sum(0)
 
-    @property
+    @cached_property
     def covariance(self) -> Tensor:
         return self.root @ self.root.T
 
@@ -192,7 +194,8 @@ def _read(path: Path, identity: dict[str, object], dimensions: int) -> dict[str,
 def _write(path: Path, identity: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
     try:
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, identity=np.array(json.dumps(identity)), **arrays)
+            content: dict[str, Any] = {"identity": np.array(json.dumps(identity)), **arrays}
+            np.savez(file, **content)
     except OSError as problem:
         warnings.warn(
             f"reference statistics are not cached in {path.parent} ({problem.strerror}); set"

@@ -43,6 +43,8 @@ def shipped() -> dict[str, Path]:
 class EmbeddedExtractor(Extractor):
     """A frozen EmbedNet; `metadata` is what its file says about its training."""
 
+    network: EmbedNet
+
     def __init__(
         self,
         net: EmbedNet,

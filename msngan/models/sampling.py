@@ -19,6 +19,19 @@ from msngan.runs import UserError
 
 
 @contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of `module` asks for a gradient inside."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients inside; afterwards each part is in the mode it was in."""
     before = [(part, part.training) for part in module.modules()]

@@ -5,7 +5,7 @@ A norm has two parts: what happens to the weight, and what happens to the output
 network needs an `if`. A new norm is one file and one line in the table.
 """
 
-from msngan.norms.base import Norm, statistics
+from msngan.norms.base import Norm, is_batch_coupled, statistics
 from msngan.norms.centring import Centring
 from msngan.norms.convert import convert, fold
 from msngan.norms.layers import (
@@ -41,6 +41,7 @@ __all__ = [
     "SpectralNorm",
     "convert",
     "fold",
+    "is_batch_coupled",
     "normalise",
     "statistics",
 ]

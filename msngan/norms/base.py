@@ -38,6 +38,11 @@ class Norm:
 BATCH_COUPLED = (_BatchNorm, Centring)
 
 
+def is_batch_coupled(module: nn.Module) -> bool:
+    """Whether in training the output for one sample depends on the others."""
+    return any(isinstance(part, BATCH_COUPLED) for part in module.modules())
+
+
 @contextmanager
 def statistics(module: nn.Module, mode: Literal["batch", "running"]) -> Iterator[None]:
     """What the batch-coupled norms of a training module do inside the block.

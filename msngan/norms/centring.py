@@ -56,9 +56,9 @@ class Centring(nn.Module):
         shift = -mean if self.weight is None else -mean * self.weight
         if self.bias is not None:
             shift = shift + self.bias
-        if self.weight is not None:
-            x = x * self.weight.view(shape).to(x.dtype)
-        return x + shift.view(shape).to(x.dtype)
+        scaled = x if self.weight is None else x * self.weight.view(shape)
+        # A bfloat16 x is subtracted from in float32: a mean rounded first would leave an offset.
+        return (scaled + shift.view(shape)).to(x.dtype)
 
     def _batch_mean(self, x: Tensor, axis: int) -> Tensor:
         if x.numel() <= self.channels:
@@ -72,8 +72,7 @@ class Centring(nn.Module):
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked += 1
-                rate = self.momentum
-                if rate is None:
-                    rate = 1 / self.num_batches_tracked.to(mean.dtype)
+                count = self.num_batches_tracked.to(mean.dtype)
+                rate: float | Tensor = 1 / count if self.momentum is None else self.momentum
                 self.running_mean += rate * (mean - self.running_mean)
         return mean

@@ -24,6 +24,8 @@ def convert(
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}; choose one of {', '.join(sorted(NORMS))}")
     layers = {name: part for name, part in module.named_modules() if type(part) in KINDS}
+    if any(isinstance(part, NormLayer) for part in module.modules()):
+        raise ValueError("the network has a norm already; take it off with `fold` first")
     if head is not None and head not in layers:
         raise ValueError(f"no layer {head!r} to be the head; layers are {', '.join(layers)}")
     for name, layer in layers.items():
@@ -46,13 +48,15 @@ def fold(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _fold_layer(layer: NormLayer) -> None:
-    weight, bias = layer.effective_weight(), layer.bias
+    weight: Tensor = layer.effective_weight()
+    bias: Tensor | None = layer.bias
     if layer.output_norm is not None:
         scale, shift = _affine(layer.output_norm)
         weight = _scale_outputs(layer, weight, scale)
         bias = shift if bias is None else bias * scale + shift
     # The layer becomes torch's again, the reverse of `normalise`: references to it stay.
-    layer.__class__ = next(kind for kind, normed in KINDS.items() if isinstance(layer, normed))
+    kind = next(kind for kind, normed in KINDS.items() if isinstance(layer, normed))
+    layer.__class__ = kind  # type: ignore[assignment]
     del layer.weight_norm, layer.output_norm
     layer.weight = nn.Parameter(weight)
     layer.bias = None if bias is None else nn.Parameter(bias)
@@ -73,11 +77,12 @@ def _affine(output_norm: nn.Module) -> tuple[Tensor, Tensor]:
         scale = torch.ones_like(output_norm.running_mean)
     elif isinstance(output_norm, nn.modules.batchnorm._BatchNorm):
         assert output_norm.running_var is not None
-        assert output_norm.running_mean is not None
         scale = (output_norm.running_var + output_norm.eps).rsqrt()
     else:
         raise TypeError(f"{type(output_norm).__name__} cannot be folded into a layer")
-    if output_norm.weight is not None:
-        scale = scale * output_norm.weight
-    shift = -scale * output_norm.running_mean
-    return scale, shift if output_norm.bias is None else shift + output_norm.bias
+    gain, offset, mean = output_norm.weight, output_norm.bias, output_norm.running_mean
+    assert mean is not None
+    if gain is not None:
+        scale = scale * gain
+    shift = -scale * mean
+    return scale, shift if offset is None else shift + offset

@@ -33,7 +33,16 @@ class NormLayer(nn.Module):
 
     def operate(self, x: Tensor, weight: Tensor) -> Tensor:
         """The plain layer with this weight (and its bias, if it has one)."""
+        self._needs_batch(x)
         return self._conv_forward(x, weight, self.bias)  # type: ignore[operator]
+
+    def _needs_batch(self, x: Tensor) -> None:
+        # torch's convolutions take one image without a batch axis; a norm would then take the
+        # image's rows for its channels.
+        if self.output_norm is not None and x.dim() != self.weight.dim():
+            raise ValueError(
+                f"a normed convolution takes a batch (N, C, ...), not a tensor of {tuple(x.shape)}"
+            )
 
 
 class NormConv1d(NormLayer, nn.Conv1d):
@@ -59,6 +68,7 @@ class NormConvTranspose2d(NormLayer, nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d with a norm; see `normalise`."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        self._needs_batch(x)
         padding = self._output_padding(
             x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
         )
@@ -118,7 +128,7 @@ def _like(layer: nn.Module) -> nn.Module:
 class _MSN:
     """What the three drop-in layers add: MSN from birth. `bias` says whether m is learned."""
 
-    def __init__(self, *args: Any, gain: bool = False, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, *args: Any, gain: bool = False, **options: Any) -> None:
         # Bound to torch's signature, in which `bias` may be positional.
         arguments = signature(super().__init__).bind(*args, **options).arguments
         bias = arguments.pop("bias", True)

@@ -142,10 +142,11 @@ class SigmaBank:
 
         They carry a graph if grad mode is on at entry: one backward may go through it.
         """
+        before = [norm._shared for norm, _ in self.pairs]
         try:
             for norm, layer in self.pairs:
                 norm._shared = norm.normalised(layer.weight)  # type: ignore[arg-type]
             yield
         finally:
-            for norm, _ in self.pairs:
-                norm._shared = None
+            for (norm, _), weight in zip(self.pairs, before, strict=True):
+                norm._shared = weight

@@ -1,0 +1,110 @@
+"""Imports point down, and what should be quick imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import msngan
+
+PACKAGE = Path(msngan.__file__).parent
+ROWS = [
+    ["__main__"],
+    ["commands"],
+    ["training"],
+    ["options"],
+    ["config", "callbacks", "gan"],
+    ["scoring"],
+    ["models"],
+    ["norms", "losses", "penalties", "data", "metrics", "leaderboard", "published"],
+    ["checks"],
+    ["runs", "images", "rng"],
+    ["__init__"],
+]
+ROW = {name: index for index, row in enumerate(ROWS) for name in row}
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of msngan that a file imports when it runs, in functions too, not for types alone."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("msngan"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("msngan.")}
+    return {name for name in found if name != "__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    own = part(path)
+    for other in imports(path) - {own}:
+        assert ROW[own] < ROW[other], f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 250
+
+
+def loaded_after(*arguments: str) -> set[str]:
+    code = (
+        "import sys, msngan.__main__ as m\n"
+        "try: m.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('\\nLOADED', *[n for n in sys.modules if '.' not in n])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    return set(shown.stdout.rsplit("LOADED", 1)[1].split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["configs"],
+        ["leaderboard"],
+        ["leaderboard", "--help"],
+        ["sample", "--help"],
+        ["resume", "--help"],
+        ["evaluate", "--help"],
+        ["extractor", "--help"],
+        ["fti"],
+        ["fit", "--config", "nothing"],
+        ["resume", "nothing"],
+        ["sample", "nothing"],
+        ["sample"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_usage_errors_do_not_import_torch(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not loaded_after(*arguments) & {"torch", "pytorch_lightning", "torchvision"}
+
+
+def test_help_takes_less_than_importing_numpy() -> None:
+    # A fact about what is imported: the help loads none of what numpy needs.
+    assert not loaded_after("--help") & {"numpy", "rich", "yaml", "jsonargparse"}

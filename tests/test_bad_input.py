@@ -1,0 +1,240 @@
+"""Bad input gets one clear line, exit code 2, and nothing written or overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUIET, TINY
+from PIL import Image
+
+Run = Callable[..., int]
+FIT = ["fit", *TINY, *QUIET]
+FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.limit", "null"]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file below, by content, and every folder."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+        if not path.is_symlink()
+    }
+
+
+@pytest.fixture
+def refused(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must be refused; returns its one line."""
+
+    def call(*arguments: str) -> str:
+        before = snapshot(tmp_path)
+        capfd.readouterr()
+        assert run(*arguments) == 2
+        shown = capfd.readouterr()
+        lines = shown.err.strip().splitlines()
+        assert len(lines) == 1, shown.err
+        assert lines[0].startswith("msngan") and "error: " in lines[0]
+        assert "Traceback" not in shown.out + shown.err
+        assert not shown.out.strip()
+        assert snapshot(tmp_path) == before
+        return lines[0]
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fti"], "unknown command 'fti' (did you mean 'fit'"),
+        (["fit", "--config", "cifar_mns"], "did you mean 'cifar_msn'"),
+        (["fit", "--config", "no/such/file.yaml"], "no config 'no/such/file.yaml'"),
+        ([*FIT, "--model.norm", "mean_spectra"], "mean_spectral"),
+        ([*FIT, "--model.loss", "hing"], "hinge"),
+        ([*FIT, "--model.penalty", "gradients"], "gradient"),
+        ([*FIT, "--data.dataset", "cifar"], "cifar10"),
+        ([*FIT, "--model.nrom", "batch"], "did you mean 'model.norm'"),
+        ([*FIT, "--steps_", "3"], "did you mean 'steps'"),
+        ([*FIT, "--data.batch", "3"], "data.batch"),
+        ([*FIT, "--model.width", "eight"], "model.width"),
+        ([*FIT, "--model.width", "1.5"], "model.width"),
+        ([*FIT, "--model.width", "0"], "--model.width 0 is less than 1"),
+        ([*FIT, "--model.latent_dim", "-1"], "--model.latent_dim -1 is less than 1"),
+        ([*FIT, "--model.critic_steps", "0"], "--model.critic_steps 0"),
+        ([*FIT, "--model.critic_lr", "0"], "--model.critic_lr 0"),
+        ([*FIT, "--model.generator_lr", "nan"], "--model.generator_lr"),
+        ([*FIT, "--model.critic_betas", "[0.5, 1.0]"], "--model.critic_betas"),
+        ([*FIT, "--model.ema_decay", "1"], "--model.ema_decay"),
+        ([*FIT, "--model.penalty_weight", "-1"], "--model.penalty_weight"),
+        ([*FIT, "--model.compile", "true", "--model.penalty", "r1"], "second derivative"),
+        ([*FIT, "--data.size", "-32"], "--data.size -32 is less than 8"),
+        ([*FIT, "--data.size", "30"], "multiple of 8"),
+        ([*FIT, "--data.channels", "2"], "--data.channels 2"),
+        ([*FIT, "--data.batch_size", "0"], "--data.batch_size 0 is less than 1"),
+        ([*FIT, "--data.batch_size", "65"], "the data set has 64"),
+        ([*FIT, "--data.split", "validation"], "no split 'validation'"),
+        ([*FIT, "--steps", "0"], "--steps 0"),
+        ([*FIT, "--steps", "many"], "steps"),
+        ([*FIT, "--seed", "-1"], "--seed -1"),
+        ([*FIT, "--samples.every", "-1"], "--samples.every -1"),
+        ([*FIT, "--samples.count", "0"], "--samples.count 0"),
+        ([*FIT, "--checkpoint.every", "-5"], "--checkpoint.every -5"),
+        ([*FIT, "--scores.samples", "1"], "--scores.samples 1"),
+        ([*FIT, "--scores.protocol", "papr"], "paper"),
+        ([*FIT, "--scores.enabled", "true", "--scores.extractor", "imagenet"], "imagenet"),
+        ([*FIT, "--scores.enabled", "true", "--scores.extractor", "x.safetensors"], "x.safetensors"),
+        ([*FIT, "--trainer.precision", "16-mixed"], "bf16-mixed"),
+        ([*FIT, "--trainer.devices", "2"], "--trainer.devices 1"),
+        ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
+        ([*FIT, "--run", "../elsewhere"], "no run name"),
+        ([*FIT, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
+        ([*FIT, "--root", "/proc/1/nowhere"], "--root"),
+        (["fit", "--data.dataset", "cifar10", "--data.root", "empty", "--data.download", "false"], "CIFAR10"),
+        (["fit", "--data.dataset", "folder"], "--data.root"),
+        ([*FOLDER], "pictures"),
+        (["resume", "nothing"], "no run 'nothing'"),
+        (["sample", "nothing"], "no run, folder or checkpoint 'nothing'"),
+        (["evaluate", "nothing"], "no run, folder or checkpoint 'nothing'"),
+        (["sample", "nothing", "--n", "0"], "--n 0"),
+        (["leaderboard", "--fromat", "json"], "did you mean '--format'"),
+        (["extractor", "fit", "--dataset", "cifar"], "cifar10"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)
+def test_a_wrong_argument_is_named_with_its_remedy(
+    refused: Callable[..., str], arguments: list[str], words: str
+) -> None:
+    assert words in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {nrom: batch}", "did you mean 'model.norm'"),
+        ("model: {width: [1, 2]}", "model.width"),
+        ("model: [unclosed", "bad.yaml"),
+        ("modle: {norm: batch}", "did you mean"),
+        ("model: {class_path: os.system}", "class_path"),
+        ("data: {class_path: msngan.data.ImageData}", "class_path"),
+        ("scores: {class_path: os.system, init_args: {command: id}}", "unknown option"),
+        ("just words", "bad.yaml"),
+        ("steps: ten", "steps"),
+        ("model: {norm: 7}", "model.norm"),
+    ],
+)
+def test_a_wrong_config_is_named_with_its_key(
+    refused: Callable[..., str], tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    assert words in refused("fit", "--config", "bad.yaml")
+
+
+def test_a_taken_run_name_is_refused_and_the_run_left_alone(
+    tiny: Callable[..., Path], refused: Callable[..., str]
+) -> None:
+    tiny("mine")
+    assert "msngan resume mine" in refused(*FIT, "--run", "mine")
+
+
+class TestCheckpoints:
+    def test_cut(self, tiny: Callable[..., Path], refused: Callable[..., str]) -> None:
+        folder = tiny("mine")
+        whole = (folder / "last.ckpt").read_bytes()
+        (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+        assert "cut or of another program" in refused("resume", "mine")
+        assert "cut or of another program" in refused("sample", "mine")
+
+    def test_empty(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        (tmp_path / "x.ckpt").touch()
+        assert "cut or of another program" in refused(*FIT, "--ckpt_path", "x.ckpt")
+
+    def test_of_another_program(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        torch.save({"model": torch.zeros(3)}, tmp_path / "x.ckpt")
+        assert "not a msngan checkpoint" in refused(*FIT, "--ckpt_path", "x.ckpt")
+        assert "not a msngan checkpoint" in refused("sample", "x.ckpt")
+        assert "not a msngan checkpoint" in refused("evaluate", "x.ckpt")
+
+    def test_that_is_a_program(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        class Payload:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, ("executed",)
+
+        with open(tmp_path / "x.ckpt", "wb") as file:
+            pickle.dump({"msngan": {"format": 1}, "x": Payload()}, file)
+        assert "x.ckpt" in refused("sample", "x.ckpt")
+        torch.save({"msngan": {"format": 1}, "x": Payload()}, tmp_path / "y.ckpt")
+        assert "y.ckpt" in refused("sample", "y.ckpt")
+        assert not (tmp_path / "executed").exists()
+
+    @pytest.mark.parametrize(
+        ("option", "value", "words"),
+        [
+            ("--model.width", "3", "width"),
+            ("--model.norm", "spectral", "norm"),
+            ("--model.critic", "cnn_wide", "critic"),
+            ("--model.latent_dim", "5", "latent_dim"),
+            ("--model.conv_bias", "true", "conv_bias"),
+            ("--model.ema_decay", "0", "ema_decay"),
+            ("--data.size", "16", "size"),
+            ("--data.channels", "3", "channels"),
+        ],
+    )
+    def test_of_another_architecture(
+        self,
+        tiny: Callable[..., Path],
+        refused: Callable[..., str],
+        option: str,
+        value: str,
+        words: str,
+    ) -> None:
+        folder = tiny("mine")
+        line = refused(*FIT, "--ckpt_path", str(folder / "last.ckpt"), option, value)
+        assert words in line and "last.ckpt" in line
+
+    def test_without_a_moving_average(
+        self, tiny: Callable[..., Path], refused: Callable[..., str]
+    ) -> None:
+        tiny("mine", "--model.ema_decay", "0")
+        assert "--raw" in refused("sample", "mine")
+
+
+class TestFolders:
+    @pytest.fixture(autouse=True)
+    def pictures(self, tmp_path: Path) -> Path:
+        (tmp_path / "pictures").mkdir()
+        return tmp_path / "pictures"
+
+    def save(self, folder: Path, name: str, size: tuple[int, int], mode: str = "RGB") -> None:
+        Image.new(mode, size).save(folder / name)
+
+    def test_empty(self, refused: Callable[..., str]) -> None:
+        assert "pictures" in refused(*FOLDER)
+
+    def test_with_a_corrupt_image(self, refused: Callable[..., str], pictures: Path) -> None:
+        self.save(pictures, "good.png", (8, 8))
+        (pictures / "bad.png").write_bytes((pictures / "good.png").read_bytes()[:40])
+        assert "bad.png" in refused(*FOLDER)
+
+    def test_of_mixed_sizes_without_a_size(
+        self, refused: Callable[..., str], pictures: Path
+    ) -> None:
+        self.save(pictures, "a.png", (8, 8))
+        self.save(pictures, "b.png", (16, 16))
+        assert "--data.size" in refused(*FOLDER, "--data.size", "null")
+
+    def test_of_mixed_modes_without_channels(
+        self, refused: Callable[..., str], pictures: Path
+    ) -> None:
+        self.save(pictures, "a.png", (8, 8))
+        self.save(pictures, "b.png", (8, 8), "L")
+        assert "--data.channels" in refused(*FOLDER)
+
+    def test_of_a_size_that_the_networks_cannot_have(
+        self, refused: Callable[..., str], pictures: Path
+    ) -> None:
+        self.save(pictures, "a.png", (12, 12))
+        assert "--data.size" in refused(*FOLDER, "--data.size", "null")

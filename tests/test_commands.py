@@ -1,0 +1,192 @@
+"""The commands as a person uses them, on tiny runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from msngan.config import known_configs, summary
+from msngan.models import load_generator
+
+Run = Callable[..., int]
+Tiny = Callable[..., Path]
+
+
+def test_a_run_keeps_config_environment_records_and_checkpoints(
+    tiny: Tiny, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--samples.every", "2", "--checkpoint.every", "2", "--records.every", "3"]
+    options += ["--model.generator_lr", "0.05"]  # no two grids of so short a run would differ
+    folder = tiny("mine", *options, "--scores.enabled", "true", "--scores.samples", "20")
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "environment.json",
+        "last.ckpt",
+        "previous.ckpt",
+        "best.ckpt",
+        "metrics.jsonl",
+        "scores.jsonl",
+        "tensorboard",
+    }
+    assert not [name for name in names if name.startswith(".")]
+    grids = {path.name for path in Path("samples/mine").iterdir()}
+    steps = {f"step-{step:08d}.png" for step in (0, 2, 4, 6)}
+    assert grids == steps | {"real.png", "training.webp"}
+    with Image.open("samples/mine/training.webp") as film:
+        assert film.n_frames == 4
+    shown = capfd.readouterr().err
+    assert "msngan resume mine --steps N" in shown and "msngan sample mine" in shown
+    assert "extractor: embed-digits-" in shown
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["norm"] == "mean_spectral" and config["model"]["penalty_weight"] is None
+    environment = json.loads((folder / "environment.json").read_text())
+    assert torch.__version__.startswith(environment["versions"]["torch"])
+
+
+def test_a_run_without_a_name_gets_one_from_config_and_seed(run: Run) -> None:
+    from conftest import QUIET, TINY
+
+    for counter in range(2):
+        assert run("fit", *TINY, *QUIET, "--seed", "3") == 0
+        assert Path(f"checkpoints/digits_msn-s3-{counter}/last.ckpt").is_file()
+
+
+def test_a_saved_config_gives_the_same_run_again(tiny: Tiny) -> None:
+    from conftest import same_bits, weights
+
+    first = tiny("first", "--model.loss", "wasserstein", "--model.norm", "batch")
+    again = tiny("again", "--config", str(first / "config.yaml"), "--run", "again")
+    assert same_bits(weights(first), weights(again))
+
+
+def test_grids_show_the_same_latents_from_the_average_in_eval_mode(tiny: Tiny) -> None:
+    folder = tiny("mine", "--samples.every", "6", "--samples.count", "4")
+    generator, _ = load_generator(folder / "last.ckpt")
+    from msngan.images import tile
+    from msngan.models import draw_samples
+
+    picture = tile(torch.cat(list(draw_samples(generator, 4, seed=0)))).numpy()[0]
+    with Image.open("samples/mine/step-00000006.png") as saved:
+        shown = np.asarray(saved.resize((picture.shape[1], picture.shape[0]), Image.Resampling.NEAREST))
+    assert (shown == picture).all()
+
+
+class TestSample:
+    def test_grid(self, tiny: Tiny, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        tiny("mine")
+        assert run("sample", "mine", "--grid", "9") == 0
+        written = Path(capsys.readouterr().out.strip())
+        assert written == Path("samples/mine/sample-00000006-seed0.png")
+        with Image.open(written) as image:
+            assert image.size == ((3 * 10 + 2) * 8,) * 2  # 3 x 3 of 8 pixels with gaps, enlarged
+
+    def test_single_images(self, tiny: Tiny, run: Run) -> None:
+        tiny("mine")
+        assert run("sample", "mine", "--n", "12", "--out", "many") == 0
+        files = sorted(Path("many").iterdir())
+        assert [path.name for path in files] == [f"{index:02d}.png" for index in range(12)]
+        with Image.open(files[0]) as image:
+            assert image.size == (8, 8)
+
+    def test_npz_holds_the_same_images_in_the_layout_of_other_tools(
+        self, tiny: Tiny, run: Run
+    ) -> None:
+        folder = tiny("mine")
+        assert run("sample", str(folder), "--n", "5", "--format", "npz", "--out", "x.npz") == 0
+        assert run("sample", str(folder / "last.ckpt"), "--n", "5", "--out", "x") == 0
+        images = np.load("x.npz")["arr_0"]
+        assert images.shape == (5, 8, 8, 1) and images.dtype == np.uint8
+        with Image.open("x/3.png") as single:
+            assert (np.asarray(single) == images[3, :, :, 0]).all()
+
+    def test_seed_and_weights_choose_the_images(self, tiny: Tiny, run: Run) -> None:
+        tiny("mine", "--model.generator_lr", "0.05")
+        files = []
+        for name, options in {"a": [], "b": [], "c": ["--seed", "1"], "d": ["--raw"]}.items():
+            assert run("sample", "mine", "--out", f"{name}.png", *options) == 0
+            files.append(Path(f"{name}.png").read_bytes())
+        assert files[0] == files[1] != files[2] and files[0] != files[3]
+
+    def test_interpolation_rows_run_from_one_image_to_another(self, tiny: Tiny, run: Run) -> None:
+        tiny("mine")
+        assert run("sample", "mine", "--interpolate", "3", "--columns", "5", "--out", "x.png") == 0
+        with Image.open("x.png") as image:
+            assert image.size == ((5 * 10 + 2) * 8, (3 * 10 + 2) * 8)
+
+
+class TestEvaluate:
+    def test_gives_the_numbers_of_training_and_adds_a_line(
+        self, tiny: Tiny, run: Run, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        sizes = ["--scores.samples", "30", "--scores.runs", "2"]
+        folder = tiny("mine", "--scores.enabled", "true", *sizes)
+        capsys.readouterr()
+        assert run("evaluate", "mine", "--samples", "30", "--runs", "2", "--format", "json") == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        fit, again = map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
+        assert again == row and again["source"] == "evaluate"
+        assert fit["protocol_id"] == again["protocol_id"]
+        for key, score in fit["scores"].items():  # torchmetrics there, our arithmetic here
+            assert score["values"] == pytest.approx(again["scores"][key]["values"], rel=1e-6, abs=1e-6)
+
+    def test_the_embedded_extractor_never_gives_an_fid(self, tiny: Tiny, run: Run) -> None:
+        folder = tiny("mine", "--scores.enabled", "true", "--scores.samples", "20")
+        (line,) = map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
+        assert sorted(key.split("/")[0] for key in line["scores"]) == ["cs", "fd", "kd"]
+        assert all("/embed-digits-" in key for key in line["scores"])
+
+    def test_the_leaderboard_shows_it(
+        self, tiny: Tiny, run: Run, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tiny("mine", "--scores.enabled", "true", "--scores.samples", "20")
+        capsys.readouterr()
+        assert run("leaderboard", "--format", "md") == 0
+        shown = capsys.readouterr().out
+        assert "mine" in shown and "embed-digits-" in shown and "29.8" in shown
+
+
+@pytest.mark.parametrize("name", sorted(known_configs()))
+def test_every_packaged_config_is_valid_and_says_what_it_is(
+    name: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(summary(known_configs()[name])) > 20
+    assert run("fit", "--config", f"{name}.yaml", "--print_config") == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["steps"] >= 1000
+
+
+def test_configs_lists_them(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("configs") == 0
+    shown = capsys.readouterr().out
+    assert {line.split()[0] for line in shown.splitlines()} >= {
+        *("digits_msn", "cifar_msn", "cifar_sn", "cifar_wgangp", "cifar_none"),
+        *("mnist_msn", "fashion_msn", "svhn_msn", "folder_msn"),
+    }
+
+
+def test_a_config_in_configs_here_hides_the_packaged_one(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "cifar_msn.yaml").write_text("# mine\nsteps: 1234\n")
+    assert run("fit", "--config", "cifar_msn", "--print_config") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["steps"] == 1234
+
+
+def test_flags_win_over_the_config_and_later_configs_over_earlier(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("steps: 5\nseed: 1\nmodel: {width: 3}\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\n")
+    options = ["--config", "a.yaml", "--config", "b.yaml", "--model.width", "4", "--print_config"]
+    assert run("fit", *options) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["steps"], config["seed"], config["model"]["width"]) == (5, 2, 4)

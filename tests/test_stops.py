@@ -1,0 +1,155 @@
+"""Signals save at a step's end; a NaN stops the run and spoils nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUIET, TINY, same_bits, weights
+
+Run = Callable[..., int]
+Tiny = Callable[..., Path]
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "msngan", "fit", *TINY, *QUIET, "--run", "mine", *options]
+    return subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_steps(folder: Path, process: subprocess.Popen[str]) -> None:
+    metrics = folder / "checkpoints/mine/metrics.jsonl"
+    for _ in range(1200):
+        if metrics.is_file() and metrics.stat().st_size:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    pytest.fail("no step in a minute")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
+    tiny: Tiny, run: Run, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = start(tmp_path, "--steps", "1000000", "--records.every", "1")
+    wait_for_steps(tmp_path, process)
+    process.send_signal(number)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == code, shown
+    assert "msngan resume mine" in shown and "Traceback" not in shown
+    stopped = torch.load("checkpoints/mine/last.ckpt", weights_only=True)["global_step"]
+    assert stopped >= 1
+    total = str(stopped + 3)
+    assert run("resume", "mine", "--steps", total) == 0
+    whole = tiny("whole", "--steps", total, "--records.every", "1")
+    assert same_bits(weights(whole), weights(Path("checkpoints/mine")))
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    # The step hangs, so the first interrupt has nothing to wait for but the second.
+    code = (
+        "import sys, time, msngan.gan as g\n"
+        "slow = g.GAN._update_ema\n"
+        "def hang(self, step):\n"
+        "    if step == 3: open('hanging', 'w').close(); time.sleep(600)\n"
+        "    slow(self, step)\n"
+        "g.GAN._update_ema = hang\n"
+        "from msngan.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "fit", *TINY, *QUIET, "--run", "mine"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "hanging").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in shown
+
+
+@pytest.mark.parametrize("network", ["critic", "generator"])
+def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(
+    tiny: Tiny, run: Run, network: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from msngan import gan
+
+    folder = tiny("mine", "--steps", "4", "--checkpoint.every", "2")
+    before = (folder / "last.ckpt").read_bytes(), (folder / "previous.ckpt").read_bytes()
+    original = gan.GAN.training_step
+
+    def poisoned(self: gan.GAN, batch: torch.Tensor, batch_idx: int) -> object:
+        if self.trainer.global_step == 5:
+            with torch.no_grad():
+                next(getattr(self, network).parameters()).fill_(float("nan"))
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(gan.GAN, "training_step", poisoned)
+    capfd.readouterr()
+    assert run("resume", "mine", "--steps", "9", "--checkpoint.every", "0") == 1
+    shown = capfd.readouterr().err
+    assert "diverged at step 6" in shown and "_loss nan" in shown and "learning" in shown or "_lr" in shown
+    assert "Traceback" not in shown
+    assert before == ((folder / "last.ckpt").read_bytes(), (folder / "previous.ckpt").read_bytes())
+
+
+def test_at_every_moment_of_a_save_some_last_checkpoint_is_whole(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def watched(*arguments: object, **options: object) -> object:
+            last = Path("checkpoints/mine/last.ckpt")
+            result = real(*arguments, **options)
+            if seen or last.exists():
+                seen.append("step" in torch.load(last, weights_only=True)["msngan"])
+            return result
+
+        monkeypatch.setattr(os, name, watched)
+
+    for name in ("replace", "link", "unlink", "fsync"):
+        watch(name)
+    tiny("mine", "--checkpoint.every", "1")
+    assert len(seen) > 10 and all(seen)
+
+
+def test_previous_is_the_checkpoint_before_last(tiny: Tiny) -> None:
+    folder = tiny("mine", "--steps", "5", "--checkpoint.every", "2")
+    steps = [
+        torch.load(folder / name, weights_only=True)["global_step"]
+        for name in ("previous.ckpt", "last.ckpt")
+    ]
+    assert steps == [4, 5]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tiny: Tiny, run: Run) -> None:
+    whole = tiny("whole")
+    parts = tiny("parts", "--steps", "2")
+    (parts / "last.ckpt").unlink()
+    assert run("resume", "parts", "--steps", "6") == 0
+    assert same_bits(weights(whole), weights(parts))
+
+
+def test_best_is_the_checkpoint_of_the_best_score(tiny: Tiny) -> None:
+    options = ["--scores.enabled", "true", "--scores.every", "1", "--scores.samples", "20"]
+    folder = tiny("mine", *options, "--steps", "5", "--model.generator_lr", "0.05")
+    lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    key = next(key for key in lines[0]["scores"] if key.startswith("fd/"))
+    best = min(lines, key=lambda line: line["scores"][key]["mean"])["step"]
+    assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == best
