@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from msngan import checks, norms, rng
+from msngan import norms, rng
+from msngan.gan_options import check_options
 from msngan.losses import LOSSES, LossName
 from msngan.models import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
+from msngan.models.averaging import update_average
 from msngan.norms import NormName, SigmaBank
 from msngan.penalties import PENALTIES, PenaltyName
-from msngan.runs import Diverged, UserError
+from msngan.runs import Diverged
 
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -93,13 +95,15 @@ class GAN(LightningModule):
         size: int = 32,
     ) -> None:
         super().__init__()
-        self._check(locals())
+        check_options(locals())
         self.save_hyperparameters()
         self.automatic_optimization = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(seed, 0, 0, "init"))
             self.generator = GENERATORS[generator](latent_dim, width, channels, size)
-            self.critic = CRITICS[critic](norm, critic_width or width, channels, size, slope, conv_bias)
+            self.critic = CRITICS[critic](
+                norm, critic_width or width, channels, size, slope, conv_bias
+            )
         self.ema = copy.deepcopy(self.generator).requires_grad_(False) if ema_decay > 0 else None
         self.loss, self.penalty = LOSSES[loss], PENALTIES[penalty]
         weight = self.penalty.weight if penalty_weight is None else penalty_weight
@@ -111,22 +115,6 @@ class GAN(LightningModule):
         if compile:
             self.generator.compile()
             self.critic.compile()
-
-    @staticmethod
-    def _check(given: dict[str, Any]) -> None:
-        for name in ("width", "critic_width", "latent_dim", "critic_steps", "steps"):
-            checks.at_least(f"--model.{name}", given[name], 1)
-        for network in ("generator", "critic"):
-            checks.positive(f"--model.{network}_lr", given[f"{network}_lr"])
-            for beta in given[f"{network}_betas"]:
-                checks.fraction(f"--model.{network}_betas: each", beta)
-        checks.fraction("--model.ema_decay", given["ema_decay"])
-        checks.not_negative("--model.penalty_weight", given["penalty_weight"])
-        if given["compile"] and PENALTIES[given["penalty"]].value is not None:
-            raise UserError(
-                f"--model.compile with --model.penalty {given['penalty']}: torch.compile has no"
-                " second derivative; drop one of them"
-            )
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         h = self.hparams
@@ -155,8 +143,9 @@ class GAN(LightningModule):
             figures = self._critic_update(critic_optimizer, real, z, draw)
         z = self._latents(chunk, step, "generator")
         figures |= self._generator_update(generator_optimizer, batch[-chunk:], z)
-        self._refuse_nan(figures, step + 1)
-        self._update_ema(step)
+        _refuse_nan(figures, step + 1)
+        if self.ema is not None:
+            update_average(self.ema, self.generator, self.hparams.ema_decay, step)
         return figures
 
     def _critic_update(
@@ -218,17 +207,6 @@ class GAN(LightningModule):
         optimizer.step()
         return {"generator_loss": loss.detach()}
 
-    def _refuse_nan(self, figures: dict[str, Tensor], step: int) -> None:
-        # One look a step: each look makes a GPU wait.
-        if torch.stack(list(figures.values())).isfinite().all():
-            return
-        wrong = [f"{name} {value.item()}" for name, value in figures.items() if not value.isfinite()]
-        raise Diverged(
-            f"training diverged at step {step}: {', '.join(wrong)}. The last checkpoint is as it was."
-            " Try lower --model.generator_lr and --model.critic_lr, another --model.norm or"
-            " --model.penalty, or --trainer.precision 32-true"
-        )
-
     def _set_learning_rates(self, step: int) -> None:
         left = 1 - step / self.hparams.steps if self.hparams.lr_decay == "linear" else 1.0
         rates = self.hparams.generator_lr, self.hparams.critic_lr
@@ -242,18 +220,6 @@ class GAN(LightningModule):
     def _latents(self, count: int, step: int, stream: rng.Stream) -> Tensor:
         draw = torch.Generator(self.device).manual_seed(self._derived(step, stream))
         return torch.randn(count, self.hparams.latent_dim, generator=draw, device=self.device)
-
-    @torch.no_grad()
-    def _update_ema(self, step: int) -> None:
-        if self.ema is None:
-            return
-        # Early on the average is short, or it would show the first, random weights for long.
-        decay = min(self.hparams.ema_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay
-        )
-        for average, live in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(live)
 
     def sampler(self, ema: bool = True) -> nn.Module:
         """The network that samples: the moving average if there is one and it is wanted."""
@@ -270,3 +236,15 @@ class GAN(LightningModule):
 
 def _nothing() -> None:
     pass
+
+
+def _refuse_nan(figures: dict[str, Tensor], step: int) -> None:
+    # One look a step: each look makes a GPU wait.
+    if torch.stack(list(figures.values())).isfinite().all():
+        return
+    wrong = [f"{name} {value.item()}" for name, value in figures.items() if not value.isfinite()]
+    raise Diverged(
+        f"training diverged at step {step}: {', '.join(wrong)}. The last checkpoint is as it was."
+        " Try lower --model.generator_lr and --model.critic_lr, another --model.norm or"
+        " --model.penalty, or --trainer.precision 32-true"
+    )

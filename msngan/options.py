@@ -52,7 +52,9 @@ class Parser(LightningArgumentParser):
                 known = re.findall(r"'([^']*)'", literal.group(1))
                 word = literal.group(2)
                 return f"--{name}: no {word!r}{did_you_mean(word, known)}; use {', '.join(known)}"
-            problem = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"\2 is no \1", problem)
+            problem = re.sub(
+                r"Expected a <class '(\w+)'>\. Got value: (.*)", r"\2 is no \1", problem
+            )
             return f"--{name}: {problem}"
         unknown = re.search(UNKNOWN, message)
         known = [action.dest for action in self._actions]
@@ -110,7 +112,9 @@ class FitCLI(LightningCLI):
             "-c", "--config", action=NamedConfig, help="Config file, or the name of a known one."
         )
         parser.add_argument("--run", type=str | None, default=None, help="Name of the run.")
-        parser.add_argument("--root", type=str, default=".", help="Folder of checkpoints/, samples/.")
+        parser.add_argument(
+            "--root", type=str, default=".", help="Folder of checkpoints/, samples/."
+        )
         parser.add_argument("--steps", type=int, default=100_000, help="Generator updates.")
         parser.add_argument("--seed", type=int, default=0, help="Of every random number.")
         parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all.")

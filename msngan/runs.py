@@ -70,9 +70,7 @@ class Run:
 
 def all_runs(root: Path = Path()) -> list[Run]:
     """Every folder below checkpoints/ that holds a config, in order of name."""
-    return [
-        Run(path.parent.name, root) for path in sorted(root.glob("checkpoints/*/config.yaml"))
-    ]
+    return [Run(path.parent.name, root) for path in sorted(root.glob("checkpoints/*/config.yaml"))]
 
 
 def new_run(name: str | None, stem: str, seed: int, root: Path = Path()) -> Run:

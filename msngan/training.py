@@ -133,9 +133,7 @@ def _prepare_folder(cli: FitCLI, start: Start) -> None:
         config.run = run.name
         for transient in ("config", "ckpt_path", "root"):
             config.pop(transient, None)
-        cli.parser.save(
-            config, str(run.config), overwrite=True, skip_unset=False, multifile=False
-        )
+        cli.parser.save(config, str(run.config), overwrite=True, skip_unset=False, multifile=False)
         write_json(run.environment, environment(start.config_name))
     except OSError as problem:
         raise UserError(
@@ -198,11 +196,14 @@ def _resume(run: Run) -> str:
 
 
 def _say_start(
-    progress: Progress, run: Run, fresh: bool, data: ImageData, gan: GAN, config: Any  # noqa: ANN401
+    progress: Progress,
+    run: Run,
+    fresh: bool,
+    data: ImageData,
+    gan: GAN,
+    config: Any,  # noqa: ANN401
 ) -> None:
-    counts = [
-        sum(p.numel() for p in part.parameters()) for part in (gan.generator, gan.critic)
-    ]
+    counts = [sum(p.numel() for p in part.parameters()) for part in (gan.generator, gan.critic)]
     progress.say(
         f"run {run.name}: {'new' if fresh else 'continued'}, in {run.folder}\n"
         f"{len(data.real):,} images of {data.dataset}, {data.shape[1]}x{data.shape[1]};"

@@ -12,7 +12,18 @@ import torch
 from msngan.__main__ import main
 
 TINY = ["--config", "digits_msn", "--model.width", "2", "--model.latent_dim", "4"]
-TINY += ["--data.batch_size", "8", "--data.limit", "64", "--data.size", "8", "--steps", "6", "--threads", "1"]
+TINY += [
+    "--data.batch_size",
+    "8",
+    "--data.limit",
+    "64",
+    "--data.size",
+    "8",
+    "--steps",
+    "6",
+    "--threads",
+    "1",
+]
 QUIET = ["--scores.enabled", "false", "--samples.every", "0", "--checkpoint.every", "0"]
 
 

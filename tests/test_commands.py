@@ -75,7 +75,9 @@ def test_grids_show_the_same_latents_from_the_average_in_eval_mode(tiny: Tiny) -
 
     picture = tile(torch.cat(list(draw_samples(generator, 4, seed=0)))).numpy()[0]
     with Image.open("samples/mine/step-00000006.png") as saved:
-        shown = np.asarray(saved.resize((picture.shape[1], picture.shape[0]), Image.Resampling.NEAREST))
+        shown = np.asarray(
+            saved.resize((picture.shape[1], picture.shape[0]), Image.Resampling.NEAREST)
+        )
     assert (shown == picture).all()
 
 
@@ -135,7 +137,9 @@ class TestEvaluate:
         assert again == row and again["source"] == "evaluate"
         assert fit["protocol_id"] == again["protocol_id"]
         for key, score in fit["scores"].items():  # torchmetrics there, our arithmetic here
-            assert score["values"] == pytest.approx(again["scores"][key]["values"], rel=1e-6, abs=1e-6)
+            assert score["values"] == pytest.approx(
+                again["scores"][key]["values"], rel=1e-6, abs=1e-6
+            )
 
     def test_the_embedded_extractor_never_gives_an_fid(self, tiny: Tiny, run: Run) -> None:
         folder = tiny("mine", "--scores.enabled", "true", "--scores.samples", "20")

@@ -29,7 +29,14 @@ def test_seven_steps_resumed_for_thirteen_are_twenty_steps(
 ) -> None:
     # 64 images in batches of 8: an epoch is 8 steps (2 with three critic steps), so 7 is in the
     # middle of one and the run passes several ends.
-    options = ["--model.norm", norm, "--model.critic_steps", str(critic_steps), "--data.mirror", "true"]
+    options = [
+        "--model.norm",
+        norm,
+        "--model.critic_steps",
+        str(critic_steps),
+        "--data.mirror",
+        "true",
+    ]
     whole = weights(tiny("whole", *options, "--steps", "20"))
     parts = tiny("parts", *options, "--steps", "7")
     assert run("resume", "parts", "--steps", "20") == 0

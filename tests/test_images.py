@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from msngan import images
+from msngan.runs import Diverged
 
 LEVELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
 
@@ -50,7 +51,7 @@ def test_values_outside_saturate() -> None:
 def test_nan_is_refused() -> None:
     broken = torch.zeros(2, 3, 4, 4)
     broken[1, 2, 3, 0] = float("nan")
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(Diverged, match="NaN"):
         images.to_uint8(broken)
 
 

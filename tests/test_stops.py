@@ -60,11 +60,11 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     # The step hangs, so the first interrupt has nothing to wait for but the second.
     code = (
         "import sys, time, msngan.gan as g\n"
-        "slow = g.GAN._update_ema\n"
-        "def hang(self, step):\n"
+        "slow = g.update_average\n"
+        "def hang(average, live, decay, step):\n"
         "    if step == 3: open('hanging', 'w').close(); time.sleep(600)\n"
-        "    slow(self, step)\n"
-        "g.GAN._update_ema = hang\n"
+        "    slow(average, live, decay, step)\n"
+        "g.update_average = hang\n"
         "from msngan.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -83,7 +83,11 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("network", ["critic", "generator"])
 def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(
-    tiny: Tiny, run: Run, network: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tiny: Tiny,
+    run: Run,
+    network: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     from msngan import gan
 
@@ -101,7 +105,12 @@ def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(
     capfd.readouterr()
     assert run("resume", "mine", "--steps", "9", "--checkpoint.every", "0") == 1
     shown = capfd.readouterr().err
-    assert "diverged at step 6" in shown and "_loss nan" in shown and "learning" in shown or "_lr" in shown
+    assert (
+        "diverged at step 6" in shown
+        and "_loss nan" in shown
+        and "learning" in shown
+        or "_lr" in shown
+    )
     assert "Traceback" not in shown
     assert before == ((folder / "last.ckpt").read_bytes(), (folder / "previous.ckpt").read_bytes())
 

@@ -93,14 +93,14 @@ class Scores(RunCallback):
         seconds = time.monotonic() - start
         self.seconds += seconds
         weights = "ema" if gan.ema is not None else "raw"
-        line = score_line(
-            self.run.name, trainer.global_step, weights, "fit", result.line, seconds
-        )
+        line = score_line(self.run.name, trainer.global_step, weights, "fit", result.line, seconds)
         line["config"] = self.config_name
         append_line(self.run.scores, line)
         means = {key: score["mean"] for key, score in result.scores.items()}
         for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in means.items() if v is not None}, trainer.global_step)
+            logger.log_metrics(
+                {k: v for k, v in means.items() if v is not None}, trainer.global_step
+            )
         self._note(trainer, result.text)
         frechet = means[self._scorer.keys["frechet"]]
         if frechet is not None and (self._best is None or frechet < self._best):

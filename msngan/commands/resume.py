@@ -21,7 +21,9 @@ def main(argv: list[str]) -> int:
         run = Run(folder.resolve().name, folder.resolve().parent.parent)
     if not run.config.is_file():
         names = [each.name for each in all_runs(root)]
-        raise UserError(f"no run {known.run!r} in {root / 'checkpoints'}{did_you_mean(run.name, names)}")
+        raise UserError(
+            f"no run {known.run!r} in {root / 'checkpoints'}{did_you_mean(run.name, names)}"
+        )
     checkpoint = next((path for path in (run.last, run.previous) if path.is_file()), None)
     from msngan.options import parse
     from msngan.training import resume

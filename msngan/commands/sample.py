@@ -27,7 +27,9 @@ def main(argv: list[str]) -> int:
     try:
         written = _write(generator, options, place, stem)
     except OSError as problem:
-        raise UserError(f"cannot write {problem.filename or place}: {problem.strerror}") from problem
+        raise UserError(
+            f"cannot write {problem.filename or place}: {problem.strerror}"
+        ) from problem
     print(written)
     return 0
 
@@ -57,10 +59,10 @@ def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem:
         if options.format == "npz":
             return _npz(generator, options, Path(options.out or place / f"{stem}.npz"))
         return _singles(generator, options, Path(options.out or place / stem))
+    import torch
+
     from msngan import images as convert
     from msngan.models import draw_samples
-
-    import torch
 
     if options.interpolate is not None:
         pictures = _paths(generator, options)

@@ -9,9 +9,8 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from msngan import checks
+from msngan import checks, rng
 from msngan import images as convert
-from msngan import rng
 from msngan.data.datasets import DATASETS, Images, load
 from msngan.data.folder import DataError
 from msngan.data.loader import StepLoader

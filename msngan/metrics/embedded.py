@@ -6,7 +6,6 @@ hand: on a laptop, offline, every few hundred steps. Their numbers are never cal
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 

@@ -15,7 +15,7 @@ from msngan.metrics.floors import Score, floors, summary
 from msngan.metrics.interface import Extractor, Features
 from msngan.metrics.protocol import Protocol
 from msngan.metrics.reference import Progress, Reference
-from msngan.runs import Diverged, UserError
+from msngan.runs import Diverged
 
 Sampler = Callable[[int, int], Iterator[Tensor]]  # (count, seed) -> batches of uint8 (n, C, H, W)
 Backend = Literal["own", "torchmetrics"]
@@ -125,11 +125,7 @@ def _batches(sampler: Sampler, protocol: Protocol, run: int) -> Iterator[Tensor]
     """One run's batches; where the way to uint8 meets NaN, a failed score and not a crash."""
     try:
         yield from sampler(protocol.samples, protocol.seed + run)
-    except UserError:
-        raise
-    except (Diverged, ValueError) as problem:
-        if isinstance(problem, ValueError) and "NaN" not in str(problem):
-            raise
+    except Diverged as problem:
         raise _Failed(f"images of run {run}: {problem}") from problem
 
 
