@@ -22,7 +22,7 @@ def known_configs() -> dict[str, Path]:
 
 
 def find_config(name: str) -> Path:
-    """`name` as a path, then in ./configs, then among the packaged ones; '.yaml' may be left out."""
+    """`name` as a path, then in ./configs, then among the packaged ones; '.yaml' may be missing."""
     if Path(name).is_file():
         return Path(name)
     stem = name.removesuffix(".yaml").removesuffix(".yml")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -116,11 +116,16 @@ class GAN(LightningModule):
             self.generator.compile()
             self.critic.compile()
 
+    @property
+    def options(self) -> Any:
+        """The arguments of this GAN, by name; plain values, saved in every checkpoint."""
+        return self.hparams
+
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        h = self.hparams
+        o = self.options
         return (
-            torch.optim.Adam(self.generator.parameters(), h.generator_lr, tuple(h.generator_betas)),
-            torch.optim.Adam(self.critic.parameters(), h.critic_lr, tuple(h.critic_betas)),
+            torch.optim.Adam(self.generator.parameters(), o.generator_lr, tuple(o.generator_betas)),
+            torch.optim.Adam(self.critic.parameters(), o.critic_lr, tuple(o.critic_betas)),
         )
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
@@ -133,10 +138,10 @@ class GAN(LightningModule):
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = _nothing
         self._set_learning_rates(step)
         torch.manual_seed(self._derived(step, "global"))
-        if self.hparams.channels_last:
+        if self.options.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         latents = self._latents(len(batch), step, "critic")
-        chunk = len(batch) // self.hparams.critic_steps
+        chunk = len(batch) // self.options.critic_steps
         draw = torch.Generator(self.device).manual_seed(self._derived(step, "penalty"))
         figures: dict[str, Tensor] = {}
         for real, z in zip(batch.split(chunk), latents.split(chunk), strict=True):
@@ -145,7 +150,7 @@ class GAN(LightningModule):
         figures |= self._generator_update(generator_optimizer, batch[-chunk:], z)
         _refuse_nan(figures, step + 1)
         if self.ema is not None:
-            update_average(self.ema, self.generator, self.hparams.ema_decay, step)
+            update_average(self.ema, self.generator, self.options.ema_decay, step)
         return figures
 
     def _critic_update(
@@ -187,7 +192,7 @@ class GAN(LightningModule):
     def _penalty(self, real: Tensor, fake: Tensor, draw: torch.Generator) -> Tensor | None:
         if self.penalty.value is None:
             return None
-        with norms.statistics(self.critic, self.hparams.penalty_statistics):
+        with norms.statistics(self.critic, self.options.penalty_statistics):
             return self.penalty.value(self.critic, real, fake.float(), draw)
 
     def _generator_update(
@@ -208,18 +213,18 @@ class GAN(LightningModule):
         return {"generator_loss": loss.detach()}
 
     def _set_learning_rates(self, step: int) -> None:
-        left = 1 - step / self.hparams.steps if self.hparams.lr_decay == "linear" else 1.0
-        rates = self.hparams.generator_lr, self.hparams.critic_lr
+        left = 1 - step / self.options.steps if self.options.lr_decay == "linear" else 1.0
+        rates = self.options.generator_lr, self.options.critic_lr
         for optimizer, rate in zip(self.trainer.optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * max(left, 0.0)
 
     def _derived(self, step: int, stream: rng.Stream) -> int:
-        return rng.derive(self.hparams.seed, step, self.trainer.global_rank, stream)
+        return rng.derive(self.options.seed, step, self.trainer.global_rank, stream)
 
     def _latents(self, count: int, step: int, stream: rng.Stream) -> Tensor:
         draw = torch.Generator(self.device).manual_seed(self._derived(step, stream))
-        return torch.randn(count, self.hparams.latent_dim, generator=draw, device=self.device)
+        return torch.randn(count, self.options.latent_dim, generator=draw, device=self.device)
 
     def sampler(self, ema: bool = True) -> nn.Module:
         """The network that samples: the moving average if there is one and it is wanted."""
@@ -228,10 +233,6 @@ class GAN(LightningModule):
     def sample(self, count: int, seed: int, ema: bool = True) -> Tensor:
         """uint8 (count, C, H, W), eval mode; the same seed gives the same latents."""
         return torch.cat(list(draw_samples(self.sampler(ema), count, seed)))
-
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        self.generator.train()
-        self.critic.train()
 
 
 def _nothing() -> None:

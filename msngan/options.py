@@ -1,4 +1,4 @@
-"""The strict parser of `fit`: LightningCLI with named configs, short errors and no imports from YAML.
+"""The strict parser of `fit`: LightningCLI with named configs and short errors.
 
 Every option is a parameter of a fixed class, documented there; names come from the tables. A config
 is read as data: it cannot name a class or a function to import.

@@ -26,8 +26,10 @@ from msngan.options import FitCLI
 from msngan.runs import Run, UserError, new_run, read_lines, write_json
 
 # Options that shape the tensors in a checkpoint: another value is another network.
-STRUCTURE = ("norm", "critic", "generator", "width", "critic_width", "latent_dim", "conv_bias")
-STRUCTURE += ("channels", "size")
+STRUCTURE = [
+    *("norm", "critic", "generator", "width", "critic_width", "latent_dim", "conv_bias"),
+    *("channels", "size"),
+]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def part(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The parts of msngan that a file imports when it runs, in functions too, not for types alone."""
+    """The parts of msngan that a file imports when it runs, in functions too."""
     found = set()
     tree = ast.parse(path.read_text())
     for_types = {

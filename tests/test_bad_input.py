@@ -38,7 +38,8 @@ def refused(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Call
         shown = capfd.readouterr()
         lines = shown.err.strip().splitlines()
         assert len(lines) == 1, shown.err
-        assert lines[0].startswith("msngan") and "error: " in lines[0]
+        assert lines[0].startswith("msngan")
+        assert "error: " in lines[0]
         assert "Traceback" not in shown.out + shown.err
         assert not shown.out.strip()
         assert snapshot(tmp_path) == before
@@ -207,7 +208,8 @@ class TestCheckpoints:
     ) -> None:
         folder = tiny("mine")
         line = refused(*FIT, "--ckpt_path", str(folder / "last.ckpt"), option, value)
-        assert words in line and "last.ckpt" in line
+        assert words in line
+        assert "last.ckpt" in line
 
     def test_without_a_moving_average(
         self, tiny: Callable[..., Path], refused: Callable[..., str]

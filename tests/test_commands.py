@@ -43,10 +43,12 @@ def test_a_run_keeps_config_environment_records_and_checkpoints(
     with Image.open("samples/mine/training.webp") as film:
         assert film.n_frames == 4
     shown = capfd.readouterr().err
-    assert "msngan resume mine --steps N" in shown and "msngan sample mine" in shown
+    assert "msngan resume mine --steps N" in shown
+    assert "msngan sample mine" in shown
     assert "extractor: embed-digits-" in shown
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["model"]["norm"] == "mean_spectral" and config["model"]["penalty_weight"] is None
+    assert config["model"]["norm"] == "mean_spectral"
+    assert config["model"]["penalty_weight"] is None
     environment = json.loads((folder / "environment.json").read_text())
     assert torch.__version__.startswith(environment["versions"]["torch"])
 
@@ -105,7 +107,8 @@ class TestSample:
         assert run("sample", str(folder), "--n", "5", "--format", "npz", "--out", "x.npz") == 0
         assert run("sample", str(folder / "last.ckpt"), "--n", "5", "--out", "x") == 0
         images = np.load("x.npz")["arr_0"]
-        assert images.shape == (5, 8, 8, 1) and images.dtype == np.uint8
+        assert images.shape == (5, 8, 8, 1)
+        assert images.dtype == np.uint8
         with Image.open("x/3.png") as single:
             assert (np.asarray(single) == images[3, :, :, 0]).all()
 
@@ -115,7 +118,8 @@ class TestSample:
         for name, options in {"a": [], "b": [], "c": ["--seed", "1"], "d": ["--raw"]}.items():
             assert run("sample", "mine", "--out", f"{name}.png", *options) == 0
             files.append(Path(f"{name}.png").read_bytes())
-        assert files[0] == files[1] != files[2] and files[0] != files[3]
+        assert files[0] == files[1] != files[2]
+        assert files[0] != files[3]
 
     def test_interpolation_rows_run_from_one_image_to_another(self, tiny: Tiny, run: Run) -> None:
         tiny("mine")
@@ -134,7 +138,8 @@ class TestEvaluate:
         assert run("evaluate", "mine", "--samples", "30", "--runs", "2", "--format", "json") == 0
         (row,) = json.loads(capsys.readouterr().out)
         fit, again = map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
-        assert again == row and again["source"] == "evaluate"
+        assert again == row
+        assert again["source"] == "evaluate"
         assert fit["protocol_id"] == again["protocol_id"]
         for key, score in fit["scores"].items():  # torchmetrics there, our arithmetic here
             assert score["values"] == pytest.approx(
@@ -154,7 +159,9 @@ class TestEvaluate:
         capsys.readouterr()
         assert run("leaderboard", "--format", "md") == 0
         shown = capsys.readouterr().out
-        assert "mine" in shown and "embed-digits-" in shown and "29.8" in shown
+        assert "mine" in shown
+        assert "embed-digits-" in shown
+        assert "29.8" in shown
 
 
 @pytest.mark.parametrize("name", sorted(known_configs()))

@@ -22,7 +22,7 @@ class Interrupt(Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # After Lightning has set its own SIGTERM handler, which would raise in the middle of a step.
+        # After Lightning has set its own SIGTERM handler, which raises in the middle of a step.
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._handle)
 

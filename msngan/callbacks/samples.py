@@ -64,7 +64,7 @@ class Samples(RunCallback):
     def _save(self, trainer: Trainer, images: torch.Tensor, name: str) -> None:
         convert.save_grid(images, self.run.samples / name)
         for logger in trainer.loggers:
-            add = getattr(logger.experiment, "add_image", None)
+            add = getattr(getattr(logger, "experiment", None), "add_image", None)
             if add is not None:
                 tag = "samples" if name.startswith("step") else "real"
                 add(tag, convert.tile(images), trainer.global_step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from msngan import checks
 from msngan.callbacks.base import RunCallback
@@ -105,18 +105,23 @@ class Scores(RunCallback):
         frechet = means[self._scorer.keys["frechet"]]
         if frechet is not None and (self._best is None or frechet < self._best):
             self._best = frechet
-            for callback in trainer.callbacks:
+            for callback in _callbacks(trainer):
                 if isinstance(callback, Checkpoints):
                     callback.save_best(trainer)
 
     def _note(self, trainer: Trainer, text: str) -> None:
         self._say(trainer, f"step {trainer.global_step}: {text}")
-        for callback in trainer.callbacks:
+        for callback in _callbacks(trainer):
             if isinstance(callback, Progress):
                 callback.note = text.split("  ")[0]
 
     @staticmethod
     def _say(trainer: Trainer, text: str) -> None:
-        for callback in trainer.callbacks:
+        for callback in _callbacks(trainer):
             if isinstance(callback, Progress):
                 callback.say(text)
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    """The trainer's; set in its constructor, where type checkers do not look."""
+    return cast("list[Callback]", getattr(trainer, "callbacks"))  # noqa: B009

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from msngan import checks
 from msngan.commands.parser import Parser
@@ -12,7 +12,7 @@ from msngan.runs import UserError, find_checkpoint, replacing
 if TYPE_CHECKING:
     import argparse
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def main(argv: list[str]) -> int:
@@ -75,13 +75,15 @@ def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem:
     return out
 
 
-def _paths(generator: nn.Module, options: argparse.Namespace):  # noqa: ANN202  (N, C, H, W) uint8
+def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
     import torch
 
     from msngan.models import decode, latents, slerp
 
-    ends = latents(2 * options.interpolate, int(generator.latent_dim), options.seed)  # type: ignore[call-overload]
-    path = slerp(*ends.chunk(2), options.columns)  # (columns, rows, d)
+    starts, ends = latents(
+        2 * options.interpolate, cast(int, generator.latent_dim), options.seed
+    ).chunk(2)
+    path = slerp(starts, ends, options.columns)  # (columns, rows, d)
     return torch.cat(list(decode(generator, path.transpose(0, 1).flatten(0, 1))))
 
 

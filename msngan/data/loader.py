@@ -14,9 +14,9 @@ class StepLoader:
     """Yields for each generator step, without end, the uint8 images of its critic updates.
 
     Each epoch is a new permutation, derived from (seed, epoch); the images left over at its end are
-    too few for a step and are skipped. Epoch and place in it follow from the step at which iteration
-    starts (`step` is asked), so there is no state to save: a resumed run sees the next image. With
-    several processes each takes its own share of a step's images.
+    too few for a step and are skipped. Epoch and place in it follow from the step that
+    iteration starts at (`step` is asked), so there is no state to save: a resumed run sees the next
+    image. With several processes each takes its own share of a step's images.
 
     It has no length on purpose: Lightning then sees a single epoch, whose bookkeeping on resume
     cannot go wrong.

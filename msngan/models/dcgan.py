@@ -6,6 +6,7 @@ arXiv:1907.04003, section IV-C.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -114,10 +115,14 @@ class Critic(nn.Module):
         return self.head(self.body(images)).squeeze(1)
 
 
-GENERATORS = {"dcgan": Generator}
-CRITICS = {"cnn": Critic, "cnn_wide": partial(Critic, wide=True)}
+GENERATORS: dict[str, Callable[..., nn.Module]] = {"dcgan": Generator}
+CRITICS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": Critic,
+    "cnn_wide": partial(Critic, wide=True),
+}
 
 if TYPE_CHECKING:
-    GeneratorName = CriticName = str
+    GeneratorName = str
+    CriticName = str
 else:
     GeneratorName, CriticName = Literal[tuple(GENERATORS)], Literal[tuple(CRITICS)]

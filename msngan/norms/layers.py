@@ -18,8 +18,8 @@ from msngan.norms.mean_spectral import MEAN_SPECTRAL, centring_of
 class NormLayer(nn.Module):
     """The part that all kinds share: normalise the weight, apply the layer, norm the output."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
     weight_norm: nn.Module | None
     output_norm: nn.Module | None
 
@@ -57,7 +57,7 @@ class NormConv3d(NormLayer, nn.Conv3d):
     """torch.nn.Conv3d with a norm; see `normalise`."""
 
 
-class NormLinear(NormLayer, nn.Linear):
+class NormLinear(NormLayer, nn.Linear):  # type: ignore[misc]  # torch types its bias as alive
     """torch.nn.Linear with a norm; see `normalise`. Leading axes are batch (or token) axes."""
 
     def operate(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -69,19 +69,13 @@ class NormConvTranspose2d(NormLayer, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         self._needs_batch(x)
-        padding = self._output_padding(
-            x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+        stride, dilation = list(self.stride), list(self.dilation)
+        padding = [int(each) for each in self.padding]
+        extra = self._output_padding(
+            x, output_size, stride, padding, list(self.kernel_size), 2, dilation
         )
-        y = F.conv_transpose2d(
-            x,
-            self.effective_weight(),
-            self.bias,
-            self.stride,
-            self.padding,
-            padding,
-            self.groups,
-            self.dilation,
-        )
+        weight, groups = self.effective_weight(), self.groups
+        y = F.conv_transpose2d(x, weight, self.bias, stride, padding, extra, groups, dilation)
         return y if self.output_norm is None else self.output_norm(y)
 
 
@@ -112,6 +106,7 @@ def normalise(
     output_norm = norm.output(layer) if norm.output and not head else None
     # The layer becomes its own subclass: parameters, hooks and references to it stay.
     layer.__class__ = KINDS[type(layer)]
+    assert isinstance(layer, NormLayer)
     layer.weight_norm, layer.output_norm = weight_norm, output_norm
     if norm.cancels_bias and not head and not conv_bias:
         layer.register_parameter("bias", None)
@@ -125,7 +120,7 @@ def _like(layer: nn.Module) -> nn.Module:
     return layer.to(device=weight.device, dtype=weight.dtype).train(layer.training)
 
 
-class _MSN:
+class _MSN(NormLayer):
     """What the three drop-in layers add: MSN from birth. `bias` says whether m is learned."""
 
     def __init__(self, *args: Any, gain: bool = False, **options: Any) -> None:
@@ -133,7 +128,6 @@ class _MSN:
         arguments = signature(super().__init__).bind(*args, **options).arguments
         bias = arguments.pop("bias", True)
         super().__init__(**arguments, bias=False)
-        assert isinstance(self, NormLayer)
         assert MEAN_SPECTRAL.weight
         self.weight_norm = MEAN_SPECTRAL.weight(self)
         self.output_norm = centring_of(self, offset=bias, gain=gain)
@@ -153,5 +147,5 @@ class MSNConvTranspose2d(_MSN, NormConvTranspose2d):
     """torch.nn.ConvTranspose2d under Mean Spectral Normalization; see MSNConv2d."""
 
 
-class MSNLinear(_MSN, NormLinear):
+class MSNLinear(_MSN, NormLinear):  # type: ignore[misc]  # as above
     """torch.nn.Linear under Mean Spectral Normalization; means are over all axes but the last."""
