@@ -101,13 +101,11 @@ class GAN(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(seed, 0, 0, "init"))
             self.generator = GENERATORS[generator](latent_dim, width, channels, size)
-            self.critic = CRITICS[critic](
-                norm, critic_width or width, channels, size, slope, conv_bias
-            )
+            shape = (critic_width or width, channels, size)
+            self.critic = CRITICS[critic](norm, *shape, slope, conv_bias)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False) if ema_decay > 0 else None
         self.loss, self.penalty = LOSSES[loss], PENALTIES[penalty]
-        weight = self.penalty.weight if penalty_weight is None else penalty_weight
-        self.penalty_weight = weight
+        self.penalty_weight = self.penalty.weight if penalty_weight is None else penalty_weight
         self.bank = SigmaBank(self.critic)
         self.joint = passes == "joint" and norms.is_batch_coupled(self.critic)
         if channels_last:

@@ -23,7 +23,7 @@ from msngan.data import datasets
 from msngan.data.datasets import DATASETS, Images, data_root, load
 from msngan.data.folder import DataError
 
-OFFICIAL = sorted(set(DATASETS) - {"digits", "folder"})
+OFFICIAL = ["cifar10", "fashion", "mnist", "svhn"]
 COUNTS = {"train": 10, "test": 4}
 
 

@@ -169,7 +169,7 @@ def test_first_weights_are_normal_with_deviation_0_02_and_biases_are_zero(
             assert layer.bias is None or (layer.bias == 0).all()
 
 
-@pytest.mark.parametrize("norm", sorted(name for name in NORMS if NORMS[name].weight))
+@pytest.mark.parametrize("norm", ["mean_spectral", "spectral"])
 def test_the_first_sigma_is_that_of_the_first_weights(norm: str) -> None:
     for layer in Critic(norm=norm, width=4, size=8).modules():
         if getattr(layer, "weight_norm", None) is not None:
