@@ -154,10 +154,6 @@ class GAN(LightningModule):
     def _critic_update(
         self, optimizer: LightningOptimizer, real: Tensor, z: Tensor, draw: torch.Generator
     ) -> dict[str, Tensor]:
-        # Autocast keeps its half-precision copies of weights for as long as training_step lasts:
-        # they would outlive the optimizer's step, and copies made without gradients would be used
-        # where gradients are wanted.
-        torch.clear_autocast_cache()
         with torch.no_grad():
             fake = self.generator(z)
         with self.bank.shared():
@@ -196,7 +192,6 @@ class GAN(LightningModule):
     def _generator_update(
         self, optimizer: LightningOptimizer, real: Tensor, z: Tensor
     ) -> dict[str, Tensor]:
-        torch.clear_autocast_cache()
         # The critic's weights need no gradient here: that saves a third of its backward pass.
         with frozen(self.critic), norms.statistics(self.critic, "batch"):
             fake = self.generator(z)

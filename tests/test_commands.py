@@ -70,7 +70,8 @@ def test_a_saved_config_gives_the_same_run_again(tiny: Tiny) -> None:
 
 
 def test_grids_show_the_same_latents_from_the_average_in_eval_mode(tiny: Tiny) -> None:
-    folder = tiny("mine", "--samples.every", "6", "--samples.count", "4")
+    options = ["--samples.every", "6", "--samples.count", "4", "--model.generator_lr", "0.05"]
+    folder = tiny("mine", *options)
     generator, _ = load_generator(folder / "last.ckpt")
     from msngan.images import tile
     from msngan.models import draw_samples

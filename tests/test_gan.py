@@ -1,0 +1,213 @@
+"""One step of a GAN: who is updated, with what, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import weights
+from torch import nn
+
+from msngan.gan import GAN
+from msngan.models.averaging import update_average
+from msngan.norms import NORMS, SpectralNorm, is_batch_coupled
+from msngan.runs import UserError
+
+Tiny = Callable[..., Path]
+BATCH = 8  # of the tiny runs
+
+
+@pytest.fixture
+def inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool, bool]]:
+    """(batch size, gradient wanted for weights, training statistics) of each pass of a critic."""
+    seen: list[tuple[int, bool, bool]] = []
+    original = GAN.__init__
+
+    def watched(self: GAN, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+
+        def hook(critic: nn.Module, given: tuple[torch.Tensor], result: torch.Tensor) -> None:
+            trained = all(weight.requires_grad for weight in critic.parameters())
+            parts = [part for part in critic.modules() if hasattr(part, "track_running_stats")]
+            tracking = all(part.track_running_stats and part.training for part in parts)
+            seen.append((len(given[0]), trained, bool(parts) and tracking))
+
+        self.critic.register_forward_hook(hook)
+
+    watched.__wrapped__ = original  # type: ignore[attr-defined]  # keeps the signature for the parser
+    monkeypatch.setattr(GAN, "__init__", watched)
+    return seen
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_real_and_fake_pass_together_where_the_norm_couples_a_batch(
+    tiny: Tiny, inputs: list[tuple[int, bool, bool]], norm: str
+) -> None:
+    tiny("mine", "--model.norm", norm, "--steps", "1", "--model.critic_steps", "2")
+    if norm in ("batch", "mean_spectral"):
+        update, generator = [(2 * BATCH, True, True)], [(2 * BATCH, False, False)]
+    else:
+        update, generator = [(BATCH, True, False)] * 2, [(BATCH, False, False)]
+    assert inputs == [*update, *update, *generator]
+
+
+@pytest.mark.parametrize("norm", ["batch", "mean_spectral"])
+def test_separate_passes_score_real_and_fake_apart(
+    tiny: Tiny, inputs: list[tuple[int, bool, bool]], norm: str
+) -> None:
+    tiny("mine", "--model.norm", norm, "--steps", "1", "--model.passes", "separate")
+    assert inputs == [(BATCH, True, True), (BATCH, True, True), (BATCH, False, False)]
+
+
+@pytest.mark.parametrize("passes", ["joint", "separate"])
+@pytest.mark.parametrize("norm", ["batch", "mean_spectral"])
+@pytest.mark.parametrize("penalty", ["none", "gradient"])
+def test_running_statistics_move_in_the_critic_s_own_passes_alone(
+    tiny: Tiny, norm: str, passes: str, penalty: str
+) -> None:
+    options = ["--model.norm", norm, "--model.passes", passes, "--model.penalty", penalty]
+    folder = tiny("mine", *options, "--steps", "3", "--model.critic_steps", "2")
+    counts = [v for k, v in weights(folder).items() if k.startswith("critic") and "tracked" in k]
+    assert len(counts) == 7
+    assert set(map(int, counts)) == {3 * 2 * (1 if passes == "joint" else 2)}
+
+
+@pytest.mark.parametrize("critic_steps", [1, 3])
+@pytest.mark.parametrize("penalty", ["none", "gradient"])
+def test_sigma_takes_one_power_iteration_a_critic_update(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, critic_steps: int, penalty: str
+) -> None:
+    calls: list[int] = []
+    original = SpectralNorm.iterate
+
+    def counted(self: SpectralNorm, weight: torch.Tensor, times: int = 1) -> None:
+        calls.append(times)
+        original(self, weight, times)
+
+    monkeypatch.setattr(SpectralNorm, "iterate", counted)
+    options = ["--model.critic_steps", str(critic_steps), "--model.penalty", penalty]
+    tiny("mine", *options, "--steps", "2", "--samples.every", "1")
+    warm_ups, updates = calls[:8], calls[8:]  # seven convolutions and the head
+    assert warm_ups == [15] * 8
+    assert updates == [1] * (8 * 2 * critic_steps)
+
+
+def moved(folder: Path, steps: tuple[str, str]) -> dict[str, torch.Tensor]:
+    first, last = (weights(folder, name) for name in steps)
+    return {k: last[k] - first[k] for k in last if k.endswith("weight") and "adam" not in k}
+
+
+@pytest.mark.parametrize("norm", ["none", "mean_spectral"])
+def test_bfloat16_trains_both_networks_as_float32_does(tiny: Tiny, norm: str) -> None:
+    # Autocast can keep copies of weights (Lightning switches that off); a stale or gradient-free
+    # one would stop a network here. After one step Adam has moved every weight by its rate, in the direction of its gradient.
+    options = ["--model.norm", norm, "--model.ema_decay", "0", "--model.critic_steps", "2"]
+    options += ["--data.limit", "16", "--data.batch_size", "8", "--checkpoint.every", "1"]
+    single = moved(tiny("single", *options, "--steps", "2"), ("previous.ckpt", "last.ckpt"))
+    half = tiny("half", *options, "--steps", "2", "--trainer.precision", "bf16-mixed")
+    for name, change in moved(half, ("previous.ckpt", "last.ckpt")).items():
+        likeness = torch.cosine_similarity(change.flatten(), single[name].flatten(), dim=0)
+        assert likeness > 0.25, name
+
+
+def test_a_critic_update_uses_the_weights_of_the_update_before_in_bfloat16(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, scores = GAN._score, []
+
+    def watched(self: GAN, real: torch.Tensor, fake: torch.Tensor) -> Any:
+        logits = original(self, real, fake)
+        with torch.autocast("cpu", enabled=False), torch.no_grad():
+            exact = self.critic(real.float())
+        scores.append((logits[0] - exact).abs().max() / exact.abs().max())
+        return logits
+
+    monkeypatch.setattr(GAN, "_score", watched)
+    options = ["--model.norm", "none", "--model.critic_steps", "4", "--model.critic_lr", "0.05"]
+    tiny("mine", *options, "--steps", "2", "--trainer.precision", "bf16-mixed")
+    assert len(scores) == 8
+    assert max(scores) < 0.1
+
+
+def test_linear_decay_and_two_time_scales_set_the_rates(tiny: Tiny) -> None:
+    import json
+
+    options = ["--model.lr_decay", "linear", "--model.critic_lr", "4e-4", "--records.every", "1"]
+    folder = tiny("mine", *options, "--steps", "4")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["generator_lr"] for row in rows] == pytest.approx([2e-4, 1.5e-4, 1e-4, 0.5e-4])
+    assert [row["critic_lr"] for row in rows] == pytest.approx([4e-4, 3e-4, 2e-4, 1e-4])
+
+
+def test_clip_bounds_every_weight_of_the_critic(tiny: Tiny) -> None:
+    options = ["--model.penalty", "clip", "--model.norm", "none", "--model.penalty_weight", "0.003"]
+    state = weights(tiny("mine", *options, "--model.critic_lr", "0.01"))
+    largest = max(v.abs().max() for k, v in state.items() if k.startswith("critic."))
+    assert largest == pytest.approx(0.003)
+
+
+def test_the_average_moves_by_hand_and_takes_buffers_whole() -> None:
+    average, live = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    with torch.no_grad():
+        average.weight.fill_(0.0)
+        live.weight.fill_(1.0)
+        live.running_mean.fill_(5.0)  # type: ignore[union-attr]
+        live.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
+    update_average(average, live, 0.9, step=10_000)
+    assert average.weight.item() == pytest.approx(0.1)
+    assert average.running_mean == 5
+    assert average.num_batches_tracked == 7
+    update_average(average, live, 0.9, step=0)  # decay 1/10
+    assert average.weight.item() == pytest.approx(0.1 * 0.1 + 0.9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_compiled_networks_train_as_eager_ones(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, norm: str
+) -> None:
+    eager = weights(tiny("eager", "--model.norm", norm, "--steps", "3"))
+    original = nn.Module.compile
+    # The graphs are what the project answers for; generating C++ for them takes a minute.
+    monkeypatch.setattr(nn.Module, "compile", lambda self: original(self, backend="aot_eager"))
+    torch._dynamo.reset()
+    options = ["--model.norm", norm, "--steps", "3", "--model.compile", "true"]
+    compiled = weights(tiny("compiled", *options))
+    assert eager.keys() == compiled.keys()
+    for name, value in eager.items():
+        if name.endswith("weight"):
+            assert torch.allclose(value, compiled[name], atol=1e-4), name
+
+
+def test_memory_layout_changes_rounding_only(tiny: Tiny) -> None:
+    last = weights(tiny("last", "--steps", "2"))
+    first = weights(tiny("first", "--steps", "2", "--model.channels_last", "false"))
+    for name in last:
+        if name.endswith(("u", "v", "running_mean")):
+            assert torch.allclose(last[name], first[name], atol=1e-3), name
+
+
+def test_the_sampler_is_in_eval_and_leaves_modes_alone() -> None:
+    gan = GAN(width=2, latent_dim=4, size=8, channels=1)
+    gan.generator.train()
+    gan.ema.body[0].eval()  # type: ignore[union-attr, index]
+    before = [part.training for part in gan.modules()]
+    images = gan.sample(5, seed=1)
+    assert images.shape == (5, 1, 8, 8)
+    assert images.dtype == torch.uint8
+    assert [part.training for part in gan.modules()] == before
+    assert torch.equal(images, gan.sample(5, seed=1))
+    assert torch.equal(gan.sample(7, seed=1, ema=False)[:2], gan.sample(7, seed=1, ema=False)[:2])
+
+
+def test_only_batch_and_mean_norms_couple_a_batch() -> None:
+    coupled = {name for name in NORMS if is_batch_coupled(GAN(norm=name, width=2, size=8).critic)}
+    assert coupled == {"batch", "mean_spectral"}
+
+
+def test_an_option_out_of_range_is_refused_from_python_too() -> None:
+    with pytest.raises(UserError, match="--model.width 0"):
+        GAN(width=0)
