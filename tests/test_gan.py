@@ -103,7 +103,8 @@ def moved(folder: Path, steps: tuple[str, str]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("norm", ["none", "mean_spectral"])
 def test_bfloat16_trains_both_networks_as_float32_does(tiny: Tiny, norm: str) -> None:
     # Autocast can keep copies of weights (Lightning switches that off); a stale or gradient-free
-    # one would stop a network here. After one step Adam has moved every weight by its rate, in the direction of its gradient.
+    # one would stop a network here. After one step Adam has moved every weight by its rate, in the
+    # direction of its gradient.
     options = ["--model.norm", norm, "--model.ema_decay", "0", "--model.critic_steps", "2"]
     options += ["--data.limit", "16", "--data.batch_size", "8", "--checkpoint.every", "1"]
     single = moved(tiny("single", *options, "--steps", "2"), ("previous.ckpt", "last.ckpt"))

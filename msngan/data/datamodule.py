@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -11,14 +10,9 @@ from torch import Tensor
 
 from msngan import checks, rng
 from msngan import images as convert
-from msngan.data.datasets import DATASETS, Images, load
+from msngan.data.datasets import DATASETS, DatasetName, Images, load
 from msngan.data.folder import DataError
 from msngan.data.loader import StepLoader
-
-if TYPE_CHECKING:
-    DatasetName = str
-else:
-    DatasetName = Literal[tuple(DATASETS)]
 
 
 class ImageData(LightningDataModule):

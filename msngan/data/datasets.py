@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -191,3 +191,8 @@ DATASETS: dict[str, Dataset] = {
     "svhn": Dataset(official("SVHN", by_split=True)),
     "folder": Dataset(folder, splits=("all",), size=None, channels=None, classes=0),
 }
+
+if TYPE_CHECKING:
+    DatasetName = str
+else:
+    DatasetName = Literal[tuple(DATASETS)]
