@@ -12,8 +12,9 @@ from conftest import weights
 from torch import nn
 
 from msngan.gan import GAN
+from msngan.models import Critic
 from msngan.models.averaging import update_average
-from msngan.norms import NORMS, SpectralNorm, is_batch_coupled
+from msngan.norms import NORMS, SigmaBank, SpectralNorm, is_batch_coupled
 from msngan.runs import UserError
 
 Tiny = Callable[..., Path]
@@ -212,3 +213,23 @@ def test_only_batch_and_mean_norms_couple_a_batch() -> None:
 def test_an_option_out_of_range_is_refused_from_python_too() -> None:
     with pytest.raises(UserError, match="--model.width 0"):
         GAN(width=0)
+
+
+@pytest.mark.parametrize("norm", ["batch", "mean_spectral"])
+def test_separate_passes_hide_a_difference_in_colour_that_a_joint_pass_shows(norm: str) -> None:
+    # All fakes brighter by the same amount: the first layer's mean takes it away again. With padding
+    # by repetition, which lets nothing in at the border, it is gone without a trace.
+    torch.manual_seed(0)
+    critic = Critic(norm, width=4, size=16, channels=1).double()
+    SigmaBank(critic)  # both passes with the same sigma
+    for layer in critic.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.padding_mode = "circular"
+    real = torch.rand(16, 1, 16, 16, dtype=torch.float64) - 0.5
+    fake = real + 0.5
+    with torch.no_grad():
+        apart = critic(real) - critic(fake)
+        first, second = critic(torch.cat([real, fake])).chunk(2)
+        spread = first.std()
+    assert apart.abs().max() < 1e-9 * spread
+    assert (first - second).abs().mean() > 0.1 * spread
