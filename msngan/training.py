@@ -23,7 +23,7 @@ from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.models import read_checkpoint
 from msngan.options import FitCLI
-from msngan.runs import Run, UserError, new_run, read_lines, write_json
+from msngan.runs import Run, UserError, new_run, read_lines, replacing, write_json
 
 # Options that shape the tensors in a checkpoint: another value is another network.
 STRUCTURE = [
@@ -76,7 +76,14 @@ def _train(cli: FitCLI, start: Start) -> int:
     options = {**config.model.as_dict(), "seed": config.seed, "steps": config.steps}
     gan = GAN(**options, channels=channels, size=size)
     if start.checkpoint is not None:
-        _compare(read_checkpoint(start.checkpoint), dict(gan.hparams), start.checkpoint)
+        checkpoint = read_checkpoint(start.checkpoint)
+        _compare(checkpoint, dict(gan.hparams), start.checkpoint)
+        _say_changes(checkpoint, {**gan.hparams, **data.description})
+        if checkpoint["msngan"]["step"] >= config.steps:
+            raise UserError(
+                f"{start.checkpoint} has done {checkpoint['msngan']['step']} steps, --steps says"
+                f" {config.steps}; give a larger number to go on"
+            )
     interrupt, progress = Interrupt(), Progress()
     chain = [StopAt(), interrupt, built.records, built.scores, built.samples, built.checkpoint]
     callbacks = [*chain, progress]
@@ -103,7 +110,7 @@ def _train(cli: FitCLI, start: Start) -> int:
 
 
 def _trainer(config: Any, run: Run, callbacks: list[Any]) -> Trainer:  # noqa: ANN401
-    options = {name: value for name, value in config.trainer.as_dict().items()}
+    options = config.trainer.as_dict()
     if options["devices"] not in ("auto", 1, "1") or options["num_nodes"] != 1:
         raise UserError("several processes are not supported yet; use --trainer.devices 1")
     options["devices"] = 1
@@ -135,7 +142,8 @@ def _prepare_folder(cli: FitCLI, start: Start) -> None:
         config.run = run.name
         for transient in ("config", "ckpt_path", "root"):
             config.pop(transient, None)
-        cli.parser.save(config, str(run.config), overwrite=True, skip_unset=False, multifile=False)
+        with replacing(run.config) as temporary:
+            temporary.write_text(cli.parser.dump(config, skip_unset=False))
         write_json(run.environment, environment(start.config_name))
     except OSError as problem:
         raise UserError(
@@ -172,7 +180,7 @@ def _processor() -> str:
 
 
 def _compare(checkpoint: dict[str, Any], options: dict[str, Any], path: Path) -> None:
-    """Refuse a checkpoint of another network; say which other options changed."""
+    """Refuse a checkpoint of another network."""
     saved = checkpoint["hyper_parameters"]
     for name in STRUCTURE:
         if saved.get(name) != options[name]:
@@ -185,10 +193,15 @@ def _compare(checkpoint: dict[str, Any], options: dict[str, Any], path: Path) ->
             f"{path} was trained with ema_decay {saved['ema_decay']}, the config says"
             f" {options['ema_decay']}; a moving average cannot appear or vanish in the middle"
         )
+
+
+def _say_changes(checkpoint: dict[str, Any], options: dict[str, Any]) -> None:
+    """One line for each option that training goes on with another value of."""
+    saved = {**checkpoint["hyper_parameters"], **checkpoint["msngan"]["data"]}
     for name, value in options.items():
         before = saved.get(name)
-        same = list(before) == list(value) if isinstance(value, (list, tuple)) else before == value
-        if not same:
+        before, value = (list(x) if isinstance(x, tuple) else x for x in (before, value))
+        if before != value:
             sys.stderr.write(f"{name}: {before} -> {value}\n")
 
 

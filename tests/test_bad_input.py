@@ -211,6 +211,12 @@ class TestCheckpoints:
         assert words in line
         assert "last.ckpt" in line
 
+    def test_of_a_run_that_is_done(
+        self, tiny: Callable[..., Path], refused: Callable[..., str]
+    ) -> None:
+        tiny("mine")
+        assert "has done 6 steps" in refused("resume", "mine")
+
     def test_without_a_moving_average(
         self, tiny: Callable[..., Path], refused: Callable[..., str]
     ) -> None:

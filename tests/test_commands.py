@@ -69,6 +69,16 @@ def test_a_saved_config_gives_the_same_run_again(tiny: Tiny) -> None:
     assert same_bits(weights(first), weights(again))
 
 
+def test_a_resumed_run_says_what_changed_and_nothing_else(
+    tiny: Tiny, run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny("mine")
+    capfd.readouterr()
+    assert run("resume", "mine", "--steps", "7", "--model.critic_lr", "1e-3") == 0
+    changes = [line for line in capfd.readouterr().err.splitlines() if " -> " in line]
+    assert sorted(changes) == ["critic_lr: 0.0002 -> 0.001", "steps: 6 -> 7"]
+
+
 def test_grids_show_the_same_latents_from_the_average_in_eval_mode(tiny: Tiny) -> None:
     options = ["--samples.every", "6", "--samples.count", "4", "--model.generator_lr", "0.05"]
     folder = tiny("mine", *options)

@@ -217,8 +217,8 @@ def test_an_option_out_of_range_is_refused_from_python_too() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "mean_spectral"])
 def test_separate_passes_hide_a_difference_in_colour_that_a_joint_pass_shows(norm: str) -> None:
-    # All fakes brighter by the same amount: the first layer's mean takes it away again. With padding
-    # by repetition, which lets nothing in at the border, it is gone without a trace.
+    # All fakes brighter by the same amount: the first layer's mean takes it away again. With
+    # circular padding, which lets nothing in at the border, it is gone without a trace.
     torch.manual_seed(0)
     critic = Critic(norm, width=4, size=16, channels=1).double()
     SigmaBank(critic)  # both passes with the same sigma
