@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +83,8 @@ def _evaluate(options: argparse.Namespace, path: Path, run: Any) -> dict[str, An
         seed=options.seed,
     )
     print(scorer.announcement, file=sys.stderr)
-    scored = scorer.score(generator.to(device), progress=None)
+    with _bar(path.name) as progress:
+        scored = scorer.score(generator.to(device), progress)
     step = int(checkpoint["msngan"]["step"])
     name = run.name if run else path.stem
     line = score_line(name, step, "ema" if ema else "raw", "evaluate", scored.line)
@@ -92,3 +95,15 @@ def _evaluate(options: argparse.Namespace, path: Path, run: Any) -> dict[str, An
         for key, floor in scored.line["floors"].items():
             print(f"  {key} of real data: {floor['mean']:.4g} ({floor['kind']})")
     return line
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images done, on a terminal's stderr; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
