@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -80,7 +80,7 @@ class Scores(RunCallback):
         lines = [x for x in read_lines(self.run.scores) if key in x.get("scores", {})]
         values = [line["scores"][key]["mean"] for line in lines]
         self._best = min((v for v in values if v is not None), default=None)
-        self._say(trainer, self._scorer.announcement)
+        _say(trainer, self._scorer.announcement)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -96,32 +96,35 @@ class Scores(RunCallback):
         line = score_line(self.run.name, trainer.global_step, weights, "fit", result.line, seconds)
         line["config"] = self.config_name
         append_line(self.run.scores, line)
-        means = {key: score["mean"] for key, score in result.scores.items()}
+        means = {
+            k: score["mean"] for k, score in result.scores.items() if score["mean"] is not None
+        }
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {k: v for k, v in means.items() if v is not None}, trainer.global_step
-            )
-        self._note(trainer, result.text)
-        frechet = means[self._scorer.keys["frechet"]]
-        if frechet is not None and (self._best is None or frechet < self._best):
+            logger.log_metrics(means, trainer.global_step)
+        _say(trainer, f"step {trainer.global_step}: {result.text}")
+        key = self._scorer.keys["frechet"]
+        if key in means:
+            self._judge(trainer, key, means[key])
+
+    def _judge(self, trainer: Trainer, key: str, frechet: float) -> None:
+        """Show the score, and keep the weights if none was better."""
+        for progress in _callbacks(trainer, Progress):
+            progress.note = f"{key.split('/')[0]} {frechet:.4g}"
+        if self._best is None or frechet < self._best:
             self._best = frechet
-            for callback in _callbacks(trainer):
-                if isinstance(callback, Checkpoints):
-                    callback.save_best(trainer)
-
-    def _note(self, trainer: Trainer, text: str) -> None:
-        self._say(trainer, f"step {trainer.global_step}: {text}")
-        for callback in _callbacks(trainer):
-            if isinstance(callback, Progress):
-                callback.note = text.split("  ")[0]
-
-    @staticmethod
-    def _say(trainer: Trainer, text: str) -> None:
-        for callback in _callbacks(trainer):
-            if isinstance(callback, Progress):
-                callback.say(text)
+            for checkpoints in _callbacks(trainer, Checkpoints):
+                checkpoints.save_best(trainer)
 
 
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    """The trainer's; set in its constructor, where type checkers do not look."""
-    return cast("list[Callback]", getattr(trainer, "callbacks"))  # noqa: B009
+def _say(trainer: Trainer, text: str) -> None:
+    for progress in _callbacks(trainer, Progress):
+        progress.say(text)
+
+
+C = TypeVar("C", bound=Callback)
+
+
+def _callbacks(trainer: Trainer, kind: type[C]) -> list[C]:
+    """The trainer's callbacks of one kind."""
+    known: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009  set where mypy does not look
+    return [callback for callback in known if isinstance(callback, kind)]
