@@ -94,6 +94,46 @@ def test_grids_show_the_same_latents_from_the_average_in_eval_mode(tiny: Tiny) -
     assert (shown == picture).all()
 
 
+def test_tensorboard_has_scalars_scores_and_grids(tiny: Tiny) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = ["--scores.enabled", "true", "--scores.samples", "20", "--samples.every", "3"]
+    folder = tiny("mine", *options, "--records.every", "2")
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"critic_loss", "generator_loss", "real_logit", "fake_logit"} <= set(tags["scalars"])
+    assert any(tag.startswith("fd/embed-digits-") for tag in tags["scalars"])
+    assert [event.step for event in events.Scalars("critic_loss")] == [2, 4, 6]
+    assert [event.step for event in events.Images("samples")] == [0, 3, 6]
+    assert "real" in tags["images"]
+
+
+def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
+    tiny: Tiny, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msngan.callbacks import progress
+
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0)
+    tiny("mine")
+    lines = [x for x in capfd.readouterr().err.splitlines() if "steps/s" in x]
+    assert [line.split()[1] for line in lines] == [f"{step}/6" for step in range(1, 7)]
+    assert all("critic" in line and "generator" in line and "left" in line for line in lines)
+    assert [progress.clock(seconds) for seconds in (5, 65.4, 3661)] == ["0:05", "1:05", "1:01:01"]
+
+
+def test_a_checkpoint_gives_the_gan_back_in_python(tiny: Tiny) -> None:
+    from msngan.gan import GAN
+
+    path = tiny("mine", "--model.norm", "batch") / "last.ckpt"
+    gan = GAN.load_from_checkpoint(path, weights_only=True)
+    assert gan.options.norm == "batch"
+    generator, _ = load_generator(path)
+    from msngan.models import draw_samples
+
+    assert torch.equal(gan.sample(3, seed=2), next(draw_samples(generator, 3, seed=2)))
+
+
 class TestSample:
     def test_grid(self, tiny: Tiny, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         tiny("mine")
