@@ -29,10 +29,11 @@ class GAN(LightningModule):
     then one of the generator. `trainer.global_step` counts generator updates. Every random number
     of a step is derived from (seed, step, rank), so nothing about randomness is saved.
 
-    A batch-coupled norm subtracts a mean over what passes together. In separate passes it takes
-    away whatever real and fake differ in on average, their colour first of all, and the critic
-    cannot see it; in a joint pass it takes the same from both. Running statistics move in the
-    critic's own passes, never in the generator's, a penalty's, or an evaluation.
+    A batch-coupled norm subtracts a mean over what passes together. In separate passes (DCGAN's
+    habit) it takes away whatever real and fake differ in on average, their colour first of all, and
+    the critic cannot see it; in a joint pass it takes the same from both, and the critic is
+    stronger. Running statistics move in the critic's own passes (real first), never in the
+    generator's, a penalty's, or an evaluation.
 
     Args:
         norm: what the critic's layers go through.
@@ -79,7 +80,7 @@ class GAN(LightningModule):
         latent_dim: int = 128,
         slope: float = 0.1,
         conv_bias: bool = False,
-        passes: Literal["joint", "separate"] = "joint",
+        passes: Literal["separate", "joint"] = "separate",
         critic_steps: int = 1,
         generator_lr: float = 2e-4,
         critic_lr: float = 2e-4,

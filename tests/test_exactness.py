@@ -56,6 +56,7 @@ def test_the_place_of_the_stop_does_not_matter(
 @pytest.mark.parametrize("penalty", sorted(PENALTIES))
 def test_every_penalty_resumes_exactly(tiny: Tiny, run: Callable[..., int], penalty: str) -> None:
     options = ["--model.penalty", penalty, "--model.norm", "batch", "--model.loss", "wasserstein"]
+    options += ["--model.passes", "joint"]
     whole = weights(tiny("whole", *options, "--steps", "9"))
     parts = tiny("parts", *options, "--steps", "4")
     assert run("resume", "parts", "--steps", "9") == 0

@@ -47,7 +47,8 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool, bool]]:
 def test_real_and_fake_pass_together_where_the_norm_couples_a_batch(
     tiny: Tiny, inputs: list[tuple[int, bool, bool]], norm: str
 ) -> None:
-    tiny("mine", "--model.norm", norm, "--steps", "1", "--model.critic_steps", "2")
+    options = ["--model.passes", "joint", "--model.critic_steps", "2"]
+    tiny("mine", "--model.norm", norm, "--steps", "1", *options)
     if norm in ("batch", "mean_spectral"):
         update, generator = [(2 * BATCH, True, True)], [(2 * BATCH, False, False)]
     else:
