@@ -97,23 +97,24 @@ def test_sigma_takes_one_power_iteration_a_critic_update(
     assert updates == [1] * (8 * 2 * critic_steps)
 
 
-def moved(folder: Path, steps: tuple[str, str]) -> dict[str, torch.Tensor]:
-    first, last = (weights(folder, name) for name in steps)
-    return {k: last[k] - first[k] for k in last if k.endswith("weight") and "adam" not in k}
+def gradients(folder: Path, optimizer: int) -> torch.Tensor:
+    """Of the first step, from Adam's first moments, all weights in one vector."""
+    state = weights(folder)
+    names = sorted(k for k in state if k.startswith(f"adam{optimizer}.") and "exp_avg" in k)
+    return torch.cat([state[name].flatten() for name in names if not name.endswith("_sq")])
 
 
 @pytest.mark.parametrize("norm", ["none", "mean_spectral"])
-def test_bfloat16_trains_both_networks_as_float32_does(tiny: Tiny, norm: str) -> None:
-    # Autocast can keep copies of weights (Lightning switches that off); a stale or gradient-free
-    # one would stop a network here. After one step Adam has moved every weight by its rate, in the
-    # direction of its gradient.
-    options = ["--model.norm", norm, "--model.ema_decay", "0", "--model.critic_steps", "2"]
-    options += ["--data.limit", "16", "--data.batch_size", "8", "--checkpoint.every", "1"]
-    single = moved(tiny("single", *options, "--steps", "2"), ("previous.ckpt", "last.ckpt"))
-    half = tiny("half", *options, "--steps", "2", "--trainer.precision", "bf16-mixed")
-    for name, change in moved(half, ("previous.ckpt", "last.ckpt")).items():
-        likeness = torch.cosine_similarity(change.flatten(), single[name].flatten(), dim=0)
-        assert likeness > 0.25, name
+def test_bfloat16_gives_both_networks_the_gradients_of_float32(tiny: Tiny, norm: str) -> None:
+    # Autocast can keep copies of weights made without gradients (Lightning switches that off);
+    # a network that met them would learn nothing.
+    options = ["--model.norm", norm, "--model.width", "8", "--steps", "1"]
+    single = tiny("single", *options)
+    half = tiny("half", *options, "--trainer.precision", "bf16-mixed")
+    # The generator comes second: it meets a critic that rounding has already led elsewhere.
+    for optimizer, least in ((0, 0.3), (1, 0.95)):
+        exact, rounded = gradients(single, optimizer), gradients(half, optimizer)
+        assert torch.cosine_similarity(exact, rounded, dim=0) > least
 
 
 def test_a_critic_update_uses_the_weights_of_the_update_before_in_bfloat16(
