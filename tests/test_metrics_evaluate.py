@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from toy_extractor import METADATA, network, photographs
+from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan import images as convert
 from msngan.metrics import core, evaluation
@@ -38,22 +38,7 @@ def real(toy: EmbeddedExtractor, tmp_path: Path) -> Reference:
 
 @pytest.fixture
 def protocol(toy: EmbeddedExtractor, real: Reference) -> Protocol:
-    return Protocol(
-        name="test",
-        runs=3,
-        samples=20,
-        splits=2,
-        dataset="toy",
-        split="train",
-        reference_images=real.count,
-        reference_sha256=real.sha256,
-        size=32,
-        channels=3,
-        extractor=toy.name,
-        official_inception=False,
-        resize=toy.resize,
-        seed=40,
-    )
+    return protocol_of(toy, real, samples=20, splits=2, seed=40)
 
 
 def sampler(count: int, seed: int) -> Iterator[Tensor]:

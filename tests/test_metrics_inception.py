@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from toy_extractor import photographs
+from toy_extractor import photographs, protocol_of
 
 from msngan.metrics import core, inception
 from msngan.metrics.evaluation import evaluate
 from msngan.metrics.extractors import InceptionExtractor, choose
 from msngan.metrics.interface import file_sha256
-from msngan.metrics.protocol import Protocol
 from msngan.metrics.reference import Reference
 from msngan.runs import UserError
 
@@ -52,24 +51,6 @@ def random_weights(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def protocol_of(extractor: InceptionExtractor, real: Reference, samples: int) -> Protocol:
-    return Protocol(
-        name="test",
-        runs=1,
-        samples=samples,
-        splits=1,
-        dataset="toy",
-        split="train",
-        reference_images=real.count,
-        reference_sha256=real.sha256,
-        size=32,
-        channels=3,
-        extractor=extractor.name,
-        official_inception=True,
-        resize=extractor.resize,
-    )
-
-
 @pytest.mark.slow
 def test_fid_is_and_kid_of_random_weights_equal_torch_fidelitys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -89,7 +70,9 @@ def test_fid_is_and_kid_of_random_weights_equal_torch_fidelitys(
     def sampler(count: int, seed: int) -> Iterator[Tensor]:
         yield from fakes.split(10)
 
-    scores = evaluate(sampler, protocol_of(extractor, real, 16), extractor, real).scores
+    scores = evaluate(
+        sampler, protocol_of(extractor, real, runs=1, samples=16), extractor, real
+    ).scores
     theirs = calculate_metrics(
         input1=Batch(fakes),
         input2=Batch(images),

@@ -13,12 +13,11 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import torch
-from toy_extractor import METADATA, network, photographs
+from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan.metrics import core, reference
 from msngan.metrics.floors import floors, summary
 from msngan.metrics.interface import Features
-from msngan.metrics.protocol import Protocol
 from msngan.metrics.reference import Reference, cache_folder, pixels_sha256
 from msngan.metrics.shipped import EmbeddedExtractor
 from msngan.runs import UserError
@@ -37,23 +36,6 @@ def toy() -> EmbeddedExtractor:
 def only(folder: Path) -> Path:
     (file,) = folder.iterdir()
     return file
-
-
-def protocol_of(real: Reference, toy: EmbeddedExtractor, **changed: int) -> Protocol:
-    sizes = {"runs": 3, "samples": 15, "splits": 1, **changed}
-    return Protocol(
-        name="test",
-        dataset="toy",
-        split="train",
-        reference_images=real.count,
-        reference_sha256=real.sha256,
-        size=32,
-        channels=3,
-        extractor=toy.name,
-        official_inception=False,
-        resize=toy.resize,
-        **sizes,
-    )
 
 
 def forget(extractor: EmbeddedExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +192,7 @@ def test_a_cache_that_cannot_be_written_only_warns(toy: EmbeddedExtractor, tmp_p
     assert real.count == 60
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        floors(real, toy, protocol_of(real, toy), HELD_OUT)
+        floors(real, toy, protocol_of(toy, real), HELD_OUT)
 
 
 def test_nothing_is_cached_from_a_failure(
@@ -257,7 +239,7 @@ def test_floors_are_disjoint_parts_of_held_out_images(
     toy: EmbeddedExtractor, tmp_path: Path
 ) -> None:
     real = Reference.of(IMAGES, toy, tmp_path)
-    found = floors(real, toy, protocol_of(real, toy), HELD_OUT)
+    found = floors(real, toy, protocol_of(toy, real), HELD_OUT)
     order = reference.in_random_order(50)
     pools = [toy.features(HELD_OUT[order[i : i + 15]]).pool for i in (0, 15, 30)]
     assert set(found) == set(toy.keys.values())
@@ -273,7 +255,7 @@ def test_floors_come_from_the_cache_also_in_another_process(
     toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Reference.of(IMAGES, toy, tmp_path)
-    protocol = protocol_of(real, toy)
+    protocol = protocol_of(toy, real)
     found = floors(real, toy, protocol, HELD_OUT)
     others = floors(real, toy, protocol, HELD_OUT.flip(1))
     key = toy.keys["frechet"]
@@ -294,7 +276,7 @@ def test_floors_without_enough_held_out_images_are_estimates(
     held_out: torch.Tensor | None, toy: EmbeddedExtractor, tmp_path: Path
 ) -> None:
     real = Reference.of(IMAGES, toy, tmp_path)
-    found = floors(real, toy, protocol_of(real, toy), held_out)
+    found = floors(real, toy, protocol_of(toy, real), held_out)
     frechet, kernel = found[toy.keys["frechet"]], found[toy.keys["kernel"]]
     assert frechet["mean"] == pytest.approx(core.bias(real.covariance, 15, 60))
     assert kernel["mean"] == 0
@@ -305,10 +287,10 @@ def test_score_floor_is_the_reference_images_own_score(
     toy: EmbeddedExtractor, tmp_path: Path
 ) -> None:
     real = Reference.of(IMAGES, toy, tmp_path)
-    floor = floors(real, toy, protocol_of(real, toy, samples=20, splits=2))[toy.keys["score"]]
+    floor = floors(real, toy, protocol_of(toy, real, samples=20, splits=2))[toy.keys["score"]]
     parts = real.logits.double().split(20)
     assert floor["values"] == pytest.approx([core.inception_score(part, 2) for part in parts])
     assert floor["kind"] == "real data"
-    large = replace(protocol_of(real, toy), samples=100, runs=1)
+    large = replace(protocol_of(toy, real), samples=100, runs=1)
     whole = floors(real, toy, large)[toy.keys["score"]]
     assert whole["values"] == pytest.approx([core.inception_score(real.logits)])

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from msngan import images as convert
 from msngan.metrics.embedded import EmbedNet
+from msngan.metrics.interface import Extractor
+from msngan.metrics.protocol import Protocol
+from msngan.metrics.reference import Reference
 
 METADATA = {
     "dataset": "toy",
@@ -40,3 +43,21 @@ def photographs(count: int, channels: int = 3, size: int = 32, seed: int = 0) ->
     colour = torch.randint(0, 192, (count, channels, 1, 1), generator=draw)
     noise = torch.randint(0, 64, (count, channels, size, size), generator=draw)
     return (colour + noise).to(torch.uint8)
+
+
+def protocol_of(extractor: Extractor, real: Reference, **sizes: int) -> Protocol:
+    """A protocol that fits the two; three runs of 15 samples unless `sizes` says otherwise."""
+    chosen: dict[str, int] = {"runs": 3, "samples": 15, "splits": 1, **sizes}
+    return Protocol(
+        name="test",
+        dataset="toy",
+        split="train",
+        reference_images=real.count,
+        reference_sha256=real.sha256,
+        size=32,
+        channels=3,
+        extractor=extractor.name,
+        official_inception=extractor.official_inception,
+        resize=extractor.resize,
+        **chosen,
+    )
