@@ -24,8 +24,8 @@ Stream = Literal[
     "generator",  # latents of the generator's batch
     "penalty",  # points at which a gradient penalty looks
     "global",  # whatever a user's layer (dropout, say) takes from torch's global generator
-    "samples",  # latents of grids
-    "scores",  # latents of scored samples
+    "samples",  # latents of grids and of scored samples
+    "scores",  # which real images a score sees
     "extractor",  # training of an embedded feature extractor
 ]
 

@@ -52,6 +52,11 @@ class Run:
         return self.folder / "previous.ckpt"
 
     @property
+    def newest(self) -> Path | None:
+        """The checkpoint to go on from: the last, or the one before it if that is gone."""
+        return next((path for path in (self.last, self.previous) if path.is_file()), None)
+
+    @property
     def best(self) -> Path:
         return self.folder / "best.ckpt"
 
@@ -109,10 +114,8 @@ def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]
         known_names = f"; runs here: {', '.join(names)}" if names else ""
         near = did_you_mean(target, names)
         raise UserError(f"no run, folder or checkpoint {target!r}{near}{known_names}")
-    if run.last.is_file():
-        return run.last, run
-    if run.previous.is_file():
-        return run.previous, run
+    if run.newest is not None:
+        return run.newest, run
     raise UserError(f"run {run.name!r} has no checkpoint yet in {run.folder}")
 
 
@@ -170,18 +173,22 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
         file.write(line + "\n")
 
 
+def now() -> str:
+    """The time for a record, UTC."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def score_line(
     run: str, step: int, weights: str, source: str, scored: dict[str, Any], seconds: float = 0.0
 ) -> dict[str, Any]:
     """A line of scores.jsonl: what was scored, when, and `scored`: protocol, scores and floors."""
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "format": 1,
         "run": run,
         "step": step,
         "weights": weights,
         "source": source,
-        "time": now,
+        "time": now(),
         "seconds": round(seconds, 2),
         **scored,
     }

@@ -7,7 +7,6 @@ import platform
 import shlex
 import sys
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.models import read_checkpoint
 from msngan.options import FitCLI
-from msngan.runs import Run, UserError, new_run, read_lines, replacing, write_json
+from msngan.runs import Run, UserError, new_run, now, read_lines, replacing, write_json
 
 # Options that shape the tensors in a checkpoint: another value is another network.
 STRUCTURE = [
@@ -166,7 +165,7 @@ def environment(config_name: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {name: version(name) for name in names},
         "command": shlex.join(["msngan", *sys.argv[1:]]),
-        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": now(),
     }
 
 
@@ -205,9 +204,13 @@ def _say_changes(checkpoint: dict[str, Any], options: dict[str, Any]) -> None:
             sys.stderr.write(f"{name}: {before} -> {value}\n")
 
 
+def _place(run: Run) -> str:
+    """The option that finds the run again, if it needs one."""
+    return "" if run.root == Path() else f" --root {shlex.quote(str(run.root))}"
+
+
 def _resume(run: Run) -> str:
-    place = "" if run.root == Path() else f" --root {shlex.quote(str(run.root))}"
-    return f"msngan resume {run.name}{place}"
+    return f"msngan resume {run.name}{_place(run)}"
 
 
 def _say_start(
@@ -228,7 +231,7 @@ def _say_start(
 
 
 def _say_end(progress: Progress, run: Run, scoring: float) -> None:
-    place = "" if run.root == Path() else f" --root {shlex.quote(str(run.root))}"
+    place = _place(run)
     lines = [f"done: run {run.name}", f"  checkpoints  {run.folder}"]
     lines.append(f"  grids        {run.samples}")
     if read_lines(run.scores):

@@ -12,12 +12,11 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from msngan import __version__, checks
 from msngan.callbacks.base import RunCallback
+from msngan.models.sampling import CHECKPOINT_FORMAT
 from msngan.runs import replacing, sync_folder
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
-
-FORMAT = 1
 
 
 class AtomicIO(TorchCheckpointIO):
@@ -55,7 +54,7 @@ class Checkpoints(RunCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["msngan"] = {
-            "format": FORMAT,
+            "format": CHECKPOINT_FORMAT,
             "version": __version__,
             "step": trainer.global_step,
             "run": self.run.name,

@@ -24,9 +24,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"no run {known.run!r} in {root / 'checkpoints'}{did_you_mean(run.name, names)}"
         )
-    checkpoint = next((path for path in (run.last, run.previous) if path.is_file()), None)
     from msngan.options import parse
     from msngan.training import resume
 
     options = ["--config", str(run.config), *overrides, "--root", str(run.root)]
-    return resume(parse(options), run, checkpoint)
+    return resume(parse(options), run, run.newest)

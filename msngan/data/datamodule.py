@@ -57,6 +57,7 @@ class ImageData(LightningDataModule):
         self.size, self.channels, self.batch_size = size, channels, batch_size
         self.mirror, self.download, self.limit = mirror, download, limit
         self.seed, self.critic_steps = 0, 1  # of the run; `fit` sets them
+        self._loaded: dict[str, Images] = {}
 
     @cached_property
     def real(self) -> Tensor:
@@ -71,7 +72,11 @@ class ImageData(LightningDataModule):
 
     def images(self, split: str) -> Images:
         """One split in this module's size and channels."""
-        return load(self.dataset, self.root, split, self.size, self.channels, self.download)
+        if split not in self._loaded:  # training and scores ask for the same; a folder is decoded
+            self._loaded[split] = load(
+                self.dataset, self.root, split, self.size, self.channels, self.download
+            )
+        return self._loaded[split]
 
     @property
     def held_out(self) -> Tensor | None:

@@ -17,6 +17,8 @@ from msngan import rng
 from msngan.models.dcgan import GENERATORS
 from msngan.runs import UserError
 
+CHECKPOINT_FORMAT = 1
+
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
@@ -100,8 +102,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no readable checkpoint: it is cut or of another program") from (
             problem
         )
-    if not isinstance(checkpoint, dict) or checkpoint.get("msngan", {}).get("format") != 1:
-        raise UserError(f"{path} is not a msngan checkpoint of format 1")
+    if (
+        not isinstance(checkpoint, dict)
+        or checkpoint.get("msngan", {}).get("format") != CHECKPOINT_FORMAT
+    ):
+        raise UserError(f"{path} is not a msngan checkpoint of format {CHECKPOINT_FORMAT}")
     return checkpoint
 
 
