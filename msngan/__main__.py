@@ -14,7 +14,9 @@ COMMANDS = {
     "sample": "draw images from a run or checkpoint",
     "evaluate": "score runs or checkpoints under a named protocol",
     "leaderboard": "rank the runs, each protocol by itself",
+    "params": "count each norm's parameters in the critic, beside the paper's Table III",
     "configs": "list the configs that --config knows by name",
+    "bench": "measure what a norm costs: passes, whole steps, inference",
     "extractor": "train an embedded feature extractor, or list those shipped",
 }
 

@@ -10,13 +10,13 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from msngan import norms, rng
-from msngan.gan_options import check_options
+from msngan.divergence import refuse_nan
+from msngan.gan_options import check_options, named
 from msngan.losses import LOSSES, LossName
 from msngan.models import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
 from msngan.models.averaging import update_average
 from msngan.norms import NormName, SigmaBank
 from msngan.penalties import PENALTIES, PenaltyName
-from msngan.runs import Diverged
 
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -37,6 +37,10 @@ class GAN(LightningModule):
 
     Args:
         norm: what the critic's layers go through.
+        norm_options: of that norm, as {gain: true}; `--model.norm_options.gain true` for one.
+        norm_layers: the critic's layers that get the norm; null: all. A list of indices (0 to 6 the
+            convolutions, 7 the head), names or patterns (body.*; "!head": not it), kinds (Linear).
+        other_norm: what the layers go through that norm_layers leaves.
         loss: what critic and generator minimise.
         penalty: what keeps the critic smooth besides its norm.
         penalty_weight: factor of the penalty (for `clip`, the bound); null: its source's own.
@@ -49,6 +53,8 @@ class GAN(LightningModule):
         latent_dim: size of z ~ N(0, 1).
         slope: of the critic's LeakyReLU for negative inputs.
         conv_bias: keep convolution biases that the norm cancels, as the published networks do.
+        power_iteration: when sigma's power iteration runs: once per critic `update`, as in the
+            algorithm of its authors, or in each `pass`, as in PyTorch's layers, which costs more.
         passes: whether the critic scores real and fake images in one batch (also in the
             generator's half) or in one each. Without a batch-coupled norm it is the same.
         critic_steps: critic updates a step.
@@ -69,6 +75,9 @@ class GAN(LightningModule):
     def __init__(
         self,
         norm: NormName = "mean_spectral",
+        norm_options: dict[str, bool | int | float | str] | None = None,
+        norm_layers: list[int | str] | None = None,
+        other_norm: NormName = "none",
         loss: LossName = "hinge",
         penalty: PenaltyName = "none",
         penalty_weight: float | None = None,
@@ -80,6 +89,7 @@ class GAN(LightningModule):
         latent_dim: int = 128,
         slope: float = 0.1,
         conv_bias: bool = False,
+        power_iteration: Literal["update", "pass"] = "update",
         passes: Literal["separate", "joint"] = "separate",
         critic_steps: int = 1,
         generator_lr: float = 2e-4,
@@ -103,11 +113,15 @@ class GAN(LightningModule):
             torch.manual_seed(rng.derive(seed, 0, 0, "init"))
             self.generator = GENERATORS[generator](latent_dim, width, channels, size)
             shape = (critic_width or width, channels, size)
-            self.critic = CRITICS[critic](norm, *shape, slope, conv_bias)
+            on = dict(norm_options=norm_options, norm_layers=norm_layers, other_norm=other_norm)
+            with named("--model.norm"):
+                self.critic = CRITICS[critic](norm, *shape, slope, conv_bias, **on)
+            if (prepare := PENALTIES[penalty].prepare) is not None:
+                prepare(self.critic)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False) if ema_decay > 0 else None
         self.loss, self.penalty = LOSSES[loss], PENALTIES[penalty]
         self.penalty_weight = self.penalty.weight if penalty_weight is None else penalty_weight
-        self.bank = SigmaBank(self.critic)
+        self.bank = SigmaBank(self.critic, each_pass=power_iteration == "pass")
         self.joint = passes == "joint" and norms.is_batch_coupled(self.critic)
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -147,7 +161,7 @@ class GAN(LightningModule):
             figures = self._critic_update(critic_optimizer, real, z, draw)
         z = self._latents(chunk, step, "generator")
         figures |= self._generator_update(generator_optimizer, batch[-chunk:], z)
-        _refuse_nan(figures, step + 1)
+        refuse_nan(figures, step + 1)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)
         return figures
@@ -167,12 +181,14 @@ class GAN(LightningModule):
         optimizer.step()
         if self.penalty.project is not None:
             self.penalty.project(self.critic, self.penalty_weight)
+        norms.follow(self.bank.parts, optimizer.optimizer)
         self.bank.update()
         figures = {
             "critic_loss": adversarial,
             "real_logit": real_logits.mean(),
             "fake_logit": fake_logits.mean(),
         }
+        figures |= norms.gate_figures(self.bank.parts)
         if penalty is not None:
             figures["penalty"] = penalty
         return {name: value.detach() for name, value in figures.items()}
@@ -194,7 +210,7 @@ class GAN(LightningModule):
         self, optimizer: LightningOptimizer, real: Tensor, z: Tensor
     ) -> dict[str, Tensor]:
         # The critic's weights need no gradient here: that saves a third of its backward pass.
-        with frozen(self.critic), norms.statistics(self.critic, "batch"):
+        with frozen(self.critic), self.bank.shared(), norms.statistics(self.critic, "batch"):
             fake = self.generator(z)
             if self.joint or self.loss.paired:
                 real_logits, fake_logits = self._score(real, fake)
@@ -231,15 +247,3 @@ class GAN(LightningModule):
 
 def _nothing() -> None:
     pass
-
-
-def _refuse_nan(figures: dict[str, Tensor], step: int) -> None:
-    # One look a step: each look makes a GPU wait.
-    if torch.stack(list(figures.values())).isfinite().all():
-        return
-    wrong = [f"{name} {value.item()}" for name, value in figures.items() if not value.isfinite()]
-    raise Diverged(
-        f"training diverged at step {step}: {', '.join(wrong)}. The last checkpoint is as it was."
-        " Try lower --model.generator_lr and --model.critic_lr, another --model.norm or"
-        " --model.penalty, or --trainer.precision 32-true"
-    )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from msngan import checks
+from msngan.models import CRITICS
+from msngan.norms.select import configured, select
 from msngan.penalties import PENALTIES
 from msngan.runs import UserError
+
+# Norms whose output does not depend on the scale of the weight.
+SCALE_FREE = {"spectral", "mean_spectral", "spectral_bias", "scaled", "weight", "weight_mean"}
+SCALE_FREE |= {"bidirectional", "bidirectional_scaled"}
 
 
 def check_options(given: dict[str, Any]) -> None:
@@ -19,8 +29,38 @@ def check_options(given: dict[str, Any]) -> None:
             checks.fraction(f"--model.{network}_betas: each", beta)
     checks.fraction("--model.ema_decay", given["ema_decay"])
     checks.not_negative("--model.penalty_weight", given["penalty_weight"])
-    if given["compile"] and PENALTIES[given["penalty"]].value is not None:
+    _check_norm(given)
+    penalty = PENALTIES[given["penalty"]]
+    if given["compile"] and penalty.value is not None and not penalty.of_weights:
         raise UserError(
             f"--model.compile with --model.penalty {given['penalty']}: torch.compile has no"
             " second derivative; drop one of them"
         )
+    if penalty.of_weights and given["norm"] in SCALE_FREE and given["norm_layers"] is None:
+        raise UserError(
+            f"--model.penalty {given['penalty']} with --model.norm {given['norm']}: the norm undoes"
+            " any change of sigma; use another norm (none or batch, say) or penalty"
+        )
+
+
+def _check_norm(given: dict[str, Any]) -> None:
+    with named("--model.norm_options"):
+        configured(given["norm"], given["norm_options"] or {})
+    with torch.device("meta"):  # the layers' names are enough
+        critic = CRITICS[given["critic"]]("none", 1)
+    with named("--model.norm_layers"):
+        chosen = select(critic, given["norm_layers"])
+    if given["other_norm"] != "none" and len(chosen) == len(select(critic)):
+        raise UserError(
+            f"--model.other_norm {given['other_norm']} has no layer: --model.norm_layers leaves"
+            " none; name fewer there"
+        )
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """A ValueError inside is the user's, about this option."""
+    try:
+        yield
+    except ValueError as problem:
+        raise UserError(f"{option}: {problem}") from problem

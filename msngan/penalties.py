@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from msngan.norms import SpectralNorm
 
 Score = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
 
@@ -23,12 +26,16 @@ Score = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
 class Penalty:
     """value: the term of the loss, if any. project: done to the critic after each of its updates.
 
-    weight: the source's own; for a projection, its bound.
+    weight: the source's own; for a projection, its bound. prepare: done once to a new critic, which
+    then carries what the value needs. of_weights: the value sees the critic's weights alone, no
+    images, and needs no second derivative.
     """
 
     value: Callable[[Score, Tensor, Tensor, Generator], Tensor] | None = None
     project: Callable[[nn.Module, float], None] | None = None
     weight: float = 0.0
+    prepare: Callable[[nn.Module], None] | None = None
+    of_weights: bool = False
 
 
 def gradient_norms(critic: Score, images: Tensor) -> Tensor:
@@ -79,6 +86,35 @@ def dragan(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor
     return (gradient_norms(critic, near) - 1).square().mean()
 
 
+def spectral_penalty(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
+    """Sum of sigma(W)^2 / 2 over the layers. Yoshida & Miyato 2017, arXiv:1705.10941.
+
+    sigma is that of the weight as a matrix, from one more power iteration on each call in training.
+    The images are not looked at. Raises ValueError for a critic that `estimate_sigmas` has not
+    prepared.
+    """
+    assert isinstance(critic, nn.Module)
+    layers = [layer for layer in critic.modules() if hasattr(layer, "sigma_estimate")]
+    if not layers:
+        raise ValueError("spectral_penalty needs a prepared critic; call estimate_sigmas(critic)")
+    sigmas = []
+    for layer in layers:
+        weight, estimate = layer.weight, layer.sigma_estimate
+        assert isinstance(weight, Tensor)
+        assert isinstance(estimate, SpectralNorm)
+        if critic.training:
+            estimate.iterate(weight)
+        sigmas.append(estimate.sigma(weight))
+    return torch.stack(sigmas).square().sum() / 2
+
+
+def estimate_sigmas(critic: nn.Module) -> None:
+    """Hang a persistent power iteration, `sigma_estimate`, on each convolution and linear layer."""
+    for layer in list(critic.modules()):
+        if isinstance(layer, (_ConvNd, nn.Linear)):
+            layer.sigma_estimate = SpectralNorm.of(layer)
+
+
 @torch.no_grad()
 def clip(critic: nn.Module, bound: float) -> None:
     """Clamp all weights to [-bound, bound]. Arjovsky et al. 2017, arXiv:1701.07875, algorithm 1."""
@@ -94,6 +130,9 @@ PENALTIES: dict[str, Penalty] = {
     "r2": Penalty(r2, weight=10.0),
     "dragan": Penalty(dragan, weight=10.0),
     "clip": Penalty(project=clip, weight=0.01),
+    "spectral_penalty": Penalty(
+        spectral_penalty, weight=0.01, prepare=estimate_sigmas, of_weights=True
+    ),
 }
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import shlex
 import sys
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,20 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from msngan import __version__
-from msngan.callbacks import AtomicIO, Interrupt, Progress, StopAt
+from msngan.callbacks import AtomicIO, Gates, Interrupt, Progress, StopAt
 from msngan.callbacks.progress import clock
 from msngan.data import ImageData
 from msngan.gan import GAN
+from msngan.machine import environment
 from msngan.models import read_checkpoint
 from msngan.options import FitCLI
-from msngan.runs import Run, UserError, new_run, now, read_lines, replacing, write_json
+from msngan.penalties import PENALTIES
+from msngan.runs import Run, UserError, new_run, read_lines, replacing, write_json
 
 # Options that shape the tensors in a checkpoint: another value is another network.
 STRUCTURE = [
-    *("norm", "critic", "generator", "width", "critic_width", "latent_dim", "conv_bias"),
-    *("channels", "size"),
+    *("norm", "norm_options", "norm_layers", "other_norm", "critic", "generator", "width"),
+    *("critic_width", "latent_dim", "conv_bias", "channels", "size"),
 ]
 
 
@@ -85,7 +86,7 @@ def _train(cli: FitCLI, start: Start) -> int:
             )
     interrupt, progress = Interrupt(), Progress()
     chain = [StopAt(), interrupt, built.records, built.scores, built.samples, built.checkpoint]
-    callbacks = [*chain, progress]
+    callbacks = [Gates(), *chain, progress]
     for callback in callbacks:
         if hasattr(callback, "attach"):
             callback.attach(run, config.seed, config.steps, start.config_name)
@@ -150,43 +151,22 @@ def _prepare_folder(cli: FitCLI, start: Start) -> None:
         ) from problem
 
 
-def environment(config_name: str) -> dict[str, Any]:
-    """What the numbers of a run may depend on besides its config."""
-    from importlib.metadata import version
-
-    names = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-fidelity", "numpy")
-    return {
-        "config": config_name,
-        "msngan": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {name: version(name) for name in names},
-        "command": shlex.join(["msngan", *sys.argv[1:]]),
-        "time": now(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def _compare(checkpoint: dict[str, Any], options: dict[str, Any], path: Path) -> None:
     """Refuse a checkpoint of another network."""
-    saved = checkpoint["hyper_parameters"]
+    saved = _saved(checkpoint)
     for name in STRUCTURE:
-        if saved.get(name) != options[name]:
+        if saved[name] != options[name]:
             raise UserError(
-                f"{path} holds a network with {name} {saved.get(name)}, the config says"
+                f"{path} holds a network with {name} {saved[name]}, the config says"
                 f" {options[name]}; use the checkpoint's own"
             )
+    kept = [PENALTIES[each["penalty"]].prepare for each in (saved, options)]
+    if kept[0] is not kept[1]:
+        raise UserError(
+            f"{path} was trained with penalty {saved['penalty']}, the config says"
+            f" {options['penalty']}; one of them keeps estimates in the checkpoint, the other does"
+            " not, so neither can take the other's place in the middle"
+        )
     if (saved["ema_decay"] > 0) != (options["ema_decay"] > 0):
         raise UserError(
             f"{path} was trained with ema_decay {saved['ema_decay']}, the config says"
@@ -194,9 +174,15 @@ def _compare(checkpoint: dict[str, Any], options: dict[str, Any], path: Path) ->
         )
 
 
+def _saved(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The GAN's options in a checkpoint; one that is younger than it had its default."""
+    defaults = {name: each.default for name, each in signature(GAN).parameters.items()}
+    return defaults | checkpoint["hyper_parameters"]
+
+
 def _say_changes(checkpoint: dict[str, Any], options: dict[str, Any]) -> None:
     """One line for each option that training goes on with another value of."""
-    saved = {**checkpoint["hyper_parameters"], **checkpoint["msngan"]["data"]}
+    saved = {**_saved(checkpoint), **checkpoint["msngan"]["data"]}
     for name, value in options.items():
         before = saved.get(name)
         before, value = (list(x) if isinstance(x, tuple) else x for x in (before, value))

@@ -24,6 +24,21 @@ TINY += [
     "--threads",
     "1",
 ]
+# The last convolution of an 8x8 critic has one value per channel; an instance norm needs more.
+SMALLEST = {"instance": 16}
+COUPLED = {"batch", "batch_no_gain", "mean_only", "mean_spectral", "weight_mean"}
+
+
+def smallest(norm: str) -> int:
+    """The size of the smallest images that a critic under this norm takes."""
+    return SMALLEST.get(norm, 8)
+
+
+def under(norm: str) -> list[str]:
+    """The options of a tiny run under this norm."""
+    return ["--model.norm", norm, "--data.size", str(smallest(norm))]
+
+
 QUIET = ["--scores.enabled", "false", "--samples.every", "0", "--checkpoint.every", "0"]
 
 

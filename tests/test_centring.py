@@ -136,14 +136,23 @@ def test_the_running_mean_holds_no_graph() -> None:
     assert not centring.running_mean.requires_grad
 
 
-def test_a_bfloat16_input_is_averaged_in_float32() -> None:
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_a_bfloat16_input_is_averaged_and_shifted_in_float32(
+    shape: tuple[int, ...], axis: int
+) -> None:
     # In bfloat16 256 + 1 is 256: a mean of 256 and 258 that is not 257 was taken in it.
-    for centring in (Centring(1, momentum=1.0), Centring(1, momentum=1.0).bfloat16()):
-        y = centring(torch.tensor([[256.0], [258.0]] * 100, dtype=torch.bfloat16))
+    x = torch.full(shape, 256.0, dtype=torch.bfloat16)
+    x.view(-1)[: x.numel() // 2] = 258
+    for centring in (Centring(3, channel_axis=axis), Centring(3, channel_axis=axis).bfloat16()):
+        exact = over_channels(x.double(), axis)
+        y = centring(x)
         assert y.dtype == torch.bfloat16
-        mean = centring._batch_mean(torch.tensor([[256.0], [258.0]], dtype=torch.bfloat16), 1)
-        assert mean.dtype == torch.float32
-        assert mean.item() == 257
+        expected = exact - exact.mean(1, keepdim=True)
+        torch.testing.assert_close(over_channels(y, axis).double(), expected, rtol=1e-2, atol=0)
+        torch.testing.assert_close(centring.running_mean.double(), 0.1 * exact.mean(1))
+        centring.running_mean.copy_(exact.mean(1))
+        in_eval = over_channels(centring.eval()(x), axis).double()
+        torch.testing.assert_close(in_eval, expected, rtol=1e-2, atol=0)
 
 
 def test_two_forwards_may_precede_one_backward() -> None:

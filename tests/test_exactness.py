@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUIET, TINY, same_bits, weights
+from conftest import QUIET, TINY, same_bits, under, weights
 
 from msngan.norms import NORMS
 from msngan.penalties import PENALTIES
@@ -30,8 +30,7 @@ def test_seven_steps_resumed_for_thirteen_are_twenty_steps(
     # 64 images in batches of 8: an epoch is 8 steps (2 with three critic steps), so 7 is in the
     # middle of one and the run passes several ends.
     options = [
-        "--model.norm",
-        norm,
+        *under(norm),
         "--model.critic_steps",
         str(critic_steps),
         "--data.mirror",

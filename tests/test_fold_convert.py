@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from msngan.norms import (
     MSNConv2d,
     NormLayer,
     SigmaBank,
+    WeightPart,
     convert,
     fold,
     normalise,
@@ -39,6 +41,7 @@ LAYERS: dict[str, tuple[Callable[[bool], nn.Module], tuple[int, ...]]] = {
     "linear on tokens": (lambda bias: nn.Linear(4, 6, bias=bias), (5, 3, 4)),
 }
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+OF_THE_INPUT = ("instance", "layer")  # norms that no plain layer can express
 
 every_norm = pytest.mark.parametrize("name", sorted(NORMS))
 
@@ -53,16 +56,22 @@ def look_trained(module: nn.Module) -> None:
     for key, value in module.state_dict().items():
         if key.endswith("running_var"):
             value.uniform_(0.5, 2)
-        elif key.endswith(("bias", "running_mean")) or "output_norm.weight" in key:
+        elif key.endswith(("bias", "running_mean", "gain")) or "output_norm.weight" in key:
             value.normal_()
 
 
-def assert_folded(module: nn.Module, x: Tensor) -> nn.Module:
-    """Fold it, compare with eval, and see that the module itself has not changed."""
+def assert_folded(module: nn.Module, x: Tensor, *, kept: bool = False) -> nn.Module:
+    """Fold it, compare with eval, and see that the module itself has not changed.
+
+    kept: whether output norms stay, which depend on the input.
+    """
     module.train()
+    module(x)  # for a norm that has to see the size of the input
     before = copy.deepcopy(module.state_dict())
     folded = fold(module)
-    assert not any(isinstance(part, NormLayer) for part in folded.modules())
+    norms = [part for part in folded.modules() if isinstance(part, (NormLayer, WeightPart))]
+    assert [part.weight_norm for part in norms] == [None] * len(norms)
+    assert bool(norms) == kept
     assert not any(part.training for part in folded.modules())
     assert all(part.training for part in module.modules())
     torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
@@ -72,8 +81,10 @@ def assert_folded(module: nn.Module, x: Tensor) -> nn.Module:
     return folded
 
 
-@every_norm
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(n, k) for n in sorted(NORMS) for k in LAYERS if (n, k) != ("instance", "linear")],
+)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("conv_bias", [True, False])
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -84,18 +95,84 @@ def test_a_folded_layer_is_torch_s_and_computes_the_same(
     plain = make(bias).to(dtype)
     layer = normalise(copy.deepcopy(plain), NORMS[name], conv_bias=conv_bias)
     look_trained(layer)
-    folded = assert_folded(layer, torch.randn(shape, dtype=dtype))
-    assert type(folded) is type(plain)
-    assert set(folded.state_dict()) <= {"weight", "bias"}
+    kept = name in OF_THE_INPUT
+    folded = assert_folded(layer, torch.randn(shape, dtype=dtype), kept=kept)
     assert folded.weight.dtype == dtype
+    if not kept:
+        assert type(folded) is type(plain)
+        assert set(folded.state_dict()) <= {"weight", "bias"}
 
 
 @every_norm
+@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d", "conv_transpose2d, 2 groups"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_fold_keeps_the_memory_format(
+    name: str, kind: str, memory_format: torch.memory_format
+) -> None:
+    make, shape = LAYERS[kind]
+    layer = normalise(make(True), NORMS[name]).to(memory_format=memory_format)
+    look_trained(layer)
+    folded = assert_folded(layer, torch.randn(shape), kept=name in OF_THE_INPUT)
+    assert folded.weight.stride() == make(True).to(memory_format=memory_format).weight.stride()
+
+
+@every_norm
+def test_a_fold_of_a_narrow_layer_is_rounded_once(name: str) -> None:
+    layer = normalise(nn.Conv2d(4, 6, 3), NORMS[name])
+    look_trained(layer)
+    layer.to(torch.bfloat16)
+    wide, narrow = fold(copy.deepcopy(layer).float()), fold(layer)
+    assert narrow.weight.dtype == torch.bfloat16
+    step = torch.finfo(torch.bfloat16).eps
+    if NORMS[name].weight is None:  # else W' itself is in the layer's precision
+        torch.testing.assert_close(narrow.weight, wide.weight.bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(narrow.weight.float(), wide.weight, rtol=1.5 * step, atol=0)
+    if narrow.bias is not None:
+        torch.testing.assert_close(narrow.bias, wide.bias.bfloat16(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("name", sorted(set(NORMS) - {"instance"}))
 def test_a_folded_head_computes_the_same(name: str, head: bool) -> None:
     layer = normalise(nn.Linear(4, 6), NORMS[name], head=head)
     look_trained(layer)
-    assert_folded(layer, torch.randn(5, 4))
+    assert_folded(layer, torch.randn(5, 4), kept=name == "layer" and not head)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "kept"),
+    [
+        ("mean_spectral", {"gain": True}, False),
+        ("mean_only", {"gain": True}, False),
+        ("weight", {"gain": False}, False),
+        ("weight_mean", {"gain": False}, False),
+        ("scaled", {"scale": 3.0}, False),
+        ("bidirectional_scaled", {"scale": 3.0}, False),
+        ("layer", {"gain": False}, True),
+        ("instance", {"gain": False}, True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["conv2d, 2 groups", "conv_transpose2d, 2 groups"])
+def test_a_norm_with_options_folds_to_the_same(
+    name: str, option: dict[str, object], kept: bool, kind: str
+) -> None:
+    make, shape = LAYERS[kind]
+    layer = normalise(make(True), NORMS[name].configured(**option))
+    look_trained(layer)
+    assert_folded(layer, torch.randn(shape), kept=kept)
+
+
+@pytest.mark.parametrize("name", OF_THE_INPUT)
+def test_a_norm_of_the_input_stays_while_the_weight_is_folded(name: str) -> None:
+    norm = replace(NORMS["spectral"], output=NORMS[name].output)
+    layer = normalise(nn.Conv2d(4, 6, 3), norm)
+    look_trained(layer)
+    weight = layer.eval().effective_weight()
+    folded = assert_folded(layer, torch.randn(5, 4, 5, 5), kept=True)
+    assert not torch.equal(weight, layer.weight)
+    names = {"weight", "bias", "output_norm.weight", "output_norm.bias"}
+    assert set(folded.state_dict()) == names
+    assert_folded(folded, torch.randn(5, 4, 5, 5), kept=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"gain": True}])
@@ -107,12 +184,15 @@ def test_a_folded_msn_layer_computes_the_same(options: dict[str, bool]) -> None:
 
 @every_norm
 def test_a_folded_critic_computes_the_same(name: str) -> None:
-    critic = Critic(norm=name, width=2, size=8)
+    critic = Critic(norm=name, width=2, size=16)
     look_trained(critic)
-    folded = assert_folded(critic, torch.randn(5, 3, 8, 8))
-    assert sum(p.numel() for p in folded.parameters()) == sum(
-        p.numel() for p in Critic(norm="none", width=2, size=8).parameters()
-    )
+    kept = name in OF_THE_INPUT
+    folded = assert_folded(critic, torch.randn(5, 3, 16, 16), kept=kept)
+    if not kept:
+        plain = Critic(norm="none", width=2, size=16)
+        assert {name: p.shape for name, p in folded.named_parameters()} == {
+            name: p.shape for name, p in plain.named_parameters()
+        }
 
 
 def test_a_fold_shares_no_memory_with_its_source() -> None:
@@ -205,7 +285,9 @@ def test_hooks_and_mode_survive_conversion() -> None:
 
 
 def test_an_unknown_norm_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown norm 'msn'; choose one of batch, mean_spectral"):
+    with pytest.raises(
+        ValueError, match=r"unknown norm 'msn'; choose one of batch, batch_no_gain,"
+    ):
         convert(nn.Linear(4, 6), "msn")
 
 

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from conftest import smallest
 from torch import Tensor, nn
 
 from msngan.losses import LOSSES
@@ -69,6 +70,7 @@ def test_the_generator_has_the_released_number_of_parameters_without_its_dead_bi
 def test_the_critic_gives_one_score_an_image(
     name: str, norm: str, size: int, channels: int
 ) -> None:
+    size = max(size, smallest(norm))
     critic = CRITICS[name](norm=norm, width=1, channels=channels, size=size)
     for mode in (True, False):
         scores = critic.train(mode)(pictures(size, channels))
@@ -97,7 +99,8 @@ def test_the_generator_gives_images_in_range(
 @every_norm
 @pytest.mark.parametrize("width", [1, 7])
 def test_the_critic_takes_any_width(norm: str, width: int) -> None:
-    assert Critic(norm=norm, width=width, size=8)(pictures(8)).shape == (4,)
+    size = smallest(norm)
+    assert Critic(norm=norm, width=width, size=size)(pictures(size)).shape == (4,)
 
 
 @pytest.mark.parametrize("network", [*GENERATORS.values(), *CRITICS.values()])
@@ -121,6 +124,12 @@ def test_a_network_that_cannot_be_built_is_refused_by_value(
         network(**options)
 
 
+def test_an_instance_norm_with_nothing_to_average_over_is_refused() -> None:
+    with pytest.raises(ValueError, match="'instance' has one value per channel.*use 16x16"):
+        Critic(norm="instance", size=8)
+    Critic(norm="instance", width=1, size=8, norm_layers=[0, 1, 2])
+
+
 def test_a_latent_of_no_dimensions_and_an_unknown_norm_are_refused() -> None:
     with pytest.raises(ValueError, match="latent_dim 0 is not positive"):
         Generator(latent_dim=0)
@@ -133,7 +142,7 @@ def test_a_latent_of_no_dimensions_and_an_unknown_norm_are_refused() -> None:
 def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(
     name: str, norm: str
 ) -> None:
-    critic = CRITICS[name](norm=norm, width=1, size=8)
+    critic = CRITICS[name](norm=norm, width=1, size=smallest(norm))
     convolutions = [part for part in critic.body if isinstance(part, nn.Conv2d)]
     assert len(convolutions) == 7
     entry = NORMS[norm]
@@ -147,8 +156,10 @@ def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(
 
 @every_norm
 def test_the_mean_score_of_a_training_batch_is_free(norm: str) -> None:
-    critic = Critic(norm=norm, width=4, size=8).double()
-    difference = critic(pictures(8).double()).mean() - critic(-pictures(8).double()).mean()
+    size = smallest(norm)
+    critic = Critic(norm=norm, width=4, size=size).double()
+    image = pictures(size).double()
+    difference = critic(image).mean() - critic(-image).mean()
     (slope,) = torch.autograd.grad(difference, critic.head.weight)
     assert slope.abs().max() > 1e-12  # centring the head would leave 1e-17 of rounding
 
@@ -184,11 +195,13 @@ def test_the_first_sigma_is_that_of_the_first_weights(norm: str) -> None:
 def test_gradient_steps_lower_the_critic_s_loss_by_as_much_as_the_gradient_says(
     norm: str, loss: str
 ) -> None:
-    critic = Critic(norm=norm, width=4, size=8, channels=1).double()
+    size = smallest(norm)
+    critic = Critic(norm=norm, width=4, size=size, channels=1).double()
+    real, fake = pictures(size, 1).double(), pictures(size, 1).double()
+    critic(real)  # some norms learn the size of their input
     SigmaBank(critic)  # sigma's vectors stand still
     weights = list(critic.parameters())
     torch._foreach_mul_([weight.data for weight in weights], 10)  # out of the kinks around zero
-    real, fake = pictures(8, 1).double(), pictures(8, 1).double()
     values, predicted = [], []
     for _ in range(5):
         value = LOSSES[loss].critic(critic(real), critic(fake))
@@ -207,10 +220,11 @@ def test_gradient_steps_lower_the_critic_s_loss_by_as_much_as_the_gradient_says(
 @every_norm
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_the_generator_s_loss_reaches_all_its_weights(norm: str, loss: str) -> None:
-    critic = Critic(norm=norm, width=2, size=8).requires_grad_(False)
-    generator = Generator(latent_dim=5, width=2, size=8)
+    size = smallest(norm)
+    critic = Critic(norm=norm, width=2, size=size).requires_grad_(False)
+    generator = Generator(latent_dim=5, width=2, size=size)
     scores = critic(generator(torch.randn(4, 5)))
-    LOSSES[loss].generator(critic(pictures(8)), scores).backward()
+    LOSSES[loss].generator(critic(pictures(size)), scores).backward()
     for parameter in generator.parameters():
         assert parameter.grad.isfinite().all()
         assert parameter.grad.any()

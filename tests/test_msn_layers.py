@@ -105,6 +105,7 @@ def test_the_state_holds_weight_offset_and_running_mean_and_survives_a_round_tri
     layer, _, x = pair(case)
     assert set(layer.state_dict()) == {
         "weight",
+        "weight_norm.last_sigma",
         "weight_norm.u",
         "weight_norm.v",
         "output_norm.bias",

@@ -9,15 +9,20 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from msngan.gan import GAN
+from msngan.gan_options import SCALE_FREE
 from msngan.models import Critic
-from msngan.norms import NORMS, SigmaBank, statistics
-from msngan.penalties import PENALTIES, PenaltyName, between, gradient_norms
+from msngan.norms import NORMS, SigmaBank, convert, is_batch_coupled, statistics
+from msngan.penalties import PENALTIES, PenaltyName, between, estimate_sigmas, gradient_norms
+from msngan.runs import UserError
 
-VALUED = sorted(name for name, penalty in PENALTIES.items() if penalty.value)
+# Penalties that look at the critic's gradient in the images.
+VALUED = sorted(name for name, p in PENALTIES.items() if p.value and not p.of_weights)
+COUPLED = sorted(n for n in NORMS if is_batch_coupled(Critic(norm=n, width=2, size=16)))
 every_penalty = pytest.mark.parametrize("name", VALUED)
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
 
-SHAPE = (6, 3, 8, 8)
+SHAPE = (6, 3, 16, 16)
 # The penalty of a critic whose gradient has norm 3 everywhere, and of one with norm 1 / 2.
 STEEP_AND_FLAT = {
     "gradient": (4.0, 0.25),
@@ -51,11 +56,13 @@ def linear_critic(slope: float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 def frozen_sigma_critic(norm: str) -> Critic:
     """A critic in training, whose sigma does not move between passes."""
-    critic = Critic(norm=norm, width=2, size=8)
+    critic = Critic(norm=norm, width=2, size=16)
     SigmaBank(critic)
-    for conv in critic.body:
-        if getattr(conv, "output_norm", None) is not None:
-            conv.output_norm.running_mean.normal_(0, 0.1)
+    with torch.no_grad():
+        critic(torch.rand(SHAPE))  # some norms learn the size of their inputs from the first
+    for module in critic.modules():
+        if getattr(module, "running_mean", None) is not None:
+            module.running_mean.normal_(0, 0.1)
     return critic
 
 
@@ -101,7 +108,7 @@ def test_gradient_norms_are_per_image_and_not_averaged() -> None:
 
 @every_penalty
 def test_a_flat_critic_gives_finite_gradients(name: str) -> None:
-    a = torch.zeros(3 * 8 * 8, requires_grad=True)
+    a = torch.zeros(3 * 16 * 16, requires_grad=True)
     PENALTIES[name].value(lambda x: x.flatten(1) @ a, *images(), draw()).backward()
     assert a.grad.isfinite().all()
 
@@ -193,11 +200,11 @@ def test_with_running_statistics_the_penalty_is_the_mean_of_those_of_single_imag
     torch.testing.assert_close(together, torch.stack(alone).mean())
 
 
-@pytest.mark.parametrize("norm", sorted(name for name in NORMS if NORMS[name].output))
+@pytest.mark.parametrize("norm", COUPLED)
 def test_with_batch_statistics_the_gradient_of_a_score_is_not_per_image(norm: str) -> None:
     critic, (real, _) = frozen_sigma_critic(norm), images()
     coupled = gradient_norms(critic, torch.cat([real, -real]))[: len(real)]
-    assert not torch.allclose(coupled, gradient_norms(critic, real), rtol=1e-3)
+    assert not torch.allclose(coupled, gradient_norms(critic, real), rtol=1e-3, atol=0)
 
 
 @every_norm
@@ -234,3 +241,115 @@ def test_clip_clamps_every_parameter_to_its_bound_and_leaves_smaller_ones() -> N
 
 def test_no_penalty_is_neither_a_value_nor_a_projection() -> None:
     assert PENALTIES["none"].value is PENALTIES["none"].project is None
+
+
+def of_weights(critic: nn.Module) -> Tensor:
+    """The spectral penalty of a prepared critic."""
+    return PENALTIES["spectral_penalty"].value(critic, *images(), draw())
+
+
+def singular(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """sigma, u and v of a layer's weight as a matrix, by its singular value decomposition."""
+    weight = layer.weight.detach().double()
+    matrix = (weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight).flatten(
+        1
+    )
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return s[0], u[:, 0], v[0]
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "mean_only", "layer"])
+def test_the_spectral_penalty_is_half_the_sum_of_squared_singular_values(norm: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 5, 2), nn.Linear(6, 2))
+    convert(network.double(), norm)
+    estimate_sigmas(network)
+    for _ in range(300):
+        value = of_weights(network)
+    found = [singular(layer) for layer in network]
+    assert value.item() == pytest.approx(sum(s.item() ** 2 for s, _, _ in found) / 2, rel=1e-9)
+    value.backward()
+    for layer, (sigma, u, v) in zip(network, found, strict=True):
+        expected = sigma * torch.outer(u, v)
+        if isinstance(layer, nn.ConvTranspose2d):
+            expected = expected.unflatten(1, (4, 2, 2)).transpose(0, 1)
+        torch.testing.assert_close(layer.weight.grad, expected.reshape(layer.weight.shape))
+
+
+def test_the_spectral_penalty_iterates_once_a_call_in_training_and_not_in_evaluation() -> None:
+    critic = nn.Linear(4, 3).double()
+    estimate_sigmas(critic)
+    critic.weight.data.normal_()
+    u = critic.sigma_estimate.u[0].clone()
+    critic.eval()
+    of_weights(critic)
+    assert torch.equal(critic.sigma_estimate.u[0], u)
+    critic.train()
+    of_weights(critic)
+    v = nn.functional.normalize(critic.weight.detach().T @ u, dim=0)
+    expected = nn.functional.normalize(critic.weight.detach() @ v, dim=0)
+    torch.testing.assert_close(critic.sigma_estimate.u[0], expected)
+
+
+def test_the_spectral_penalty_adds_state_and_no_parameter_and_needs_it() -> None:
+    critic = Critic(norm="batch", width=2, size=8)
+    with pytest.raises(ValueError, match="needs a prepared critic"):
+        of_weights(critic)
+    parameters = dict(critic.named_parameters())
+    before = set(critic.state_dict())
+    estimate_sigmas(critic)
+    assert dict(critic.named_parameters()) == parameters
+    added = set(critic.state_dict()) - before
+    assert len(added) == 3 * 8
+    assert {name.split(".sigma_estimate.")[1] for name in added} == {"u", "v", "last_sigma"}
+
+
+def test_the_spectral_penalty_stays_in_float32_under_autocast_and_draws_nothing() -> None:
+    critic = Critic(norm="none", width=2, size=8)
+    estimate_sigmas(critic)
+    critic.eval()
+    state = torch.get_rng_state()
+    generator = draw()
+    value = PENALTIES["spectral_penalty"].value
+    expected = value(critic, torch.zeros(1), torch.zeros(1), generator)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(generator.get_state(), draw().get_state())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value(critic, torch.zeros(1), torch.zeros(1), generator)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_sigma_falls_as_the_spectral_penalty_s_weight_grows() -> None:
+    sigmas = []
+    for weight in (0.0, 0.1, 1.0, 10.0):
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+        estimate_sigmas(network)
+        optimizer = torch.optim.Adam(network.parameters(), 0.02)
+        x = torch.randn(64, 8)
+        y = 2 * x[:, :1] - x[:, 1:2]
+        for _ in range(150):
+            loss = (network(x) - y).square().mean() + weight * of_weights(network)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        sigmas.append(max(singular(network[index])[0].item() for index in (0, 2)))
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert sigmas[-1] < 0.5 * sigmas[0]
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_the_spectral_penalty_is_refused_where_sigma_is_fixed(norm: str) -> None:
+    torch.manual_seed(0)
+    layer = convert(nn.Sequential(nn.Linear(4, 6, bias=False)), norm, head="0").eval()
+    x = torch.randn(5, 4)
+    before = layer(x)
+    layer[0].weight.data *= 0.125
+    assert (norm in SCALE_FREE) == torch.allclose(layer(x), before, rtol=1e-3)
+    options = {"width": 2, "size": 16, "latent_dim": 4, "penalty": "spectral_penalty"}
+    if norm in SCALE_FREE:
+        with pytest.raises(UserError, match=f"with --model.norm {norm}: the norm undoes"):
+            GAN(norm=norm, **options)
+        options["norm_layers"] = [0, 1]  # the others are free
+    gan = GAN(norm=norm, **options)
+    assert len([name for name in gan.state_dict() if name.endswith("sigma_estimate.u")]) == 8

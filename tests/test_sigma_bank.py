@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -111,3 +112,140 @@ def test_a_copied_bank_iterates_the_copied_network() -> None:
     bank.update()
     assert torch.equal(network[0].weight_norm.u, before)
     assert not torch.equal(copied[0].weight_norm.u, started)
+
+
+def critic(layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
+    convolutions = [nn.Conv2d(3, 4, 3, 1, 1), nn.LeakyReLU(0.1), nn.Conv2d(4, 6, 4, 2, 1)]
+    plain = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(24, 1)).double()
+    return convert(plain.to(memory_format=layout), "spectral")
+
+
+def images() -> Tensor:
+    return torch.randn(5, 3, 4, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("built", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("moved", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("both", [True, False])
+def test_a_bank_s_iteration_is_that_of_each_norm_by_itself_in_any_layout(
+    built: torch.memory_format, moved: torch.memory_format, both: bool
+) -> None:
+    banked = critic(built)
+    for part in banked.modules() if both else [m for m in banked if isinstance(m, nn.Conv2d)]:
+        if both:
+            part.to(memory_format=moved)
+        else:  # the weight alone: its vectors lie in memory in another order
+            part.weight.data = part.weight.data.contiguous(memory_format=moved)
+    alone = copy.deepcopy(banked)
+    bank = SigmaBank(banked)
+    for _ in range(3):
+        bank.update()
+        for layer in alone:
+            if hasattr(layer, "weight_norm"):
+                layer.weight_norm.iterate(layer.weight)
+    torch.testing.assert_close(banked.state_dict(), alone.state_dict(), rtol=1e-12, atol=0)
+
+
+def test_the_weight_is_divided_once_per_update() -> None:
+    network = critic()
+    bank = SigmaBank(network)
+    places = []
+    for _ in range(2):
+        for _ in range(2):
+            with bank.shared():
+                places.append(network[0].effective_weight())
+        bank.update()
+    assert places[0].data_ptr() == places[1].data_ptr()
+    assert places[2].data_ptr() == places[3].data_ptr()
+    assert places[0].data_ptr() != places[2].data_ptr()
+
+
+def test_a_backward_pass_after_the_next_update_is_refused() -> None:
+    network = critic()
+    bank = SigmaBank(network)
+    with bank.shared():
+        loss = network(images()).sum()
+    bank.update()
+    with pytest.raises(RuntimeError, match="updated between a forward pass and its backward"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("how", ["by hand", "from a state"])
+def test_a_weight_written_between_updates_is_noticed(how: str) -> None:
+    network, other = critic(), critic()
+    bank = SigmaBank(network)
+    with bank.shared():
+        network(images())
+    if how == "by hand":
+        with torch.no_grad():
+            network[0].weight.mul_(3).add_(0.1)
+        expected = network[0].weight_norm.normalised(network[0].weight)
+    else:
+        network.load_state_dict(other.state_dict())
+        expected = other[0].weight_norm.normalised(other[0].weight)
+    with bank.shared():
+        torch.testing.assert_close(network[0].effective_weight(), expected, rtol=1e-11, atol=0)
+
+
+def test_a_sigma_that_is_right_but_for_rounding_keeps_its_bits() -> None:
+    network = critic()
+    bank = SigmaBank(network)
+    norm = network[0].weight_norm
+    bank.update()
+    with torch.no_grad():
+        norm.last_sigma *= 1 + 1e-15
+        network[0].weight.add_(0)  # a new version
+    before = norm.last_sigma.clone()
+    with bank.shared():
+        assert torch.equal(norm.last_sigma, before)
+    with torch.no_grad():
+        norm.last_sigma *= 1.001
+        network[0].weight.add_(0)
+    with bank.shared():
+        assert norm.last_sigma.item() == pytest.approx(before.item(), rel=1e-11)
+
+
+def test_a_zero_weight_stays_zero_and_is_normalised_once_it_is_not() -> None:
+    network = critic()
+    with torch.no_grad():
+        network[0].weight.zero_()
+    bank = SigmaBank(network)
+    for _ in range(3):
+        bank.update()
+    with bank.shared():
+        assert (network[0].effective_weight() == 0).all()
+    assert (network[0].weight_norm.normalised(network[0].weight) == 0).all()
+    with torch.no_grad():
+        network[0].weight.normal_()
+    for _ in range(200):
+        bank.update()
+    with bank.shared():
+        size = torch.linalg.matrix_norm(network[0].effective_weight().flatten(1), 2)
+    assert size.item() == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["scaled", "bidirectional_scaled"])
+def test_a_scale_is_the_norm_of_the_lent_weight_of_a_linear_layer(norm: str) -> None:
+    network = convert(nn.Sequential(nn.Linear(6, 5)).double(), norm, scale=2.5)
+    bank = SigmaBank(network)
+    for _ in range(300):
+        bank.update()
+    with bank.shared():
+        lent = network[0].effective_weight()
+    assert torch.linalg.matrix_norm(lent, 2).item() == pytest.approx(2.5, rel=1e-6)
+
+
+def test_a_bank_that_leaves_each_pass_to_the_norms_lets_them_iterate_in_each() -> None:
+    network = critic()
+    bank = SigmaBank(network, each_pass=True)
+    u = network[0].weight_norm.u
+    seen = [u.clone()]
+    for _ in range(2):
+        with bank.shared():
+            network(images())
+        seen.append(u.clone())
+    bank.update()
+    seen.append(u.clone())
+    assert [torch.equal(a, b) for a, b in pairwise(seen)] == [False, False, True]
+    projected = convert(nn.Sequential(nn.Linear(4, 3)), "lipschitz_projection")
+    assert SigmaBank(projected, each_pass=True).parts

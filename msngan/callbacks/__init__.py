@@ -1,6 +1,7 @@
 """What happens around training: checkpoints, scores, grids, records, progress, signals."""
 
 from msngan.callbacks.checkpoints import AtomicIO, Checkpoints
+from msngan.callbacks.gates import Gates
 from msngan.callbacks.interrupt import Interrupt
 from msngan.callbacks.progress import Progress
 from msngan.callbacks.records import Records
@@ -11,6 +12,7 @@ from msngan.callbacks.stop import StopAt
 __all__ = [
     "AtomicIO",
     "Checkpoints",
+    "Gates",
     "Interrupt",
     "Progress",
     "Records",

@@ -6,13 +6,14 @@ arXiv:1907.04003, section IV-C.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from msngan.norms import NORMS, NormName, normalise
+from msngan.norms import NormName, SampleNorm, convert
+from msngan.norms.select import configured, select
 
 
 def _check(width: int, channels: int, size: int) -> None:
@@ -72,7 +73,14 @@ class Critic(nn.Module):
     goes on every convolution; the head gets its weight part only. Biases that the norm cancels are
     not created unless conv_bias. At width 64, size 32 and 3 channels the counts are: none and
     spectral 2,935,873; mean_spectral 2,935,873 (2,937,281 with conv_bias); batch 2,937,281
-    (2,938,689 with conv_bias, as in Table III).
+    (2,938,689 with conv_bias, as in Table III); `msngan params` lists all. One seed gives the same
+    first weights under every norm.
+
+    norm_options: of the norm, by name. norm_layers: the layers that get the norm, as in
+    `msngan.norms.convert`: indices (0 to 6 the convolutions, 7 the head), patterns of names or
+    kinds; None: all. other_norm: of the layers that norm_layers leaves. The critic of the MSN
+    authors' released code has norm_layers [3, 5, 6], other_norm "spectral", norm_options
+    {"gain": True}.
 
     wide: widen on the convolutions of stride 2 as the official SNGAN code does (5,860,865
     parameters), with which the best published numbers were reached; else on those after them, as in
@@ -89,27 +97,43 @@ class Critic(nn.Module):
         slope: float = 0.1,
         conv_bias: bool = False,
         wide: bool = False,
+        norm_options: Mapping[str, Any] | None = None,
+        norm_layers: Sequence[int | str] | None = None,
+        other_norm: NormName = "none",
     ) -> None:
         super().__init__()
         _check(width, channels, size)
-        if norm not in NORMS:
-            raise ValueError(f"unknown norm {norm!r}; choose one of {', '.join(sorted(NORMS))}")
+        configured(norm, norm_options or {})
+        configured(other_norm, {})
         factors = (1, 2, 2, 4, 4, 8, 8) if wide else (1, 1, 2, 2, 4, 4, 8)
         layers: list[nn.Module] = []
         inputs = channels
         for index, factor in enumerate(factors):
             kernel, stride = (4, 2) if index % 2 else (3, 1)
-            conv = nn.Conv2d(inputs, factor * width, kernel, stride, 1)
-            _initialise(conv)  # before the norm looks at the weight
             layers += [
-                normalise(conv, NORMS[norm], conv_bias=conv_bias),
+                nn.Conv2d(inputs, factor * width, kernel, stride, 1),
                 nn.LeakyReLU(slope, inplace=True),
             ]
             inputs = factor * width
-        head = nn.Linear(inputs * (size // 8) ** 2, 1)
-        _initialise(head)
         self.body = nn.Sequential(*layers, nn.Flatten())
-        self.head = normalise(head, NORMS[norm], head=True)
+        self.head = nn.Linear(inputs * (size // 8) ** 2, 1)
+        self.apply(_initialise)  # before a norm looks at the weights
+        chosen = select(self, norm_layers)
+        rest = [name for name in select(self) if name not in chosen]
+        if other_norm != "none" and not rest:
+            raise ValueError(
+                f"other_norm {other_norm!r} has no layer: norm_layers leaves none; name fewer there"
+            )
+        options, bias = norm_options or {}, conv_bias
+        convert(self, norm, head="head", conv_bias=bias, layers=[*chosen], **options)
+        if rest:
+            convert(self, other_norm, head="head", conv_bias=bias, layers=rest)
+        smallest = getattr(self.body[-3], "output_norm", None)  # of size / 8
+        if size == 8 and isinstance(smallest, SampleNorm) and smallest.over == "space":
+            raise ValueError(
+                f"norm {norm!r} has one value per channel to average over in the last convolution"
+                " of a critic of 8x8 images; use 16x16 or larger, or leave it out by norm_layers"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.body(images)).squeeze(1)

@@ -5,7 +5,9 @@ A norm has two parts: what happens to the weight, and what happens to the output
 network needs an `if`. A new norm is one file and one line in the table.
 """
 
+from msngan.norms.bank import SigmaBank
 from msngan.norms.base import Norm, is_batch_coupled, statistics
+from msngan.norms.bidirectional import BidirectionalSpectralNorm
 from msngan.norms.centring import Centring
 from msngan.norms.convert import convert, fold
 from msngan.norms.layers import (
@@ -20,12 +22,22 @@ from msngan.norms.layers import (
     NormLinear,
     normalise,
 )
-from msngan.norms.spectral import SigmaBank, SpectralNorm
+from msngan.norms.lipschitz_projection import LipschitzProjection
+from msngan.norms.offset import Offset
+from msngan.norms.operator import OperatorNorm
+from msngan.norms.optional_spectral import OptionalSpectralNorm, follow, gate_figures
+from msngan.norms.parts import WeightPart
+from msngan.norms.sample import SampleNorm
+from msngan.norms.spectral import SpectralNorm
+from msngan.norms.spectral_clip import SpectralClip
 from msngan.norms.table import NORMS, NormName
+from msngan.norms.weight import WeightNorm
 
 __all__ = [
     "NORMS",
+    "BidirectionalSpectralNorm",
     "Centring",
+    "LipschitzProjection",
     "MSNConv2d",
     "MSNConvTranspose2d",
     "MSNLinear",
@@ -37,10 +49,19 @@ __all__ = [
     "NormLayer",
     "NormLinear",
     "NormName",
+    "Offset",
+    "OperatorNorm",
+    "OptionalSpectralNorm",
+    "SampleNorm",
     "SigmaBank",
+    "SpectralClip",
     "SpectralNorm",
+    "WeightNorm",
+    "WeightPart",
     "convert",
     "fold",
+    "follow",
+    "gate_figures",
     "is_batch_coupled",
     "normalise",
     "statistics",

@@ -5,33 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from inspect import signature
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from msngan.norms.centring import Centring
 
-if TYPE_CHECKING:
-    from msngan.norms.spectral import SpectralNorm
-
 
 @dataclass(frozen=True)
 class Norm:
     """One entry of NORMS.
 
-    weight: makes, for a layer, the module that maps its weight to the weight it computes with.
+    weight: makes, for a layer, the module that maps its weight to the weight it computes with: a
+        WeightPart, or any module of one tensor.
     output: makes, for a layer, the module that its output goes through.
-    cancels_bias: the output part removes any constant per channel, so a bias of the layer would be
-        dead: it gets a gradient of rounding noise, which Adam turns into a random walk.
+    cancels_bias: the output part removes or replaces any constant per channel, so that a bias of
+        the layer would be dead (its gradient is rounding noise, which Adam turns into a random
+        walk) or double.
+    options: makes this norm with other options, its keyword arguments; None where it has none.
     """
 
-    weight: Callable[[nn.Module], SpectralNorm] | None = None
+    weight: Callable[[nn.Module], nn.Module] | None = None
     output: Callable[[nn.Module], nn.Module] | None = None
     cancels_bias: bool = False
+    options: Callable[..., Norm] | None = None
 
     def __post_init__(self) -> None:
         assert self.output or not self.cancels_bias
+
+    def configured(self, **options: Any) -> Norm:
+        """This norm with options by name. Raises ValueError for one that it does not have."""
+        known = list(signature(self.options).parameters) if self.options else []
+        for name in options:
+            if name not in known:
+                has = f"its options are {', '.join(known)}" if known else "it has none"
+                raise ValueError(f"this norm has no option {name!r}; {has}")
+        return self.options(**options) if options and self.options else self
 
 
 # Modules whose output for one sample depends on the rest of the batch, in training.

@@ -8,23 +8,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from msngan.norms.centre import LOW_PRECISION, along, batch_mean, centred, subtract
+from msngan.norms.parts import Precise
 
-class Centring(nn.Module):
+
+class Centring(Precise):
     """Subtract each channel's mean over the minibatch and add a learned offset m.
 
     Input and output: (N, C, ...) with channel_axis 1, or (..., C) with channel_axis -1. In training
     the mean is over all other axes of the batch and the gradient goes through it (equation 10); in
     eval it is the running mean, so that a sample's output does not depend on the others, and
     nothing is written. running_mean <- (1 - momentum) running_mean + momentum mean; momentum None
-    averages all batches alike.
+    averages all batches alike. Means and the subtraction are in float32 at least.
 
     offset: whether m is learned (the paper). gain: a learned factor per channel before m, as in the
     authors' released code but not in the paper; it gives up the bound on the Lipschitz constant.
+    sync: take the mean over the batches of all processes of torch.distributed, weighted by their
+    sizes: C + 1 numbers forward, C + 1 backward. inplace: write the output over the input, which
+    saves a pass and its memory where nothing else reads the input.
 
     Raises ValueError in training where a channel has a single value: its output would be m,
     whatever the input.
     """
 
+    precise = ("running_mean",)
     running_mean: Tensor
     num_batches_tracked: Tensor
 
@@ -36,9 +43,12 @@ class Centring(nn.Module):
         momentum: float | None = 0.1,
         offset: bool = True,
         gain: bool = False,
+        sync: bool = False,
+        inplace: bool = False,
     ) -> None:
         super().__init__()
         self.channels, self.channel_axis, self.momentum = channels, channel_axis, momentum
+        self.sync, self.inplace = sync, inplace
         self.track_running_stats = True
         self.bias = nn.Parameter(torch.zeros(channels)) if offset else None
         self.weight = nn.Parameter(torch.ones(channels)) if gain else None
@@ -50,29 +60,43 @@ class Centring(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         axis = self.channel_axis % x.dim()
-        mean = self._batch_mean(x, axis) if self.training else self.running_mean
-        shape = [1] * x.dim()
-        shape[axis] = self.channels
-        shift = -mean if self.weight is None else -mean * self.weight
-        if self.bias is not None:
-            shift = shift + self.bias
-        scaled = x if self.weight is None else x * self.weight.view(shape)
-        # A bfloat16 x is subtracted from in float32: a mean rounded first would leave an offset.
-        return (scaled + shift.view(shape)).to(x.dtype)
+        y = self._by_batch(x, axis) if self.training else subtract(x, -self.shift(), axis)
+        if self.weight is None:
+            return y
+        y = y * along(self.weight, y, axis)
+        return (y if self.bias is None else y + along(self.bias, y, axis)).to(x.dtype)
 
-    def _batch_mean(self, x: Tensor, axis: int) -> Tensor:
-        if x.numel() <= self.channels:
+    def shift(self) -> Tensor:
+        """What eval adds to each channel, (C,), before the gain: m - running_mean."""
+        offset = self._offset()
+        return -self.running_mean if offset is None else offset - self.running_mean
+
+    def is_shift(self, x: Tensor) -> bool:
+        """Whether on the outputs of a layer of x it is a mere shift that the layer can take over.
+
+        Not in low precision, where the layer would round the shift.
+        """
+        low = x.dtype in LOW_PRECISION or torch.is_autocast_enabled(x.device.type)
+        return not (self.training or low) and self.weight is None
+
+    def _offset(self) -> Tensor | None:
+        """m, unless a gain comes before it."""
+        return self.bias if self.weight is None else None
+
+    def _by_batch(self, x: Tensor, axis: int) -> Tensor:
+        mean, count = batch_mean(x, axis, self.sync)
+        if count <= 1:
             raise ValueError(
                 f"centring needs more than one value per channel in training, got {tuple(x.shape)};"
                 " use a larger batch or eval()"
             )
-        others = [i for i in range(x.dim()) if i != axis]
-        # In float32 at least: a bfloat16 mean of nearly equal values would have three digits.
-        mean = x.mean(others, dtype=torch.promote_types(x.dtype, torch.float32))
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked += 1
-                count = self.num_batches_tracked.to(mean.dtype)
-                rate: float | Tensor = 1 / count if self.momentum is None else self.momentum
-                self.running_mean += rate * (mean - self.running_mean)
-        return mean
+                average = mean.to(self.running_mean.dtype)
+                if self.momentum is None:
+                    share = 1 / self.num_batches_tracked.to(average.dtype)
+                    self.running_mean.lerp_(average, share)
+                else:
+                    self.running_mean.lerp_(average, self.momentum)
+        return centred(x, mean, self._offset(), axis, self.sync, self.inplace)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msngan.norms.base import Norm
+from msngan.norms.centring import Centring
 from msngan.norms.mean_spectral import MEAN_SPECTRAL, centring_of
+from msngan.norms.parts import WeightPart
 
 
 class NormLayer(nn.Module):
@@ -28,13 +30,23 @@ class NormLayer(nn.Module):
         return self.weight if self.weight_norm is None else self.weight_norm(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.operate(x, self.effective_weight())
-        return y if self.output_norm is None else self.output_norm(y)
-
-    def operate(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The plain layer with this weight (and its bias, if it has one)."""
+        if isinstance(self.weight_norm, WeightPart):
+            self.weight_norm.prepare(self, x)
         self._needs_batch(x)
-        return self._conv_forward(x, weight, self.bias)  # type: ignore[operator]
+        return self._normed(x, self.effective_weight())
+
+    def _normed(self, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+        output = self.output_norm
+        if output is None:
+            return self.operate(x, weight, self.bias, **options)
+        if isinstance(output, Centring) and self.bias is None and output.is_shift(x):
+            # A constant per channel costs nothing as the bias of the layer.
+            return self.operate(x, weight, output.shift(), **options)
+        return output(self.operate(x, weight, self.bias, **options))
+
+    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The plain layer with this weight and bias."""
+        return self._conv_forward(x, weight, bias)  # type: ignore[operator]
 
     def _needs_batch(self, x: Tensor) -> None:
         # torch's convolutions take one image without a batch axis; a norm would then take the
@@ -60,23 +72,35 @@ class NormConv3d(NormLayer, nn.Conv3d):
 class NormLinear(NormLayer, nn.Linear):  # type: ignore[misc]  # torch types its bias as alive
     """torch.nn.Linear with a norm; see `normalise`. Leading axes are batch (or token) axes."""
 
-    def operate(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight, self.bias)
+    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def _needs_batch(self, x: Tensor) -> None:
+        pass
 
 
 class NormConvTranspose2d(NormLayer, nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d with a norm; see `normalise`."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if isinstance(self.weight_norm, WeightPart):
+            self.weight_norm.prepare(self, x)
         self._needs_batch(x)
+        return self._normed(x, self.effective_weight(), output_size=output_size)
+
+    def operate(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        output_size: list[int] | None = None,
+    ) -> Tensor:
         stride, dilation = list(self.stride), list(self.dilation)
         padding = [int(each) for each in self.padding]
         extra = self._output_padding(
             x, output_size, stride, padding, list(self.kernel_size), 2, dilation
         )
-        weight, groups = self.effective_weight(), self.groups
-        y = F.conv_transpose2d(x, weight, self.bias, stride, padding, extra, groups, dilation)
-        return y if self.output_norm is None else self.output_norm(y)
+        return F.conv_transpose2d(x, weight, bias, stride, padding, extra, self.groups, dilation)
 
 
 KINDS: dict[type[nn.Module], type[NormLayer]] = {

@@ -9,6 +9,10 @@ There is no gain: the authors' released code multiplies by one, which the paper 
 it the layer's Lipschitz constant is no longer that of W / sigma(W).
 """
 
+from __future__ import annotations
+
+from functools import partial
+
 from torch import nn
 
 from msngan.norms.base import Norm
@@ -16,13 +20,34 @@ from msngan.norms.centring import Centring
 from msngan.norms.spectral import SpectralNorm
 
 
-def centring_of(layer: nn.Module, *, offset: bool = True, gain: bool = False) -> Centring:
+def centring_of(
+    layer: nn.Module,
+    *,
+    offset: bool = True,
+    gain: bool = False,
+    sync: bool = False,
+    momentum: float | None = 0.1,
+) -> Centring:
     """Centring for the outputs of a convolution (axis 1) or a linear layer (the last axis)."""
-    if isinstance(layer, nn.Linear):
-        return Centring(layer.out_features, channel_axis=-1, offset=offset, gain=gain)
-    channels = layer.out_channels
+    axis = -1 if isinstance(layer, nn.Linear) else 1
+    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     assert isinstance(channels, int)
-    return Centring(channels, offset=offset, gain=gain)
+    # Nothing else reads what the layer puts out.
+    return Centring(
+        channels,
+        channel_axis=axis,
+        momentum=momentum,
+        offset=offset,
+        gain=gain,
+        sync=sync,
+        inplace=True,
+    )
 
 
-MEAN_SPECTRAL = Norm(weight=SpectralNorm.of, output=centring_of, cancels_bias=True)
+def mean_spectral(gain: bool = False, sync: bool = False, momentum: float | None = 0.1) -> Norm:
+    """MSN. gain: the released code's factor per channel; sync: one mean over all processes."""
+    output = partial(centring_of, gain=gain, sync=sync, momentum=momentum)
+    return Norm(SpectralNorm.of, output, cancels_bias=True, options=mean_spectral)
+
+
+MEAN_SPECTRAL = mean_spectral()

@@ -7,146 +7,145 @@ operator, which is up to sqrt(ceil(k / stride)^2) larger.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from msngan.norms.base import Norm
+from msngan.norms.parts import WeightPart
 
-class SpectralNorm(nn.Module):
-    """Map a weight W to W / sigma(W), with sigma estimated by a persistent power iteration.
+# Added to each new vector times the old one: a zero weight then leaves u and v as they are and
+# becomes zero, and a weight that is not zero has the same singular vectors.
+TINY = 1e-12
 
-    u, v: buffers (groups, outputs / groups) and (groups, inputs / groups * kernel) of unit rows, in
-    float32 at least whatever the module is cast to. sigma = max over groups of u^T W v, so that a
-    grouped convolution is taken as the block diagonal operator that it is.
 
-    In training each call does one power iteration first, unless a SigmaBank has taken over. In eval
-    u and v stand still and nothing is written. The gradient takes u and v as constants (equation
-    9), so <dL/dW, W> = 0. Under autocast all of this stays in float32.
+class SpectralNorm(WeightPart):
+    """Map a weight W to scale * W / sigma(W), sigma estimated by a persistent power iteration.
+
+    u, v: buffers of unit vectors, one pair per group, in float32 at least whatever the module is
+    cast to: u (groups, outputs / groups), v (groups, inputs / groups, *kernel). sigma = max over
+    groups of u^T W v, so that a grouped convolution is taken as the block diagonal operator that it
+    is. last_sigma: buffer (), sigma as the last iteration found it.
+
+    The gradient takes u and v as constants (equation 9), so <dL/dW, W> = 0. Under autocast all of
+    this stays in float32.
     """
 
+    precise = ("u", "v", "last_sigma")
     u: Tensor
     v: Tensor
+    last_sigma: Tensor
 
     def __init__(
-        self, weight: Tensor, *, output_axis: int = 0, groups: int = 1, warm_up: int = 15
+        self,
+        weight: Tensor,
+        *,
+        output_axis: int = 0,
+        groups: int = 1,
+        scale: float = 1.0,
+        warm_up: int = 15,
     ) -> None:
         super().__init__()
-        self.output_axis, self.groups = output_axis, groups
-        self.managed = False  # a SigmaBank iterates, once per update
-        self._shared: Tensor | None = None  # the normalised weight that a SigmaBank lends
-        self._eps = 1e-12
+        self.output_axis, self.groups, self.scale = output_axis, groups, scale
         with torch.no_grad():
-            matrix = self._matrix(weight)
-            rows, columns = matrix.shape[1:]
+            matrix = self.matrix(weight)
+            rows = matrix.shape[1]
+            columns = (weight.shape[0] // groups if output_axis else weight.shape[1],)
             self.register_buffer("u", F.normalize(matrix.new_empty(groups, rows).normal_(), dim=1))
-            self.register_buffer("v", F.normalize(matrix.new_ones(groups, columns), dim=1))
+            v = matrix.new_ones(groups, *columns, *weight.shape[2:])
+            if is_channels_last(weight):  # so that both are read in one order
+                v = v.movedim(1, -1).contiguous().movedim(-1, 1)
+            self.register_buffer("v", v / v[0].numel() ** 0.5)
+            self.register_buffer("last_sigma", matrix.new_ones(()))
             self.iterate(weight, warm_up)
 
     @classmethod
-    def of(cls, layer: nn.Module) -> SpectralNorm:
+    def of(cls, layer: nn.Module, *, scale: float = 1.0) -> SpectralNorm:
         """The norm of a torch convolution, transposed convolution or linear layer."""
         weight, groups = layer.weight, getattr(layer, "groups", 1)
         assert isinstance(weight, Tensor)
         assert isinstance(groups, int)
         axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
-        return cls(weight, output_axis=axis, groups=groups)
+        return cls(weight, output_axis=axis, groups=groups, scale=scale)
 
-    def forward(self, weight: Tensor) -> Tensor:
-        if self._shared is not None:
-            return self._shared
-        if self.training and not self.managed:
-            self.iterate(weight)
-        return self.normalised(weight)
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}" if self.scale != 1 else ""
 
     def normalised(self, weight: Tensor) -> Tensor:
-        """W / sigma, differentiable in W; u and v as they are."""
-        return weight / self.sigma(weight).to(weight.dtype)
+        """scale * W / sigma, differentiable in W; u and v as they are."""
+        return weight / (self.sigma(weight) / self.scale).to(weight.dtype)
 
     def sigma(self, weight: Tensor) -> Tensor:
-        """The estimate u^T W v, a scalar, differentiable in W."""
+        """The estimate u^T W v, a scalar > 0, differentiable in W."""
         with torch.autocast(weight.device.type, enabled=False):
             # Copies: a later iteration writes u and v in place, which must not reach this graph.
-            u, v = self.u.clone(), self.v.clone()
-            product = torch.bmm(self._matrix(weight), v.unsqueeze(2)).squeeze(2)
-            return (u * product).sum(1).max()
+            u, v = self.u.clone(), self.columns(self.v, weight).clone()
+            product = torch.bmm(self.matrix(weight), v.unsqueeze(2)).squeeze(2)
+            return (u * product).sum(1).max().clamp_min(TINY)
 
     @torch.no_grad()
     def iterate(self, weight: Tensor, times: int = 1) -> None:
-        """v <- W^T u / |W^T u|, u <- W v / |W v|, in place."""
+        """v <- W^T u / |W^T u|, u <- W v / |W v|, sigma <- |W v|, in place."""
         with torch.autocast(weight.device.type, enabled=False):
-            matrix = self._matrix(weight)
+            matrix = self.matrix(weight)
+            flat = self.columns(self.v, weight)
             for _ in range(times):
-                v = torch.bmm(self.u.unsqueeze(1), matrix).squeeze(1)
-                self.v.copy_(F.normalize(v, dim=1, eps=self._eps))
-                u = torch.bmm(matrix, self.v.unsqueeze(2)).squeeze(2)
-                self.u.copy_(F.normalize(u, dim=1, eps=self._eps))
+                v = torch.bmm(self.u.unsqueeze(1), matrix).squeeze(1) + TINY * flat
+                flat = v / v.norm(dim=1, keepdim=True)
+                u = torch.bmm(matrix, flat.unsqueeze(2)).squeeze(2) + TINY * self.u
+                sigma = u.norm(dim=1, keepdim=True)
+                self.u.copy_(u / sigma)
+                self.last_sigma.copy_(sigma.max())
+            self.v.copy_(self.uncolumned(flat, weight))
 
-    def _matrix(self, weight: Tensor) -> Tensor:
-        """(groups, outputs / groups, inputs / groups * kernel), in float32 at least."""
+    @torch.no_grad()
+    def correct(self, weight: Tensor) -> None:
+        """last_sigma of a weight that was written without an iteration, u and v as they are.
+
+        It stays if it is right but for rounding: a resumed run then goes on with the same bits.
+        """
+        sigma = self.sigma(weight)
+        rounding = 100 * torch.finfo(sigma.dtype).eps
+        if not torch.isclose(sigma, self.last_sigma, rtol=rounding, atol=2 * TINY):
+            self.last_sigma.copy_(sigma)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """(groups, outputs / groups, inputs / groups * kernel), in float32 at least.
+
+        The columns are in the order in which the weight lies in memory, so that no weight of a
+        convolution is copied, whether in channels_last or not.
+        """
         if weight.dtype in (torch.float16, torch.bfloat16):
             weight = weight.float()
-        if self.output_axis == 1:  # (inputs, outputs / groups, kernel)
+        if self.output_axis == 1:  # (inputs, outputs / groups, *kernel)
             weight = weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
             return weight.flatten(2)
-        return weight.unflatten(0, (self.groups, -1)).flatten(2)
+        if is_channels_last(weight):
+            weight = weight.movedim(1, -1)
+        return weight.reshape(self.groups, -1, weight[0].numel())
 
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        super()._apply(fn, recurse)
-        for name in ("u", "v"):
-            buffer = getattr(self, name)
-            if buffer.dtype in (torch.float16, torch.bfloat16):
-                setattr(self, name, F.normalize(buffer.float(), dim=1))
-        return self
+    def columns(self, v: Tensor, weight: Tensor) -> Tensor:
+        """v as (groups, columns), in the order of the columns of `matrix(weight)`."""
+        if self.output_axis == 0 and is_channels_last(weight):
+            v = v.movedim(1, -1)
+        return v.flatten(1)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> SpectralNorm:
-        # A lent weight belongs to the bank's graph and cannot be copied.
-        copy = SpectralNorm.__new__(SpectralNorm)
-        nn.Module.__init__(copy)
-        memo[id(self)] = copy
-        copy.output_axis, copy.groups = self.output_axis, self.groups
-        copy.managed, copy._shared, copy._eps = self.managed, None, self._eps
-        copy.register_buffer("u", self.u.clone())
-        copy.register_buffer("v", self.v.clone())
-        return copy.train(self.training)
+    def rows(self, u: Tensor) -> Tensor:
+        """u of a single group in the shape of the weight's outputs: (outputs, 1, ...)."""
+        return u.view(-1, *[1] * (self.v.dim() - 1))
+
+    def uncolumned(self, flat: Tensor, weight: Tensor) -> Tensor:
+        """The inverse of `columns`."""
+        channels, *kernel = self.v.shape[1:]
+        if self.output_axis == 0 and is_channels_last(weight):
+            return flat.view(self.groups, *kernel, channels).movedim(-1, 1)
+        return flat.view(self.v.shape)
 
 
-class SigmaBank:
-    """One power iteration per update of a network, and one normalised weight for all its passes.
+def is_channels_last(weight: Tensor) -> bool:
+    """Whether the weight lies in memory with its channels last and not as torch makes it."""
+    return not weight.is_contiguous() and weight.movedim(1, -1).is_contiguous()
 
-    Miyato's algorithm iterates once per update. Iterating at every access, as PyTorch does, costs
-    three times as much in a GAN's step, and the real and the fake batch then meet different
-    weights. Call `update()` after each optimizer step; run forward passes whose losses are summed
-    into one backward inside `shared()`.
-    """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.pairs: list[tuple[SpectralNorm, nn.Module]] = []
-        for layer in module.modules():
-            norm = getattr(layer, "weight_norm", None)
-            if isinstance(norm, SpectralNorm):
-                norm.managed = True
-                self.pairs.append((norm, layer))
-
-    def update(self) -> None:
-        """One power iteration for each weight as it is now."""
-        for norm, layer in self.pairs:
-            norm.iterate(layer.weight)  # type: ignore[arg-type]
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Inside, every pass uses the same normalised weights, computed once on entry.
-
-        They carry a graph if grad mode is on at entry: one backward may go through it.
-        """
-        before = [norm._shared for norm, _ in self.pairs]
-        try:
-            for norm, layer in self.pairs:
-                norm._shared = norm.normalised(layer.weight)  # type: ignore[arg-type]
-            yield
-        finally:
-            for (norm, _), weight in zip(self.pairs, before, strict=True):
-                norm._shared = weight
+SPECTRAL = Norm(weight=SpectralNorm.of)

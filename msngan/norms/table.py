@@ -3,15 +3,35 @@
 from typing import TYPE_CHECKING, Literal
 
 from msngan.norms.base import Norm
-from msngan.norms.batch import BATCH
+from msngan.norms.batch import BATCH, BATCH_NO_GAIN
+from msngan.norms.bidirectional import BIDIRECTIONAL, BIDIRECTIONAL_SCALED, SCALED
+from msngan.norms.lipschitz_projection import LIPSCHITZ_PROJECTION
 from msngan.norms.mean_spectral import MEAN_SPECTRAL
-from msngan.norms.spectral import SpectralNorm
+from msngan.norms.offset import MEAN_ONLY, SPECTRAL_BIAS
+from msngan.norms.optional_spectral import OPTIONAL_SPECTRAL
+from msngan.norms.sample import INSTANCE, LAYER
+from msngan.norms.spectral import SPECTRAL
+from msngan.norms.spectral_clip import SPECTRAL_CLIP
+from msngan.norms.weight import WEIGHT, WEIGHT_MEAN
 
 NORMS: dict[str, Norm] = {
     "none": Norm(),
     "batch": BATCH,
-    "spectral": Norm(weight=SpectralNorm.of),
+    "batch_no_gain": BATCH_NO_GAIN,
+    "spectral": SPECTRAL,
     "mean_spectral": MEAN_SPECTRAL,
+    "weight": WEIGHT,
+    "weight_mean": WEIGHT_MEAN,
+    "layer": LAYER,
+    "instance": INSTANCE,
+    "mean_only": MEAN_ONLY,
+    "spectral_bias": SPECTRAL_BIAS,
+    "bidirectional": BIDIRECTIONAL,
+    "scaled": SCALED,
+    "bidirectional_scaled": BIDIRECTIONAL_SCALED,
+    "spectral_clip": SPECTRAL_CLIP,
+    "lipschitz_projection": LIPSCHITZ_PROJECTION,
+    "optional_spectral": OPTIONAL_SPECTRAL,
 }
 
 if TYPE_CHECKING:

@@ -1,0 +1,70 @@
+"""What a benchmark measures, and the record that it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from msngan import machine
+
+DeviceName = Literal["cpu", "cuda"]
+SIZE = 32  # of the images
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one benchmark. `dtype` is that of autocast; weights are always float32."""
+
+    norms: tuple[str, ...]
+    rounds: int
+    threads: int = 1
+    device: DeviceName = "cpu"
+    width: int = 64
+    batch: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+    def images(self, seed: int = 0, batch: int | None = None) -> Tensor:
+        """(batch, 3, SIZE, SIZE) in [-1, 1], channels last."""
+        draw = torch.Generator().manual_seed(seed)
+        made = torch.rand(batch or self.batch, 3, SIZE, SIZE, generator=draw) * 2 - 1
+        return made.to(self.device).contiguous(memory_format=torch.channels_last)
+
+
+def record(
+    benchmark: str,
+    settings: Settings,
+    clock: str,
+    baseline: str,
+    results: list[dict[str, Any]],
+    **more: Any,  # noqa: ANN401  JSON values
+) -> dict[str, Any]:
+    """The whole result as JSON. Times are in seconds, memory in bytes."""
+    chosen = asdict(settings)
+    about = machine.software()
+    return {
+        "format": 1,
+        "benchmark": benchmark,
+        "command": about["command"],
+        "time": about["time"],
+        "hardware": machine.hardware(),
+        "versions": {"msngan": about["msngan"], "python": about["python"], **about["versions"]},
+        "threads": settings.threads,
+        "clock": clock,
+        "rounds": settings.rounds,
+        "settings": {
+            **chosen,
+            "norms": list(settings.norms),
+            "image_size": SIZE,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        },
+        "baseline": baseline,
+        "results": results,
+        **more,
+    }

@@ -1,0 +1,165 @@
+"""`msngan bench`: what a norm costs on this machine, as ratios of times measured in turns."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msngan import checks
+from msngan.commands.bench_tables import as_csv, as_tables
+from msngan.commands.parser import Parser
+from msngan.commands.tables import (
+    FORMATS,
+    print_csv,
+    print_json,
+    print_markdown,
+    print_terminal,
+)
+from msngan.runs import UserError, did_you_mean, write_json
+
+if TYPE_CHECKING:
+    from msngan.bench.rounds import Watcher
+    from msngan.bench.settings import Settings
+
+DESCRIPTION = """\
+Variants take turns within each round and are compared with the baseline of the same round, so that
+what else runs on the machine disturbs all alike. Tables hold ratios; --output and --format json
+also hold the seconds of every round, the hardware and the versions."""
+HELP = {
+    "norms": "the critic's forward and backward under every norm, and PyTorch's, against none",
+    "step": "whole GAN steps of configs/cifar_msn.yaml against a plain loop",
+    "fold": "inference of trained critics, folded and not, against one without a norm",
+}
+ROUNDS = {"norms": 20, "step": 7, "fold": 20}
+DEFAULT_NORMS = {
+    "step": ("none", "spectral", "mean_spectral"),
+    "fold": ("batch", "spectral", "mean_spectral"),
+}
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def main(argv: list[str]) -> int:
+    options = _parse(argv)
+    record = _measure(options)
+    if options.output:
+        write_json(options.output, record)
+    if options.plot:
+        from msngan.bench.plot import draw
+
+        draw(record, options.plot)
+    if options.format == "json":
+        print_json(record)
+    elif options.format == "csv":
+        print_csv(*as_csv(record))
+    else:
+        (print_markdown if options.format == "md" else print_terminal)(as_tables(record))
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="msngan bench", description=DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="norms|step|fold")
+    made = {name: commands.add_parser(name, help=x, description=x) for name, x in HELP.items()}
+    for name, each in made.items():
+        _add_options(each, name)
+    # A benchmark's own parser knows its options, and what an unknown one is near to.
+    chosen = made.get(argv[0]) if argv else None
+    options = chosen.parse_args(argv[1:]) if chosen else parser.parse_args(argv)
+    for name in ("rounds", "threads", "width", "batch"):
+        checks.at_least(f"--{name}", getattr(options, name), 1)
+    for name in ("output", "plot"):
+        if getattr(options, name):
+            _check_writable(f"--{name}", getattr(options, name))
+    if options.plot and options.plot.suffix.lower() not in PICTURES:
+        raise UserError(f"--plot {options.plot}: end its name in {', '.join(PICTURES)}")
+    return options
+
+
+def _add_options(made: argparse.ArgumentParser, name: str) -> None:
+    norms = ",".join(DEFAULT_NORMS.get(name, ())) or "all"
+    made.set_defaults(benchmark=name)
+    made.add_argument("--norms", metavar="A,B,...", help=f"default: {norms}")
+    made.add_argument("--rounds", type=int, default=ROUNDS[name], help=f"default: {ROUNDS[name]}")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    made.add_argument("--width", type=int, default=64, help="of the networks; default: 64")
+    made.add_argument("--batch", type=int, default=64, help="images at once; default: 64")
+    if name == "step":
+        made.add_argument("--compile", action="store_true", help="also compiled, which takes time")
+    else:
+        kinds = ("float32", "bfloat16")
+        made.add_argument("--dtype", choices=kinds, default="float32", help="default: float32")
+    made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    made.add_argument("--output", type=Path, metavar="FILE.json", help="write the whole record")
+    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Found before an hour of measuring, not after."""
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise UserError(
+            f"{option} {path} cannot be written: {problem.strerror}; choose another file"
+        ) from problem
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from msngan import rng
+    from msngan.bench.settings import Settings
+    from msngan.bench.watch import progress
+    from msngan.norms import NORMS
+
+    default = DEFAULT_NORMS.get(options.benchmark, tuple(NORMS))
+    settings = Settings(
+        norms=_names(options.norms, list(NORMS)) if options.norms is not None else default,
+        rounds=options.rounds,
+        threads=options.threads,
+        device=options.device,
+        width=options.width,
+        batch=options.batch,
+        dtype=getattr(options, "dtype", "float32"),
+        compile=getattr(options, "compile", False),
+    )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda is not to be had here; use cpu")
+    torch.set_num_threads(options.threads)
+    run = _benchmark(options.benchmark)
+    with rng.untouched(), progress(options.benchmark) as watcher:
+        return run(settings, watcher)
+
+
+def _benchmark(name: str) -> Callable[[Settings, Watcher], dict[str, Any]]:
+    if name == "norms":
+        from msngan.bench.norms import run
+    elif name == "step":
+        from msngan.bench.steps import run
+        from msngan.options import quiet
+
+        quiet()
+    else:
+        from msngan.bench.folds import run
+    return run
+
+
+def _names(text: str, known: list[str]) -> tuple[str, ...]:
+    """The norms of a list with commas, each once."""
+    names = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not names:
+        raise UserError(f"--norms {text!r} names none; choose of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise UserError(f"--norms: unknown norm {name!r}{near}; choose of {', '.join(known)}")
+    return tuple(names)

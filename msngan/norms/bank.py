@@ -1,0 +1,195 @@
+"""SigmaBank: the spectral norms of a whole network, done once per update.
+
+Miyato's algorithm iterates once per update. Iterating at every access of a weight, as PyTorch does,
+costs several times as much in a GAN's step, and the real and the fake batch then meet different
+weights. Here two products per layer serve the real, the fake and the generator's pass, and the
+gradient of all of them goes through the division once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msngan.norms.parts import WeightPart
+from msngan.norms.spectral import TINY, SpectralNorm, is_channels_last
+
+
+class SigmaBank:
+    """Takes over the power iterations (and projections, and gates) of a network's norms.
+
+    Call `update()` after each optimizer step, or give the optimizer, which then calls it. Run
+    forward passes whose losses go into one backward inside `shared()`: they use the same weights,
+    whose gradients are collected and divided by sigma once.
+
+    each_pass: leave the norms that can iterate in each of their passes, as PyTorch's do, alone.
+
+    A change of a weight between two updates is noticed by its version. Fused optimizers and writes
+    through `.data` leave the version alone: there only `update()` makes the new weight known.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        each_pass: bool = False,
+    ) -> None:
+        self.parts: list[WeightPart] = []
+        self.layers: list[nn.Module] = []
+        for layer in module.modules():
+            part = getattr(layer, "weight_norm", None)
+            if isinstance(part, WeightPart) and not (each_pass and part.may_iterate_in_passes):
+                part.managed = True
+                self.parts.append(part)
+                self.layers.append(layer)
+        fast = [type(p) is SpectralNorm and p.groups == 1 and not p.output_axis for p in self.parts]
+        self._fast = [index for index, yes in enumerate(fast) if yes]
+        self._slow = [index for index, yes in enumerate(fast) if not yes]
+        self._divided: list[Tensor] = []  # scale * W / sigma of the fast ones
+        self._sigmas: list[Tensor] = []
+        self._seen: list[tuple[int, int]] = []  # of which weights
+        self.updates = 0
+        if optimizer is not None:
+            optimizer.register_step_post_hook(self._after_step)
+
+    def _after_step(self, *_: Any) -> None:
+        self.update()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One power iteration for each weight as it is now."""
+        self.updates += 1
+        self._divided = []
+        for index in self._slow:
+            self.parts[index].iterate(self._weight(index))
+        if self._fast:
+            with torch.autocast(self._weight(self._fast[0]).device.type, enabled=False):
+                self._iterate_fast()
+            self._seen = [_stamp(self._weight(index)) for index in self._fast]
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Inside, every pass uses the same normalised weights, computed once.
+
+        They carry a graph if grad mode is on at entry: one backward may go through it, before the
+        next update.
+        """
+        before = [part._shared for part in self.parts]
+        try:
+            for index in self._slow:
+                part = self.parts[index]
+                part.lend(part.normalised(self._weight(index)))
+            if self._fast:
+                self._refresh()
+                lent = _Divide.apply(self, *map(self._weight, self._fast))
+                for index, weight in zip(self._fast, lent, strict=True):
+                    self.parts[index].lend(weight)
+            yield
+        finally:
+            for part, weight in zip(self.parts, before, strict=True):
+                part.lend(weight)
+
+    def _weight(self, index: int) -> Tensor:
+        weight = self.layers[index].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def _spectral(self) -> list[SpectralNorm]:
+        return [self.parts[index] for index in self._fast]  # type: ignore[misc]
+
+    def _iterate_fast(self) -> None:
+        """Two products a layer; the norms and quotients of all layers together."""
+        norms, weights = self._spectral(), [self._weight(index) for index in self._fast]
+        matrices = [norm.matrix(weight)[0] for norm, weight in zip(norms, weights, strict=True)]
+        us = [norm.u[0] for norm in norms]
+        vs = [norm.columns(norm.v, weight)[0] for norm, weight in zip(norms, weights, strict=True)]
+        for u, v, matrix in zip(us, vs, matrices, strict=True):
+            torch.addmv(v, matrix.t(), u, beta=TINY, out=v)
+        torch._foreach_div_(vs, torch._foreach_norm(vs))
+        for u, v, matrix in zip(us, vs, matrices, strict=True):
+            torch.addmv(u, matrix, v, beta=TINY, out=u)
+        sigmas = torch._foreach_norm(us)
+        torch._foreach_div_(us, sigmas)
+        torch._foreach_copy_([norm.last_sigma for norm in norms], sigmas)
+        for norm, v, weight in zip(norms, vs, weights, strict=True):
+            if v.data_ptr() != norm.v.data_ptr():  # v lies in memory in another order
+                norm.v.copy_(norm.uncolumned(v[None], weight))
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """W / sigma of the fast ones, unless it is there already."""
+        norms, weights = self._spectral(), [self._weight(index) for index in self._fast]
+        seen = [_stamp(weight) for weight in weights]
+        if self._divided and self._seen == seen:
+            return
+        if self._seen != seen:
+            # Written since the last update: by a checkpoint with its own sigma, or by hand.
+            for norm, weight in zip(norms, weights, strict=True):
+                norm.correct(weight)
+        self._seen = seen
+        self._divided = []  # freed before the next are made
+        self._sigmas = [n.last_sigma if n.scale == 1 else n.last_sigma / n.scale for n in norms]
+        self._divided = list(torch._foreach_div(weights, self._sigmas))
+
+    def _divided_gradients(self, wanted: list[int], given: list[Tensor]) -> list[Tensor]:
+        norms = [self._spectral()[index] for index in wanted]
+        divided = [self._divided[index] for index in wanted]
+        made = list(torch._foreach_div(given, [self._sigmas[index] for index in wanted]))
+        inner = [_inner(each, weight) for each, weight in zip(made, divided, strict=True)]
+        us = torch._foreach_mul([norm.rows(norm.u) for norm in norms], inner)
+        scales = [-1 / norm.scale for norm in norms]
+        torch._foreach_addcmul_(made, us, [norm.v for norm in norms], scales)
+        return made
+
+
+def _stamp(weight: Tensor) -> tuple[int, int]:
+    return weight._version, weight.data_ptr()
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b>, without a copy where both lie alike in memory."""
+    if is_channels_last(a) and is_channels_last(b):
+        a, b = a.movedim(1, -1), b.movedim(1, -1)
+    return torch.dot(a.flatten(), b.flatten())
+
+
+class _Divide(torch.autograd.Function):
+    """W -> scale * W / sigma for many weights, u and v constant (equation 9).
+
+    dL/dW = (scale * G - <G, W'> u v^T) / sigma for W' = scale * W / sigma and G = dL/dW'.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, bank: SigmaBank, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.bank, ctx.updates = bank, bank.updates
+        # u, v and sigma are buffers, which are written in place (also by others, as when several
+        # processes start alike): `updates` guards them, and nothing of them is saved here.
+        ctx.save_for_backward(*weights)
+        return tuple(weight.detach() for weight in bank._divided)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        bank: SigmaBank = ctx.bank
+        if ctx.updates != bank.updates:
+            raise RuntimeError(
+                "the bank was updated between a forward pass and its backward; call update() after"
+            )
+        found: list[Tensor | None] = [None] * len(gradients)
+        wanted = [index for index, gradient in enumerate(gradients) if gradient is not None]
+        given = [gradient for gradient in gradients if gradient is not None]
+        made: Sequence[Tensor]
+        if torch.is_grad_enabled():  # this gradient is to be differentiated again
+            weights = [ctx.saved_tensors[index] for index in wanted]
+            norms = [bank._spectral()[index] for index in wanted]
+            outputs = [n.normalised(weight) for n, weight in zip(norms, weights, strict=True)]
+            made = torch.autograd.grad(outputs, weights, given, create_graph=True)
+        else:
+            made = bank._divided_gradients(wanted, given)
+        for index, gradient in zip(wanted, made, strict=True):
+            found[index] = gradient
+        return (None, *found)

@@ -1,0 +1,210 @@
+"""Optional spectral normalisation: a gate per layer, switched by a criterion while training.
+
+Off, a layer computes with W; on, with W / sigma (Miyato et al. 2018, arXiv:1802.05957). Texts on
+"optional" spectral normalisation leave open what decides; here it is a named criterion with
+hysteresis. Switching off writes sigma into the weight, so that the function does not jump;
+switching on is a jump by 1 / sigma. Always on is the norm `spectral`, never is `none`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import inf
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msngan.norms.base import Norm
+from msngan.norms.parts import WeightPart
+from msngan.norms.spectral import TINY, SpectralNorm
+
+# The thresholds that each criterion has by default: above the first a gate goes on, below the
+# second it goes off.
+CRITERIA = {"sigma": (1.1, 0.9), "gradient_norm": (2.0, 1.0), "random": (0.9, 0.1)}
+# What Adam and its relatives keep of a weight's gradient, and in which power.
+MOMENTS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+
+
+class OptionalSpectralNorm(WeightPart):
+    """Map a weight W to itself or to W / sigma(W), as the gate is off or on.
+
+    on: buffer (), bool, the gate. average: buffer (), the running average of gradient norms. count:
+    buffer (), int64, how many norms it has seen, or, from a random start, the random gates' draws.
+    estimate: the power iteration, which goes on while the gate is off.
+
+    In training the gate is decided in `iterate`: under a SigmaBank once per update, after the
+    optimizer's step; without one in the first forward after a step (not a fused one's, which
+    leaves no trace), for a second forward may share its backward with the first. Each change
+    is a record in `decisions`: on, criterion, value, sigma. `rescale` is called with the weight and
+    the factor by which its gradients are multiplied from then on.
+    """
+
+    precise = ("average",)
+    on: Tensor
+    average: Tensor
+    count: Tensor
+    _on: bool
+    _count: int
+
+    def __init__(
+        self,
+        estimate: SpectralNorm,
+        *,
+        criterion: str,
+        above: float,
+        below: float,
+        start: bool,
+        memory: int,
+    ) -> None:
+        super().__init__()
+        self.criterion, self.above, self.below, self.memory = criterion, above, below, memory
+        self.estimate = estimate
+        device = estimate.u.device
+        self.register_buffer("on", torch.tensor(start, device=device))
+        self.register_buffer("average", estimate.last_sigma.new_zeros(()))
+        # Another start for each layer, which takes nothing from torch's stream: runs that are to be
+        # compared begin with the same weights.
+        with torch.random.fork_rng(devices=[]):
+            count = torch.randint(2**40, ()) if criterion == "random" else torch.tensor(0)
+        self.register_buffer("count", count.to(device))
+        self._mirror()
+        self.decisions: list[dict[str, Any]] = []
+        self.rescale: Callable[[Tensor, float], None] | None = None
+        self._decided: int | None = None  # version of the weight at the last decision
+
+    @classmethod
+    def of(cls, layer: nn.Module, **options: Any) -> OptionalSpectralNorm:
+        """The gate of a torch convolution, transposed convolution or linear layer."""
+        return cls(SpectralNorm.of(layer), **options)
+
+    def extra_repr(self) -> str:
+        return f"criterion={self.criterion}, on above {self.above}, off below {self.below}"
+
+    def normalised(self, weight: Tensor) -> Tensor:
+        """W / sigma or W (a view of it), differentiable in W; writes nothing."""
+        return self.estimate.normalised(weight) if self._on else weight.view_as(weight)
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor, times: int = 1) -> None:
+        """Improve sigma in place, then decide; a gate that goes off divides the weight by sigma."""
+        self.estimate.iterate(weight, times)
+        if not self.training or torch.compiler.is_compiling():
+            return  # a compiled pass cannot choose by a value: there a bank decides
+        if not self.managed and self._decided == weight._version:
+            return
+        value = self._value(weight)
+        if value is not None and (value < self.below if self._on else value > self.above):
+            self._switch(weight, value)
+        self._decided = weight._version
+
+    def _value(self, weight: Tensor) -> float | None:
+        """What the criterion looks at; None where there is nothing to see."""
+        if self.criterion == "sigma":
+            return self.estimate.last_sigma.item()
+        if self.criterion == "random":
+            self._advance()
+            return Random(self._count).random()
+        return None if weight.grad is None else self._ratio(weight.grad)
+
+    def _ratio(self, gradient: Tensor) -> float | None:
+        """The gradient's norm by the average so far; None until that has seen enough."""
+        norm = torch.linalg.vector_norm(gradient, dtype=self.average.dtype)
+        if self._on:  # of the weight computed with, so that the two states compare
+            norm = norm * self.estimate.last_sigma
+        known = self._count >= self.memory
+        value = (norm / self.average.clamp_min(TINY)).item() if known else None
+        self._advance()
+        self.average.lerp_(norm, 1 / min(self._count, self.memory))
+        return value
+
+    def _advance(self) -> None:
+        self._count += 1
+        self.count.fill_(self._count)
+
+    def _switch(self, weight: Tensor, value: float) -> None:
+        sigma = self.estimate.last_sigma.item()
+        self._on = not self._on
+        self.on.fill_(self._on)
+        if not self._on:
+            weight.div_(sigma)
+            self.estimate.last_sigma.fill_(1.0)
+        if self.rescale is not None:
+            self.rescale(weight, 1 / sigma if self._on else sigma)
+        self.decisions.append(
+            {"on": self._on, "criterion": self.criterion, "value": value, "sigma": sigma}
+        )
+
+    def _mirror(self) -> None:
+        # Python's own copies: reading a buffer in each pass would make a GPU wait.
+        self._on, self._count = bool(self.on), int(self.count)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*arguments, **options)
+        self._mirror()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> OptionalSpectralNorm:
+        memo[id(self.rescale)] = None  # the copy's weight is in no optimizer
+        return super().__deepcopy__(memo)
+
+
+def rescale_moments(optimizer: torch.optim.Optimizer, weight: Tensor, factor: float) -> None:
+    """Adam's moments of a weight whose gradients are multiplied by `factor` from now on."""
+    state = optimizer.state.get(weight, {})
+    for name, power in MOMENTS.items():
+        if name in state:
+            state[name].mul_(factor**power)
+
+
+def follow(parts: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    """Let the gates among `parts` rescale this optimizer's moments when they switch."""
+    for part in parts:
+        if isinstance(part, OptionalSpectralNorm):
+            part.rescale = partial(rescale_moments, optimizer)
+
+
+def gate_figures(parts: Iterable[nn.Module]) -> dict[str, Tensor]:
+    """gates_on: (), float32, how many of the gates are on; nothing where there are no gates."""
+    gates = [part.on for part in parts if isinstance(part, OptionalSpectralNorm)]
+    return {"gates_on": torch.stack(gates).sum().float()} if gates else {}
+
+
+def optional_spectral(
+    criterion: str = "sigma",
+    on: float | None = None,
+    off: float | None = None,
+    start: bool = False,
+    memory: int = 100,
+) -> Norm:
+    """Spectral normalisation with a gate per layer: on above `on`, off below `off`, else as it was.
+
+    criterion: what is looked at, with its own `on` and `off` where none are given.
+        sigma (1.1, 0.9): of the weight as it is stored. `on` must be above 1, which is sigma after
+        switching off. While a gate is on the gradient is orthogonal to the weight, which thus
+        seldom shrinks: without weight decay such a gate seldom goes off.
+        gradient_norm (2, 1): that of the weight computed with, divided by its own running average.
+        It needs a SigmaBank, or gradients that outlive the next forward.
+        random (0.9, 0.1): a uniform number in [0, 1), to compare the others with; a gate is on for
+        a share (1 - on) / (1 - on + off) of the updates.
+    start: whether the gates are on at first.
+    memory: how many updates the average is over, and how many pass before the first decision.
+    Raises ValueError for an unknown criterion and for numbers out of range.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"unknown criterion {criterion!r}; choose one of {', '.join(CRITERIA)}")
+    above = CRITERIA[criterion][0] if on is None else on
+    below = CRITERIA[criterion][1] if off is None else off
+    if not 0 <= below < above < inf:
+        raise ValueError(f"on {above} and off {below}: it must be that 0 <= off < on")
+    if criterion == "sigma" and above <= 1:
+        raise ValueError(f"on {above} must be above 1, which is sigma after switching off")
+    if memory < 1:
+        raise ValueError(f"memory {memory} is less than 1")
+    kept: dict[str, Any] = {"criterion": criterion, "above": above, "below": below, "start": start}
+    weight = partial(OptionalSpectralNorm.of, memory=memory, **kept)
+    return Norm(weight=weight, options=optional_spectral)
+
+
+OPTIONAL_SPECTRAL = optional_spectral()

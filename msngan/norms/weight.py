@@ -1,0 +1,95 @@
+"""Weight normalisation: the length of each output's weights is a parameter of its own.
+
+Salimans & Kingma 2016, arXiv:1602.07868: W' = g v / |v| per output (equation 2), and mean-only
+batch norm of what comes out (section 4).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from msngan.norms.base import Norm
+from msngan.norms.mean_spectral import centring_of
+from msngan.norms.parts import WeightPart
+
+
+class WeightNorm(WeightPart):
+    """Map a weight v to g v / |v|, the length taken over all that leads to one output.
+
+    gain: parameter (outputs,), g, at first |v|, so that the layer computes what it did. Without a
+    gain each output's weights have length 1, as in Miyato et al. 2018's comparison. An output whose
+    weights are all zero keeps them, with a finite gradient. All of this is in float32 at least.
+    """
+
+    gain: nn.Parameter | None
+
+    def __init__(
+        self, weight: Tensor, *, output_axis: int = 0, groups: int = 1, gain: bool = True
+    ) -> None:
+        super().__init__()
+        self.output_axis, self.groups = output_axis, groups
+        with torch.no_grad():
+            lengths = self.lengths(weight).flatten().to(weight.dtype)
+        self.gain = nn.Parameter(lengths) if gain else None
+
+    @classmethod
+    def of(cls, layer: nn.Module, *, gain: bool = True) -> WeightNorm:
+        """The norm of a torch convolution, transposed convolution or linear layer."""
+        weight, groups = layer.weight, getattr(layer, "groups", 1)
+        assert isinstance(weight, Tensor)
+        assert isinstance(groups, int)
+        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
+        return cls(weight, output_axis=axis, groups=groups, gain=gain)
+
+    def extra_repr(self) -> str:
+        return "" if self.gain is not None else "gain=False"
+
+    def normalised(self, weight: Tensor) -> Tensor:
+        """g v / |v|, differentiable in v and g."""
+        with torch.autocast(weight.device.type, enabled=False):
+            lengths = self.lengths(weight)
+            wanted = 1 if self.gain is None else self.gain.view(lengths.shape)
+            made = self._grouped(weight) * (wanted / lengths)
+            return made.reshape(weight.shape).to(weight.dtype)
+
+    def lengths(self, weight: Tensor) -> Tensor:
+        """|v| of each output in float32 at least, 1 where v is zero.
+
+        (groups, 1, outputs / groups, 1, ...) for a transposed convolution, else (outputs, 1, ...).
+        """
+        grouped = self._grouped(weight)
+        if grouped.dtype in (torch.float16, torch.bfloat16):
+            grouped = grouped.float()
+        kept = (0, 2) if self.output_axis else (0,)
+        others = [axis for axis in range(grouped.dim()) if axis not in kept]
+        lengths = torch.linalg.vector_norm(grouped, dim=others, keepdim=True)
+        return lengths.masked_fill(lengths == 0, 1)
+
+    def _grouped(self, weight: Tensor) -> Tensor:
+        """The weight; of a transposed convolution with its groups as an axis of their own."""
+        return weight.unflatten(0, (self.groups, -1)) if self.output_axis else weight
+
+
+def weight_norm(gain: bool = True) -> Norm:
+    """Weight normalisation; gain: whether the lengths are learned, else they are 1."""
+    return Norm(weight=partial(WeightNorm.of, gain=gain), options=weight_norm)
+
+
+def weight_mean(gain: bool = True, sync: bool = False, momentum: float | None = 0.1) -> Norm:
+    """Weight normalisation, then mean-only batch norm, whose offset replaces the layer's bias.
+
+    gain: as in weight normalisation; sync: one mean over all processes.
+    """
+    return Norm(
+        weight=partial(WeightNorm.of, gain=gain),
+        output=partial(centring_of, sync=sync, momentum=momentum),
+        cancels_bias=True,
+        options=weight_mean,
+    )
+
+
+WEIGHT, WEIGHT_MEAN = weight_norm(), weight_mean()

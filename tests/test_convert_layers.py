@@ -1,0 +1,432 @@
+"""A norm goes on the layers that are chosen, with its options, and on no other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from msngan.models import Critic
+from msngan.norms import NORMS, Norm, NormLayer, SpectralNorm, convert
+from msngan.norms.select import select
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "Conv1d": (lambda: nn.Conv1d(4, 4, 3, padding=1), (5, 4, 6)),
+    "Conv2d": (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=2), (5, 4, 5, 5)),
+    "Conv3d": (lambda: nn.Conv3d(4, 4, 3, padding=1), (3, 4, 3, 3, 3)),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 4, 3, padding=1), (5, 4, 4, 4)),
+    "Linear": (lambda: nn.Linear(4, 4), (5, 3, 4)),
+}
+NAMES = ["body.0", "body.2", "tail.up", "head"]
+RELEASED: dict[str, Any] = {
+    "norm_layers": [3, 5, 6],
+    "other_norm": "spectral",
+    "norm_options": {"gain": True},
+}
+
+every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
+with_norms = pytest.mark.parametrize("norm", sorted(set(NORMS) - {"none"}))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class Network(nn.Module):
+    """Four layers, nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        self.tail = nn.ModuleDict({"up": nn.ConvTranspose2d(4, 2, 3)})
+        self.head = nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.tail["up"](self.body(x)).mean((2, 3)))
+
+
+def normed(module: nn.Module) -> list[str]:
+    return [name for name, part in module.named_modules() if isinstance(part, NormLayer)]
+
+
+def assert_unchanged(module: nn.Module, act: Callable[[], object], message: str) -> None:
+    """`act` is refused in one line and the module is as it was, object by object."""
+    parts = [(part, type(part), dict(part._parameters)) for part in module.modules()]
+    state = copy.deepcopy(module.state_dict())
+    with pytest.raises(ValueError, match=r".") as caught:
+        act()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    after = list(module.modules())
+    assert len(after) == len(parts)
+    for now, (part, kind, parameters) in zip(after, parts, strict=True):
+        assert now is part
+        assert type(now) is kind
+        assert all(now._parameters[name] is parameters[name] for name in parameters)
+    torch.testing.assert_close(module.state_dict(), state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (None, NAMES),
+        ([0], ["body.0"]),
+        ([-1], ["head"]),
+        ([3, 1, 1], ["body.2", "head"]),
+        (["body.*"], ["body.0", "body.2"]),
+        (["*.2", "he?d"], ["body.2", "head"]),
+        (["*"], NAMES),
+        (["Conv2d"], ["body.0", "body.2"]),
+        (["ConvTranspose2d", "Linear"], ["tail.up", "head"]),
+        (["!head"], NAMES[:3]),
+        (["!Conv2d", "!head"], ["tail.up"]),
+        (["!body.0", "body.*", -1], ["body.2", "head"]),
+        (("tail.up",), ["tail.up"]),
+    ],
+    ids=str,
+)
+def test_the_layers_that_an_item_selects_get_the_norm_and_the_others_are_left(
+    layers: list[int | str] | None, expected: list[str]
+) -> None:
+    network = Network()
+    before = {name: network.get_submodule(name) for name in NAMES}
+    plain = copy.deepcopy(before)
+    assert convert(network, "mean_spectral", layers=layers) is network
+    assert normed(network) == expected
+    for name in NAMES:
+        assert network.get_submodule(name) is before[name]
+        if name not in expected:
+            assert type(before[name]) is type(plain[name])
+            torch.testing.assert_close(
+                before[name].state_dict(), plain[name].state_dict(), rtol=0, atol=0
+            )
+    network(torch.randn(5, 3, 8, 8)).sum().backward()
+
+
+@with_norms
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_norm_goes_on_one_of_two_layers_of_every_kind(norm: str, kind: str) -> None:
+    make, shape = LAYERS[kind]
+    network = nn.Sequential(make(), make())
+    convert(network, norm, layers=[1])
+    assert normed(network) == ["1"]
+    assert type(network[0]).__name__ == kind
+    alone = convert(copy.deepcopy(make()), norm, layers=[kind])
+    assert isinstance(alone, NormLayer)
+    for mode in (True, False):
+        x = torch.randn(shape)
+        assert network.train(mode)(x).isfinite().all()
+        assert alone.train(mode)(x).shape == make()(x).shape
+
+
+@pytest.mark.parametrize("layers", [None, [0], [-1], ["*"], [""], ["Linear"], ["!Conv2d*", 0]])
+def test_a_module_that_is_a_layer_is_its_own_only_layer(layers: list[int | str] | None) -> None:
+    layer = nn.Linear(4, 6)
+    if layers == ["!Conv2d*", 0]:
+        refuse = partial(convert, layer, "spectral", layers=layers)
+        assert_unchanged(layer, refuse, "the layers are (the module itself)")
+        return
+    assert convert(layer, "mean_spectral", layers=layers) is layer
+    assert normed(layer) == [""]
+
+
+class TestSharedLayers:
+    @pytest.fixture
+    def network(self) -> nn.ModuleDict:
+        shared = nn.Linear(4, 4)
+        return nn.ModuleDict({"first": shared, "second": shared, "third": nn.Linear(4, 4)})
+
+    @pytest.mark.parametrize(
+        "layers", [["first"], ["second"], ["first", "second"], [0], ["!third"]]
+    )
+    def test_any_name_selects_it_and_it_is_converted_once(
+        self, network: nn.ModuleDict, layers: list[int | str]
+    ) -> None:
+        convert(network, "mean_spectral", layers=layers)
+        assert network["first"] is network["second"]
+        assert normed(network) == ["first"]
+        assert not isinstance(network["first"].weight_norm, NormLayer)
+
+    def test_it_counts_once_among_the_indices(self, network: nn.ModuleDict) -> None:
+        convert(network, "mean_spectral", layers=[1])
+        assert normed(network) == ["third"]
+
+    def test_any_name_excludes_it(self, network: nn.ModuleDict) -> None:
+        convert(network, "mean_spectral", layers=["!second"])
+        assert normed(network) == ["third"]
+
+    def test_any_name_makes_it_the_head(self, network: nn.ModuleDict) -> None:
+        convert(network, "mean_spectral", head="second")
+        assert network["first"].output_norm is None
+        assert network["third"].output_norm is not None
+
+
+def test_another_call_puts_another_norm_on_other_layers() -> None:
+    network = convert(Network(), "mean_spectral", layers=["body.2", "tail.up"], gain=True)
+    first = network.body[2].output_norm
+    convert(network, "spectral", layers=[0, "Linear"])
+    assert normed(network) == NAMES
+    assert network.body[2].output_norm is first
+    assert network.body[0].output_norm is None
+    assert isinstance(network.head.weight_norm, SpectralNorm)
+
+
+@every_norm
+@pytest.mark.parametrize("layers", [None, [0, 1], ["Conv2d"]])
+def test_a_layer_with_a_norm_is_refused_by_name(norm: str, layers: list[int | str] | None) -> None:
+    network = convert(Network(), "spectral", layers=[1])
+    refuse = partial(convert, network, norm, layers=layers)
+    assert_unchanged(network, refuse, "layers with a norm already: body.2; leave them out")
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([4], "there is no layer 4: the layers are 0 to 3, or -4 to -1 from the end"),
+        ([0, -5], "there is no layer -5"),
+        (["boby.*"], "no layer matches 'boby.*' (did you mean 'body."),
+        (["body.0", "heed"], "no layer matches 'heed' (did you mean 'head'?); the layers are"),
+        (["body"], "no layer matches 'body' (did you mean 'body.*'?)"),
+        (["conv2d"], "no layer matches 'conv2d' (did you mean 'Conv2d'?)"),
+        (["Conv3d"], "their kinds are Conv2d, ConvTranspose2d, Linear"),
+        (["!heed"], "no layer matches '!heed' (did you mean 'head'?)"),
+        (["head", "!head"], "layers ['head', '!head'] leave no layer"),
+        (["!*"], "leave no layer"),
+        ([], "layers []: give a list"),
+        ("head", "layers 'head': give a list"),
+        ([1.5], "layers: 1.5 is no index, no pattern of names and no kind"),
+        ([True], "layers: True is no index"),
+    ],
+    ids=str,
+)
+def test_an_item_that_selects_nothing_is_named_with_what_there_is(
+    layers: Any, message: str
+) -> None:
+    network = Network()
+    refuse = partial(convert, network, "mean_spectral", layers=layers)
+    assert_unchanged(network, refuse, message)
+
+
+def test_a_long_list_of_layers_is_cut() -> None:
+    network = nn.Sequential(*(nn.Linear(1, 1) for _ in range(20)))
+    refuse = partial(convert, network, "spectral", layers=["x"])
+    assert_unchanged(network, refuse, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more;")
+
+
+def test_a_network_without_layers_is_refused() -> None:
+    refuse = partial(convert, nn.ReLU(), "spectral")
+    assert_unchanged(nn.ReLU(), refuse, "ReLU has no layer to put a norm on: no Conv1d, ")
+
+
+def test_a_subclass_of_a_layer_is_no_layer_to_choose() -> None:
+    class Own(nn.Linear):
+        """May compute something else."""
+
+    network = nn.Sequential(Own(4, 4), nn.Linear(4, 4))
+    assert_unchanged(network, partial(convert, network, "spectral", layers=[1]), "no layer 1")
+    assert_unchanged(network, partial(convert, network, "spectral", layers=["0"]), "layers are 1;")
+    convert(network, "spectral")
+    assert normed(network) == ["1"]
+
+
+def test_an_unknown_head_is_refused_and_a_head_that_is_not_chosen_is_left() -> None:
+    network = Network()
+    refuse = partial(convert, network, "mean_spectral", layers=[0], head="body")
+    assert_unchanged(network, refuse, "no layer 'body' to be the head; layers are body.0,")
+    convert(network, "mean_spectral", layers=[0], head="head")
+    assert type(network.head) is nn.Linear
+
+
+def test_a_norm_that_refuses_one_layer_changes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def picky(layer: nn.Module) -> nn.Module:
+        if isinstance(layer, nn.Linear):
+            raise ValueError("no linear layers")
+        return SpectralNorm.of(layer)
+
+    monkeypatch.setitem(NORMS, "picky", Norm(weight=picky))
+    network = Network()
+    assert_unchanged(network, partial(convert, network, "picky"), "no linear layers")
+    convert(network, "picky", layers=["!Linear"])
+    assert normed(network) == NAMES[:3]
+
+
+class TestOptions:
+    def test_reach_the_norm(self) -> None:
+        plain = convert(nn.Conv2d(3, 4, 3), "mean_spectral")
+        assert plain.output_norm.weight is None
+        layer = convert(nn.Conv2d(3, 4, 3), "mean_spectral", gain=True)
+        torch.testing.assert_close(layer.output_norm.weight.detach(), torch.ones(4))
+
+    @every_norm
+    def test_an_unknown_one_is_named_with_the_norm_and_the_known_ones(self, norm: str) -> None:
+        make = NORMS[norm].options
+        known = ", ".join(signature(make).parameters) if make else ""
+        network = Network()
+        for name, value in (("nonsense", 1), ("weight", 1), ("norm_options", {})):
+            refuse = partial(convert, network, norm, **{name: value})
+            assert_unchanged(network, refuse, f"norm {norm!r} has no option {name!r}")
+            assert_unchanged(network, refuse, f"its options are {known}" if known else "has none")
+
+    @pytest.mark.parametrize("norm", sorted(name for name in NORMS if NORMS[name].options))
+    def test_the_defaults_by_name_are_the_norm_itself(self, norm: str) -> None:
+        make = NORMS[norm].options
+        assert make is not None
+        given = {name: each.default for name, each in signature(make).parameters.items()}
+        torch.manual_seed(0)
+        itself = convert(Network(), norm)
+        torch.manual_seed(0)
+        named = convert(Network(), norm, **given)
+        torch.testing.assert_close(itself.state_dict(), named.state_dict(), rtol=0, atol=0)
+        assert repr(itself) == repr(named)
+
+    def test_a_near_one_is_suggested(self) -> None:
+        with pytest.raises(ValueError, match=r"'gian' \(did you mean 'gain'\?\); its options are"):
+            convert(Network(), "mean_spectral", gian=True)
+
+    @pytest.mark.parametrize(
+        ("kind", "value", "right"),
+        [
+            (float, "big", False),
+            (float, True, False),
+            (float, None, False),
+            (float, 2, True),
+            (int, 2.0, False),
+            (int, 2, True),
+            (bool, 1, False),
+            (bool, False, True),
+            (str, 1, False),
+            (float | None, None, True),
+            (float | None, 2, True),
+            (float | None, "big", False),
+        ],
+    )
+    def test_a_value_of_another_type_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, kind: Any, value: object, right: bool
+    ) -> None:
+        def made(size=None) -> Norm:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            return Norm(weight=SpectralNorm.of, options=made)
+
+        made.__annotations__["size"] = kind
+        monkeypatch.setitem(NORMS, "made", made())
+        network = Network()
+        if right:
+            convert(network, "made", size=value)
+            assert normed(network) == NAMES
+        else:
+            refuse = partial(convert, network, "made", size=value)
+            assert_unchanged(network, refuse, "norm 'made': option size is of type ")
+            assert_unchanged(network, refuse, f", not {value!r}")
+
+    def test_a_value_that_the_norm_refuses_is_told_with_the_norm(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def made(size: float = 1.0) -> Norm:
+            if size <= 0:
+                raise ValueError(f"size {size} is not positive")
+            return Norm(weight=SpectralNorm.of, options=made)
+
+        monkeypatch.setitem(NORMS, "made", made())
+        network = Network()
+        refuse = partial(convert, network, "made", size=-1)
+        assert_unchanged(network, refuse, "norm 'made': size -1 is not positive")
+
+
+class TestCritic:
+    def test_the_released_form_has_msn_with_gain_on_three_layers_and_sn_on_the_rest(self) -> None:
+        critic = Critic(width=2, **RELEASED)
+        layers = list(select(critic).values())
+        assert len(layers) == 8
+        for index, layer in enumerate(layers):
+            assert isinstance(layer.weight_norm, SpectralNorm)
+            assert (layer.output_norm is not None) == (index in (3, 5, 6))
+            assert (layer.bias is None) == (index in (3, 5, 6))
+        assert layers[5].output_norm.weight is not None
+        critic(torch.randn(5, 3, 32, 32)).sum().backward()
+
+    def test_convert_called_twice_gives_the_released_form(self) -> None:
+        torch.manual_seed(0)
+        critic = Critic("none", 2)
+        convert(critic, "mean_spectral", layers=[3, 5, 6], gain=True)
+        convert(critic, "spectral", layers=[0, 1, 2, 4, -1])
+        torch.manual_seed(0)
+        made = Critic(width=2, **RELEASED)
+        assert repr(critic) == repr(made)
+        torch.testing.assert_close(critic.state_dict(), made.state_dict(), rtol=0, atol=0)
+
+    @pytest.mark.parametrize(
+        ("layers", "expected"),
+        [
+            ([0, "head"], {0, 7}),
+            ([7], {7}),
+            (["body.*"], set(range(7))),
+            (["!head"], set(range(7))),
+            (["Conv2d", -1], set(range(8))),
+            (["body.6", "body.1[02]"], {3, 5, 6}),
+        ],
+    )
+    def test_layers_go_by_index_name_and_kind(
+        self, layers: list[int | str], expected: set[int]
+    ) -> None:
+        critic = Critic("spectral", 1, norm_layers=layers)
+        found = {i for i, layer in enumerate(select(critic).values()) if normed(layer)}
+        assert found == expected
+
+    @every_norm
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"norm_layers": ["head"]},
+            {"norm_layers": [7, 0]},
+            {"norm_layers": ["Linear"], "other_norm": "batch"},
+        ],
+        ids=str,
+    )
+    def test_the_head_never_gets_an_output_part(self, norm: str, how: dict[str, Any]) -> None:
+        first = Critic(norm, 1, size=16, **how)
+        second = Critic("none", 1, size=16, norm_layers=[0], other_norm=norm)
+        for critic in (first, second):
+            assert getattr(critic.head, "output_norm", None) is None
+            part = getattr(critic.head, "weight_norm", None)
+            assert (part is None) == (NORMS[norm].weight is None)
+            assert critic.head.bias is not None
+
+    def test_biases_are_kept_on_request_under_both_norms(self) -> None:
+        critic = Critic("mean_spectral", 1, norm_layers=[0], other_norm="batch", conv_bias=True)
+        assert all(layer.bias is not None for layer in select(critic).values())
+        critic = Critic("mean_spectral", 1, norm_layers=[0], other_norm="batch")
+        assert [layer.bias is None for layer in select(critic).values()] == [True] * 7 + [False]
+
+    @every_norm
+    def test_one_seed_gives_the_same_first_weights_under_every_norm(self, norm: str) -> None:
+        torch.manual_seed(3)
+        plain = list(select(Critic("none", 2, size=16)).values())
+        torch.manual_seed(3)
+        made = list(select(Critic(norm, 2, size=16)).values())
+        for one, other in zip(plain, made, strict=True):
+            assert torch.equal(one.weight, other.weight)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"norm_options": {"head": "x"}}, "norm 'mean_spectral' has no option 'head'"),
+            ({"norm_options": {"gain": 3}}, "option gain is of type bool, not 3"),
+            ({"norm": "none", "norm_options": {"gain": True}}, "norm 'none' has no option 'gain'"),
+            ({"norm_layers": [8]}, "there is no layer 8"),
+            ({"norm_layers": ["tail"]}, "no layer matches 'tail'"),
+            ({"other_norm": "spectral"}, "other_norm 'spectral' has no layer"),
+            ({"other_norm": "batch", "norm_layers": ["*"]}, "other_norm 'batch' has no layer"),
+            ({"other_norm": "msn"}, "unknown norm 'msn'"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_is_refused(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=r".") as caught:
+            Critic(width=1, **options)
+        assert message in str(caught.value)

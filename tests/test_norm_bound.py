@@ -1,0 +1,281 @@
+"""Spectral clipping and Lipschitz projection keep the true norm of a layer within a bound."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from operator_layers import BOUNDED, LAYERS, bounded, exact_norm
+from torch import Tensor, nn
+
+from msngan.norms import (
+    NORMS,
+    LipschitzProjection,
+    SigmaBank,
+    SpectralClip,
+    convert,
+    fold,
+    normalise,
+)
+
+OPTION = {"spectral_clip": "beta", "lipschitz_projection": "bound"}
+
+every_kind = pytest.mark.parametrize("kind", LAYERS)
+every_bound = pytest.mark.parametrize("name", BOUNDED)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def critic(name: str) -> nn.Sequential:
+    body = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 4, 2, 1), nn.Flatten(),
+        nn.Linear(36, 1),
+    )  # fmt: skip
+    return convert(body, name)
+
+
+def test_first_and_second_derivatives_are_those_of_finite_differences_with_v_constant() -> None:
+    plain = nn.Conv2d(2, 3, 4, 2, 1).double()
+    clip = SpectralClip(plain, beta=0.3)
+    clip.prepare(plain, torch.zeros(1, 2, 6, 5, dtype=torch.float64))
+    weight = plain.weight.detach().clone().requires_grad_()
+    assert clip.sigma(weight) > 0.3
+    assert torch.autograd.gradcheck(clip.normalised, weight)
+    assert torch.autograd.gradgradcheck(clip.normalised, weight)
+
+
+@every_bound
+@every_kind
+def test_the_true_norm_of_the_weight_computed_with_is_at_most_the_bound(
+    kind: str, name: str
+) -> None:
+    bound = 0.7
+    plain, layer, x = bounded(kind, name, **{OPTION[name]: bound})
+    layer(x)
+    bank = SigmaBank(layer)
+    for _ in range(600):
+        bank.update()
+    layer.eval()
+    weight = fold(layer).weight.detach()
+    assert torch.equal(layer.effective_weight(), weight)
+    exact = exact_norm(plain, weight, x.shape[1:]).item()
+    assert bound * (1 - 1e-9) < exact < bound * (1 + 1e-4)
+    torch.testing.assert_close(weight / weight.norm(), plain.weight / plain.weight.norm())
+
+
+@every_kind
+def test_clipping_and_projecting_leave_a_weight_within_the_bound_as_it_is(kind: str) -> None:
+    plain, clipped, x = bounded(kind, "spectral_clip", factor=0.1)
+    y = clipped(x)
+    towards = torch.randn_like(y)
+    assert torch.equal(y, plain(x))
+    gradients = [
+        torch.autograd.grad((each(x) * towards).sum(), each.weight) for each in (clipped, plain)
+    ]
+    assert torch.equal(*(each[0] for each in gradients))
+    _, projected, _ = bounded(kind, "lipschitz_projection", factor=0.1)
+    before = projected.weight.detach().clone()
+    projected(x)
+    SigmaBank(projected).update()
+    assert torch.equal(projected.weight, before)
+
+
+@every_kind
+def test_the_gradient_of_a_clipped_weight_is_at_right_angles_to_it(kind: str) -> None:
+    _, layer, x = bounded(kind, "spectral_clip")
+    layer(x).square().sum().backward()
+    gradient, weight = layer.weight.grad, layer.weight
+    assert (gradient * weight).sum().abs() < 1e-10 * gradient.norm() * weight.norm()
+
+
+@every_bound
+def test_in_training_the_true_norms_stay_near_the_bound(name: str) -> None:
+    network = critic(name)
+    plain = {0: nn.Conv2d(2, 4, 3, padding=1), 2: nn.Conv2d(4, 4, 4, 2, 1), 4: nn.Linear(36, 1)}
+    shapes = {0: (2, 6, 6), 2: (4, 6, 6), 4: (36,)}
+    start = {index: network[index].weight.data.mul_(1.5).clone() for index in plain}
+    optimizer = torch.optim.Adam(network.parameters(), 2e-4, betas=(0.0, 0.9))
+    bank = SigmaBank(network, optimizer)
+    largest, gaps = 0.0, []
+    for step in range(200):
+        optimizer.zero_grad()
+        real, fake = torch.randn(2, 16, 2, 6, 6)
+        with bank.shared():
+            gap = network(real + 0.2).mean() - network(fake - 0.2).mean()
+            (-gap).backward()
+        optimizer.step()
+        gaps.append(gap.item())
+        for index, each in plain.items() if step % 5 == 0 else ():
+            weight = network[index].effective_weight().detach()
+            largest = max(largest, exact_norm(each, weight, shapes[index]).item())
+    assert 0.99 < largest < 1.05
+    moved = [
+        torch.cosine_similarity(network[index].weight.flatten(), before.flatten(), dim=0).item()
+        for index, before in start.items()
+    ]
+    assert max(moved) < 0.99
+    assert sum(gaps[-20:]) > 2 * sum(gaps[:20])
+
+
+def test_without_a_bank_no_forward_projects_and_iterate_does() -> None:
+    _, layer, x = bounded("conv2d", "lipschitz_projection")
+    before, version = layer.weight.detach().clone(), layer.weight._version
+    loss = layer(x).square().sum() + layer(-x).square().sum()
+    assert torch.equal(layer.weight, before)
+    assert layer.weight._version == version
+    loss.backward()
+    layer.weight_norm.iterate(layer.weight)
+    assert layer.weight.norm() < 0.9 * before.norm()
+    assert layer.weight._version > version
+
+
+def test_a_bank_that_leaves_iterations_to_the_passes_projects_all_the_same() -> None:
+    plain, layer, x = bounded("conv2d", "lipschitz_projection")
+    bank = SigmaBank(layer, each_pass=True)
+    layer(x)
+    assert torch.equal(layer.weight, plain.weight)
+    bank.update()
+    assert exact_norm(plain, layer.weight.detach(), x.shape[1:]) < 1.1
+
+
+@every_bound
+def test_before_the_first_training_input_the_weight_is_as_it_is(name: str) -> None:
+    plain, layer, x = bounded("conv2d", name)
+    SigmaBank(layer).update()
+    layer.eval()
+    assert torch.equal(layer(x), plain(x))
+    assert torch.equal(fold(layer)(x), plain(x))
+    assert layer.weight_norm.v.shape == (0,)
+
+
+def test_a_linear_layer_is_clipped_from_the_start() -> None:
+    plain, layer, _ = bounded("linear", "spectral_clip")
+    weight = fold(layer).weight.detach()
+    assert 1 <= exact_norm(plain, weight, (6,)) < 1.1 < exact_norm(plain, plain.weight, (6,))
+
+
+@every_bound
+def test_a_lent_weight_is_no_part_of_the_state(name: str) -> None:
+    network = critic(name)
+    keys = list(network.state_dict())
+    with SigmaBank(network).shared():
+        assert list(network.state_dict()) == keys
+        network(torch.randn(2, 2, 6, 6))
+    assert list(network.state_dict()) == keys
+
+
+@pytest.mark.parametrize("kind", ["conv2d, stride", "conv2d, valid", "linear"])
+def test_an_iteration_between_a_pass_and_its_backward_does_not_reach_the_gradient(
+    kind: str,
+) -> None:
+    _, layer, x = bounded(kind, "spectral_clip")
+    gradients = []
+    for twin, interrupted in [(copy.deepcopy(layer), False), (layer, True)]:
+        loss = twin(x).square().sum()
+        if interrupted:
+            twin.weight_norm.iterate(twin.weight, 3)
+        loss.backward()
+        gradients.append(twin.weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_the_first_pass_is_clipped_although_the_bank_lent_its_weight_before() -> None:
+    plain, layer, x = bounded("conv2d", "spectral_clip")
+    bank = SigmaBank(layer)
+    with bank.shared():
+        passes = [layer(x), layer(x)]
+    weight = layer.weight_norm.normalised(layer.weight)
+    assert exact_norm(plain, weight.detach(), x.shape[1:]) < 1.1
+    expected = nn.functional.conv2d(x, weight, layer.bias, padding=1)
+    assert torch.equal(passes[0], expected)
+    assert torch.equal(passes[1], expected)
+    with bank.shared():
+        assert layer.effective_weight() is layer.effective_weight()
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "conv2d, stride", "conv_transpose2d"])
+def test_the_bound_of_a_size_holds_for_smaller_inputs(kind: str) -> None:
+    plain, layer, x = bounded(kind, "spectral_clip")
+    layer(x)
+    layer.weight_norm.iterate(layer.weight, 600)
+    weight = layer.eval().effective_weight().detach()
+    for height, width in [(x.shape[2] - 1, x.shape[3]), (x.shape[2], x.shape[3] - 1)]:
+        assert exact_norm(plain, weight, (2, height, width)) < 1 + 1e-4
+
+
+@every_bound
+def test_evaluation_on_any_size_writes_nothing_and_uses_what_training_found(name: str) -> None:
+    _, layer, x = bounded("conv2d", name)
+    layer(x)
+    layer.eval()
+    before, weight = copy.deepcopy(layer.state_dict()), layer.effective_weight()
+    layer(torch.randn(1, 2, 9, 9, dtype=torch.float64))
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(layer.effective_weight(), weight)
+
+
+@every_bound
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("late", [True, False])
+def test_a_resumed_run_goes_on_with_the_same_bits(
+    name: str, memory_format: torch.memory_format, late: bool
+) -> None:
+    def started(state: dict[str, Any] | None) -> tuple[nn.Module, SigmaBank, torch.optim.SGD]:
+        network = critic(name)
+        if state and not late:
+            network.load_state_dict(state)
+        network = network.to(memory_format=memory_format)
+        if state and late:
+            network.load_state_dict(state)
+        optimizer = torch.optim.SGD(network.parameters(), 0.02)
+        return network, SigmaBank(network, optimizer), optimizer
+
+    def run(parts: tuple[nn.Module, SigmaBank, torch.optim.SGD], steps: range) -> dict[str, Tensor]:
+        network, bank, optimizer = parts
+        for step in steps:
+            noise = torch.Generator().manual_seed(step)
+            optimizer.zero_grad()
+            with bank.shared():
+                network(torch.randn(8, 2, 6, 6, generator=noise) + 1).mean().backward()
+            optimizer.step()
+        return network.state_dict()
+
+    parts = started(None)
+    state = copy.deepcopy(run(parts, range(4)))
+    whole = run(parts, range(4, 9))
+    torch.testing.assert_close(run(started(state), range(4, 9)), whole, rtol=0, atol=0)
+
+
+@every_bound
+def test_a_zero_weight_stays_zero_and_finite(name: str) -> None:
+    _, layer, x = bounded("conv2d", name, factor=0.0)
+    layer(x).square().sum().backward()
+    layer.weight_norm.iterate(layer.weight)
+    assert not layer.weight.any()
+    assert layer.weight.grad.isfinite().all()
+    assert layer.weight_norm.v.norm().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("name", "option"), OPTION.items())
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "1"])
+def test_a_bound_that_is_no_number_above_zero_is_refused(
+    name: str, option: str, value: object
+) -> None:
+    with pytest.raises(ValueError, match=rf"^{option} must be a number above 0, got {value!r}; "):
+        NORMS[name].configured(**{option: value})
+
+
+def test_the_options_reach_the_layer() -> None:
+    clip = normalise(nn.Linear(2, 2), NORMS["spectral_clip"].configured(beta=0.5)).weight_norm
+    assert isinstance(clip, SpectralClip)
+    assert clip.beta == 0.5
+    configured = NORMS["lipschitz_projection"].configured(bound=2)
+    projection = normalise(nn.Linear(2, 2), configured).weight_norm
+    assert isinstance(projection, LipschitzProjection)
+    assert projection.bound == 2.0
+    assert "bound=2.0" in repr(projection)

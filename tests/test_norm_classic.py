@@ -1,0 +1,419 @@
+"""The classical norms against torch's own layers, and the two halves of MSN by themselves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm as torch_weight_norm
+
+from msngan.norms import NORMS, SigmaBank, is_batch_coupled, normalise
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3), (5, 4, 7)),
+    "conv2d": (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1), (5, 4, 6, 6)),
+    "conv2d, 2 groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), (5, 4, 5, 5)),
+    "conv3d": (lambda: nn.Conv3d(4, 6, 2), (3, 4, 3, 3, 3)),
+    "conv_transpose2d": (lambda: nn.ConvTranspose2d(4, 6, 4, 2, 1), (5, 4, 3, 3)),
+    "conv_transpose2d, 2 groups": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), (5, 4, 3, 3)),
+    "linear": (lambda: nn.Linear(4, 6), (5, 4)),
+    "linear on tokens": (lambda: nn.Linear(4, 6), (5, 3, 4)),
+    "linear on as many tokens as outputs": (lambda: nn.Linear(4, 6), (5, 6, 4)),
+}
+every_layer = pytest.mark.parametrize("kind", LAYERS)
+with_space = pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "linear"])
+WITH_A_GAIN = ["weight", "weight_mean", "layer", "instance", "mean_only"]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def layer_and_input(kind: str) -> tuple[nn.Module, Tensor]:
+    """A plain layer and an input that wants a gradient, both float64."""
+    make, shape = LAYERS[kind]
+    return make().double(), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def channels_first(y: Tensor, layer: nn.Module) -> Tensor:
+    """(N, C, all the rest), as torch's norms want it."""
+    y = y.movedim(-1, 1) if isinstance(layer, nn.Linear) else y
+    return y.reshape(y.shape[0], y.shape[1], -1)
+
+
+def assert_same(ours: Tensor, theirs: Tensor, tensors: list[tuple[Tensor, Tensor]]) -> None:
+    """Equal outputs, and equal gradients of a random function of them with respect to each pair."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    upstream = torch.randn_like(ours)
+    mine = torch.autograd.grad(ours, [pair[0] for pair in tensors], upstream)
+    other = torch.autograd.grad(theirs, [pair[1] for pair in tensors], upstream)
+    for a, b in zip(mine, other, strict=True):
+        torch.testing.assert_close(a.reshape(b.shape), b, rtol=1e-9, atol=1e-9)
+
+
+# Batch norm without a gain
+
+
+@every_layer
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_no_gain_is_torch_s_batch_norm_with_a_gain_of_one(kind: str, training: bool) -> None:
+    plain, x = layer_and_input(kind)
+    plain.bias.data.zero_()  # batch norm cancels it, but for the running mean
+    ours = normalise(copy.deepcopy(plain), NORMS["batch_no_gain"])
+    theirs = nn.BatchNorm1d(6).double()
+    ours.output_norm.bias.data.normal_()
+    theirs.bias = ours.output_norm.bias
+    for _ in range(2):
+        ours(x), theirs(channels_first(plain(x), plain))
+    ours.train(training), theirs.train(training)
+    expected = theirs(channels_first(plain(x), plain))
+    pairs = [(x, x), (ours.weight, plain.weight), (theirs.bias, theirs.bias)]
+    assert_same(channels_first(ours(x), plain), expected, pairs)
+    state = ours.output_norm.state_dict()
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        torch.testing.assert_close(state[name], theirs.state_dict()[name])
+
+
+@every_layer
+def test_batch_no_gain_learns_an_offset_alone(kind: str) -> None:
+    layer = normalise(LAYERS[kind][0](), NORMS["batch_no_gain"])
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "output_norm.bias"]
+    assert set(layer.state_dict()) == {
+        "weight",
+        "output_norm.bias",
+        "output_norm.running_mean",
+        "output_norm.running_var",
+        "output_norm.num_batches_tracked",
+    }
+    assert is_batch_coupled(layer)
+
+
+def test_batch_no_gain_can_be_reset() -> None:
+    norm = normalise(nn.Conv2d(4, 6, 3), NORMS["batch_no_gain"]).output_norm
+    norm.bias.data.normal_()
+    norm.running_mean.normal_()
+    norm.reset_parameters()
+    assert not norm.bias.any()
+    assert not norm.running_mean.any()
+
+
+# Weight normalisation
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if "transpose2d, 2" not in kind])
+def test_weight_norm_is_torch_s_in_output_and_gradients(kind: str) -> None:
+    plain, x = layer_and_input(kind)
+    ours = normalise(copy.deepcopy(plain), NORMS["weight"])
+    theirs = torch_weight_norm(plain, dim=1 if isinstance(plain, nn.ConvTranspose2d) else 0)
+    g, v = theirs.parametrizations.weight.original0, theirs.parametrizations.weight.original1
+    g.data.normal_()
+    ours.weight_norm.gain.data.copy_(g.data.flatten())
+    pairs = [(x, x), (ours.weight, v), (ours.weight_norm.gain, g), (ours.bias, theirs.bias)]
+    assert_same(ours(x), theirs(x), pairs)
+
+
+def test_weight_norm_of_a_grouped_transposed_convolution_is_that_of_each_group() -> None:
+    plain, x = layer_and_input("conv_transpose2d, 2 groups")
+    ours = normalise(copy.deepcopy(plain), NORMS["weight"])
+    ours.weight_norm.gain.data.normal_()
+    gains = ours.weight_norm.gain.detach().chunk(2)
+    parts = []
+    for index, piece in enumerate(x.chunk(2, dim=1)):
+        one = nn.ConvTranspose2d(2, 3, 3).double()
+        one.weight.data.copy_(plain.weight.data.chunk(2)[index])
+        one.bias.data.copy_(plain.bias.data.chunk(2)[index])
+        one = torch_weight_norm(one, dim=1)
+        one.parametrizations.weight.original0.data.copy_(gains[index].view(1, -1, 1, 1))
+        parts.append(one(piece))
+    torch.testing.assert_close(ours(x), torch.cat(parts, 1), rtol=1e-12, atol=1e-12)
+
+
+@every_layer
+def test_weight_norm_changes_nothing_at_first(kind: str) -> None:
+    plain, x = layer_and_input(kind)
+    expected = plain(x)
+    torch.testing.assert_close(normalise(plain, NORMS["weight"])(x), expected)
+
+
+@every_layer
+def test_without_a_gain_the_weights_of_each_output_have_length_one(kind: str) -> None:
+    plain, _ = layer_and_input(kind)
+    layer = normalise(plain, NORMS["weight"].configured(gain=False))
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+    weight = layer.effective_weight()
+    if isinstance(plain, nn.ConvTranspose2d):  # (inputs, outputs / groups, ...)
+        groups = weight.chunk(plain.groups)
+        weight = torch.cat([group.transpose(0, 1) for group in groups])
+    lengths = [row.square().sum().sqrt().item() for row in weight]
+    assert lengths == pytest.approx([1] * 6, abs=1e-12)
+
+
+@every_layer
+@pytest.mark.parametrize("gain", [True, False])
+def test_gradients_of_weight_norm_are_those_of_finite_differences(kind: str, gain: bool) -> None:
+    plain, _ = layer_and_input(kind)
+    part = normalise(plain, NORMS["weight"].configured(gain=gain)).weight_norm
+    weight = plain.weight.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(part, weight)
+    assert torch.autograd.gradgradcheck(part, weight)
+
+
+@pytest.mark.parametrize("gain", [True, False])
+def test_an_output_of_zero_weights_stays_zero_and_can_leave_it(gain: bool) -> None:
+    layer = nn.Linear(4, 2)
+    layer.weight.data[0] = 0
+    layer = normalise(layer, NORMS["weight"].configured(gain=gain))
+    weight = layer.effective_weight()
+    assert not weight[0].any()
+    weight.sum().backward()
+    assert layer.weight.grad.isfinite().all()
+    torch.testing.assert_close(layer.weight.grad[0], torch.ones(4))
+
+
+def test_weight_norm_has_float32_lengths_in_a_float16_layer() -> None:
+    layer = nn.Linear(4, 2).half()
+    layer.weight.data.fill_(4e4)  # the length is above the largest float16
+    layer = normalise(layer, NORMS["weight"].configured(gain=False))
+    torch.testing.assert_close(layer.effective_weight(), torch.full((2, 4), 0.5).half())
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d, 2 groups"])
+def test_weight_norm_is_the_same_in_channels_last(kind: str) -> None:
+    plain, x = layer_and_input(kind)
+    layer = normalise(plain, NORMS["weight"])
+    layer.weight_norm.gain.data.normal_()
+    expected = layer(x)
+    layer.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_weights_that_a_bank_lends_carry_the_gradients_of_length_and_direction() -> None:
+    plain, x = layer_and_input("conv2d")
+    layer = normalise(plain, NORMS["weight"])
+    bank = SigmaBank(layer)
+    layer(x).square().sum().backward()
+    expected = [parameter.grad.clone() for parameter in layer.parameters()]
+    layer.zero_grad()
+    with bank.shared():
+        layer(x).square().sum().backward()
+    torch.testing.assert_close([parameter.grad for parameter in layer.parameters()], expected)
+    layer.weight_norm.gain.data.mul_(2)
+    bank.update()
+    with bank.shared():
+        torch.testing.assert_close(layer.effective_weight(), 2 * layer.weight)
+
+
+def test_weight_mean_by_hand() -> None:
+    layer = nn.Linear(2, 1)
+    layer.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+    layer = normalise(layer, NORMS["weight_mean"])
+    assert set(layer.state_dict()) == {
+        "weight",
+        "weight_norm.gain",
+        "output_norm.bias",
+        "output_norm.running_mean",
+        "output_norm.num_batches_tracked",
+    }
+    layer.weight_norm.gain.data.fill_(10)
+    layer.output_norm.bias.data.fill_(0.5)
+    x = torch.tensor([[1.0, 1.0], [3.0, 2.0]])
+    # g v / |v| = (6, 8), so the outputs are 14 and 34, of mean 24.
+    torch.testing.assert_close(layer(x), torch.tensor([[-9.5], [10.5]]))
+    torch.testing.assert_close(layer.output_norm.running_mean, torch.tensor([2.4]))
+    torch.testing.assert_close(layer.eval()(x), torch.tensor([[12.1], [32.1]]))
+
+
+# Layer and instance norm
+
+
+def torch_s_sample_norm(name: str, plain: nn.Module) -> nn.Module:
+    if name == "instance":
+        return nn.InstanceNorm1d(6, affine=True).double()
+    return (nn.LayerNorm(6) if isinstance(plain, nn.Linear) else nn.GroupNorm(1, 6)).double()
+
+
+@with_space
+@pytest.mark.parametrize("name", ["layer", "instance"])
+@pytest.mark.parametrize("gain", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_layer_and_instance_norm_are_torch_s_in_output_and_gradients(
+    kind: str, name: str, gain: bool, training: bool
+) -> None:
+    plain, x = layer_and_input(kind)
+    ours = normalise(copy.deepcopy(plain), NORMS[name].configured(gain=gain)).train(training)
+    theirs = torch_s_sample_norm(name, plain)
+    pairs = [(x, x), (ours.weight, plain.weight), (ours.output_norm.bias, theirs.bias)]
+    theirs.bias.data.normal_()
+    ours.output_norm.bias.data.copy_(theirs.bias.data)
+    if gain:
+        theirs.weight.data.normal_()
+        ours.output_norm.weight.data.copy_(theirs.weight.data)
+        pairs.append((ours.output_norm.weight, theirs.weight))
+    y = plain(x)
+    if name == "layer" and isinstance(plain, nn.Linear):
+        assert_same(ours(x), theirs(y), pairs)
+    else:
+        assert_same(channels_first(ours(x), plain), theirs(channels_first(y, plain)), pairs)
+    assert set(ours.output_norm.state_dict()) == ({"weight", "bias"} if gain else {"bias"})
+    assert not is_batch_coupled(ours)
+
+
+def test_layer_norm_of_vectors_is_torch_s() -> None:
+    plain, x = layer_and_input("linear")
+    expected = nn.LayerNorm(6).double()(plain(x))
+    torch.testing.assert_close(normalise(plain, NORMS["layer"])(x), expected)
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "linear on tokens"])
+@pytest.mark.parametrize("name", ["layer", "instance"])
+def test_layer_and_instance_norm_can_be_differentiated_twice(kind: str, name: str) -> None:
+    layer = normalise(LAYERS[kind][0]().double(), NORMS[name])
+    shape = (2, 6, 2, 2) if kind == "conv2d" else (2, 2, 6)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer.output_norm, x)
+    assert torch.autograd.gradgradcheck(layer.output_norm, x)
+
+
+@pytest.mark.parametrize("name", ["layer", "instance"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layer_and_instance_norm_compute_in_float32_in_a_narrow_layer(
+    name: str, dtype: torch.dtype
+) -> None:
+    norm = normalise(nn.Conv2d(4, 6, 3).to(dtype), NORMS[name]).output_norm
+    x = (300 + torch.randn(2, 6, 4, 4)).to(dtype)  # squares overflow float16
+    y, expected = norm(x), copy.deepcopy(norm).double()(x.double())
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "linear on tokens"])
+@pytest.mark.parametrize("name", ["layer", "instance"])
+def test_layer_and_instance_norm_compute_in_float32_under_autocast(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def watch(x: Tensor, *arguments: Any) -> Tensor:
+            seen.append((x.dtype, torch.is_autocast_enabled("cpu")))
+            return original(x, *arguments)
+
+        return watch
+
+    for function in ("group_norm", "layer_norm"):
+        monkeypatch.setattr(nn.functional, function, watched(getattr(nn.functional, function)))
+    layer = normalise(LAYERS[kind][0](), NORMS[name])
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(LAYERS[kind][1]))
+    assert seen == [(torch.float32, False)]
+    assert y.dtype == torch.bfloat16
+
+
+def test_instance_norm_replaces_a_bias_and_layer_norm_keeps_it() -> None:
+    assert normalise(nn.Conv2d(4, 6, 3), NORMS["instance"]).bias is None
+    layer = normalise(nn.Conv2d(4, 6, 3), NORMS["layer"])
+    y = layer(torch.randn(5, 4, 5, 5))
+    y.backward(torch.randn_like(y))
+    assert layer.bias.grad.abs().max() > 0.1
+
+
+def test_instance_norm_refuses_outputs_with_one_value_per_channel() -> None:
+    vectors = normalise(nn.Linear(4, 6), NORMS["instance"])
+    pixels = normalise(nn.Conv2d(4, 6, 3), NORMS["instance"])
+    for mode in (True, False):
+        with pytest.raises(ValueError, match=r"got \(5, 6\); use larger images, token axes"):
+            vectors.train(mode)(torch.randn(5, 4))
+        with pytest.raises(ValueError, match=r"instance norm needs more than one value .*1, 1\)"):
+            pixels.train(mode)(torch.randn(5, 4, 3, 3))
+
+
+def test_layer_norm_refuses_outputs_with_one_value() -> None:
+    for layer, x in ((nn.Linear(4, 1), (5, 4)), (nn.Conv2d(4, 1, 3), (5, 4, 3, 3))):
+        with pytest.raises(ValueError, match="layer norm needs more than one value per sample"):
+            normalise(layer, NORMS["layer"])(torch.randn(x))
+
+
+def test_a_head_may_have_one_output_under_any_norm() -> None:
+    for norm in NORMS.values():
+        assert normalise(nn.Linear(4, 1), norm, head=True)(torch.randn(5, 4)).shape == (5, 1)
+
+
+# The two halves of MSN
+
+
+@every_layer
+@pytest.mark.parametrize("training", [True, False])
+def test_spectral_bias_is_spectral_with_a_bias_of_m(kind: str, training: bool) -> None:
+    plain, x = layer_and_input(kind)
+    torch.manual_seed(1)
+    ours = normalise(copy.deepcopy(plain), NORMS["spectral_bias"]).train(training)
+    torch.manual_seed(1)
+    theirs = normalise(copy.deepcopy(plain), NORMS["spectral"]).train(training)
+    assert ours.bias is None
+    assert not ours.output_norm.bias.any()
+    m = ours.output_norm.bias.data.normal_()
+    theirs.bias.data.copy_(m)
+    pairs = [(x, x), (ours.weight, theirs.weight), (ours.output_norm.bias, theirs.bias)]
+    assert_same(ours(x), theirs(x), pairs)
+    assert not is_batch_coupled(ours)
+
+
+def test_a_bias_kept_under_spectral_bias_does_what_m_does() -> None:
+    layer = normalise(nn.Conv2d(4, 6, 3), NORMS["spectral_bias"], conv_bias=True)
+    y = layer(torch.randn(5, 4, 5, 5))
+    y.backward(torch.randn_like(y))
+    torch.testing.assert_close(layer.bias.grad, layer.output_norm.bias.grad)
+
+
+@every_layer
+@pytest.mark.parametrize("gain", [True, False])
+def test_mean_only_centres_and_leaves_the_weight_alone(kind: str, gain: bool) -> None:
+    plain, x = layer_and_input(kind)
+    layer = normalise(copy.deepcopy(plain), NORMS["mean_only"].configured(gain=gain))
+    assert layer.weight_norm is None
+    assert layer.bias is None
+    m = layer.output_norm.bias.data.normal_()
+    g = layer.output_norm.weight.data.normal_() if gain else torch.ones(6)
+    y, h = channels_first(layer(x), plain), channels_first(plain(x), plain)
+    centred = h - h.mean((0, 2), keepdim=True)
+    torch.testing.assert_close(y, g.view(-1, 1) * centred + m.view(-1, 1))
+
+
+def test_mean_only_by_hand() -> None:
+    layer = nn.Linear(2, 1)
+    layer.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+    layer = normalise(layer, NORMS["mean_only"])
+    layer.output_norm.bias.data.fill_(0.5)
+    x = torch.tensor([[1.0, 1.0], [3.0, 2.0]])  # outputs 7 and 17, of mean 12
+    torch.testing.assert_close(layer(x), torch.tensor([[-4.5], [5.5]]))
+    torch.testing.assert_close(layer.output_norm.running_mean, torch.tensor([1.2]))
+    torch.testing.assert_close(layer.eval()(x), torch.tensor([[6.3], [16.3]]))
+
+
+# Options
+
+
+@pytest.mark.parametrize("name", WITH_A_GAIN)
+def test_a_gain_is_one_more_parameter_per_output(name: str) -> None:
+    def parameters(gain: bool) -> int:
+        layer = normalise(nn.Conv2d(4, 6, 3), NORMS[name].configured(gain=gain))
+        return sum(parameter.numel() for parameter in layer.parameters())
+
+    assert parameters(True) - parameters(False) == 6
+    default = normalise(nn.Conv2d(4, 6, 3), NORMS[name])
+    assert sum(p.numel() for p in default.parameters()) == parameters(name != "mean_only")
+
+
+@pytest.mark.parametrize("name", ["mean_only", "weight_mean"])
+def test_centring_takes_the_options_that_it_has_in_msn(name: str) -> None:
+    layer = nn.Linear(1, 1)
+    layer.weight.data.fill_(1)
+    layer = normalise(layer, NORMS[name].configured(sync=True, momentum=0.5))
+    layer(torch.tensor([[1.0], [3.0]]))
+    assert layer.output_norm.running_mean.item() == 1.0  # half of their mean
+    assert layer.output_norm.sync

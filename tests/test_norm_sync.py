@@ -1,0 +1,79 @@
+"""Centring over several processes is centring of the whole batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from msngan.norms import convert
+
+SHARDS = (5, 3)  # images of each process: unequal, so that a mean of means would be wrong
+
+
+def network(sync: bool) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.LeakyReLU(0.1, inplace=True), nn.Flatten()]
+    plain = nn.Sequential(*layers, nn.Linear(16, 1)).double()
+    return convert(plain, "mean_spectral", head="3", sync=sync)
+
+
+def images() -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return torch.rand(sum(SHARDS), 3, 4, 4, generator=draw, dtype=torch.float64)
+
+
+def measured(module: nn.Module, x: Tensor, penalty: bool) -> dict[str, Tensor]:
+    """Logits, the gradient at the images, that of every parameter, and the running mean."""
+    x = x.clone().requires_grad_()
+    logits = module(x)
+    loss = logits.square().sum()
+    if penalty:  # the gradient of a gradient goes through the mean as well
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        loss = slope.square().sum()
+    loss.backward()
+    found = {"logits": logits.detach(), "images": x.grad}
+    found |= {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return found | {"running_mean": module[0].output_norm.running_mean}
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(SHARDS)
+    )
+    part = images().split(SHARDS)[rank]
+    found = {penalty: measured(network(sync=True), part, penalty) for penalty in (False, True)}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[bool, dict[str, Tensor]]]:
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(work, (str(folder),), nprocs=len(SHARDS))
+    return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARDS))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("penalty", [False, True])
+def test_two_processes_give_what_one_gives_on_both_batches(
+    parts: list[dict[bool, dict[str, Tensor]]], penalty: bool
+) -> None:
+    for name, expected in measured(network(sync=False), images(), penalty).items():
+        mine = [part[penalty][name] for part in parts]
+        if name in ("logits", "images"):
+            found = torch.cat(mine)
+        elif name == "running_mean":
+            assert torch.equal(*mine)
+            found = mine[0]
+        else:
+            found = mine[0] + mine[1]  # as the sum over processes has it
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_without_several_processes_sync_changes_nothing() -> None:
+    alone, synced = (measured(network(sync), images(), False) for sync in (False, True))
+    torch.testing.assert_close(synced, alone, rtol=0, atol=0)
