@@ -17,6 +17,7 @@ from msngan.runs import UserError
 # Norms whose output does not depend on the scale of the weight.
 SCALE_FREE = {"spectral", "mean_spectral", "spectral_bias", "scaled", "weight", "weight_mean"}
 SCALE_FREE |= {"bidirectional", "bidirectional_scaled"}
+BATCH_NORMS = {"batch", "batch_no_gain"}
 
 
 def check_options(given: dict[str, Any]) -> None:
@@ -30,6 +31,12 @@ def check_options(given: dict[str, Any]) -> None:
     checks.fraction("--model.ema_decay", given["ema_decay"])
     checks.not_negative("--model.penalty_weight", given["penalty_weight"])
     _check_norm(given)
+    norms = (given["norm"], given["other_norm"])
+    if given["generator_statistics"] == "last" and BATCH_NORMS & {*norms}:
+        raise UserError(
+            f"--model.generator_statistics last with --model.norm {given['norm']}: batch norm keeps"
+            " no statistics of its last batch; use batch"
+        )
     penalty = PENALTIES[given["penalty"]]
     if given["compile"] and penalty.value is not None and not penalty.of_weights:
         raise UserError(

@@ -20,6 +20,7 @@ from msngan.callbacks.progress import clock
 from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.machine import environment
+from msngan.memory import keep_freed_memory
 from msngan.models import read_checkpoint
 from msngan.options import FitCLI
 from msngan.penalties import PENALTIES
@@ -69,6 +70,7 @@ def _train(cli: FitCLI, start: Start) -> int:
     # Said aloud even where it is the default: left to the environment, another arithmetic may be
     # chosen for the same number of threads, and with it other last bits.
     torch.set_num_threads(config.threads or torch.get_num_threads())
+    keep_freed_memory()
     built = cli.parser.instantiate(config)
     data: ImageData = built.data
     data.seed, data.critic_steps = config.seed, config.model.critic_steps

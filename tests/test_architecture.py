@@ -18,12 +18,12 @@ ROWS = [
     ["training", "bench"],
     ["options"],
     ["config", "callbacks", "gan"],
-    ["divergence", "gan_options", "scoring"],
+    ["divergence", "gan_options", "schedule", "scoring"],
     ["models", "penalties"],
     ["norms", "losses", "data", "metrics", "leaderboard", "published"],
     ["checks"],
     ["images", "machine"],
-    ["runs", "rng"],
+    ["memory", "runs", "rng"],
     ["__init__"],
 ]
 ROW = {name: index for index, row in enumerate(ROWS) for name in row}

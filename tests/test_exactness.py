@@ -22,6 +22,19 @@ def test_two_runs_of_one_seed_agree_and_of_two_seeds_do_not(tiny: Tiny) -> None:
     assert not torch.equal(first["generator.stem.weight"], other["generator.stem.weight"])
 
 
+def test_a_run_with_the_critic_s_last_means_resumes_exactly(
+    tiny: Tiny, run: Callable[..., int]
+) -> None:
+    options = ["--model.passes", "joint", "--model.generator_statistics", "last"]
+    options += ["--model.norm", "mean_spectral"]
+    whole = weights(tiny("whole", *options, "--steps", "12"))
+    parts = tiny("parts", *options, "--steps", "5")
+    assert run("resume", "parts", "--steps", "12") == 0
+    assert same_bits(whole, weights(parts))
+    batch = weights(tiny("batch", *options[:2], *options[4:], "--steps", "12"))
+    assert not torch.equal(whole["generator.stem.weight"], batch["generator.stem.weight"])
+
+
 @pytest.mark.parametrize("critic_steps", [1, 3])
 @pytest.mark.parametrize("norm", sorted(NORMS))
 def test_seven_steps_resumed_for_thirteen_are_twenty_steps(

@@ -56,6 +56,20 @@ def test_real_and_fake_pass_together_where_the_norm_couples_a_batch(
     assert inputs == [*update, *update, *generator]
 
 
+def test_with_the_last_means_fakes_pass_alone_in_the_generator_s_half(
+    tiny: Tiny, inputs: list[tuple[int, bool, bool]]
+) -> None:
+    options = ["--model.passes", "joint", "--model.generator_statistics", "last"]
+    tiny("mine", "--model.norm", "mean_spectral", "--steps", "1", *options)
+    assert inputs == [(2 * BATCH, True, True), (BATCH, False, False)]
+
+
+@pytest.mark.parametrize("norm", ["batch", "batch_no_gain"])
+def test_the_last_statistics_of_batch_norm_are_refused(norm: str) -> None:
+    with pytest.raises(UserError, match=f"last with --model.norm {norm}: batch norm keeps no"):
+        GAN(norm=norm, generator_statistics="last")
+
+
 @pytest.mark.parametrize("norm", ["batch", "mean_spectral"])
 def test_separate_passes_score_real_and_fake_apart(
     tiny: Tiny, inputs: list[tuple[int, bool, bool]], norm: str
@@ -127,8 +141,8 @@ def test_a_critic_update_uses_the_weights_of_the_update_before_in_bfloat16(
 ) -> None:
     original, scores = GAN._score, []
 
-    def watched(self: GAN, real: torch.Tensor, fake: torch.Tensor) -> Any:
-        logits = original(self, real, fake)
+    def watched(self: GAN, real: torch.Tensor, fake: torch.Tensor, joint: bool) -> Any:
+        logits = original(self, real, fake, joint)
         with torch.autocast("cpu", enabled=False), torch.no_grad():
             exact = self.critic(real.float())
         scores.append((logits[0] - exact).abs().max() / exact.abs().max())

@@ -126,3 +126,44 @@ def test_a_standalone_centring_leaves_its_input_alone() -> None:
     before = x.clone()
     Centring(3)(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("gain", [False, True])
+@pytest.mark.parametrize("cast", [False, True])
+def test_evaluation_subtracts_the_running_mean_in_full_precision(gain: bool, cast: bool) -> None:
+    layer = convert(nn.Conv2d(1, 1, 1), "mean_only", gain=gain).eval()
+    norm = layer.output_norm
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        norm.running_mean.fill_(100.3)  # 100.5 in bfloat16
+        norm.bias.fill_(0.25)
+        if gain:
+            norm.weight.fill_(2.0)
+    x = torch.randint(96, 105, (4, 1, 6, 6)).float()
+    expected = (x - 100.3) * (2 if gain else 1) + 0.25
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=cast):
+        y = layer(x).float()
+    torch.testing.assert_close(y, expected, rtol=1e-2 if cast else 1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_gradient_penalty_is_that_of_the_formula(kind: str) -> None:
+    torch.manual_seed(0)
+    make, shape = LAYERS[kind]
+    layer = convert(make().double(), "mean_spectral")
+    layer.weight.data.mul_(3).add_(0.1)
+    bank = SigmaBank(layer)
+    bank.update()
+    u, v = layer.weight_norm.u.clone(), layer.weight_norm.v.flatten(1).clone()
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def measured(y: Tensor) -> list[Tensor]:
+        weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)
+        (slope,) = torch.autograd.grad((y.tanh() * weights).sum(), x, create_graph=True)
+        inputs = (layer.weight, layer.output_norm.bias)
+        return [slope.detach(), *torch.autograd.grad(slope.square().sum(), inputs)]
+
+    with bank.shared():
+        fused = measured(layer(x))
+    for one, other in zip(fused, measured(by_formula(layer, x, u, v)[0]), strict=True):
+        assert (one - other).norm() <= 1e-9 * other.norm()

@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msngan.norms import NORMS, NormLayer, NormName, is_batch_coupled, normalise, statistics
+from msngan.norms import (
+    NORMS,
+    NormLayer,
+    NormName,
+    SigmaBank,
+    is_batch_coupled,
+    normalise,
+    statistics,
+)
 
 # A layer and the shape of an input whose output has several values per channel.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -252,3 +260,46 @@ def test_a_layer_without_an_implementation_is_refused_by_name(name: str) -> None
     assert isinstance(layer, NormLayer)
     with pytest.raises(TypeError, match="NormLinear"):
         normalise(layer, NORMS[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mean_only", "mean_spectral", "weight_mean"])
+@every_layer
+def test_last_statistics_subtract_the_means_of_the_last_training_batch_as_constants(
+    kind: str, name: str, dtype: torch.dtype
+) -> None:
+    layer, x = layer_and_input(kind, name)
+    layer.to(dtype)
+    x = x.to(dtype)
+    layer.output_norm.bias.data.normal_()
+    SigmaBank(layer)  # sigma stands still
+    y = layer(x)
+    with statistics(layer, "batch"):
+        layer(-x)  # not a batch of its own
+    before = copy.deepcopy(layer.state_dict())
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    some = x[:2].clone().requires_grad_()
+    with statistics(layer, "last"):
+        again = layer(some)
+    tolerance = 1e-12 if dtype == torch.float64 else 0.05
+    torch.testing.assert_close(again, y[:2], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    # A constant mean lets the gradient through as the layer without the norm would.
+    (slope,) = torch.autograd.grad(again.sum(), some)
+    bare = some.detach().requires_grad_()
+    weight = layer.effective_weight()
+    (expected,) = torch.autograd.grad(layer.operate(bare, weight, None).sum(), bare)
+    torch.testing.assert_close(slope, expected, rtol=tolerance, atol=tolerance)
+    assert layer.output_norm.fixed_mean is None
+    torch.testing.assert_close(layer(x), y)
+
+
+@pytest.mark.parametrize("name", ["batch", "batch_no_gain"])
+def test_batch_norm_has_no_last_statistics(name: str) -> None:
+    layer, _ = layer_and_input("conv2d", name)
+    with (
+        pytest.raises(ValueError, match="batch norm keeps no statistics"),
+        statistics(layer, "last"),
+    ):
+        pass

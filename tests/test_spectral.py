@@ -212,3 +212,20 @@ def test_two_training_forwards_may_precede_one_backward() -> None:
     x = torch.randn(5, 4)
     (layer(x).square().sum() + layer(-x).square().sum()).backward()
     assert layer.weight.grad.isfinite().all()
+
+
+def test_a_float64_layer_cast_to_bfloat16_goes_on() -> None:
+    layer = normalise(nn.Conv2d(4, 6, 3).double(), NORMS["spectral"]).to(torch.bfloat16)
+    layer(torch.randn(2, 4, 5, 5, dtype=torch.bfloat16))
+    assert layer.weight_norm.u.dtype == torch.float32
+
+
+def test_the_vectors_lie_in_memory_as_the_weight_so_that_nothing_is_copied() -> None:
+    layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    norm, weight = SpectralNorm.of(layer), layer.weight
+    assert norm.columns(norm.v, weight).data_ptr() == norm.v.data_ptr()
+    assert norm.matrix(weight).data_ptr() == weight.data_ptr()
+    later = normalise(nn.Conv2d(4, 6, 3), NORMS["spectral"]).to(memory_format=torch.channels_last)
+    norm, weight = later.weight_norm, later.weight
+    assert norm.columns(norm.v, weight).data_ptr() == norm.v.data_ptr()
+    assert norm.matrix(weight).data_ptr() == weight.data_ptr()

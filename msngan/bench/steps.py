@@ -7,6 +7,8 @@ from dataclasses import asdict
 from itertools import count
 from typing import Any
 
+from torch import nn
+
 from msngan.bench.plain import PlainLoop
 from msngan.bench.ratios import ratio
 from msngan.bench.references import DESCRIPTIONS, TORCH
@@ -14,6 +16,7 @@ from msngan.bench.rounds import Watcher, interleaved
 from msngan.bench.settings import Settings, record
 from msngan.bench.trained import Recipe, Synthetic, fit_seconds, reader
 from msngan.gan import GAN
+from msngan.norms import Centring, convert
 
 BASELINE = "plain loop"
 DESCRIPTION = (
@@ -54,6 +57,8 @@ def recipes(settings: Settings, skipped: list[dict[str, str]]) -> list[Recipe]:
     found = []
     for norm in settings.norms:
         found += [Recipe(norm, channels_last=False), Recipe(norm), Recipe(norm, HALF)]
+        if centres(norm):
+            found += [Recipe(norm, statistics="last"), Recipe(norm, HALF, statistics="last")]
         compiled = [Recipe(norm, compile=True), Recipe(norm, HALF, compile=True)]
         graphs = Recipe(norm, HALF, compile=True, mode="reduce-overhead")
         if not settings.compile:
@@ -65,6 +70,12 @@ def recipes(settings: Settings, skipped: list[dict[str, str]]) -> list[Recipe]:
         else:
             skipped.append({"name": graphs.name, "reason": "needs a GPU, with --device cuda"})
     return found
+
+
+def centres(norm: str) -> bool:
+    """Whether the norm subtracts means that the generator's half can take over."""
+    made = convert(nn.Conv2d(1, 1, 1), norm)
+    return any(isinstance(part, Centring) for part in made.modules())
 
 
 def _plain(settings: Settings, data: Synthetic, read: Callable[[], float]) -> Callable[[], float]:
@@ -125,6 +136,7 @@ def _row(recipe: Recipe, seconds: dict[str, list[float]]) -> dict[str, Any]:
         "kind": "norm",
         "layout": "channels_last" if recipe.channels_last else "contiguous",
         "precision": "bfloat16" if recipe.precision == HALF else "float32",
+        "generator_statistics": recipe.statistics,
         "compiled": (recipe.mode or "default") if recipe.compile else None,
         "throughput": asdict(ratio(seconds[BASELINE], mine)),
         "seconds": mine,

@@ -57,6 +57,7 @@ class Recipe:
 
     norm: str
     precision: str = "32-true"
+    statistics: str = "batch"  # the GAN's generator_statistics
     channels_last: bool = True
     compile: bool = False
     mode: str | None = None  # of torch.compile; reduce-overhead captures CUDA graphs
@@ -65,6 +66,8 @@ class Recipe:
     def name(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
         words = [self.norm, "bfloat16" if "bf16" in self.precision else "float32", layout]
+        if self.statistics != "batch":
+            words.append(f"{self.statistics} means")
         if self.compile:
             words.append("CUDA graphs" if self.mode == "reduce-overhead" else "compiled")
         return ", ".join(words)
@@ -74,6 +77,7 @@ class Recipe:
             norm=self.norm,
             loss="nonsaturating",
             passes="joint",
+            generator_statistics=self.statistics,  # type: ignore[arg-type]
             width=settings.width,
             channels_last=self.channels_last,
             size=SIZE,

@@ -18,6 +18,7 @@ from msngan.commands.tables import (
     print_markdown,
     print_terminal,
 )
+from msngan.memory import keep_freed_memory
 from msngan.runs import UserError, did_you_mean, write_json
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda is not to be had here; use cpu")
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as in training
     run = _benchmark(options.benchmark)
     with rng.untouched(), progress(options.benchmark) as watcher:
         return run(settings, watcher)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from msngan.norms.centre import LOW_PRECISION
 from msngan.norms.parts import WeightPart
 from msngan.norms.spectral import TINY, SpectralNorm, is_channels_last
 
@@ -138,12 +139,31 @@ class SigmaBank:
     def _divided_gradients(self, wanted: list[int], given: list[Tensor]) -> list[Tensor]:
         norms = [self._spectral()[index] for index in wanted]
         divided = [self._divided[index] for index in wanted]
-        made = list(torch._foreach_div(given, [self._sigmas[index] for index in wanted]))
+        sigmas = [self._sigmas[index] for index in wanted]
+        if any(gradient.dtype in LOW_PRECISION for gradient in given):
+            wide = self._divided_gradients(wanted, [gradient.float() for gradient in given])
+            return [each.to(gradient.dtype) for each, gradient in zip(wide, given, strict=True)]
+        if given[0].is_cpu:  # numbers cost nothing here, and save a pass over each gradient
+            each = zip(norms, given, divided, sigmas, strict=True)
+            return [_divided_gradient(*arguments) for arguments in each]
+        made = list(torch._foreach_div(given, sigmas))
         inner = [_inner(each, weight) for each, weight in zip(made, divided, strict=True)]
         us = torch._foreach_mul([norm.rows(norm.u) for norm in norms], inner)
         scales = [-1 / norm.scale for norm in norms]
         torch._foreach_addcmul_(made, us, [norm.v for norm in norms], scales)
         return made
+
+
+def _divided_gradient(norm: SpectralNorm, given: Tensor, divided: Tensor, sigma: Tensor) -> Tensor:
+    inner, size = _number(_inner(given, divided)), _number(sigma)
+    v = norm.columns(norm.v, given)[0]
+    alpha = -inner / (size * norm.scale)
+    made = torch.addr(norm.matrix(given)[0], norm.u[0], v, beta=1 / size, alpha=alpha)
+    return norm.unmatrixed(made[None], given)
+
+
+def _number(x: Tensor) -> float:
+    return float(x.numpy())
 
 
 def _stamp(weight: Tensor) -> tuple[int, int]:
@@ -154,7 +174,7 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b>, without a copy where both lie alike in memory."""
     if is_channels_last(a) and is_channels_last(b):
         a, b = a.movedim(1, -1), b.movedim(1, -1)
-    return torch.dot(a.flatten(), b.flatten())
+    return torch.dot(a.flatten(), b.flatten().to(a.dtype))
 
 
 class _Divide(torch.autograd.Function):

@@ -55,15 +55,19 @@ def is_batch_coupled(module: nn.Module) -> bool:
 
 
 @contextmanager
-def statistics(module: nn.Module, mode: Literal["batch", "running"]) -> Iterator[None]:
+def statistics(module: nn.Module, mode: Literal["batch", "running", "last"]) -> Iterator[None]:
     """What the batch-coupled norms of a training module do inside the block.
 
     "batch": centre with the minibatch as always, but leave the running statistics alone. For the
         generator's pass through the critic: only the critic's own real and fake passes move them.
     "running": use the running statistics, as in eval, and leave them alone. The critic is then a
         function of one image, which is what a gradient penalty assumes.
+    "last": subtract the means of each layer's last training batch, as constants. Only for norms
+        that centre; batch norm keeps no such statistics, and ValueError says so.
     """
     coupled = [part for part in module.modules() if isinstance(part, BATCH_COUPLED)]
+    if mode == "last" and any(isinstance(part, _BatchNorm) for part in coupled):
+        raise ValueError("batch norm keeps no statistics of its last batch; use those of this one")
     before = [(part.training, part.track_running_stats) for part in coupled]
     try:
         for part in coupled:
@@ -71,7 +75,12 @@ def statistics(module: nn.Module, mode: Literal["batch", "running"]) -> Iterator
                 part.training = False
             else:
                 part.track_running_stats = False
+            if mode == "last":
+                assert isinstance(part, Centring)
+                part.fixed_mean = part.last_mean
         yield
     finally:
         for part, (training, track) in zip(coupled, before, strict=True):
             part.training, part.track_running_stats = training, track
+            if mode == "last":
+                part.fixed_mean = None

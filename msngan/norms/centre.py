@@ -30,26 +30,42 @@ def batch_mean(x: Tensor, axis: int, sync: bool) -> tuple[Tensor, int]:
 
 
 def subtract(x: Tensor, shift: Tensor, axis: int) -> Tensor:
-    """x - shift per channel in the dtype of x, computed in float32 at least."""
+    """x - shift per channel in the dtype of x, computed in float32 at least; differentiable."""
     if x.dtype not in LOW_PRECISION:
         return x - along(shift, x, axis)
-    # A shift rounded to the dtype of x would leave an offset.
-    if axis != 1 or (shift.requires_grad and torch.is_grad_enabled()):
+    if axis != 1 or _looked_into():
         return (x - along(shift, x, axis)).to(x.dtype)
-    # The same, some ten times faster than torch's subtraction of two dtypes; without a gradient.
-    return F.batch_norm(x, shift, torch.ones_like(shift), eps=0.0)
+    y: Tensor = _Subtract.apply(x, shift)  # type: ignore[no-untyped-call]
+    return y
 
 
 def centred(
     x: Tensor, mean: Tensor, offset: Tensor | None, axis: int, sync: bool, inplace: bool
 ) -> Tensor:
     """x - mean + offset where `mean` is x's own `batch_mean`, differentiable through it."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        # The same in operations that these can look into.
+    if _looked_into():
         mean = x.mean([each for each in range(x.dim()) if each != axis], dtype=mean.dtype)
         return (x - along(mean if offset is None else mean - offset, x, axis)).to(x.dtype)
     y: Tensor = _Centre.apply(x, mean, offset, axis, sync, inplace)  # type: ignore[no-untyped-call]
     return y
+
+
+def _looked_into() -> bool:
+    """Whether something that has to see plain operations is at work."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+class _Subtract(torch.autograd.Function):
+    """In low precision, along axis 1. A shift rounded to the dtype of x would leave an offset, and
+    torch's subtraction of two dtypes takes ten times as long as this."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor) -> Tensor:
+        return F.batch_norm(x, shift, torch.ones_like(shift), eps=0.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        return gradient, -_sum(gradient, 1) if ctx.needs_input_grad[1] else None
 
 
 class _Centre(torch.autograd.Function):

@@ -50,6 +50,9 @@ class Centring(Precise):
         self.channels, self.channel_axis, self.momentum = channels, channel_axis, momentum
         self.sync, self.inplace = sync, inplace
         self.track_running_stats = True
+        # The mean of the last batch, and the mean to subtract instead of the batch's own.
+        self.last_mean: Tensor | None = None
+        self.fixed_mean: Tensor | None = None
         self.bias = nn.Parameter(torch.zeros(channels)) if offset else None
         self.weight = nn.Parameter(torch.ones(channels)) if gain else None
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -60,16 +63,22 @@ class Centring(Precise):
 
     def forward(self, x: Tensor) -> Tensor:
         axis = self.channel_axis % x.dim()
-        y = self._by_batch(x, axis) if self.training else subtract(x, -self.shift(), axis)
+        y = self._by_batch(x, axis) if self.by_batch else subtract(x, -self.shift(), axis)
         if self.weight is None:
             return y
         y = y * along(self.weight, y, axis)
         return (y if self.bias is None else y + along(self.bias, y, axis)).to(x.dtype)
 
+    @property
+    def by_batch(self) -> bool:
+        """Whether it is the mean of the batch at hand that is subtracted."""
+        return self.training and self.fixed_mean is None
+
     def shift(self) -> Tensor:
-        """What eval adds to each channel, (C,), before the gain: m - running_mean."""
+        """What is added to each channel otherwise, (C,), before the gain: m - running_mean."""
+        mean = self.running_mean if self.fixed_mean is None else self.fixed_mean
         offset = self._offset()
-        return -self.running_mean if offset is None else offset - self.running_mean
+        return -mean if offset is None else offset - mean
 
     def is_shift(self, x: Tensor) -> bool:
         """Whether on the outputs of a layer of x it is a mere shift that the layer can take over.
@@ -77,7 +86,7 @@ class Centring(Precise):
         Not in low precision, where the layer would round the shift.
         """
         low = x.dtype in LOW_PRECISION or torch.is_autocast_enabled(x.device.type)
-        return not (self.training or low) and self.weight is None
+        return not (self.by_batch or low) and self.weight is None
 
     def _offset(self) -> Tensor | None:
         """m, unless a gain comes before it."""
@@ -91,6 +100,7 @@ class Centring(Precise):
                 " use a larger batch or eval()"
             )
         if self.track_running_stats:
+            self.last_mean = mean
             with torch.no_grad():
                 self.num_batches_tracked += 1
                 average = mean.to(self.running_mean.dtype)

@@ -125,6 +125,13 @@ class SpectralNorm(WeightPart):
             weight = weight.movedim(1, -1)
         return weight.reshape(self.groups, -1, weight[0].numel())
 
+    def unmatrixed(self, matrix: Tensor, weight: Tensor) -> Tensor:
+        """The inverse of `matrix`, for weights with the output axis first."""
+        if is_channels_last(weight):
+            outputs, channels, *kernel = weight.shape
+            return matrix.view(outputs, *kernel, channels).movedim(-1, 1)
+        return matrix.view(weight.shape)
+
     def columns(self, v: Tensor, weight: Tensor) -> Tensor:
         """v as (groups, columns), in the order of the columns of `matrix(weight)`."""
         if self.output_axis == 0 and is_channels_last(weight):
