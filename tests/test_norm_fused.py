@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msngan.norms import SigmaBank, convert
+from msngan.norms import FusedSequential, NormLayer, SigmaBank, convert, statistics
 
 # All kernels, strides and paddings of the critic and the generator, and the other kinds.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -167,3 +169,106 @@ def test_a_gradient_penalty_is_that_of_the_formula(kind: str) -> None:
         fused = measured(layer(x))
     for one, other in zip(fused, measured(by_formula(layer, x, u, v)[0]), strict=True):
         assert (one - other).norm() <= 1e-9 * other.norm()
+
+
+NORMED = ["none", "spectral", "mean_spectral", "mean_only", "weight_mean", "batch"]
+
+
+def critics(norm: str, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """The same network twice, as FusedSequential and as nn.Sequential."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, 1, 1), nn.LeakyReLU(0.1, inplace=True)]
+    layers += [nn.Conv2d(4, 5, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(5, 6, 2)]
+    layers += [nn.ReLU(), nn.Flatten(), nn.Linear(54, 1)]
+    fused = convert(FusedSequential(*layers).double(), norm, head="7", **options)
+    return fused, nn.Sequential(*copy.deepcopy(list(fused)))
+
+
+@pytest.mark.parametrize("mode", ["train", "running", "last", "eval"])
+@pytest.mark.parametrize("norm", NORMED)
+def test_a_fused_sequence_has_the_bits_of_a_plain_one(norm: str, mode: str) -> None:
+    if (norm, mode) == ("batch", "last"):
+        pytest.skip("batch norm keeps no such statistics")
+    found = []
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    for module in critics(norm):
+        module(x)
+        module.train(mode != "eval")
+        inputs = x.clone().requires_grad_()
+        with statistics(module, mode) if mode in ("running", "last") else nullcontext():
+            y = module(inputs)
+        y.square().sum().backward()
+        grads = {name: p.grad for name, p in module.named_parameters()}
+        found.append({"y": y.detach(), "x": inputs.grad, **grads, **module.state_dict()})
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["mean_spectral", "mean_only"])
+def test_a_gradient_penalty_through_a_fused_sequence_is_that_of_a_plain_one(norm: str) -> None:
+    found = []
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    for module in critics(norm):
+        inputs = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(module(inputs).square().sum(), inputs, create_graph=True)
+        slope.square().sum().backward()
+        found.append({name: p.grad for name, p in module.named_parameters()})
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_fused_sequence_under_autocast_is_a_plain_one() -> None:
+    found = []
+    x = torch.randn(4, 3, 8, 8)
+    for module in critics("mean_spectral"):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = module.float()(x)
+        y.float().square().sum().backward()
+        found.append([y.detach(), *(p.grad for p in module.parameters())])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["forward", "pre", "backward"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_part_with_a_hook_is_called_by_itself(kind: str, index: int) -> None:
+    fused, plain = critics("mean_spectral")
+    x, seen, found = torch.randn(4, 3, 8, 8, dtype=torch.float64), [], []
+    for module in (fused, plain):
+        part, hook = module[index], lambda *given: seen.append(given[-1])
+        if kind == "forward":
+            part.register_forward_hook(hook)
+        elif kind == "pre":
+            part.register_forward_pre_hook(hook)
+        else:
+            module[1].inplace = False  # torch's backward hooks forbid it
+            part.register_full_backward_hook(hook)
+        module(x.clone().requires_grad_()).sum().backward()
+        found.append(module[0].weight.grad)
+    assert len(seen) == 2
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("change", ["gain", "relu", "not in place", "hooked"])
+def test_only_what_is_the_same_is_fused(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        NormLayer, "activated", lambda self, x, slope: calls.append(slope) or self(x)
+    )
+    fused, _ = critics("mean_spectral", gain=change == "gain")
+    if change == "relu":
+        fused[1], fused[3] = nn.ReLU(), nn.ReLU()
+    if change == "not in place":
+        fused[1].inplace = fused[3].inplace = False
+    if change == "hooked":
+        fused[0].output_norm.register_forward_hook(lambda *_: None)
+    fused(torch.randn(4, 3, 8, 8, dtype=torch.float64))
+    assert calls == ([0.2] if change == "hooked" else [])
+
+
+def test_a_fused_sequence_gives_its_output_over_and_lets_no_other_gradient_be_written() -> None:
+    fused, _ = critics("mean_spectral")
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    upstream = torch.randn(4, 6, 3, 3, dtype=torch.float64)
+    part = FusedSequential(fused[4], nn.LeakyReLU(0.1, inplace=True))
+    h = fused[2](fused[0](x)).detach()
+    before = upstream.clone()
+    part(h).backward(upstream)
+    assert torch.equal(upstream, before)

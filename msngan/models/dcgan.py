@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from msngan.norms import NormName, SampleNorm, convert
 from msngan.norms.select import configured, select
+from msngan.norms.sequence import FusedSequential
 
 
 def _check(width: int, channels: int, size: int) -> None:
@@ -115,7 +116,7 @@ class Critic(nn.Module):
                 nn.LeakyReLU(slope, inplace=True),
             ]
             inputs = factor * width
-        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.body = FusedSequential(*layers, nn.Flatten())
         self.head = nn.Linear(inputs * (size // 8) ** 2, 1)
         self.apply(_initialise)  # before a norm looks at the weights
         chosen = select(self, norm_layers)

@@ -28,6 +28,7 @@ from msngan.norms.operator import OperatorNorm
 from msngan.norms.optional_spectral import OptionalSpectralNorm, follow, gate_figures
 from msngan.norms.parts import WeightPart
 from msngan.norms.sample import SampleNorm
+from msngan.norms.sequence import FusedSequential
 from msngan.norms.spectral import SpectralNorm
 from msngan.norms.spectral_clip import SpectralClip
 from msngan.norms.table import NORMS, NormName
@@ -37,6 +38,7 @@ __all__ = [
     "NORMS",
     "BidirectionalSpectralNorm",
     "Centring",
+    "FusedSequential",
     "LipschitzProjection",
     "MSNConv2d",
     "MSNConvTranspose2d",

@@ -40,14 +40,26 @@ def subtract(x: Tensor, shift: Tensor, axis: int) -> Tensor:
 
 
 def centred(
-    x: Tensor, mean: Tensor, offset: Tensor | None, axis: int, sync: bool, inplace: bool
+    x: Tensor,
+    mean: Tensor,
+    offset: Tensor | None,
+    axis: int,
+    sync: bool,
+    inplace: bool,
+    slope: float | None = None,
 ) -> Tensor:
-    """x - mean + offset where `mean` is x's own `batch_mean`, differentiable through it."""
+    """x - mean + offset where `mean` is x's own `batch_mean`, differentiable through it.
+
+    slope: LeakyReLU of this slope > 0 comes after. Its own gradient is then centred in place.
+    """
     if _looked_into():
         mean = x.mean([each for each in range(x.dim()) if each != axis], dtype=mean.dtype)
-        return (x - along(mean if offset is None else mean - offset, x, axis)).to(x.dtype)
-    y: Tensor = _Centre.apply(x, mean, offset, axis, sync, inplace)  # type: ignore[no-untyped-call]
-    return y
+        y = (x - along(mean if offset is None else mean - offset, x, axis)).to(x.dtype)
+        return y if slope is None else F.leaky_relu(y, slope)
+    made: Tensor = _Centre.apply(  # type: ignore[no-untyped-call]
+        x, mean, offset, axis, sync, inplace, slope
+    )
+    return made
 
 
 def _looked_into() -> bool:
@@ -78,25 +90,37 @@ class _Centre(torch.autograd.Function):
         axis: int,
         sync: bool,
         inplace: bool,
+        slope: float | None,
     ) -> Tensor:
-        ctx.axis, ctx.sync = axis, sync
+        ctx.axis, ctx.sync, ctx.slope = axis, sync, slope
         shift = mean if offset is None else mean - offset
         if not inplace or x.dtype in LOW_PRECISION or x._is_view():
-            return subtract(x, shift, axis)
-        ctx.mark_dirty(x)
-        return x.sub_(along(shift, x, axis))
+            y = subtract(x, shift, axis)
+        else:
+            ctx.mark_dirty(x)
+            y = x.sub_(along(shift, x, axis))
+        if slope is not None:
+            y = F.leaky_relu_(y, slope)
+            ctx.save_for_backward(y)  # which has the sign of what went in
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         axis = ctx.axis
+        if ctx.slope is not None:
+            (y,) = ctx.saved_tensors
+            backward = torch.ops.aten.leaky_relu_backward
+            gradient = backward(gradient, y.detach(), ctx.slope, True)
         total = _sum(gradient, axis)
         count = gradient.numel() // gradient.shape[axis]
         mean = _mean_of(total.detach(), count, ctx.sync)
         if torch.is_grad_enabled():  # this gradient is to be differentiated again
             centre = centred(gradient, mean, None, axis, ctx.sync, inplace=False)
-        else:
+        elif ctx.slope is None or gradient.dtype in LOW_PRECISION:
             centre = subtract(gradient, mean, axis)
-        return centre, None, total if ctx.needs_input_grad[2] else None, None, None, None
+        else:
+            centre = gradient.sub_(along(mean, gradient, axis))
+        return centre, None, total if ctx.needs_input_grad[2] else None, None, None, None, None
 
 
 def _sum(x: Tensor, axis: int) -> Tensor:

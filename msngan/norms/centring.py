@@ -69,6 +69,10 @@ class Centring(Precise):
         y = y * along(self.weight, y, axis)
         return (y if self.bias is None else y + along(self.bias, y, axis)).to(x.dtype)
 
+    def activated(self, x: Tensor, slope: float) -> Tensor:
+        """LeakyReLU of the output, for `by_batch` without a gain: the same numbers for less."""
+        return self._by_batch(x, self.channel_axis % x.dim(), slope)
+
     @property
     def by_batch(self) -> bool:
         """Whether it is the mean of the batch at hand that is subtracted."""
@@ -92,7 +96,7 @@ class Centring(Precise):
         """m, unless a gain comes before it."""
         return self.bias if self.weight is None else None
 
-    def _by_batch(self, x: Tensor, axis: int) -> Tensor:
+    def _by_batch(self, x: Tensor, axis: int, slope: float | None = None) -> Tensor:
         mean, count = batch_mean(x, axis, self.sync)
         if count <= 1:
             raise ValueError(
@@ -109,4 +113,4 @@ class Centring(Precise):
                     self.running_mean.lerp_(average, share)
                 else:
                     self.running_mean.lerp_(average, self.momentum)
-        return centred(x, mean, self._offset(), axis, self.sync, self.inplace)
+        return centred(x, mean, self._offset(), axis, self.sync, self.inplace, slope)

@@ -35,6 +35,15 @@ class NormLayer(nn.Module):
         self._needs_batch(x)
         return self._normed(x, self.effective_weight())
 
+    def activated(self, x: Tensor, slope: float) -> Tensor:
+        """LeakyReLU of the output, under a Centring that subtracts the batch's means."""
+        assert isinstance(self.output_norm, Centring)
+        if isinstance(self.weight_norm, WeightPart):
+            self.weight_norm.prepare(self, x)
+        self._needs_batch(x)
+        y = self.operate(x, self.effective_weight(), self.bias)
+        return self.output_norm.activated(y, slope)
+
     def _normed(self, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
         output = self.output_norm
         if output is None:
