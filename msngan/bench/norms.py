@@ -16,7 +16,13 @@ from msngan.bench.rounds import Clock, Watcher, clock_of, interleaved
 from msngan.bench.settings import Settings, record
 
 BASELINE = "none"
-CONTIGUOUS = (BASELINE, "batch", TORCH)  # also measured as most programs lay tensors out
+CONTIGUOUS = (
+    BASELINE,
+    "batch",
+    "spectral",
+    "mean_spectral",
+    TORCH,
+)  # also measured as most programs lay tensors out
 OWN = "own work of "
 
 Times = dict[str, list[float]]
