@@ -53,6 +53,8 @@ class Parser(LightningArgumentParser):
                 known = re.findall(r"'([^']*)'", literal.group(1))
                 word = literal.group(2)
                 return f"--{name}: no {word!r}{did_you_mean(word, known)}; use {', '.join(known)}"
+            if union := re.search(r"Subtypes: \[(.*)\] Errors: .* Given value: (.*)", problem):
+                return f"--{name}: {_no_kind_of(*union.groups())}"
             problem = re.sub(
                 r"Expected a <class '(\w+)'>\. Got value: (.*)", r"\2 is no \1", problem
             )
@@ -63,6 +65,15 @@ class Parser(LightningArgumentParser):
             word = unknown.group(1)
             return f"unknown option {word!r}{_near(word, known)}; `msngan fit --help` lists all"
         return message
+
+
+def _no_kind_of(kinds: str, value: str) -> str:
+    """That a value is of none of the kinds, which are in jsonargparse's words."""
+    kinds = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("NoneType", "null")
+    names = re.split(r", (?![^\[]*\])", kinds)
+    example = {"list": "; a list is written [0, head]", "dict": "; one is written {name: value}"}
+    written = example.get(names[0].partition("[")[0], "")
+    return f"{value!r} is neither {' nor '.join(names)}{written}"
 
 
 def _near(word: str, known: list[str]) -> str:

@@ -94,6 +94,8 @@ def test_step_trains_ours_under_the_trainer_against_a_plain_loop(
         "mean_spectral, float32, contiguous",
         "mean_spectral, float32, channels_last",
         "mean_spectral, bfloat16, channels_last",
+        "mean_spectral, float32, channels_last, separate passes",
+        "mean_spectral, bfloat16, channels_last, separate passes",
         "mean_spectral, float32, channels_last, last means",
         "mean_spectral, bfloat16, channels_last, last means",
     ]

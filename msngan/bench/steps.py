@@ -58,7 +58,8 @@ def recipes(settings: Settings, skipped: list[dict[str, str]]) -> list[Recipe]:
     for norm in settings.norms:
         found += [Recipe(norm, channels_last=False), Recipe(norm), Recipe(norm, HALF)]
         if centres(norm):
-            found += [Recipe(norm, statistics="last"), Recipe(norm, HALF, statistics="last")]
+            for change in ({"passes": "separate"}, {"statistics": "last"}):
+                found += [Recipe(norm, **change), Recipe(norm, HALF, **change)]
         compiled = [Recipe(norm, compile=True), Recipe(norm, HALF, compile=True)]
         graphs = Recipe(norm, HALF, compile=True, mode="reduce-overhead")
         if not settings.compile:
@@ -136,6 +137,7 @@ def _row(recipe: Recipe, seconds: dict[str, list[float]]) -> dict[str, Any]:
         "kind": "norm",
         "layout": "channels_last" if recipe.channels_last else "contiguous",
         "precision": "bfloat16" if recipe.precision == HALF else "float32",
+        "passes": recipe.passes,
         "generator_statistics": recipe.statistics,
         "compiled": (recipe.mode or "default") if recipe.compile else None,
         "throughput": asdict(ratio(seconds[BASELINE], mine)),

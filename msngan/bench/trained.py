@@ -57,7 +57,8 @@ class Recipe:
 
     norm: str
     precision: str = "32-true"
-    statistics: str = "batch"  # the GAN's generator_statistics
+    passes: str = "joint"  # as the GAN's options are called
+    statistics: str = "batch"  # generator_statistics
     channels_last: bool = True
     compile: bool = False
     mode: str | None = None  # of torch.compile; reduce-overhead captures CUDA graphs
@@ -66,6 +67,8 @@ class Recipe:
     def name(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
         words = [self.norm, "bfloat16" if "bf16" in self.precision else "float32", layout]
+        if self.passes != "joint":
+            words.append(f"{self.passes} passes")
         if self.statistics != "batch":
             words.append(f"{self.statistics} means")
         if self.compile:
@@ -76,7 +79,7 @@ class Recipe:
         made = GAN(
             norm=self.norm,
             loss="nonsaturating",
-            passes="joint",
+            passes=self.passes,  # type: ignore[arg-type]
             generator_statistics=self.statistics,  # type: ignore[arg-type]
             width=settings.width,
             channels_last=self.channels_last,
