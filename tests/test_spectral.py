@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from msngan.norms import NORMS, SpectralNorm, normalise
+from msngan.norms import NORMS, SigmaBank, SpectralNorm, normalise
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv1d": lambda: nn.Conv1d(4, 6, 3),
@@ -229,3 +229,17 @@ def test_the_vectors_lie_in_memory_as_the_weight_so_that_nothing_is_copied() -> 
     norm, weight = later.weight_norm, later.weight
     assert norm.columns(norm.v, weight).data_ptr() == norm.v.data_ptr()
     assert norm.matrix(weight).data_ptr() == weight.data_ptr()
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_state_with_a_flat_v_and_no_sigma_is_read(kind: str) -> None:
+    first, second = (normalise(LAYERS[kind]().double(), NORMS["spectral"]) for _ in range(2))
+    state = first.state_dict()
+    state["weight_norm.v"] = state["weight_norm.v"].flatten(1)
+    del state["weight_norm.last_sigma"]
+    second.load_state_dict(state)
+    torch.testing.assert_close(second.eval().effective_weight(), first.eval().effective_weight())
+    bank = SigmaBank(second)
+    with bank.shared():
+        lent = second.effective_weight()
+    torch.testing.assert_close(lent, first.effective_weight(), rtol=1e-10, atol=0)

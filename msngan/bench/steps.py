@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from typing import Any
 
@@ -58,8 +58,9 @@ def recipes(settings: Settings, skipped: list[dict[str, str]]) -> list[Recipe]:
     for norm in settings.norms:
         found += [Recipe(norm, channels_last=False), Recipe(norm), Recipe(norm, HALF)]
         if centres(norm):
-            for change in ({"passes": "separate"}, {"statistics": "last"}):
-                found += [Recipe(norm, **change), Recipe(norm, HALF, **change)]
+            both = [Recipe(norm), Recipe(norm, HALF)]
+            found += [replace(each, passes="separate") for each in both]
+            found += [replace(each, statistics="last") for each in both]
         compiled = [Recipe(norm, compile=True), Recipe(norm, HALF, compile=True)]
         graphs = Recipe(norm, HALF, compile=True, mode="reduce-overhead")
         if not settings.compile:

@@ -7,6 +7,8 @@ operator, which is up to sqrt(ceil(k / stride)^2) larger.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,6 +111,14 @@ class SpectralNorm(WeightPart):
         rounding = 100 * torch.finfo(sigma.dtype).eps
         if not torch.isclose(sigma, self.last_sigma, rtol=rounding, atol=2 * TINY):
             self.last_sigma.copy_(sigma)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # The first states of this class had v flat and no sigma; `correct` then finds it.
+        v = state_dict.get(prefix + "v")
+        if isinstance(v, Tensor) and v.shape == self.v.flatten(1).shape:
+            state_dict[prefix + "v"] = v.view(self.v.shape)
+            state_dict.setdefault(prefix + "last_sigma", torch.ones_like(self.last_sigma))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def matrix(self, weight: Tensor) -> Tensor:
         """(groups, outputs / groups, inputs / groups * kernel), in float32 at least.
