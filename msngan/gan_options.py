@@ -7,16 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from msngan import checks
 from msngan.models import CRITICS
+from msngan.norms import convert
 from msngan.norms.select import configured, select
 from msngan.penalties import PENALTIES
 from msngan.runs import UserError
 
-# Norms whose output does not depend on the scale of the weight.
-SCALE_FREE = {"spectral", "mean_spectral", "spectral_bias", "scaled", "weight", "weight_mean"}
-SCALE_FREE |= {"bidirectional", "bidirectional_scaled"}
 BATCH_NORMS = {"batch", "batch_no_gain"}
 
 
@@ -43,11 +42,24 @@ def check_options(given: dict[str, Any]) -> None:
             f"--model.compile with --model.penalty {given['penalty']}: torch.compile has no"
             " second derivative; drop one of them"
         )
-    if penalty.of_weights and given["norm"] in SCALE_FREE and given["norm_layers"] is None:
+    everywhere = penalty.of_weights and given["norm_layers"] is None
+    if everywhere and scale_free(given["norm"], given["norm_options"] or {}):
         raise UserError(
             f"--model.penalty {given['penalty']} with --model.norm {given['norm']}: the norm undoes"
             " any change of sigma; use another norm (none or batch, say) or penalty"
         )
+
+
+def scale_free(norm: str, options: dict[str, Any]) -> bool:
+    """Whether a factor of a layer's weight changes nothing in what the layer computes with."""
+    with torch.random.fork_rng(devices=[]):
+        layer = convert(nn.Linear(4, 6, bias=False), norm, head="", **options).eval()
+        x = torch.randn(5, 4)
+    with torch.no_grad():
+        before = layer(x)
+        assert isinstance(layer.weight, torch.Tensor)
+        layer.weight.mul_(0.125)
+        return torch.allclose(layer(x), before, rtol=1e-3)
 
 
 def _check_norm(given: dict[str, Any]) -> None:
