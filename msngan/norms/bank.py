@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.centre import LOW_PRECISION
 from msngan.norms.parts import WeightPart
+from msngan.norms.precision import LOW_PRECISION
 from msngan.norms.spectral import TINY, SpectralNorm, is_channels_last
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msngan.norms.base import Norm
+from msngan.norms.parts import outputs_of
 
 
 class BatchNormLast(nn.BatchNorm1d):
@@ -59,11 +60,9 @@ KINDS = {
 
 def batch_norm_of(layer: nn.Module, *, gain: bool = True) -> nn.Module:
     """torch's BatchNorm with an offset for the outputs of a convolution or linear layer."""
-    weight, linear = layer.weight, isinstance(layer, nn.Linear)
-    channels = layer.out_features if linear else layer.out_channels
-    assert isinstance(weight, Tensor)
-    assert isinstance(channels, int)
-    with_gain, without = KINDS[weight.dim()]
+    channels, _ = outputs_of(layer)
+    assert isinstance(layer.weight, Tensor)
+    with_gain, without = KINDS[layer.weight.dim()]
     return with_gain(channels) if gain else without(channels)
 
 

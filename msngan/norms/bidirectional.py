@@ -12,19 +12,17 @@ from functools import partial
 from math import inf
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch import Tensor
 
 from msngan.norms.base import Norm
-from msngan.norms.parts import WeightPart
-from msngan.norms.spectral import SpectralNorm
+from msngan.norms.spectral import SigmaPart, SpectralNorm
 
 # In all of the authors' grids: 0.7 to 4.0 on CIFAR-10, 0.7 to 1.6 on STL-10 and CelebA. They search
 # it for each data set; 1 is spectral normalisation as it was.
 SCALE = 1.4
 
 
-class BidirectionalSpectralNorm(WeightPart):
+class BidirectionalSpectralNorm(SigmaPart):
     """Map a weight W to scale * W / sigma(W), sigma the mean over two directions.
 
     by_outputs, by_inputs: a SpectralNorm each, with its own persistent u and v. Of a linear layer's
@@ -37,28 +35,12 @@ class BidirectionalSpectralNorm(WeightPart):
     def __init__(
         self, weight: Tensor, *, output_axis: int = 0, groups: int = 1, scale: float = 1.0
     ) -> None:
-        super().__init__()
+        super().__init__(weight, output_axis=output_axis, groups=groups)
         self.scale = scale
         self.by_outputs = SpectralNorm(weight, output_axis=output_axis, groups=groups)
         # Transposed convolutions store the inputs first: each direction is the other's plain one.
         other = partial(SpectralNorm, output_axis=1 - output_axis, groups=groups)
         self.by_inputs = other(weight) if weight.dim() > 2 else None
-
-    @classmethod
-    def of(cls, layer: nn.Module, *, scale: float = 1.0) -> BidirectionalSpectralNorm:
-        """The norm of a torch convolution, transposed convolution or linear layer."""
-        weight, groups = layer.weight, getattr(layer, "groups", 1)
-        assert isinstance(weight, Tensor)
-        assert isinstance(groups, int)
-        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
-        return cls(weight, output_axis=axis, groups=groups, scale=scale)
-
-    def extra_repr(self) -> str:
-        return f"scale={self.scale}" if self.scale != 1 else ""
-
-    def normalised(self, weight: Tensor) -> Tensor:
-        """scale * W / sigma, differentiable in W; all u and v as they are."""
-        return weight / (self.sigma(weight) / self.scale).to(weight.dtype)
 
     def sigma(self, weight: Tensor) -> Tensor:
         """The mean of the two estimates u^T W v, a scalar > 0, differentiable in W."""

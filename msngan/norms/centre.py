@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-LOW_PRECISION = (torch.float16, torch.bfloat16)
+from msngan.norms.precision import LOW_PRECISION
 
 
 def along(vector: Tensor, x: Tensor, axis: int) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.centre import LOW_PRECISION, along, batch_mean, centred, subtract
-from msngan.norms.parts import Precise
+from msngan.norms.centre import along, batch_mean, centred, subtract
+from msngan.norms.precision import LOW_PRECISION, Precise
 
 
 class Centring(Precise):

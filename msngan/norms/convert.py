@@ -14,6 +14,7 @@ from msngan.norms.base import Norm
 from msngan.norms.centring import Centring
 from msngan.norms.layers import KINDS, NormConvTranspose2d, NormLayer, normalise
 from msngan.norms.offset import Offset
+from msngan.norms.precision import widened
 from msngan.norms.sample import SampleNorm
 from msngan.norms.select import configured, layers_of, listed, select
 
@@ -122,21 +123,17 @@ def _scale_outputs(layer: NormLayer, weight: Tensor, scale: Tensor) -> Tensor:
 def _affine(output_norm: nn.Module) -> tuple[Tensor, Tensor]:
     """The scale and shift per channel that the output norm applies in eval, float32 at least."""
     if isinstance(output_norm, Offset):
-        offset = _widened(output_norm.bias)
+        offset = widened(output_norm.bias)
         return torch.ones_like(offset), offset
     if not isinstance(output_norm, (Centring, nn.modules.batchnorm._BatchNorm)):
         raise TypeError(f"{type(output_norm).__name__} cannot be folded into a layer")
     assert output_norm.running_mean is not None
-    mean = _widened(output_norm.running_mean)
+    mean = widened(output_norm.running_mean)
     scale = torch.ones_like(mean)
     if isinstance(output_norm, nn.modules.batchnorm._BatchNorm):
         assert output_norm.running_var is not None
-        scale = (_widened(output_norm.running_var) + output_norm.eps).rsqrt()
+        scale = (widened(output_norm.running_var) + output_norm.eps).rsqrt()
     if output_norm.weight is not None:
         scale = scale * output_norm.weight
     shift = -scale * mean
     return scale, shift if output_norm.bias is None else shift + output_norm.bias
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

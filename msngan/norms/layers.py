@@ -30,19 +30,19 @@ class NormLayer(nn.Module):
         return self.weight if self.weight_norm is None else self.weight_norm(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.weight_norm, WeightPart):
-            self.weight_norm.prepare(self, x)
-        self._needs_batch(x)
-        return self._normed(x, self.effective_weight())
+        return self._normed(x, self._weight_for(x))
 
     def activated(self, x: Tensor, slope: float) -> Tensor:
         """LeakyReLU of the output, under a Centring that subtracts the batch's means."""
         assert isinstance(self.output_norm, Centring)
+        return self.output_norm.activated(self.operate(x, self._weight_for(x), self.bias), slope)
+
+    def _weight_for(self, x: Tensor) -> Tensor:
+        """The weight to compute with on this input, which the layer must be able to take."""
         if isinstance(self.weight_norm, WeightPart):
             self.weight_norm.prepare(self, x)
         self._needs_batch(x)
-        y = self.operate(x, self.effective_weight(), self.bias)
-        return self.output_norm.activated(y, slope)
+        return self.effective_weight()
 
     def _normed(self, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
         output = self.output_norm
@@ -92,10 +92,7 @@ class NormConvTranspose2d(NormLayer, nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d with a norm; see `normalise`."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if isinstance(self.weight_norm, WeightPart):
-            self.weight_norm.prepare(self, x)
-        self._needs_batch(x)
-        return self._normed(x, self.effective_weight(), output_size=output_size)
+        return self._normed(x, self._weight_for(x), output_size=output_size)
 
     def operate(
         self,

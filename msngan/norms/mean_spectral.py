@@ -17,6 +17,7 @@ from torch import nn
 
 from msngan.norms.base import Norm
 from msngan.norms.centring import Centring
+from msngan.norms.parts import outputs_of
 from msngan.norms.spectral import SpectralNorm
 
 
@@ -29,9 +30,7 @@ def centring_of(
     momentum: float | None = 0.1,
 ) -> Centring:
     """Centring for the outputs of a convolution (axis 1) or a linear layer (the last axis)."""
-    axis = -1 if isinstance(layer, nn.Linear) else 1
-    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    assert isinstance(channels, int)
+    channels, axis = outputs_of(layer)
     # Nothing else reads what the layer puts out.
     return Centring(
         channels,

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from msngan.norms.base import Norm
+from msngan.norms.centre import along
 from msngan.norms.mean_spectral import centring_of
+from msngan.norms.parts import outputs_of
 from msngan.norms.spectral import SpectralNorm
 
 
@@ -28,18 +30,13 @@ class Offset(nn.Module):
         return f"{self.channels}"
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = [1] * x.dim()
-        shape[self.channel_axis] = self.channels
-        return (x + self.bias.view(shape)).to(x.dtype)
+        return (x + along(self.bias, x, self.channel_axis % x.dim())).to(x.dtype)
 
 
 def offset_of(layer: nn.Module) -> Offset:
     """The offset for the outputs of a convolution (axis 1) or a linear layer (the last axis)."""
-    if isinstance(layer, nn.Linear):
-        return Offset(layer.out_features, channel_axis=-1)
-    channels = layer.out_channels
-    assert isinstance(channels, int)
-    return Offset(channels)
+    channels, axis = outputs_of(layer)
+    return Offset(channels, channel_axis=axis)
 
 
 def mean_only(gain: bool = False, sync: bool = False, momentum: float | None = 0.1) -> Norm:

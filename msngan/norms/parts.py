@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from msngan.norms.precision import Precise
 
 Part = TypeVar("Part", bound="WeightPart")
-
-
-class Precise(nn.Module):
-    """A module of which some buffers stay in float32 at least, whatever the module is cast to."""
-
-    precise: tuple[str, ...] = ()
-
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        before = {name: getattr(self, name) for name in self.precise}
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            moved = getattr(self, name)
-            if moved.dtype in (torch.float16, torch.bfloat16):
-                setattr(self, name, buffer.to(moved.device, torch.float32))
-        return self
+Matrix = TypeVar("Matrix", bound="MatrixPart")
 
 
 class WeightPart(Precise):
@@ -70,3 +58,31 @@ class WeightPart(Precise):
         state = {**self.__dict__, "_shared": None, "managed": False}
         duplicate.__dict__.update(copy.deepcopy(state, memo))
         return duplicate
+
+
+class MatrixPart(WeightPart):
+    """One that takes the weight for a matrix, (outputs) x (inputs * kernel), in `groups` blocks.
+
+    output_axis: that of the weight along which its outputs lie, 0, or 1 where inputs come first.
+    """
+
+    def __init__(self, weight: Tensor, *, output_axis: int = 0, groups: int = 1) -> None:
+        super().__init__()
+        self.output_axis, self.groups = output_axis, groups
+
+    @classmethod
+    def of(cls: type[Matrix], layer: nn.Module, **options: Any) -> Matrix:
+        """The part of a torch convolution, transposed convolution or linear layer."""
+        assert isinstance(layer.weight, Tensor)
+        # Transposed convolutions store the inputs first.
+        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
+        groups = getattr(layer, "groups", 1)
+        return cls(layer.weight, output_axis=axis, groups=groups, **options)
+
+
+def outputs_of(layer: nn.Module) -> tuple[int, int]:
+    """How many channels a convolution or linear layer puts out, and along which axis."""
+    linear = isinstance(layer, nn.Linear)
+    channels = layer.out_features if linear else layer.out_channels
+    assert isinstance(channels, int)
+    return channels, -1 if linear else 1

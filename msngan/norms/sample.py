@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msngan.norms.base import Norm
+from msngan.norms.parts import outputs_of
 
 
 class SampleNorm(nn.Module):
@@ -80,11 +81,8 @@ def sample_norm_of(
     layer: nn.Module, *, over: Literal["layer", "space"], gain: bool = True
 ) -> SampleNorm:
     """The norm for the outputs of a convolution (axis 1) or a linear layer (the last axis)."""
-    if isinstance(layer, nn.Linear):
-        return SampleNorm(layer.out_features, over=over, channel_axis=-1, gain=gain)
-    channels = layer.out_channels
-    assert isinstance(channels, int)
-    return SampleNorm(channels, over=over, gain=gain)
+    channels, axis = outputs_of(layer)
+    return SampleNorm(channels, over=over, channel_axis=axis, gain=gain)
 
 
 def layer_norm(gain: bool = True) -> Norm:

@@ -10,19 +10,36 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from msngan.norms.base import Norm
-from msngan.norms.parts import WeightPart
+from msngan.norms.parts import MatrixPart
+from msngan.norms.precision import widened
 
 # Added to each new vector times the old one: a zero weight then leaves u and v as they are and
 # becomes zero, and a weight that is not zero has the same singular vectors.
 TINY = 1e-12
 
 
-class SpectralNorm(WeightPart):
+class SigmaPart(MatrixPart):
+    """Map a weight W to scale * W / sigma(W)."""
+
+    scale: float
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}" if self.scale != 1 else ""
+
+    def normalised(self, weight: Tensor) -> Tensor:
+        """scale * W / sigma, differentiable in W; what sigma is estimated by as it is."""
+        return weight / (self.sigma(weight) / self.scale).to(weight.dtype)
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        """The estimate, a scalar > 0, differentiable in W."""
+        raise NotImplementedError
+
+
+class SpectralNorm(SigmaPart):
     """Map a weight W to scale * W / sigma(W), sigma estimated by a persistent power iteration.
 
     u, v: buffers of unit vectors, one pair per group, in float32 at least whatever the module is
@@ -48,8 +65,8 @@ class SpectralNorm(WeightPart):
         scale: float = 1.0,
         warm_up: int = 15,
     ) -> None:
-        super().__init__()
-        self.output_axis, self.groups, self.scale = output_axis, groups, scale
+        super().__init__(weight, output_axis=output_axis, groups=groups)
+        self.scale = scale
         with torch.no_grad():
             matrix = self.matrix(weight)
             rows = matrix.shape[1]
@@ -61,22 +78,6 @@ class SpectralNorm(WeightPart):
             self.register_buffer("v", v / v[0].numel() ** 0.5)
             self.register_buffer("last_sigma", matrix.new_ones(()))
             self.iterate(weight, warm_up)
-
-    @classmethod
-    def of(cls, layer: nn.Module, *, scale: float = 1.0) -> SpectralNorm:
-        """The norm of a torch convolution, transposed convolution or linear layer."""
-        weight, groups = layer.weight, getattr(layer, "groups", 1)
-        assert isinstance(weight, Tensor)
-        assert isinstance(groups, int)
-        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
-        return cls(weight, output_axis=axis, groups=groups, scale=scale)
-
-    def extra_repr(self) -> str:
-        return f"scale={self.scale}" if self.scale != 1 else ""
-
-    def normalised(self, weight: Tensor) -> Tensor:
-        """scale * W / sigma, differentiable in W; u and v as they are."""
-        return weight / (self.sigma(weight) / self.scale).to(weight.dtype)
 
     def sigma(self, weight: Tensor) -> Tensor:
         """The estimate u^T W v, a scalar > 0, differentiable in W."""
@@ -126,8 +127,7 @@ class SpectralNorm(WeightPart):
         The columns are in the order in which the weight lies in memory, so that no weight of a
         convolution is copied, whether in channels_last or not.
         """
-        if weight.dtype in (torch.float16, torch.bfloat16):
-            weight = weight.float()
+        weight = widened(weight)
         if self.output_axis == 1:  # (inputs, outputs / groups, *kernel)
             weight = weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
             return weight.flatten(2)

@@ -10,14 +10,14 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from msngan.norms.base import Norm
 from msngan.norms.mean_spectral import centring_of
-from msngan.norms.parts import WeightPart
+from msngan.norms.parts import MatrixPart
+from msngan.norms.precision import widened
 
 
-class WeightNorm(WeightPart):
+class WeightNorm(MatrixPart):
     """Map a weight v to g v / |v|, the length taken over all that leads to one output.
 
     gain: parameter (outputs,), g, at first |v|, so that the layer computes what it did. Without a
@@ -30,20 +30,10 @@ class WeightNorm(WeightPart):
     def __init__(
         self, weight: Tensor, *, output_axis: int = 0, groups: int = 1, gain: bool = True
     ) -> None:
-        super().__init__()
-        self.output_axis, self.groups = output_axis, groups
+        super().__init__(weight, output_axis=output_axis, groups=groups)
         with torch.no_grad():
             lengths = self.lengths(weight).flatten().to(weight.dtype)
         self.gain = nn.Parameter(lengths) if gain else None
-
-    @classmethod
-    def of(cls, layer: nn.Module, *, gain: bool = True) -> WeightNorm:
-        """The norm of a torch convolution, transposed convolution or linear layer."""
-        weight, groups = layer.weight, getattr(layer, "groups", 1)
-        assert isinstance(weight, Tensor)
-        assert isinstance(groups, int)
-        axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
-        return cls(weight, output_axis=axis, groups=groups, gain=gain)
 
     def extra_repr(self) -> str:
         return "" if self.gain is not None else "gain=False"
@@ -61,9 +51,7 @@ class WeightNorm(WeightPart):
 
         (groups, 1, outputs / groups, 1, ...) for a transposed convolution, else (outputs, 1, ...).
         """
-        grouped = self._grouped(weight)
-        if grouped.dtype in (torch.float16, torch.bfloat16):
-            grouped = grouped.float()
+        grouped = widened(self._grouped(weight))
         kept = (0, 2) if self.output_axis else (0,)
         others = [axis for axis in range(grouped.dim()) if axis not in kept]
         lengths = torch.linalg.vector_norm(grouped, dim=others, keepdim=True)
