@@ -26,6 +26,7 @@ TINY += [
 ]
 # The last convolution of an 8x8 critic has one value per channel; an instance norm needs more.
 SMALLEST = {"instance": 16}
+# Norms whose output for one sample depends on the rest of the batch, in training.
 COUPLED = {"batch", "batch_no_gain", "mean_only", "mean_spectral", "weight_mean"}
 
 
