@@ -141,10 +141,11 @@ class GAN(LightningModule):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         o = self.options
-        return (
-            torch.optim.Adam(self.generator.parameters(), o.generator_lr, tuple(o.generator_betas)),
-            torch.optim.Adam(self.critic.parameters(), o.critic_lr, tuple(o.critic_betas)),
-        )
+        betas = tuple(o.generator_betas), tuple(o.critic_betas)
+        generator = torch.optim.Adam(self.generator.parameters(), o.generator_lr, betas[0])
+        critic = torch.optim.Adam(self.critic.parameters(), o.critic_lr, betas[1])
+        norms.follow(self.bank.parts, critic)
+        return generator, critic
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """batch: (critic_steps * n, C, H, W) in [-1, 1]. Returns the step's detached figures."""
@@ -154,8 +155,7 @@ class GAN(LightningModule):
         # Lightning re-installs these counters before each batch. Without the critic's, one global
         # step is one generator update, whatever critic_steps is.
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = _nothing
-        o, rates = self.options, (self.options.generator_lr, self.options.critic_lr)
-        set_learning_rates(self.trainer.optimizers, rates, o.lr_decay, step, o.steps)
+        set_learning_rates(self.trainer.optimizers, self.options, step)
         torch.manual_seed(self._derived(step, "global"))
         if self.options.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
@@ -187,7 +187,6 @@ class GAN(LightningModule):
         optimizer.step()
         if self.penalty.project is not None:
             self.penalty.project(self.critic, self.penalty_weight)
-        norms.follow(self.bank.parts, optimizer.optimizer)
         self.bank.update()
         figures = {
             "critic_loss": adversarial,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from test_architecture import loaded_after
 from test_bad_input import refused  # noqa: F401  a fixture
@@ -101,6 +102,18 @@ def test_step_trains_ours_under_the_trainer_against_a_plain_loop(
     ]
     assert {each["reason"] for each in record["skipped"]} == {"needs --compile"}
     assert record["measured_steps"] > 0
+
+
+def test_the_recipe_of_step_is_that_of_the_flagship_s_config() -> None:
+    from msngan.bench.settings import Settings
+    from msngan.bench.trained import Recipe
+    from msngan.config import find_config
+
+    model = yaml.safe_load(find_config("cifar_msn").read_text())["model"]
+    made = Recipe(model["norm"]).gan(Settings(("mean_spectral",), 1, width=4)).options
+    assert {name: made[name] for name in model} == model
+    rest = {"power_iteration": "update", "penalty": "none", "critic_steps": 1, "ema_decay": 0.999}
+    assert {name: made[name] for name in rest} == rest
 
 
 def test_step_says_why_what_cannot_be_compiled_is_left_out(

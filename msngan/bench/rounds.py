@@ -43,9 +43,22 @@ def clock_of(device: str, threads: int) -> Clock:
     """
     if device == "cuda":
         return Clock("CUDA events", _cuda_seconds)
+    name, read = reader_of(device, threads)
+    return Clock(name, _by(read))
+
+
+def reader_of(device: str, threads: int) -> tuple[str, Callable[[], float]]:
+    """A clock that is read before and after: what it is called, and its time in seconds."""
+    if device == "cuda":
+        return "time on the wall, the GPU waited for", _waited
     if threads == 1:
-        return Clock("processor time of the only thread", _by(time.thread_time))
-    return Clock(f"time on the wall, {threads} threads", _by(time.perf_counter))
+        return "processor time of the only thread", time.thread_time
+    return f"time on the wall, {threads} threads", time.perf_counter
+
+
+def _waited() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _by(read: Callable[[], float]) -> Callable[[Action], float]:

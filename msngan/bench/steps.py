@@ -12,9 +12,9 @@ from torch import nn
 from msngan.bench.plain import PlainLoop
 from msngan.bench.ratios import ratio
 from msngan.bench.references import DESCRIPTIONS, TORCH
-from msngan.bench.rounds import Watcher, interleaved
+from msngan.bench.rounds import Watcher, interleaved, reader_of
 from msngan.bench.settings import Settings, record
-from msngan.bench.trained import Recipe, Synthetic, fit_seconds, reader
+from msngan.bench.trained import Recipe, Synthetic, fit_seconds
 from msngan.gan import GAN
 from msngan.norms import Centring, convert
 
@@ -31,7 +31,7 @@ Measures = dict[str, Callable[[], float]]
 
 def run(settings: Settings, watcher: Watcher) -> dict[str, Any]:
     """Measure, and return the record: see `msngan.bench.settings.record`."""
-    clock, read = reader(settings)
+    clock, read = reader_of(settings.device, settings.threads)
     data = Synthetic(settings.batch)
     measures: Measures = {BASELINE: _plain(settings, data, read)}
     skipped: list[dict[str, str]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,17 +121,3 @@ def fit_seconds(
             raise KeyboardInterrupt from ending
         raise
     return timing.seconds
-
-
-def reader(settings: Settings) -> tuple[str, Callable[[], float]]:
-    """The clock of steps: what it is called, and its time in seconds."""
-    if settings.device == "cuda":
-
-        def waited() -> float:
-            torch.cuda.synchronize()
-            return time.perf_counter()
-
-        return "time on the wall, the GPU waited for", waited
-    if settings.threads == 1:
-        return "processor time of the only thread", time.thread_time
-    return f"time on the wall, {settings.threads} threads", time.perf_counter

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msngan import checks
 from msngan.commands.bench_tables import as_csv, as_tables
 from msngan.commands.parser import Parser
-from msngan.commands.tables import (
-    FORMATS,
-    print_csv,
-    print_json,
-    print_markdown,
-    print_terminal,
-)
+from msngan.commands.tables import FORMATS, print_as
 from msngan.memory import keep_freed_memory
 from msngan.runs import UserError, did_you_mean, write_json
 
@@ -51,12 +45,12 @@ def main(argv: list[str]) -> int:
         from msngan.bench.plot import draw
 
         draw(record, options.plot)
-    if options.format == "json":
-        print_json(record)
-    elif options.format == "csv":
-        print_csv(*as_csv(record))
-    else:
-        (print_markdown if options.format == "md" else print_terminal)(as_tables(record))
+    print_as(
+        options.format,
+        tables=lambda: as_tables(record),
+        rows=lambda: as_csv(record),
+        whole=lambda: record,
+    )
     return 0
 
 

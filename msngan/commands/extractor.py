@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msngan.commands.parser import Parser
-from msngan.commands.tables import (
-    FORMATS,
-    Table,
-    print_csv,
-    print_json,
-    print_markdown,
-    print_terminal,
-)
+from msngan.commands.tables import FORMATS, Table, print_as
 from msngan.runs import UserError
 
 if TYPE_CHECKING:
@@ -168,12 +161,7 @@ def show(style: str) -> int:
         numbers = [str(n) for n in (each.dimensions, each.classes, each.channels)]
         rows.append([dataset, each.name, *numbers, each.metadata["test_accuracy"], str(path)])
     records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-    if style == "json":
-        print_json(records)
-    elif style == "csv":
-        print_csv(COLUMNS, records)
-    else:
-        notes = ["Each has a card beside its file, with .md for .safetensors."]
-        tables = [Table("Shipped extractors", COLUMNS, rows, notes=notes, extra=1, keys=2)]
-        (print_markdown if style == "md" else print_terminal)(tables)
+    notes = ["Each has a card beside its file, with .md for .safetensors."]
+    table = Table("Shipped extractors", COLUMNS, rows, notes=notes, extra=1, keys=2)
+    print_as(style, tables=lambda: [table], rows=lambda: (COLUMNS, records), whole=lambda: records)
     return 0

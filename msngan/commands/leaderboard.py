@@ -10,15 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from msngan.commands.parser import Parser
-from msngan.commands.tables import (
-    FORMATS,
-    Table,
-    plus_minus,
-    print_csv,
-    print_json,
-    print_markdown,
-    print_terminal,
-)
+from msngan.commands.tables import FORMATS, Table, plus_minus, print_as
 from msngan.leaderboard import Block, By, Row, blocks, find_runs, read, select
 from msngan.leaderboard.flat import flat
 from msngan.leaderboard.lines import Score, clean
@@ -80,13 +72,12 @@ def main(argv: list[str]) -> int:
     if args.format in ("csv", "json"):
         for line in remarks:
             print(f"msngan leaderboard: {line}", file=sys.stderr)
-    if args.format == "json":
-        print_json(as_json(found, published, args.by, remarks))
-    elif args.format == "csv":
-        print_csv(*as_csv(found, published, args.by))
-    else:
-        tables = [*block_tables(found, args.by, remarks), *published_tables(published)]
-        (print_markdown if args.format == "md" else print_terminal)(tables)
+    print_as(
+        args.format,
+        tables=lambda: [*block_tables(found, args.by, remarks), *published_tables(published)],
+        rows=lambda: as_csv(found, published, args.by),
+        whole=lambda: as_json(found, published, args.by, remarks),
+    )
     return 0
 
 

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msngan import checks
 from msngan.commands.parser import Parser
-from msngan.commands.tables import (
-    FORMATS,
-    Table,
-    print_csv,
-    print_json,
-    print_markdown,
-    print_terminal,
-)
+from msngan.commands.tables import FORMATS, Table, print_as
 from msngan.runs import UserError
 
 if TYPE_CHECKING:
@@ -123,12 +116,13 @@ def main(argv: list[str]) -> int:
         rows = counts(**shape)
     except ValueError as problem:
         raise UserError(str(problem)) from problem
-    if args.format == "json":
-        print_json({"format": 1, **shape, "rows": [asdict(row) for row in rows]})
-    elif args.format == "csv":
-        print_csv([each.name for each in fields(Count)], [asdict(row) for row in rows])
-    else:
-        (print_markdown if args.format == "md" else print_terminal)([table(rows, shape)])
+    records = [asdict(row) for row in rows]
+    print_as(
+        args.format,
+        tables=lambda: [table(rows, shape)],
+        rows=lambda: ([each.name for each in fields(Count)], records),
+        whole=lambda: {"format": 1, **shape, "rows": records},
+    )
     return 0
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,10 @@ class Table:
     right: frozenset[str] = frozenset()
     extra: int = 0
     keys: int = 0
+
+
+Tables = Callable[[], Iterable[Table]]
+Rows = Callable[[], tuple[Iterable[str], Iterable[Mapping[str, Any]]]]
 
 
 def plus_minus(mean: float | None, sd: float | None = None) -> str:
@@ -149,6 +153,19 @@ def _csv(cell: Any) -> Any:  # noqa: ANN401  a number, a bool, None or text
     if not isinstance(cell, str):
         return str(cell).lower() if isinstance(cell, bool) else cell
     return encodable(f"'{cell}" if cell.lstrip().startswith(FORMULA) else cell)
+
+
+def print_as(style: str, *, tables: Tables, rows: Rows, whole: Callable[[], Any]) -> None:
+    """In one of FORMATS; only what that one shows is made.
+
+    tables: for a terminal and Markdown. rows: columns and records, for CSV. whole: for JSON.
+    """
+    if style == "json":
+        print_json(whole())
+    elif style == "csv":
+        print_csv(*rows())
+    else:
+        (print_markdown if style == "md" else print_terminal)(tables())
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401  any JSON value

@@ -40,16 +40,17 @@ class SigmaBank:
         each_pass: bool = False,
     ) -> None:
         self.parts: list[WeightPart] = []
-        self.layers: list[nn.Module] = []
+        self._fast: list[tuple[SpectralNorm, nn.Module]] = []  # all of them together
+        self._slow: list[tuple[WeightPart, nn.Module]] = []  # each by itself
         for layer in module.modules():
             part = getattr(layer, "weight_norm", None)
             if isinstance(part, WeightPart) and not (each_pass and part.may_iterate_in_passes):
                 part.managed = True
                 self.parts.append(part)
-                self.layers.append(layer)
-        fast = [type(p) is SpectralNorm and p.groups == 1 and not p.output_axis for p in self.parts]
-        self._fast = [index for index, yes in enumerate(fast) if yes]
-        self._slow = [index for index, yes in enumerate(fast) if not yes]
+                if type(part) is SpectralNorm and part.groups == 1 and not part.output_axis:
+                    self._fast.append((part, layer))
+                else:
+                    self._slow.append((part, layer))
         self._divided: list[Tensor] = []  # scale * W / sigma of the fast ones
         self._sigmas: list[Tensor] = []
         self._seen: list[tuple[int, int]] = []  # of which weights
@@ -65,12 +66,13 @@ class SigmaBank:
         """One power iteration for each weight as it is now."""
         self.updates += 1
         self._divided = []
-        for index in self._slow:
-            self.parts[index].iterate(self._weight(index))
+        for part, layer in self._slow:
+            part.iterate(_weight(layer))
         if self._fast:
-            with torch.autocast(self._weight(self._fast[0]).device.type, enabled=False):
-                self._iterate_fast()
-            self._seen = [_stamp(self._weight(index)) for index in self._fast]
+            norms, weights = self._fast_ones()
+            with torch.autocast(weights[0].device.type, enabled=False):
+                self._iterate_fast(norms, weights)
+            self._seen = [_stamp(weight) for weight in weights]
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -81,30 +83,23 @@ class SigmaBank:
         """
         before = [part._shared for part in self.parts]
         try:
-            for index in self._slow:
-                part = self.parts[index]
-                part.lend(part.normalised(self._weight(index)))
+            for part, layer in self._slow:
+                part.lend(part.normalised(_weight(layer)))
             if self._fast:
-                self._refresh()
-                lent = _Divide.apply(self, *map(self._weight, self._fast))
-                for index, weight in zip(self._fast, lent, strict=True):
-                    self.parts[index].lend(weight)
+                norms, weights = self._fast_ones()
+                self._refresh(norms, weights)
+                for norm, weight in zip(norms, _Divide.apply(self, *weights), strict=True):
+                    norm.lend(weight)
             yield
         finally:
             for part, weight in zip(self.parts, before, strict=True):
                 part.lend(weight)
 
-    def _weight(self, index: int) -> Tensor:
-        weight = self.layers[index].weight
-        assert isinstance(weight, Tensor)
-        return weight
+    def _fast_ones(self) -> tuple[list[SpectralNorm], list[Tensor]]:
+        return [norm for norm, _ in self._fast], [_weight(layer) for _, layer in self._fast]
 
-    def _spectral(self) -> list[SpectralNorm]:
-        return [self.parts[index] for index in self._fast]  # type: ignore[misc]
-
-    def _iterate_fast(self) -> None:
+    def _iterate_fast(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
         """Two products a layer; the norms and quotients of all layers together."""
-        norms, weights = self._spectral(), [self._weight(index) for index in self._fast]
         matrices = [norm.matrix(weight)[0] for norm, weight in zip(norms, weights, strict=True)]
         us = [norm.u[0] for norm in norms]
         vs = [norm.columns(norm.v, weight)[0] for norm, weight in zip(norms, weights, strict=True)]
@@ -121,9 +116,8 @@ class SigmaBank:
                 norm.v.copy_(norm.uncolumned(v[None], weight))
 
     @torch.no_grad()
-    def _refresh(self) -> None:
+    def _refresh(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
         """W / sigma of the fast ones, unless it is there already."""
-        norms, weights = self._spectral(), [self._weight(index) for index in self._fast]
         seen = [_stamp(weight) for weight in weights]
         if self._divided and self._seen == seen:
             return
@@ -137,7 +131,7 @@ class SigmaBank:
         self._divided = list(torch._foreach_div(weights, self._sigmas))
 
     def _divided_gradients(self, wanted: list[int], given: list[Tensor]) -> list[Tensor]:
-        norms = [self._spectral()[index] for index in wanted]
+        norms = [self._fast[index][0] for index in wanted]
         divided = [self._divided[index] for index in wanted]
         sigmas = [self._sigmas[index] for index in wanted]
         if any(gradient.dtype in LOW_PRECISION for gradient in given):
@@ -164,6 +158,11 @@ def _divided_gradient(norm: SpectralNorm, given: Tensor, divided: Tensor, sigma:
 
 def _number(x: Tensor) -> float:
     return float(x.numpy())
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight
 
 
 def _stamp(weight: Tensor) -> tuple[int, int]:
@@ -205,7 +204,7 @@ class _Divide(torch.autograd.Function):
         made: Sequence[Tensor]
         if torch.is_grad_enabled():  # this gradient is to be differentiated again
             weights = [ctx.saved_tensors[index] for index in wanted]
-            norms = [bank._spectral()[index] for index in wanted]
+            norms = [bank._fast[index][0] for index in wanted]
             outputs = [n.normalised(weight) for n, weight in zip(norms, weights, strict=True)]
             made = torch.autograd.grad(outputs, weights, given, create_graph=True)
         else:
