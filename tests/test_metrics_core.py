@@ -12,7 +12,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from msngan.metrics import by_torchmetrics, core
+from msngan.metrics import by_torchmetrics, core, halves
 
 
 def normal(rows: int, d: int, seed: int = 0) -> Tensor:
@@ -129,8 +129,10 @@ def test_frechet_knows_no_order_no_rotation_and_the_square_of_scale(rows: int) -
     assert core.frechet_distance(b, a) == pytest.approx(distance, rel=1e-8)
 
 
-def dead(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    keep = torch.arange(a.shape[1]) % 5 != 0
+def dead(a: Tensor, b: Tensor, alive: int) -> tuple[Tensor, Tensor]:
+    """All but `alive` features are zero in both sets."""
+    keep = torch.arange(a.shape[1]) % (a.shape[1] / alive) < 1
+    assert keep.sum() == alive
     return a * keep, b * keep
 
 
@@ -140,7 +142,8 @@ CASES: dict[str, tuple[Tensor, Tensor, float, float]] = {  # a, b, relative, abs
     "fewer rows than features": (coloured(40, 64), coloured(400, 64, 1) + 0.1, 0, 1e-4),
     "fewer rows on both sides": (coloured(40, 64), coloured(50, 64, 1) + 0.1, 0, 1e-4),
     "fewer reference rows": (coloured(400, 64), coloured(40, 64, 1) + 0.1, 0, 1e-4),
-    "dead features": (*dead(coloured(300, 64), coloured(300, 64, 1)), 0, 1e-4),
+    "300 rows of 512 features": (coloured(300, 512) / 8, coloured(300, 512, 1) / 8 + 0.1, 0, 1e-4),
+    "412 of 512 features dead": (*dead(normal(300, 512), normal(300, 512, 1) + 0.1, 100), 0, 1e-4),
     "constant fakes": (torch.ones(300, 32).double(), normal(300, 32), 1e-8, 1e-6),
 }
 
@@ -152,6 +155,53 @@ def test_frechet_agrees_with(other: str, case: str) -> None:
     a, b, relative, absolute = CASES[case]
     expected = OTHERS[other](a, b)
     assert core.frechet_distance(a, b) == pytest.approx(expected, rel=relative, abs=absolute)
+
+
+@pytest.mark.parametrize("rows", [(300, 300), (40, 200)])
+def test_distance_without_full_rank_is_that_of_singular_values(rows: tuple[int, int]) -> None:
+    """Mathiasen & Hvilshoj 2020, arXiv:2009.14075: no product of covariances to lose digits in."""
+    a, b = coloured(rows[0], 256), coloured(rows[1], 256, 1) + 0.1
+    x, y = ((each - each.mean(0)) / math.sqrt(len(each) - 1) for each in (a, b))
+    traces = float(x.square().sum() + y.square().sum())
+    gap = float((a.mean(0) - b.mean(0)).square().sum())
+    expected = gap + traces - 2 * float(torch.linalg.svdvals(x @ y.T).sum())
+    assert core.frechet_distance(a, b) == pytest.approx(expected, abs=1e-8 * traces)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (7, 3), (40, 60)])
+@pytest.mark.parametrize("block", [1, 3, 512])
+def test_half_a_symmetric_product_is_its_lower_triangle(
+    shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halves, "BLOCK", block)
+    a = coloured(*shape)
+    torch.testing.assert_close(halves.lower(a, a.T).tril(), (a @ a.T).tril(), rtol=1e-13, atol=0)
+
+
+def test_sums_of_half_a_matrix_are_those_of_the_whole() -> None:
+    a = coloured(9, 6)
+    values = torch.linalg.svdvals(a)
+    for each in (a, a.T):
+        assert halves.sum_of_singular_values(each) == pytest.approx(float(values.sum()), rel=1e-10)
+    gram = a.T @ a
+    above = torch.ones(6, 6).triu(1) * 1e9  # what is above the diagonal is not read
+    assert halves.sum_of_roots(gram + above) == pytest.approx(float(values.sum()), rel=1e-10)
+    assert halves.sum_of_roots(torch.diag(torch.tensor([4.0, -1e-9]).double())) == 2
+    assert halves.sum_of_roots(gram[:0, :0]) == 0
+    assert halves.sum_of_squares(a) == pytest.approx(float((a * a).sum()), rel=1e-14)
+
+
+@pytest.mark.parametrize("rows", [20, 90])
+def test_no_distance_depends_on_the_blocks(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = coloured(rows, 32), coloured(80, 32, 1) + 0.1
+    whole = core.frechet_distance(a, b), core.kernel_distance(a, b), core.moments(a)
+    monkeypatch.setattr(halves, "BLOCK", 7)
+    monkeypatch.setattr(core, "BLOCK", 7)
+    assert core.frechet_distance(a, b) == pytest.approx(whole[0], rel=1e-8)
+    assert core.kernel_distance(a, b) == pytest.approx(whole[1], rel=1e-10)
+    scatter = core.moments(a).scatter
+    torch.testing.assert_close(scatter, whole[2].scatter, rtol=1e-12, atol=1e-12)
+    assert torch.equal(scatter, scatter.T)
 
 
 @pytest.mark.parametrize("rows", [31, 32, 33])
@@ -211,7 +261,7 @@ def test_bias_in_one_dimension_is_one_and_a_half_variances() -> None:
 
 def test_averaging_runs_does_not_remove_bias() -> None:
     d, root, zero = 16, torch.eye(16).double(), torch.zeros(16)
-    runs = normal(2500, d).split(500)
+    runs = normal(10_000, d).split(2000)
     averaged = np.mean([core.frechet_to_root(run, zero, root) for run in runs])
     pooled = core.frechet_to_root(torch.cat(runs), zero, root)
     assert averaged > 3 * pooled
@@ -241,11 +291,26 @@ def test_kernel_distance_is_the_double_loop_over_different_rows(
     assert abs(core.kernel_distance(a, b) - brute_force(a, b, biased=True)) > 0.1
 
 
-def test_kernel_distance_is_unbiased_for_equal_distributions() -> None:
-    drawn = np.array(
-        [core.kernel_distance(normal(40, 4, 2 * i), normal(40, 4, 2 * i + 1)) for i in range(200)]
-    )
-    assert abs(drawn.mean()) < 3 * drawn.std(ddof=1) / math.sqrt(len(drawn))
+def v_statistic(a: Tensor, b: Tensor) -> float:
+    """The biased estimate, which compares rows with themselves."""
+    within = core.kernel_between(a, a) + core.kernel_between(b, b)
+    return within - 2 * core.kernel_between(a, b)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "unbiased"), [(core.kernel_distance, True), (v_statistic, False)]
+)
+def test_kernel_distance_is_unbiased_for_equal_distributions(
+    estimate: Callable[[Tensor, Tensor], float], unbiased: bool
+) -> None:
+    drawn = np.array([estimate(normal(40, 4, 2 * i), normal(40, 4, 2 * i + 1)) for i in range(200)])
+    error = drawn.std(ddof=1) / math.sqrt(len(drawn))
+    assert (abs(drawn.mean()) < 3 * error) == unbiased
+
+
+def test_v_statistic_of_few_rows_is_the_double_loop_over_all() -> None:
+    a, b = coloured(7, 5), coloured(9, 5, 1) + 0.5
+    assert v_statistic(a, b) == pytest.approx(brute_force(a, b, biased=True), abs=1e-12)
 
 
 def test_kernel_distance_agrees_with_torch_fidelity_on_one_subset_of_all() -> None:
@@ -268,6 +333,12 @@ def test_score_of_a_symmetric_channel_is_its_capacity() -> None:
     classes, error = 10, 0.1
     p = torch.full((classes, classes), error / (classes - 1)).double().fill_diagonal_(1 - error)
     assert core.inception_score(p.log()) == pytest.approx(5.79954613, rel=1e-8)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1008])
+def test_score_never_leaves_one_to_the_number_of_classes(classes: int) -> None:
+    for scale in (0.01, 1, 100):
+        assert 1 - 1e-12 <= core.inception_score(scale * normal(300, classes)) <= classes
 
 
 @pytest.mark.parametrize("gap", [200.0, 1000.0, 1e5])

@@ -1,0 +1,312 @@
+"""Precision, recall, density and coverage: by hand, by a double loop, by torch-fidelity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from msngan.metrics import neighbours as module
+from msngan.metrics.neighbours import neighbours, radii
+
+KEYS = ("precision", "recall", "density", "coverage")
+
+
+def normal(rows: int, d: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, d, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def spread(rows: int, seed: int = 0, d: int = 12) -> Tensor:
+    """Correlated features of spread 1/k, like a network's."""
+    return normal(rows, d, seed) @ (normal(d, d, 99) / torch.arange(1, d + 1)).T
+
+
+def on_a_line(*places: float) -> Tensor:
+    return torch.tensor(places).double()[:, None]
+
+
+def loop_distance(a: np.ndarray, b: np.ndarray) -> float:
+    return math.sqrt(sum((x - y) ** 2 for x, y in zip(a.tolist(), b.tolist(), strict=True)))
+
+
+def loop_radii(rows: np.ndarray, k: int) -> list[float]:
+    return [
+        sorted(loop_distance(a, b) for j, b in enumerate(rows) if j != i)[k - 1]
+        for i, a in enumerate(rows)
+    ]
+
+
+def by_loop(real: Tensor, fake: Tensor, first: int = 3, last: int = 5) -> dict[str, float]:
+    """The four definitions as they are printed, a pair at a time."""
+    x, y = real.numpy(), fake.numpy()
+    small, large, of_fake = loop_radii(x, first), loop_radii(x, last), loop_radii(y, first)
+    far = [[loop_distance(a, b) for b in y] for a in x]
+    n, m = range(len(x)), range(len(y))
+    return {
+        "precision": sum(any(far[i][j] <= small[i] for i in n) for j in m) / len(y),
+        "recall": sum(any(far[i][j] <= of_fake[j] for j in m) for i in n) / len(x),
+        "density": sum(far[i][j] <= large[i] for i in n for j in m) / (last * len(y)),
+        "coverage": sum(any(far[i][j] <= large[i] for j in m) for i in n) / len(x),
+    }
+
+
+def mirrored(rows: Tensor, k: int) -> Tensor:
+    """A point on the surface of each row's ball of k neighbours: opposite to the k-th."""
+    places = torch.cdist(rows, rows).topk(k + 1, largest=False).indices
+    return 2 * rows - rows[places[:, k]]
+
+
+def pairs() -> dict[str, tuple[Tensor, Tensor]]:
+    """Real and fake rows, easy and hard to tell apart."""
+    real, fake = spread(40), 0.7 * spread(30, 1) + 0.2
+    copies = torch.cat([real[:10], fake[:10], fake[:5]])
+    dyadic = (256 * real).round() / 256  # sums and differences are exact, and so are ties
+    near_ties = 1e4 * normal(8, 1, 3)[:, None] + (1 - 1e-10 * torch.arange(4).double())[:, None] * (
+        torch.eye(4).double()
+    )
+    clusters = torch.arange(4).double().repeat(8)[:, None] * normal(1, 12, 3)
+    return {
+        "generic": (real, fake),
+        "mean a hundred spreads away": (100 + real, 100 + fake),
+        "mean a million spreads away": (1e6 + real, 1e6 + fake),
+        "fakes far away": (real, fake + 1e6),
+        "copies of real rows and of fakes": (real, copies),
+        "constant fakes": (real, real[7:8].repeat(20, 1)),
+        "fakes nearly constant": (real, real[7:8] + 1e-9 * normal(20, 12)),
+        "tight clusters": (clusters[:32] + 1e-7 * normal(32, 12), clusters + 1e-7 * fake.mean()),
+        "one outlier": (torch.cat([real, 1e5 + fake[:1]]), fake),
+        "an outlier and copies": (torch.cat([real, 1e5 + fake[:1]]), real),
+        "fakes on the surface of real balls": (dyadic, mirrored(dyadic, 3)),
+        "fakes on the surface of larger real balls": (dyadic, mirrored(dyadic, 5)),
+        "real rows on the surface of fake balls": (mirrored(dyadic, 3), dyadic),
+        "near ties": (near_ties.flatten(0, 1), near_ties.flatten(0, 1) + 0.5),
+        "a lattice": (normal(40, 2).round(), normal(30, 2, 1).round()),
+        "all rows equal": (torch.ones(9, 3).double(), torch.ones(8, 3).double()),
+    }
+
+
+PAIRS = pairs()
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_the_four_are_their_definitions(case: str) -> None:
+    real, fake = PAIRS[case]
+    assert neighbours(real, fake) == pytest.approx(by_loop(real, fake), abs=1e-12)
+    found = neighbours(real, fake, precision_neighbours=1, coverage_neighbours=7)
+    assert found == pytest.approx(by_loop(real, fake, 1, 7), abs=1e-12)
+    assert tuple(found) == KEYS
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+@pytest.mark.parametrize("case", PAIRS)
+def test_radii_are_distances_to_the_kth_other_row(case: str, k: int) -> None:
+    for rows in PAIRS[case]:
+        found = radii(rows, k)
+        assert found.dtype == torch.float64
+        np.testing.assert_allclose(found.numpy(), loop_radii(rows.numpy(), k), rtol=1e-12, atol=0)
+
+
+def test_radii_of_the_last_neighbour_are_distances_to_the_farthest_row() -> None:
+    assert radii(on_a_line(0, 1, 5), 2).tolist() == [5, 4, 5]
+    assert radii(on_a_line(2, 2, 2, 9), 2).tolist() == [0, 0, 0, 7]
+
+
+def torch_fidelity(real: Tensor, fake: Tensor, **options: int) -> dict[str, float]:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    found = prc_features_to_metric(fake, real, verbose=False, **options)
+    return {name: found[name] for name in ("precision", "recall")}
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("rows", [(300, 300), (300, 120), (150, 260)])
+def test_precision_and_recall_are_torch_fidelity_s(rows: tuple[int, int], k: int) -> None:
+    real, fake = spread(rows[0], d=48), 0.8 * spread(rows[1], 1, d=48) + 0.4
+    theirs = torch_fidelity(real, fake, prc_neighborhood=k)
+    ours = neighbours(real, fake, precision_neighbours=k)
+    assert all(0.01 < value < 1 for value in theirs.values())
+    for name, value in theirs.items():  # counts over as many; theirs are rounded to float32
+        assert ours[name] == pytest.approx(value, abs=1e-7)
+
+
+def test_one_neighbour_on_a_line_by_hand() -> None:
+    # Radii: real 0 -> 1, 1 -> 1, 3 -> 2, 7 -> 4; fake 2 -> 1, 3 -> 1, 20 -> 17.
+    real, fake = on_a_line(0, 1, 3, 7), on_a_line(2, 3, 20)
+    # Real balls: [-1, 1], [0, 2], [1, 5], [3, 11]. 2 is in two of them, 3 in two, 20 in none.
+    # Fake balls: [1, 3], [2, 4], [3, 37]. 1, 3 and 7 are in one, 0 is in none.
+    # Of the real balls all but the first hold a fake.
+    found = neighbours(real, fake, precision_neighbours=1, coverage_neighbours=1)
+    assert found == {"precision": 2 / 3, "recall": 3 / 4, "density": 4 / 3, "coverage": 3 / 4}
+
+
+def test_two_neighbours_on_a_line_by_hand() -> None:
+    # Radii: real 0 -> 2, 1 -> 1, 2 -> 2, 10 -> 9; of one neighbour: 1, 1, 1, 8.
+    real, fake = on_a_line(0, 1, 2, 10), on_a_line(-1, -2, 0.5, 11)
+    # Balls of one neighbour: [-1, 1], [0, 2], [1, 3], [2, 18] hold -1, 0.5 and 11: precision 3/4.
+    # Fake radii of one: -1 -> 1, -2 -> 1, 0.5 -> 1.5, 11 -> 10.5, so [-2, 0], [-3, -1], [-1, 2],
+    # [0.5, 21.5] hold all real rows.
+    # Balls of two: [-2, 2], [0, 2], [0, 4], [1, 19] hold 3, 1, 1, 1 fakes: density 6 / (2 * 4).
+    found = neighbours(real, fake, precision_neighbours=1, coverage_neighbours=2)
+    assert found == {"precision": 3 / 4, "recall": 1, "density": 6 / 8, "coverage": 1}
+
+
+def test_density_exceeds_one_where_fakes_crowd_where_real_rows_do() -> None:
+    real = on_a_line(0, 1, 2, 3, 4, 100)
+    fake = on_a_line(2, 2, 2)
+    # Radii of two neighbours: 2, 1, 1, 1, 2, 97. Each fake lies in the balls of 0, 1, 2, 3, 4; that
+    # of 100 ends at 3. Density 5 * 3 / (2 * 3); five of six real balls hold a fake.
+    found = neighbours(real, fake, precision_neighbours=2, coverage_neighbours=2)
+    assert found == {"precision": 1, "recall": 1 / 6, "density": 5 / 2, "coverage": 5 / 6}
+
+
+@pytest.mark.parametrize("rows", [30, 600])
+def test_of_the_same_rows_all_is_covered_and_each_ball_holds_itself_and_k(rows: int) -> None:
+    real = 100 + spread(rows)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
+    found = neighbours(real, real[order])
+    assert found == {"precision": 1, "recall": 1, "density": 6 / 5, "coverage": 1}
+
+
+def test_of_the_same_distribution_all_four_are_high() -> None:
+    found = neighbours(spread(800, d=4), spread(800, 1, d=4))
+    assert min(found.values()) > 0.9
+    assert found["density"] == pytest.approx(1, abs=0.1)
+
+
+def test_of_sets_far_apart_nothing_is_covered() -> None:
+    found = neighbours(spread(50), spread(50, 1) + 50)
+    assert found == dict.fromkeys(KEYS, 0.0)
+
+
+def test_mode_collapse_keeps_precision_and_loses_recall_and_coverage() -> None:
+    real = spread(400)
+    central = real[real.square().sum(1).argmin()]
+    found = neighbours(real, central.repeat(400, 1))
+    assert found["precision"] == 1
+    assert found["recall"] == 1 / 400  # only the row itself is within no distance
+    assert 0 < found["coverage"] < 0.2
+    nearly = neighbours(real, central + 1e-3 * normal(400, 12))
+    assert nearly["precision"] == 1
+    assert max(nearly["recall"], nearly["coverage"]) < 0.2
+
+
+def test_dropping_modes_lowers_recall_and_coverage_and_not_precision() -> None:
+    centres = 20 * normal(5, 12, 7)
+    real = (centres[:, None] + normal(500, 12).reshape(5, 100, 12)).flatten(0, 1)
+    found = {}
+    for modes in (5, 3, 1):
+        part = normal(450, 12, 1).reshape(modes, -1, 12)
+        found[modes] = neighbours(real, (centres[:modes, None] + part).flatten(0, 1))
+        assert found[modes]["precision"] > 0.7
+        for name in ("recall", "coverage"):
+            assert found[modes][name] == pytest.approx(modes / 5, abs=0.2)
+    assert found[1]["coverage"] < found[3]["coverage"] < found[5]["coverage"]
+    assert found[1]["recall"] < found[3]["recall"] < found[5]["recall"]
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+def test_nothing_but_distances_matters(offset: float) -> None:
+    real, fake = spread(300) + offset, 0.8 * spread(200, 1) + 0.1 + offset
+    found = neighbours(real, fake)
+    draw = torch.Generator().manual_seed(1)
+    turn = torch.linalg.qr(normal(12, 12, 5))[0]
+    assert all(0.1 < found[name] < 1 for name in ("precision", "recall", "coverage"))
+    shuffled = (each[torch.randperm(len(each), generator=draw)] for each in (real, fake))
+    assert neighbours(*shuffled) == found
+    assert neighbours(real @ turn, fake @ turn) == found
+    assert neighbours(1e-3 * real, 1e-3 * fake) == found
+    assert neighbours(real - 7, fake - 7) == found
+    assert neighbours(real.numpy(), fake.tolist()) == found
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_no_number_depends_on_the_blocks(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = PAIRS[case]
+    whole, kth = neighbours(real, fake), radii(real, 4)
+    for rows, columns in ((1, 1), (7, 3), (16, 64)):
+        monkeypatch.setattr(module, "BLOCK", rows)
+        monkeypatch.setattr(module, "PART", columns)
+        assert neighbours(real, fake) == whole
+        assert torch.equal(radii(real, 4), kth)
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_radii_at_hand_give_the_same_bits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = PAIRS[case]
+    expected = neighbours(real, fake)
+    at_hand = radii(real, 3), radii(real, 5)
+    computed: list[int] = []
+    compute = module._radii
+
+    def counted(rows: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
+        computed.append(len(rows))
+        return compute(rows, ks)
+
+    monkeypatch.setattr(module, "_radii", counted)
+    assert neighbours(real, fake, real_radii=at_hand) == expected
+    assert computed == [len(fake)]
+
+
+def test_generic_rows_take_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs: list[int] = []
+    exact = module._exact
+
+    def counted(a: Tensor, b: Tensor) -> Tensor:
+        found = exact(a, b)
+        pairs.append(found.numel())
+        return found
+
+    monkeypatch.setattr(module, "_exact", counted)
+    for offset in (0.0, 1e6):
+        pairs.clear()
+        neighbours(spread(500) + offset, 0.7 * spread(500, 1) + offset)
+        assert sum(pairs) == 3 * 500  # one for each radius, not 500 x 500 for each comparison
+
+
+def test_memory_is_bounded_by_blocks_of_rows() -> None:
+    from msngan.bench.counting import live_bytes
+
+    real, fake = normal(1500, 64), normal(1500, 64, 1)
+    whole = 8 * 1500 * 1500
+    assert max(live_bytes(lambda: neighbours(real, fake))) < 0.6 * whole
+
+
+good = normal(8, 3)
+BAD: dict[str, tuple[Callable[[], object], str]] = {
+    "one axis": (lambda: neighbours(good[0], good), r"real must have shape \(N, d\)"),
+    "no features": (lambda: neighbours(good, good[:, :0]), r"fake must have shape \(N, d\)"),
+    "NaN": (lambda: neighbours(good, good * math.nan), "fake holds NaN"),
+    "Inf": (lambda: neighbours(good * math.inf, good), "real holds Inf"),
+    "other features": (lambda: neighbours(good, good[:, :2]), "real has 3 .* and fake has 2"),
+    "too few real": (
+        lambda: neighbours(good[:5], good),
+        r"real has 5 row\(s\), too few for 5 neighbour\(s\) of each; give at least 6 rows",
+    ),
+    "too few fakes": (lambda: neighbours(good, good[:3]), r"fake has 3 row\(s\), too few for 3"),
+    "no neighbour": (lambda: radii(good, 0), "0 neighbours of features: use at least 1"),
+    "too few for a radius": (lambda: radii(good, 8), r"features has 8 row\(s\), too few for 8"),
+    "radii of others": (
+        lambda: neighbours(good, good, real_radii=(radii(good[1:], 3), radii(good, 5))),
+        r"real_radii of shape \(7,\) are not the distances of 8 real rows",
+    ),
+    "radii of nothing": (
+        lambda: neighbours(good, good, real_radii=(radii(good, 3), radii(good, 5) * math.nan)),
+        r"real_radii .* take them from radii\(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_with_its_remedy(case: str) -> None:
+    call, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_as_few_rows_as_can_be_are_enough() -> None:
+    assert neighbours(good[:6], good[:4]).keys() == set(KEYS)
+    assert radii(good[:2], 1).tolist() == [float((good[0] - good[1]).norm())] * 2
