@@ -81,5 +81,21 @@ def memory() -> int | None:
         return None
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a tensor on `device` may take now, None where the system does not say."""
+    if device.type == "cuda":
+        # what torch has taken from the GPU and does not use is free for tensors
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + idle
+    if device.type != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None  # the unit there is kB
+
+
 def gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -9,32 +9,26 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
-from toy_extractor import photographs, protocol_of
+from toy_extractor import METADATA, network, photographs, protocol_of
 
-from msngan.metrics import core, inception
+from msngan import machine
+from msngan.metrics import by_torch_fidelity, core, inception
 from msngan.metrics.evaluation import evaluate
-from msngan.metrics.extractors import InceptionExtractor, choose
-from msngan.metrics.interface import file_sha256
+from msngan.metrics.extractors import EmbeddedExtractor, InceptionExtractor, choose
+from msngan.metrics.interface import Extractor, file_sha256
 from msngan.metrics.reference import Reference
 from msngan.runs import UserError
 
-
-class Batch(Dataset[Tensor]):
-    """uint8 images one by one, as torch-fidelity wants them."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
+ALIVE = 2  # features of each branch of the last block that are not always zero: 12 in all
 
 
 def random_weights(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in the official format, of random weights."""
+    """A file in the official format, of random weights, by which 12 of 2048 features live.
+
+    With more images than live features both covariances have full rank where they are not exactly
+    zero. Else torch-fidelity's distance would be off by some 1e-5, the square roots of eigenvalues
+    that are zero but for rounding.
+    """
     from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
     kind = fidelity.FeatureExtractorInceptionV3
@@ -46,61 +40,216 @@ def random_weights(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for weight in net.parameters():
         if weight.ndim > 1:  # He's spread, or nothing would arrive at the end
             weight.data.normal_(0, (2 / weight[0].numel()) ** 0.5, generator=draw)
+    last = net.Mixed_7c
+    for branch in (
+        last.branch1x1,
+        last.branch3x3_2a,
+        last.branch3x3_2b,
+        last.branch3x3dbl_3a,
+        last.branch3x3dbl_3b,
+        last.branch_pool,
+    ):
+        branch.bn.weight.data[ALIVE:] = 0
+        branch.bn.weight.data[:ALIVE] = 30  # as large as real features, all in all
     net.fc.weight.data *= 30  # classes that differ
     torch.save(net.state_dict(), path)
     return path
 
 
-@pytest.mark.slow
-def test_fid_is_and_kid_of_random_weights_equal_torch_fidelitys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch_fidelity import calculate_metrics
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        path = random_weights(tmp_path_factory.mktemp("weights") / "random.pth", monkeypatch)
+        yield path
+    path.unlink()  # pytest keeps the folders of its last runs, and this is 96 MB
 
-    path = random_weights(tmp_path / "random.pth", monkeypatch)
-    with pytest.raises(UserError, match="not the official Inception weights"):
-        InceptionExtractor.load(path)
-    monkeypatch.setattr(inception, "HASH", file_sha256(path)[:8])
-    extractor, line = choose("inception", "toy", 3, "cpu", path)
-    assert isinstance(extractor, InceptionExtractor)
+
+@pytest.fixture
+def allowed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The random weights, whose hash is the official one as long as the test lasts."""
+    monkeypatch.setattr(inception, "HASH", file_sha256(weights)[:8])
+    return weights
+
+
+@pytest.mark.slow
+def test_fid_is_kid_precision_and_recall_of_random_weights_are_torch_fidelitys_to_a_millionth(
+    allowed: Path, tmp_path: Path
+) -> None:
+    extractor, line = choose("inception", "toy", 3, "cpu", allowed)
     assert extractor.name in line
-    images, fakes = photographs(16), photographs(16, seed=1) // 2
-    real = Reference.of(images, extractor, tmp_path)
+    reals, fakes = photographs(14, channels=1), 255 - photographs(14, seed=1) // 3
+    real = Reference.of(reals, extractor, tmp_path)
 
     def sampler(count: int, seed: int) -> Iterator[Tensor]:
         yield from fakes.split(10)
 
-    scores = evaluate(
-        sampler, protocol_of(extractor, real, runs=1, samples=16), extractor, real
-    ).scores
-    theirs = calculate_metrics(
-        input1=Batch(fakes),
-        input2=Batch(images),
-        isc=True,
-        fid=True,
-        kid=True,
-        cuda=False,
-        cache=False,
-        verbose=False,
-        save_cpu_ram=True,
-        isc_splits=1,
-        kid_subsets=1,
-        kid_subset_size=16,
-        feature_extractor_weights_path=str(path),
-    )
-    assert list(scores) == ["fid", "is", "kid"]
-    assert scores["is"]["mean"] == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
-    # with 16 images the product of covariances has 2033 eigenvalues that are zero but for rounding
-    expected = theirs["frechet_inception_distance"]
-    assert scores["fid"]["mean"] == pytest.approx(expected, rel=1e-5)
-    expected = theirs["kernel_inception_distance_mean"]  # of float32 kernels near 1
-    assert scores["kid"]["mean"] == pytest.approx(expected, abs=1e-6)
+    found = evaluate(sampler, protocol_of(extractor, real, runs=1, samples=14), extractor, real)
+    theirs = by_torch_fidelity.scores(extractor, fakes, reals, "key", folder=tmp_path)
+    assert {"fid", "is", "kid", "precision", "recall"} <= set(found.scores)
+    assert list(theirs) == ["frechet", "score", "kernel", "precision", "recall"]
+    for role, value in theirs.items():
+        assert found.scores[extractor.keys[role]]["mean"] == pytest.approx(value, rel=1e-6)
+    assert theirs["score"] > 1.02
+    assert all(0 < theirs[role] < 1 for role in ("precision", "recall"))
+
+
+def test_torch_fidelitys_network_has_our_features_and_gives_them_in_float64(allowed: Path) -> None:
+    images = photographs(2)
+    ours = InceptionExtractor(allowed).features(images)
+    theirs = by_torch_fidelity._Inception("theirs", list(inception.LAYERS), str(allowed))(images)
+    for own, found in zip((ours.pool, ours.logits), theirs, strict=True):
+        assert found.dtype == torch.float64
+        assert (found - own).norm() < 1e-5 * own.norm()
+
+
+def test_official_inceptions_keys_are_the_usual_ones(allowed: Path) -> None:
+    extractor = InceptionExtractor(allowed)
+    assert extractor.keys == {
+        "frechet": "fid",
+        "score": "is",
+        "kernel": "kid",
+        **{role: role for role in ("precision", "recall", "density", "coverage")},
+    }
+
+
+def test_making_the_network_leaves_the_global_generator_alone(allowed: Path) -> None:
+    before = torch.get_rng_state()
+    InceptionExtractor(allowed)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_network_is_channels_last_and_its_batch_fits_into_half_of_the_free_memory(
+    allowed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda device: 300_000_000)
+    extractor = InceptionExtractor(allowed)
+    assert extractor.batch == 6  # at 24 MB each
+    weight = extractor.network.Conv2d_2a_3x3.conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 2**50)
+    assert InceptionExtractor(allowed).batch == 25
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Torch hub's place for the weights, empty; $MSNGAN_INCEPTION is not set."""
+    monkeypatch.delenv(inception.VARIABLE, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    path = inception.hub_file()
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def served(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the official address lead to a file."""
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+    monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", path.as_uri())
+
+
+WAYS = ("argument", "variable", "hub", "download")
+
+
+def given(way: str, path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> Path | None:
+    """Lay `path` where this way looks for it; returns the argument of load()."""
+    if way == "variable":
+        monkeypatch.setenv(inception.VARIABLE, str(path))
+    elif way == "hub":
+        hub.parent.mkdir(parents=True)
+        hub.symlink_to(path)
+    elif way == "download":
+        served(path, monkeypatch)
+    return path if way == "argument" else None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_come_from(
+    way: str, allowed: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = InceptionExtractor.load(given(way, allowed, nowhere, monkeypatch))
+    assert extractor.weights_sha256 == file_sha256(allowed)
+    assert extractor.name == f"inception-{file_sha256(allowed)[:8]}"
+    assert extractor.path.samefile(nowhere if way == "download" else allowed)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_of_another_hash_are_refused_from(
+    way: str, weights: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("it was opened")
+
+    argument = given(way, weights, nowhere, monkeypatch)
+    monkeypatch.setattr(torch, "load", opened)
+    with pytest.raises(UserError, match="not the official Inception weights|invalid hash value"):
+        InceptionExtractor.load(argument)
+    assert way == "hub" or not list(nowhere.parent.glob("*"))  # a download leaves nothing behind
+
+
+def test_a_download_that_is_cut_short_leaves_nothing_behind(
+    tmp_path: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short").write_bytes(b"PK")
+    served(tmp_path / "short", monkeypatch)
+    with pytest.raises(UserError, match=f"cannot be downloaded.*{inception.VARIABLE}"):
+        inception.download_weights()
+    assert not list(nowhere.parent.iterdir())
+    served(tmp_path / "absent", monkeypatch)
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        inception.download_weights()
+    assert not list(nowhere.parent.iterdir())
+
+
+def test_weights_that_change_on_disk_are_not_given_to_torch_fidelity(
+    allowed: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(allowed.read_bytes())
+    extractor = InceptionExtractor(path)
+    path.write_bytes(b"no longer they")
+    with pytest.raises(UserError, match="not the official Inception weights"):
+        by_torch_fidelity.scores(extractor, photographs(4), photographs(4), "key", folder=tmp_path)
+
+
+def test_weights_that_cannot_be_read_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(inception, "file_sha256", refuse)
+    with pytest.raises(UserError, match=r"weights.pth cannot be read \(Permission denied\)"):
+        InceptionExtractor(tmp_path / "weights.pth")
+
+
+def train_test_distance_and_train_score(
+    extractor: Extractor, train: Tensor, test: Tensor, cache: Path
+) -> tuple[float, float]:
+    """Fréchet distance of all of train to test; score of train in ten splits."""
+    pools, logits = [], []
+    for part in train.split(1000):
+        features = extractor.features(part)
+        pools.append(features.pool)
+        logits.append(features.logits)
+    real = Reference.of(test, extractor, cache)
+    return real.frechet(torch.cat(pools)), core.inception_score(torch.cat(logits), splits=10)
+
+
+def test_the_anchors_are_computed_from_all_images(tmp_path: Path) -> None:
+    toy = EmbeddedExtractor(network(), METADATA, "ab" * 32)
+    train, test = photographs(1100), photographs(300, seed=1)
+    distance, score = train_test_distance_and_train_score(toy, train, test, tmp_path)
+    of_train = toy.features(train)
+    expected = core.frechet_distance(of_train.pool, toy.features(test).pool)
+    assert distance == pytest.approx(expected, rel=1e-6)
+    assert score == pytest.approx(core.inception_score(of_train.logits, 10), rel=1e-9)
 
 
 @pytest.mark.weights
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get(inception.VARIABLE), reason="needs MSNGAN_INCEPTION")
+@pytest.mark.skipif("MSNGAN_DATA" not in os.environ, reason="needs MSNGAN_DATA")
 def test_cifar10_has_its_published_train_test_fid_and_score(tmp_path: Path) -> None:
     """FID of train against test 3.15 and score of train 11.24 in ten splits: the anchors that
     pytorch-image-generation-metrics prints. An hour or more without a GPU."""
@@ -109,11 +258,6 @@ def test_cifar10_has_its_published_train_test_fid_and_score(tmp_path: Path) -> N
     extractor = InceptionExtractor.load(device="cuda" if torch.cuda.is_available() else "cpu")
     train = load("cifar10", split="train", download=False).images
     test = load("cifar10", split="test", download=False).images
-    pools, logits = [], []
-    for part in train.split(1000):
-        features = extractor.features(part)
-        pools.append(features.pool)
-        logits.append(features.logits)
-    real = Reference.of(test, extractor, tmp_path)
-    assert real.frechet(torch.cat(pools)) == pytest.approx(3.15, abs=0.02)
-    assert core.inception_score(torch.cat(logits), splits=10) == pytest.approx(11.24, abs=0.05)
+    distance, score = train_test_distance_and_train_score(extractor, train, test, tmp_path)
+    assert distance == pytest.approx(3.15, abs=0.02)
+    assert score == pytest.approx(11.24, abs=0.05)

@@ -13,12 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from msngan import rng
 from msngan.metrics.interface import Extractor, file_sha256
 from msngan.runs import UserError
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 HASH = "6726825d"  # how the sha256 of the file starts
 VARIABLE = "MSNGAN_INCEPTION"
+LAYERS = ("2048", "logits_unbiased")  # torch-fidelity's names of pool features and logits
+# measured on a CPU: 23 MB in batches of 5, 17 of 25; one layer's output alone is 64 x 147 x 147
+BYTES_PER_IMAGE = 24_000_000
 
 
 def hub_file() -> Path:
@@ -57,28 +61,39 @@ def download_weights() -> Path:
     return target
 
 
+def official_sha256(path: Path) -> str:
+    """The sha256 of the official weights file; a UserError for any other.
+
+    The file is a pickle, which could run code when it is opened: nothing is opened unhashed.
+    """
+    try:
+        sha256 = file_sha256(path)
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read ({problem.strerror}); give {FILE}") from problem
+    if not sha256.startswith(HASH):
+        raise UserError(
+            f"{path} is not the official Inception weights file: its sha256 starts with"
+            f" {sha256[:8]}, not {HASH}; get {FILE} from torch-fidelity's releases"
+        )
+    return sha256
+
+
 class InceptionExtractor(Extractor):
-    """Inception with pool features (N, 2048) and logits without bias (N, 1008)."""
+    """Inception with pool features (N, 2048) and logits without bias (N, 1008).
+
+    path: its weights file.
+    """
 
     official_inception = True
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
-        """path: the weights; a UserError if they are not the official ones.
-
-        The file is a pickle, which could run code when it is opened: nothing is opened unhashed.
-        """
-        sha256 = file_sha256(path)
-        if not sha256.startswith(HASH):
-            raise UserError(
-                f"{path} is not the official Inception weights file: its sha256 starts with"
-                f" {sha256[:8]}, not {HASH}; get {FILE} from torch-fidelity's releases"
-            )
+        """path: the weights; a UserError if they are not the official ones."""
+        sha256 = official_sha256(path)
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         name = f"inception-{HASH}"
-        network = FeatureExtractorInceptionV3(
-            name, ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
-        )
+        with rng.untouched():  # the first weights are drawn, then replaced
+            network = FeatureExtractorInceptionV3(name, list(LAYERS), str(path))
         super().__init__(
             name,
             sha256,
@@ -88,9 +103,11 @@ class InceptionExtractor(Extractor):
             size=network.INPUT_IMAGE_SIZE,
             channels=3,
             resize=f"tensorflow1-bilinear-{network.INPUT_IMAGE_SIZE}",
-            batch=250 if torch.device(device).type == "cuda" else 25,
+            batch=250 if torch.device(device).type == "cuda" else 25,  # the CPU's cache is small
+            bytes_per_image=BYTES_PER_IMAGE,
             device=device,
         )
+        self.path = path
 
     @classmethod
     def load(

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from msngan import images as convert
+from msngan import machine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+# role -> what the official Inception's number is called, and what any other's name begins with
+KEYS = {
+    "frechet": ("fid", "fd"),
+    "score": ("is", "cs"),
+    "kernel": ("kid", "kd"),
+    "precision": ("precision", "precision"),
+    "recall": ("recall", "recall"),
+    "density": ("density", "density"),
+    "coverage": ("coverage", "coverage"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Extractor(ABC):
 
     name: <kind>-<first 8 hex digits of the weights file's sha256>. dimensions: d; classes: K.
     size: of the images that the network sees; resize: how others get there, for the protocol.
-    batch: images a forward pass.
+    batch: images a forward pass, as many as half of the memory that was free at the start holds.
     """
 
     official_inception: ClassVar[bool] = False  # a property of the class: no argument can set it
@@ -57,8 +71,10 @@ class Extractor(ABC):
         channels: int,
         resize: str,
         batch: int,
+        bytes_per_image: int = 1_000_000,
         device: torch.device | str,
     ) -> None:
+        """batch: the most images for a forward pass, each of which takes `bytes_per_image`."""
         self.name = name
         self.weights_sha256 = weights_sha256
         self.dimensions = dimensions
@@ -66,21 +82,19 @@ class Extractor(ABC):
         self.size = size
         self.channels = channels
         self.resize = resize
-        self.batch = batch
         self.device = torch.device(device)
+        free = machine.free_memory(self.device)
+        # once: if it followed the memory of the moment, so would the last bits of every score
+        self.batch = batch if free is None else max(1, min(batch, free // 2 // bytes_per_image))
         network.requires_grad_(False).to(self.device)
         self.network = network.to(memory_format=torch.channels_last)
 
     @property
     def keys(self) -> dict[str, str]:
-        """Names of the three scores. Only the official Inception's bear the usual ones."""
+        """Role -> key of a score line. Only the official Inception's bear the usual names."""
         if self.official_inception:
-            return {"frechet": "fid", "score": "is", "kernel": "kid"}
-        return {
-            "frechet": f"fd/{self.name}",
-            "score": f"cs/{self.name}",
-            "kernel": f"kd/{self.name}",
-        }
+            return {role: usual for role, (usual, _) in KEYS.items()}
+        return {role: f"{kind}/{self.name}" for role, (_, kind) in KEYS.items()}
 
     def features(self, images: Tensor) -> Features:
         """Features of uint8 images (N, C, H, W), C 1 or 3, on any device.
@@ -96,7 +110,8 @@ class Extractor(ABC):
             raise ValueError(f"images must have shape (N, C, H, W), not {tuple(images.shape)}")
         self.network.eval()
         pools, logits = [], []
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        off = torch.autocast(self.device.type, enabled=False)
+        with torch.no_grad(), off, full_float32():
             for part in images.split(self.batch):
                 part = convert.with_channels(part.cpu(), self.channels).to(self.device)
                 pool, logit = self._embed(part)
@@ -107,6 +122,29 @@ class Extractor(ABC):
     @abstractmethod
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, d) and (N, K) of uint8 images on this extractor's device."""
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions and products of float32 in float32: no TensorFloat-32, no bfloat16 inside.
+
+    A GPU of another generation, or a user's wish for speed in training, would else move scores.
+    """
+    backends: Any = torch.backends  # its modules are replaced when they are imported
+    places = (
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+    )
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
 
 
 def file_sha256(path: Path) -> str:

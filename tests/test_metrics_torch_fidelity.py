@@ -1,0 +1,249 @@
+"""torch-fidelity's numbers are ours; its traps (float32, caches, options, streams) are closed."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from torch import Tensor
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from toy_extractor import METADATA, network, photographs
+
+from msngan.metrics import by_torch_fidelity, core
+from msngan.metrics.by_torch_fidelity import ROLES, calculate, scores
+from msngan.metrics.interface import Features
+from msngan.metrics.neighbours import neighbours
+from msngan.metrics.reference import in_random_order
+from msngan.metrics.shipped import EmbeddedExtractor
+
+
+class Toy(EmbeddedExtractor):
+    """The toy, which counts the images that it sees; `offset` is added to every pool feature."""
+
+    seen = 0
+    offset = 0.0
+
+    def features(self, images: Tensor) -> Features:
+        self.seen += len(images)
+        return super().features(images)
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pool, logits = super()._embed(images)
+        return pool + self.offset, logits
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy(network(), METADATA, "ab" * 32)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the system's temporary folders are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def fakes(count: int, channels: int = 3) -> Tensor:
+    """Near enough to photographs() for precision and recall between 0 and 1."""
+    images = photographs(count, channels, seed=7)
+    return images // 2 + 10 if channels == 3 else images // 4 * 3 + 20
+
+
+def ours(toy: Toy, generated: Tensor, real: Tensor, splits: int, kept: int) -> dict[str, float]:
+    fake, whole = toy.features(generated), toy.features(real).pool
+    n = min(len(generated), len(real), kept)
+    some = toy.features(real[in_random_order(len(real))[:n]]).pool
+    near = neighbours(some, fake.pool[:n])
+    return {
+        "frechet": core.frechet_distance(fake.pool, whole),
+        "score": core.inception_score(fake.logits, splits),
+        "kernel": core.kernel_distance(fake.pool[:n], some),
+        "precision": near["precision"],
+        "recall": near["recall"],
+    }
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("generated", "real", "kept", "splits"),
+    [(40, 60, 10_000, 1), (40, 60, 25, 3), (70, 50, 10_000, 2)],
+    ids=["fewer than real", "more than is kept", "more than real"],
+)
+def test_every_number_is_ours_to_a_millionth(
+    channels: int,
+    generated: int,
+    real: int,
+    kept: int,
+    splits: int,
+    toy: Toy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(by_torch_fidelity, "KERNEL_IMAGES", kept)
+    images, reals = fakes(generated, channels), photographs(real, channels)
+    expected = ours(toy, images, reals, splits, kept)
+    assert all(0 < expected[role] < 1 for role in ("precision", "recall"))
+    for _ in range(2):  # once to fill the cache, once from it
+        found = scores(toy, images, reals, "key", splits=splits, folder=tmp_path / "cache")
+        assert found == pytest.approx(expected, rel=1e-6)
+    assert list(found) == list(ROLES)
+
+
+def test_numbers_hold_where_the_mean_is_large_against_the_spread(toy: Toy, tmp_path: Path) -> None:
+    toy.offset = 300.0
+    images, reals = fakes(40), photographs(60)
+    found = scores(toy, images, reals, "key", folder=tmp_path)
+    assert found == pytest.approx(ours(toy, images, reals, 1, 10_000), rel=1e-6)
+
+
+def test_only_what_is_asked_for_is_there(toy: Toy, tmp_path: Path) -> None:
+    images, reals = fakes(20), photographs(30)
+    whole = scores(toy, images, reals, "key", folder=tmp_path)
+    for role, value in whole.items():
+        found = scores(toy, images, reals, "key", roles=[role, "density"], folder=tmp_path)
+        assert found == pytest.approx({role: value}, rel=1e-12)
+    assert scores(toy, images, reals, "key", roles=["coverage"], folder=tmp_path) == {}
+
+
+def test_precision_and_recall_need_more_images_than_neighbours(toy: Toy, tmp_path: Path) -> None:
+    for count, there in ((3, False), (4, True)):
+        found = scores(toy, fakes(count), photographs(30), "key", folder=tmp_path)
+        assert ("precision" in found, "recall" in found) == (there, there)
+        assert {"frechet", "score", "kernel"} <= set(found)
+    assert "recall" not in scores(
+        toy, fakes(4), photographs(30), "key", neighbours=4, folder=tmp_path
+    )
+
+
+def test_images_are_embedded_once_and_the_reference_once_for_all_runs(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, reals = fakes(20), photographs(50)
+    scores(toy, images, reals, "key", folder=tmp_path)
+    assert toy.seen == 20 + 20 + 50  # generated, as many kept ones, the reference
+    scores(toy, images, reals, "key", folder=tmp_path)
+    assert toy.seen == 90 + 20 + 20
+    monkeypatch.setattr(by_torch_fidelity, "KERNEL_IMAGES", 10)
+    scores(toy, images, reals, "key", folder=tmp_path)
+    assert toy.seen == 130 + (10 + 10) + 20 + 20  # more than are kept: pairs, score, distance
+
+
+def test_nothing_but_the_references_moments_is_left_behind(
+    toy: Toy, tmp_path: Path, temporary: Path
+) -> None:
+    registered = set(FEATURE_EXTRACTORS_REGISTRY)
+    scores(toy, fakes(20), photographs(50), "ab12", folder=tmp_path / "cache")
+    name = f"ab12-{torch_fidelity.__version__}.npy"
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [name]
+    pool = toy.features(photographs(50)).pool.numpy()
+    stored = np.load(tmp_path / "cache" / name, allow_pickle=False)
+    np.testing.assert_allclose(stored[0], pool.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(stored[1:], np.cov(pool, rowvar=False), rtol=1e-10, atol=1e-15)
+    assert not list(temporary.iterdir())
+    assert set(FEATURE_EXTRACTORS_REGISTRY) == registered
+
+
+def test_a_failure_leaves_nothing_behind(toy: Toy, tmp_path: Path, temporary: Path) -> None:
+    registered = set(FEATURE_EXTRACTORS_REGISTRY)
+    toy.offset = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        scores(toy, fakes(20), photographs(50), "key", roles=["frechet"], folder=tmp_path / "cache")
+    with pytest.raises(TypeError, match="takes uint8 images, not torch.float32"):
+        scores(toy, torch.rand(20, 3, 32, 32), photographs(50), "key", folder=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    assert not list(temporary.iterdir())
+    assert set(FEATURE_EXTRACTORS_REGISTRY) == registered
+
+
+def test_another_key_is_another_reference(toy: Toy, tmp_path: Path) -> None:
+    images, one, other = fakes(20), photographs(50), photographs(50, seed=3) // 2
+    expected = scores(toy, images, other, "other", folder=tmp_path / "empty")
+    scores(toy, images, one, "one", folder=tmp_path)
+    assert scores(toy, images, other, "other", folder=tmp_path) == expected
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[:-8],
+    "another shape": lambda data: data.replace(b"(9, 8)", b"(8, 9)"),
+    "text": lambda data: b"no array at all",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_computed_anew_and_mended(damage: str, toy: Toy, tmp_path: Path) -> None:
+    arguments = (toy, fakes(20), photographs(50), "key")
+    expected = scores(*arguments, folder=tmp_path / "cache")
+    (path,) = (tmp_path / "cache").iterdir()
+    data = path.read_bytes()
+    path.write_bytes(DAMAGES[damage](data))
+    assert path.read_bytes() != data
+    assert scores(*arguments, folder=tmp_path / "cache") == expected
+    assert path.read_bytes() == data
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = (toy, fakes(20), photographs(50), "key")
+    found = scores(*arguments, folder=tmp_path / "file" / "cache")
+    assert found == scores(*arguments, folder=tmp_path / "cache")
+
+
+def test_the_cache_is_below_the_packages_own(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    scores(toy, fakes(20), photographs(50), "key")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["torch-fidelity"]
+    assert not (tmp_path / "torch").exists()
+
+
+def test_one_extractor_inside_anothers_evaluation_is_no_double_registration(
+    toy: Toy, tmp_path: Path
+) -> None:
+    class Nested(Toy):
+        def features(self, images: Tensor) -> Features:
+            if not self.seen:
+                self.seen = 1
+                self.inner = scores(toy, fakes(20), photographs(50), "key", folder=tmp_path)
+            return super().features(images)
+
+    nested = Nested(network(), METADATA, "ab" * 32)
+    assert nested.name == toy.name
+    assert scores(nested, fakes(20), photographs(50), "key", folder=tmp_path) == nested.inner
+
+
+@pytest.mark.parametrize("option", ["isc_split", "kid_degree", "fid_statistics_file"])
+def test_an_option_that_torch_fidelity_would_overlook_is_refused(option: str) -> None:
+    with pytest.raises(TypeError, match=f"torch-fidelity has no option {option}"):
+        calculate(isc=True, **{option: 1})
+
+
+def test_two_calls_are_equal_bits_and_leave_every_generator_alone(toy: Toy, tmp_path: Path) -> None:
+    def state() -> tuple[object, ...]:
+        return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
+
+    arguments = (toy, fakes(20), photographs(50), "key")
+    before = state()
+    first = scores(*arguments, folder=tmp_path)
+    assert state() == before
+    torch.manual_seed(3)
+    assert scores(*arguments, folder=tmp_path) == first
+
+
+def test_two_identical_collapsed_generators_are_finite(toy: Toy, tmp_path: Path) -> None:
+    images = fakes(1).expand(20, -1, -1, -1)
+    found = scores(toy, images, photographs(50), "key", folder=tmp_path)
+    assert found["score"] == pytest.approx(1)
+    assert found["recall"] == 0
+    assert found["frechet"] == pytest.approx(ours(toy, images, photographs(50), 1, 20)["frechet"])
