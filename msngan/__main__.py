@@ -6,18 +6,18 @@ import sys
 from importlib import import_module
 
 from msngan import __version__
-from msngan.runs import Diverged, UserError, did_you_mean
+from msngan.runs import Failure, UserError, did_you_mean
 
 COMMANDS = {
     "fit": "train a GAN: --config NAME, then any option",
     "resume": "continue a run exactly where it stopped",
     "sample": "draw images from a run or checkpoint",
-    "evaluate": "score runs or checkpoints under a named protocol",
+    "evaluate": "score runs, checkpoints or any images under a named protocol",
     "leaderboard": "rank the runs, each protocol by itself",
     "params": "count each norm's parameters in the critic, beside the paper's Table III",
     "configs": "list the configs that --config knows by name",
-    "bench": "measure what a norm costs: passes, whole steps, inference",
-    "extractor": "train an embedded feature extractor, or list those shipped",
+    "bench": "measure what a norm costs, and what a score costs",
+    "extractor": "train, card or list the small feature extractors that scores use",
 }
 
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return import_module(f"msngan.commands.{command}").main(arguments[1:])
     except UserError as problem:
         return _fail(2, problem)
-    except Diverged as problem:
+    except Failure as problem:
         return _fail(1, problem)
     except KeyboardInterrupt:
         return 130

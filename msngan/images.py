@@ -28,10 +28,15 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().mul_(2 / 255).sub_(1)
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Float in [-1, 1] to uint8, rounded; values outside saturate, NaN is refused."""
+def to_uint8(images: Tensor, truncate: bool = False) -> Tensor:
+    """Float in [-1, 1] to uint8, rounded; values outside saturate, NaN is refused.
+
+    truncate: cut the fraction off instead, as the protocols of older code do.
+    """
     if torch.isnan(images).any():
         raise Diverged("images hold NaN; the generator has diverged")
+    if truncate:  # in their order of operations, by which no level of 256 is lost
+        return images.float().mul(255 / 2).add_(255 / 2).clamp_(0, 255).to(torch.uint8)
     return images.float().add(1).mul(255 / 2).round_().clamp_(0, 255).to(torch.uint8)
 
 

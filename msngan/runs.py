@@ -20,8 +20,12 @@ class UserError(ValueError):
     """Bad input: commands print it in one line and exit with 2."""
 
 
-class Diverged(RuntimeError):
-    """Training produced a NaN or an infinity: commands print it in one line and exit with 1."""
+class Failure(RuntimeError):
+    """What nobody's input is to blame for: commands print it in one line and exit with 1."""
+
+
+class Diverged(Failure):
+    """Training produced a NaN or an infinity."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +171,17 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON line; NaN and infinity are refused, for JSON has none."""
-    line = json.dumps(record, allow_nan=False)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    """Add one JSON line; NaN and infinity are refused, for JSON has none.
+
+    A last line that a kill has cut stays a line of its own.
+    """
+    line = json.dumps(record, allow_nan=False).encode()
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        file.write(line + b"\n")
 
 
 def now() -> str:

@@ -1,8 +1,8 @@
-"""From a data set and a request to a scorer of generators: what `fit` and `evaluate` share."""
+"""From real images and a request to a scorer of generators: what `fit` and `evaluate` share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,39 @@ import torch
 from torch import Tensor, nn
 
 from msngan.data import DATASETS, ImageData
-from msngan.metrics.evaluation import Result, evaluate
+from msngan.metrics import processes
+from msngan.metrics.evaluation import Result, Sampler, evaluate
 from msngan.metrics.extractors import choose
 from msngan.metrics.interface import Extractor
-from msngan.metrics.protocol import PRESETS, Protocol
-from msngan.metrics.reference import Reference
+from msngan.metrics.presets import preset
+from msngan.metrics.protocol import METRICS, Protocol, bias_note
+from msngan.metrics.reference import Reference, in_random_order
 from msngan.models import draw_samples
+from msngan.runs import UserError
+
+Progress = Callable[[int, int], None]  # (images done, images in all)
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real images: uint8 (N, C, H, W); `held_out`, others of the same kind, for the floors."""
+
+    images: Tensor
+    held_out: Tensor | None
+    dataset: str
+    split: str
+
+    @classmethod
+    def of(cls, data: ImageData, reference: str) -> Real:
+        """Of a data set, for a protocol's reference.
+
+        "train" is the split trained on, "test" the test split, or the former where there is none.
+        """
+        splits = DATASETS[data.dataset].splits
+        if reference == "test" and "test" in splits:
+            held_out = data.images("train").images if "train" in splits else None
+            return cls(data.images("test").images, held_out, data.dataset, "test")
+        return cls(data.images(data.split).images, data.held_out, data.dataset, data.split)
 
 
 @dataclass(frozen=True)
@@ -24,6 +51,8 @@ class Scored:
 
     result: Result
     protocol: Protocol
+    dimensions: int
+    via: str
 
     @property
     def scores(self) -> dict[str, dict[str, Any]]:
@@ -34,9 +63,16 @@ class Scored:
         return {
             "protocol": self.protocol.as_dict(),
             "protocol_id": self.protocol.id,
+            "dimensions": self.dimensions,
+            "via": self.via,
             "scores": self.result.scores,
             "floors": self.result.floors,
         }
+
+    @property
+    def note(self) -> str | None:
+        """What is wrong with so few samples, if anything is."""
+        return bias_note(self.protocol.samples, self.dimensions)
 
     @property
     def text(self) -> str:
@@ -52,11 +88,15 @@ class Scored:
 
 
 class Scorer:
-    """An extractor, a reference and a protocol, ready before the first score is wanted."""
+    """An extractor, a reference and a protocol, ready before the first score is wanted.
+
+    protocol: a name in PRESETS or the path of a YAML file; runs, samples: instead of its own.
+    via: whose arithmetic, of BACKENDS. metrics: names in METRICS. UserError for what cannot be had.
+    """
 
     def __init__(
         self,
-        data: ImageData,
+        real: Real | ImageData,
         *,
         extractor: str = "auto",
         protocol: str = "paper",
@@ -65,26 +105,30 @@ class Scorer:
         runs: int | None = None,
         samples: int | None = None,
         seed: int = 0,
-        backend: str = "own",
+        via: str = "own",
+        metrics: Collection[str] = tuple(METRICS),
+        given: bool = False,
+        progress: Progress | None = None,
     ) -> None:
-        preset = PRESETS[protocol]
-        split = _reference_split(data, preset.reference)
-        images = data.images(split).images
+        """given: only score_images() will be used. progress: of the reference's images."""
+        name, sizes = preset(protocol)
+        if isinstance(real, ImageData):
+            real = Real.of(real, sizes.reference)
+        images = real.images
         self.extractor: Extractor
         self.extractor, self.announcement = choose(
-            extractor, data.dataset, images.shape[1], device, inception_weights
+            extractor, real.dataset, images.shape[1], device, inception_weights
         )
-        self.reference = Reference.of(images, self.extractor)
-        self.held_out = data.held_out if preset.reference == "train" else None
-        self.backend = backend
-        changed = runs not in (None, preset.runs) or samples not in (None, preset.samples)
+        self.reference = Reference.of(images, self.extractor, progress=progress)
+        self.real, self.metrics, self.via = real, tuple(metrics), via
+        changed = runs not in (None, sizes.runs) or samples not in (None, sizes.samples)
         self.protocol = Protocol(
-            name="custom" if changed else protocol,
-            runs=runs or preset.runs,
-            samples=samples or preset.samples,
-            splits=preset.splits,
-            dataset=data.dataset,
-            split=split,
+            name="custom" if changed else name,
+            runs=runs or sizes.runs,
+            samples=samples or sizes.samples,
+            splits=sizes.splits,
+            dataset=real.dataset,
+            split=real.split,
             reference_images=len(images),
             reference_sha256=self.reference.sha256,
             size=images.shape[2],
@@ -92,6 +136,7 @@ class Scorer:
             extractor=self.extractor.name,
             official_inception=self.extractor.official_inception,
             resize=self.extractor.resize,
+            quantisation="as-given" if given else sizes.quantisation,
             seed=seed,
         )
 
@@ -99,27 +144,54 @@ class Scorer:
     def keys(self) -> dict[str, str]:
         return self.extractor.keys
 
-    def score(
-        self, generator: nn.Module, progress: Callable[[int, int], None] | None = None
-    ) -> Scored:
+    def score(self, generator: nn.Module, progress: Progress | None = None) -> Scored:
         """Sample and score; training's random streams and the modules' modes stay as they are."""
+        truncate = self.protocol.quantisation == "truncate-clamp"
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
-            return draw_samples(generator, count, seed)
+            return draw_samples(
+                generator, count, seed, only=processes.share(count), truncate=truncate
+            )
 
+        return self._scored(sampler, progress)
+
+    def score_images(self, images: Tensor, progress: Progress | None = None) -> Scored:
+        """Score uint8 images (N, C, H, W) that are there: disjoint parts, in a fixed random order.
+
+        Random, for a folder is often sorted by class. UserError for fewer than the protocol takes,
+        or of another shape than the real ones.
+        """
+        runs, samples = self.protocol.runs, self.protocol.samples
+        if len(images) < runs * samples:
+            raise UserError(
+                f"{len(images)} samples are too few for {runs} run(s) of {samples}; give more, or"
+                f" --runs 1 --images {len(images)}, which is a protocol of its own"
+            )
+        if images.shape[1:] != self.real.images.shape[1:]:
+            one, other = ("x".join(map(str, x.shape[1:])) for x in (images, self.real.images))
+            raise UserError(
+                f"the samples are {one}, the real images {other} (channels x height x width); give"
+                " --size and --channels to bring both to one shape"
+            )
+        order = in_random_order(len(images))
+
+        def sampler(count: int, seed: int) -> Iterator[Tensor]:
+            run = seed - self.protocol.seed
+            part = order[run * count : (run + 1) * count][processes.share(count)]
+            return iter(images[part].split(250))
+
+        return self._scored(sampler, progress)
+
+    def _scored(self, sampler: Sampler, progress: Progress | None) -> Scored:
         result = evaluate(
             sampler,
             self.protocol,
             self.extractor,
             self.reference,
-            backend=self.backend,  # type: ignore[arg-type]
-            held_out=self.held_out,
+            metrics=self.metrics,
+            backend=self.via,
+            real=self.real.images,
+            held_out=self.real.held_out,
             progress=progress,
         )
-        return Scored(result, self.protocol)
-
-
-def _reference_split(data: ImageData, wanted: str) -> str:
-    """The split that a preset's "train" or "test" means: the one trained on, or the test split."""
-    splits = DATASETS[data.dataset].splits
-    return "test" if wanted == "test" and "test" in splits else data.split
+        return Scored(result, self.protocol, self.extractor.dimensions, self.via)

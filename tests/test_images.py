@@ -55,6 +55,37 @@ def test_nan_is_refused() -> None:
         images.to_uint8(broken)
 
 
+def test_truncation_takes_every_level_down_to_the_one_below() -> None:
+    for fraction in (0.01, 0.49, 0.51, 0.99):
+        between = images.to_float(LEVELS) + fraction * 2 / 255
+        assert torch.equal(images.to_uint8(between, truncate=True), LEVELS)
+    for fraction in (0.51, 0.99):  # where rounding takes all but the last up
+        between = images.to_float(LEVELS) + fraction * 2 / 255
+        assert torch.equal(images.to_uint8(between).int(), (LEVELS.int() + 1).clamp(max=255))
+
+
+def test_truncation_darkens_by_half_a_level_on_average_and_never_brightens() -> None:
+    values = torch.linspace(-1, 1, 100_001)
+    lost = images.to_uint8(values).int() - images.to_uint8(values, truncate=True).int()
+    assert set(lost.tolist()) == {0, 1}
+    assert lost.float().mean().item() == pytest.approx(0.5, abs=0.001)
+
+
+def test_neither_way_loses_a_level_that_came_in_exactly() -> None:
+    for exact in (torch.arange(256) / 127.5 - 1, images.to_float(LEVELS).flatten()):
+        for truncate in (False, True):
+            assert images.to_uint8(exact, truncate).tolist() == list(range(256))
+
+
+def test_truncation_saturates_refuses_nan_and_leaves_its_argument_too() -> None:
+    outside = torch.tensor([-1.01, 1.01, -100.0, 100.0, -float("inf"), float("inf"), 0.9999])
+    kept = outside.clone()
+    assert images.to_uint8(outside, truncate=True).tolist() == [0, 255, 0, 255, 0, 255, 254]
+    assert torch.equal(outside, kept)
+    with pytest.raises(Diverged, match="NaN"):
+        images.to_uint8(torch.tensor([float("nan")]), truncate=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floats_come_out_as_their_float32_values(dtype: torch.dtype) -> None:
     values = torch.linspace(-1, 1, 1001).to(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from torch import Tensor
 from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan import images as convert
-from msngan.metrics import core, evaluation
+from msngan.metrics import by_torch_fidelity, core, neighbours
+from msngan.metrics.backends import BACKENDS, Disagreement
 from msngan.metrics.evaluation import Result, Sampler, evaluate
 from msngan.metrics.interface import Features
-from msngan.metrics.protocol import Protocol
+from msngan.metrics.measuring import NEIGHBOURS
+from msngan.metrics.protocol import METRICS, Protocol
 from msngan.metrics.reference import Reference
 from msngan.metrics.shipped import EmbeddedExtractor
 from msngan.runs import Diverged, UserError
@@ -46,18 +49,21 @@ def sampler(count: int, seed: int) -> Iterator[Tensor]:
     yield from (photographs(count, seed=seed) // 2).split(7)
 
 
-@pytest.mark.parametrize("backend", ["own", "torchmetrics"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_scores_are_those_of_the_plain_functions_on_each_runs_images(
-    backend: evaluation.Backend, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
+    backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
-    result = evaluate(sampler, protocol, toy, real, backend=backend)
+    result = evaluate(sampler, protocol, toy, real, backend=backend, real=photographs(60))
     runs = [toy.features(photographs(20, seed=seed) // 2) for seed in (40, 41, 42)]
     pool = toy.features(photographs(60)).pool
+    kept = real.features[:20].double()
     expected = {
         "frechet": [core.frechet_distance(run.pool, pool) for run in runs],
         "score": [core.inception_score(run.logits, 2) for run in runs],
         "kernel": [core.kernel_distance(run.pool, pool) for run in runs],
     }
+    near = [neighbours.neighbours(kept, run.pool) for run in runs]
+    expected |= {role: [each[role] for each in near] for role in NEIGHBOURS}
     assert list(result.scores) == [toy.keys[kind] for kind in expected]
     for kind, values in expected.items():
         score = result.scores[toy.keys[kind]]
@@ -66,15 +72,87 @@ def test_scores_are_those_of_the_plain_functions_on_each_runs_images(
         assert score["sd"] == pytest.approx(np.std(values, ddof=1), rel=1e-4, abs=1e-7)
 
 
-def test_both_backends_agree_to_rounding(
-    toy: EmbeddedExtractor, real: Reference, protocol: Protocol
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_all_backends_agree_to_rounding(
+    backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
     own, theirs = (
-        evaluate(sampler, protocol, toy, real, backend=backend).scores
-        for backend in ("own", "torchmetrics")
+        evaluate(sampler, protocol, toy, real, backend=each, real=photographs(60)).scores
+        for each in ("own", backend)
     )
     for key, score in own.items():
-        assert theirs[key]["values"] == pytest.approx(score["values"], rel=1e-8)
+        assert theirs[key]["values"] == pytest.approx(score["values"], rel=1e-7)
+
+
+@pytest.mark.parametrize("role", ["frechet", "score", "kernel", "precision", "recall"])
+def test_a_number_that_torch_fidelity_does_not_confirm_is_a_failure(
+    role: str,
+    toy: EmbeddedExtractor,
+    real: Reference,
+    protocol: Protocol,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    true = by_torch_fidelity.scores
+
+    def wrong(*positional: object, **named: object) -> dict[str, float]:
+        found = true(*positional, **named)
+        return {**found, role: found[role] + 3e-6 * max(1, abs(found[role]))}
+
+    monkeypatch.setattr(by_torch_fidelity, "scores", wrong)
+    given = {"backend": "torch-fidelity", "real": photographs(60)}
+    with pytest.raises(Disagreement, match=f"^{toy.keys[role]} is .*, but .* by torch-fidelity$"):
+        evaluate(sampler, protocol, toy, real, **given)
+
+
+def test_torch_fidelity_s_rounding_below_full_rank_is_no_disagreement(
+    toy: EmbeddedExtractor, real: Reference, protocol: Protocol
+) -> None:
+    few = replace(protocol, samples=6, splits=1)  # of 8 features
+    given = {"real": photographs(60), "metrics": ["fid"]}
+    own, theirs = (
+        evaluate(sampler, few, toy, real, backend=backend, **given).scores[toy.keys["frechet"]]
+        for backend in ("own", "torch-fidelity")
+    )
+    assert theirs["values"] == pytest.approx(own["values"], abs=1e-5)
+
+
+@pytest.mark.parametrize("metrics", [["is"], ["fid", "prc"], ["kid", "fid"], list(METRICS)])
+def test_only_what_is_asked_for_is_scored(
+    metrics: list[str], toy: EmbeddedExtractor, real: Reference, protocol: Protocol
+) -> None:
+    result = evaluate(sampler, protocol, toy, real, metrics=metrics, held_out=HELD_OUT)
+    wanted = {toy.keys[role] for name in metrics for role in METRICS[name]}
+    assert set(result.scores) == set(result.floors) == wanted
+    everything = evaluate(sampler, protocol, toy, real, held_out=HELD_OUT)
+    assert all(everything.scores[key] == score for key, score in result.scores.items())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_too_few_samples_for_neighbours_fail_these_scores_only(
+    backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
+) -> None:
+    few = replace(protocol, samples=5, splits=1)
+    given = {"real": photographs(60), "held_out": HELD_OUT}
+    result = evaluate(sampler, few, toy, real, backend=backend, **given)
+    for role, key in toy.keys.items():
+        if role in NEIGHBOURS:
+            reason = "5 samples are too few for the nearest neighbours"
+            assert result.scores[key] == {"mean": None, "reason": reason}
+        else:
+            assert result.scores[key]["mean"] is not None
+
+
+def test_seconds_say_where_the_time_went(
+    toy: EmbeddedExtractor, real: Reference, protocol: Protocol
+) -> None:
+    def slow(count: int, seed: int) -> Iterator[Tensor]:
+        time.sleep(0.05)
+        yield from sampler(count, seed)
+
+    seconds = evaluate(slow, protocol, toy, real).seconds
+    assert list(seconds) == ["generator", "extractor", "scores"]
+    assert seconds["generator"] >= 0.15
+    assert min(seconds.values()) > 0
 
 
 def test_result_is_what_a_score_line_holds(
@@ -89,6 +167,7 @@ def test_result_is_what_a_score_line_holds(
         toy.keys["frechet"]: "real-vs-real",
         toy.keys["kernel"]: "real-vs-real",
         toy.keys["score"]: "real data",
+        **{toy.keys[role]: "real-vs-real" for role in NEIGHBOURS},
     }
 
 
@@ -122,19 +201,20 @@ def test_images_are_sampled_once_and_embedded_once(
     assert progress == [(done, 60) for done in (7, 14, 20, 27, 34, 40, 47, 54, 60)]
 
 
-@pytest.mark.parametrize("backend", ["own", "torchmetrics"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_two_evaluations_are_equal_bits_and_leave_every_generator_alone(
-    backend: evaluation.Backend, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
+    backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
     def state() -> tuple[object, ...]:
         return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
 
+    given = {"real": photographs(60), "held_out": HELD_OUT}
     before = state()
-    first = evaluate(sampler, protocol, toy, real, backend=backend, held_out=HELD_OUT)
+    first = evaluate(sampler, protocol, toy, real, backend=backend, **given)
     torch.manual_seed(3)
     middle = state()
     assert middle != before
-    assert evaluate(sampler, protocol, toy, real, backend=backend, held_out=HELD_OUT) == first
+    assert evaluate(sampler, protocol, toy, real, backend=backend, **given) == first
     assert state() == middle
 
 
@@ -177,7 +257,8 @@ def test_a_failed_evaluation_still_has_its_keys_and_floors(
     toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
     result = evaluate(nan_sampler, protocol, toy, real)
-    assert set(result.scores) == set(result.floors) == set(toy.keys.values())
+    assert set(result.scores) == set(toy.keys.values())
+    assert set(result.floors) == {toy.keys[role] for role in ("frechet", "score", "kernel")}
     assert all(floor["mean"] is not None for floor in result.floors.values())
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from msngan.metrics.protocol import PRESETS, Protocol
+from msngan.metrics.protocol import PRESETS, Protocol, bias_note
 from msngan.runs import UserError
 
 BASE = Protocol(
@@ -36,7 +36,7 @@ def test_id_changes_with_every_field_but_the_name(field: str) -> None:
     assert (changed.id == BASE.id) == (field == "name")
 
 
-def test_id_is_the_same_on_every_machine() -> None:
+def test_id_is_the_same_on_every_machine_and_as_before_fields_were_added() -> None:
     assert BASE.id == "2807c14b6951"
     assert Protocol(**BASE.as_dict()) == BASE
 
@@ -44,10 +44,11 @@ def test_id_is_the_same_on_every_machine() -> None:
 def test_presets_are_the_published_sizes() -> None:
     sizes = {name: (each.runs, each.samples, each.splits) for name, each in PRESETS.items()}
     assert sizes == {"paper": (5, 2000, 1), "sngan": (10, 5000, 1), "50k": (1, 50_000, 10)}
-    assert {name: each.reference for name, each in PRESETS.items()} == {
-        "paper": "train",
-        "sngan": "test",
-        "50k": "train",
+    rest = {name: (each.reference, each.quantisation) for name, each in PRESETS.items()}
+    assert rest == {
+        "paper": ("train", "round-clamp"),
+        "sngan": ("test", "truncate-clamp"),
+        "50k": ("train", "round-clamp"),
     }
 
 
@@ -57,6 +58,15 @@ def test_presets_are_the_published_sizes() -> None:
 def test_sizes_that_cannot_be_scored_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match="protocol: "):
         replace(BASE, **wrong)
+    with pytest.raises(UserError, match="protocol: "):
+        replace(PRESETS["paper"], **wrong)
+
+
+def test_fewer_samples_than_features_are_told_and_no_others() -> None:
+    note = bias_note(2000, 2048)
+    assert note is not None
+    assert note.startswith("2,000 samples a run are fewer than the 2,048 features")
+    assert bias_note(2048, 2048) is None
 
 
 def test_label_warns_unless_the_extractor_is_official() -> None:

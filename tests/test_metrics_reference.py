@@ -15,9 +15,10 @@ import pytest
 import torch
 from toy_extractor import METADATA, network, photographs, protocol_of
 
-from msngan.metrics import core, reference
+from msngan.metrics import core, neighbours, reference
 from msngan.metrics.floors import floors, summary
 from msngan.metrics.interface import Features
+from msngan.metrics.measuring import NEIGHBOURS
 from msngan.metrics.reference import Reference, cache_folder, pixels_sha256
 from msngan.metrics.shipped import EmbeddedExtractor
 from msngan.runs import UserError
@@ -243,7 +244,10 @@ def test_floors_are_disjoint_parts_of_held_out_images(
     order = reference.in_random_order(50)
     pools = [toy.features(HELD_OUT[order[i : i + 15]]).pool for i in (0, 15, 30)]
     assert set(found) == set(toy.keys.values())
-    for kind, distance in (("frechet", real.frechet), ("kernel", real.kernel)):
+    distances = {"frechet": real.frechet, "kernel": real.kernel}
+    for role in NEIGHBOURS:
+        distances[role] = lambda pool, role=role: real.neighbours(pool, (3, 5))[role]
+    for kind, distance in distances.items():
         floor = found[toy.keys[kind]]
         assert floor["kind"] == "real-vs-real"
         assert floor["values"] == pytest.approx([distance(pool) for pool in pools], rel=1e-9)
@@ -262,8 +266,8 @@ def test_floors_come_from_the_cache_also_in_another_process(
     assert others[key] != found[key]
     again = Reference.of(IMAGES, toy, tmp_path)
     for file in tmp_path.glob("*.json"):
-        if json.loads(file.read_text())[0] == others[key]["values"]:
-            file.write_text("[[1.0]")
+        if json.loads(file.read_text())["frechet"] == others[key]["values"]:
+            file.write_text('{"frechet": [1.0')
     with monkeypatch.context() as patch:
         forget(toy, patch)
         assert floors(real, toy, protocol, HELD_OUT) == found
@@ -281,6 +285,42 @@ def test_floors_without_enough_held_out_images_are_estimates(
     assert frechet["mean"] == pytest.approx(core.bias(real.covariance, 15, 60))
     assert kernel["mean"] == 0
     assert frechet["kind"] == kernel["kind"] == "estimated"
+    assert not any(toy.keys[role] in found for role in NEIGHBOURS)
+
+
+def test_neighbours_are_of_equally_many_images_on_both_sides(
+    toy: EmbeddedExtractor, tmp_path: Path
+) -> None:
+    real = Reference.of(IMAGES, toy, tmp_path)
+    for count in (20, 60, 80):
+        pool = toy.features(photographs(count, seed=2)).pool
+        kept = real.features[:count].double()
+        expected = neighbours.neighbours(
+            kept, pool[: len(kept)], precision_neighbours=2, coverage_neighbours=4
+        )
+        assert real.neighbours(pool, (2, 4)) == pytest.approx(expected)
+
+
+def test_radii_come_from_the_cache_unless_it_is_damaged(
+    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = toy.features(HELD_OUT).pool
+    expected = Reference.of(IMAGES, toy, tmp_path).neighbours(pool, (3, 5))
+    files = sorted(tmp_path.glob("*-radii-50-?.npy"))
+    assert len(files) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(neighbours, "radii", forbidden)
+        assert Reference.of(IMAGES, toy, tmp_path).neighbours(pool, (3, 5)) == expected
+    for damage in (b"", files[0].read_bytes()[:-8], np.full(50, np.nan), np.ones(49)):
+        if isinstance(damage, bytes):
+            files[0].write_bytes(damage)
+        else:
+            np.save(files[0], damage)
+        assert Reference.of(IMAGES, toy, tmp_path).neighbours(pool, (3, 5)) == expected
+
+
+def forbidden(*_: object) -> None:
+    raise AssertionError("computed again")
 
 
 def test_score_floor_is_the_reference_images_own_score(

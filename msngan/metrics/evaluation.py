@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from msngan.metrics import core
+from msngan.metrics import processes
+from msngan.metrics.backends import BACKENDS, Run
 from msngan.metrics.floors import Score, floors, summary
 from msngan.metrics.interface import Extractor, Features
-from msngan.metrics.protocol import Protocol
+from msngan.metrics.measuring import roles_of
+from msngan.metrics.protocol import METRICS, Protocol
 from msngan.metrics.reference import Progress, Reference
 from msngan.runs import Diverged
 
 Sampler = Callable[[int, int], Iterator[Tensor]]  # (count, seed) -> batches of uint8 (n, C, H, W)
-Backend = Literal["own", "torchmetrics"]
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,32 @@ class Result:
     """scores, floors: key ("fid", "cs/embed-...") -> entry, as a score line holds them.
 
     An entry is {"mean", "sd", "values"}; sd has the divisor runs - 1 and is None for one run. A
-    floor also has its "kind". A failed score is {"mean": None, "reason": "..."}.
+    floor also has its "kind". A failed score is {"mean": None, "reason": "..."}. seconds: where the
+    time went: "generator", "extractor", "scores".
     """
 
     scores: dict[str, Score]
     floors: dict[str, Score]
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 class _Failed(Exception):
     """A run has no score; the message says why."""
+
+
+class _Clock:
+    """Seconds by what they went to."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("generator", "extractor", "scores"), 0.0)
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.perf_counter() - start
 
 
 def evaluate(
@@ -43,38 +62,46 @@ def evaluate(
     extractor: Extractor,
     reference: Reference,
     *,
-    backend: Backend = "own",
+    metrics: Collection[str] = tuple(METRICS),
+    backend: str = "own",
+    real: Tensor | None = None,
     held_out: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """All scores of `sampler` under `protocol`.
+    """The scores of `sampler` under `protocol`, those of METRICS that are asked for.
 
-    Run k asks the sampler for protocol.samples images with seed protocol.seed + k. held_out: real
-    images for the floors. backend: whose arithmetic computes Fréchet distance and score; they agree
-    to rounding. progress is told of images done and in all. NaN in images or features makes every
-    score None with a reason; a protocol of another extractor or reference is a ValueError.
+    Run k asks the sampler for protocol.samples images with seed protocol.seed + k; under several
+    processes for those of them that processes.share() gives this one, and all get the same result.
+    backend: whose arithmetic, of BACKENDS; all agree to rounding. real: the reference's images, for
+    backends that embed them anew. held_out: other real images, for the floors. progress is told of
+    images done and in all. NaN in images or features makes every score None with a reason; a
+    protocol of another extractor or reference is a ValueError.
     """
     _check(protocol, extractor, reference)
-    score = _by_torchmetrics if backend == "torchmetrics" else _by_core
-    keys = extractor.keys
-    values: dict[str, list[float]] = {keys["frechet"]: [], keys["score"]: [], keys["kernel"]: []}
+    compute = BACKENDS[backend]
+    roles, clock = roles_of(metrics), _Clock()
+    values: dict[str, list[float]] = {role: [] for role in roles}
+    failed = ""
     try:
         for run in range(protocol.runs):
-            features = _sampled(sampler, protocol, run, extractor, progress)
-            frechet, inception = score(features, reference, protocol.splits)
-            values[keys["frechet"]].append(frechet)
-            values[keys["score"]].append(inception)
-            # torchmetrics' kernel distance takes subsets, of equal size on both sides, by the
-            # global generator: the full U-statistic against 10,000 images is out of its reach
-            values[keys["kernel"]].append(reference.kernel(features.pool))
-            for key, each in values.items():
-                if not math.isfinite(each[-1]):
-                    raise _Failed(f"{key} of run {run} is {each[-1]}")
+            images, features = _sampled(sampler, protocol, run, extractor, clock, progress)
+            with clock.on("scores"):
+                whole = Run(features, images, extractor, reference, real, protocol)
+                for role, value in compute(whole, roles).items():
+                    if not math.isfinite(value):
+                        raise _Failed(f"{extractor.keys[role]} of run {run} is {value}")
+                    values[role].append(value)
     except _Failed as failure:
-        scores: dict[str, Score] = {key: {"mean": None, "reason": str(failure)} for key in values}
-    else:
-        scores = {key: summary(each) for key, each in values.items()}
-    return Result(scores, floors(reference, extractor, protocol, held_out))
+        failed = str(failure)
+    scores = {extractor.keys[role]: _entry(each, failed, protocol) for role, each in values.items()}
+    with clock.on("scores"):
+        found = floors(reference, extractor, protocol, held_out, roles)
+    return Result(scores, found, clock.seconds)
+
+
+def _entry(values: list[float], failed: str, protocol: Protocol) -> Score:
+    few = f"{protocol.samples} samples are too few for the nearest neighbours"
+    return summary(values) if values and not failed else {"mean": None, "reason": failed or few}
 
 
 def _check(protocol: Protocol, extractor: Extractor, reference: Reference) -> None:
@@ -98,45 +125,56 @@ def _sampled(
     protocol: Protocol,
     run: int,
     extractor: Extractor,
+    clock: _Clock,
     progress: Progress | None,
-) -> Features:
-    """The features of one run's images."""
+) -> tuple[Tensor, Features]:
+    """One run's images, those of this process, and the features of all processes' images."""
+    share = processes.share(protocol.samples)
     parts: list[Features] = []
-    done = 0
-    for images in _batches(sampler, protocol, run):
-        shape = (protocol.channels, protocol.size, protocol.size)
-        if images.shape[1:] != shape:
-            raise ValueError(f"sampled images are {tuple(images.shape[1:])}, not {shape}")
-        parts.append(extractor.features(images))
-        done += len(images)
-        if progress:
-            progress(run * protocol.samples + done, protocol.runs * protocol.samples)
-    if done != protocol.samples:
-        raise ValueError(f"the sampler gave {done} images, not the {protocol.samples} asked for")
+    kept: list[Tensor] = []
+    done, reason = 0, f"features of run {run} hold NaN or Inf"
+    try:
+        for images in _batches(sampler, protocol, run, clock):
+            with clock.on("extractor"):
+                parts.append(extractor.features(images))
+            kept.append(images)
+            done += len(images)
+            if progress:
+                progress(run * len(share) + done, protocol.runs * len(share))
+    except Diverged as problem:  # the way to uint8 has met NaN: a failed score and not a crash
+        reason = f"images of run {run}: {problem}"
+        # All processes meet in gather(), and learn there of this one's failure.
+        parts = [_nothing(len(share), extractor)]
+    else:
+        if done != len(share):
+            raise ValueError(f"the sampler gave {done} images, not the {len(share)} asked for")
     features = Features(
-        torch.cat([part.pool for part in parts]), torch.cat([part.logits for part in parts])
+        processes.gather(torch.cat([part.pool for part in parts]), share, protocol.samples),
+        processes.gather(torch.cat([part.logits for part in parts]), share, protocol.samples),
     )
     if not features.finite:
-        raise _Failed(f"features of run {run} hold NaN or Inf")
-    return features
+        raise _Failed(reason)
+    return torch.cat(kept), features
 
 
-def _batches(sampler: Sampler, protocol: Protocol, run: int) -> Iterator[Tensor]:
-    """One run's batches; where the way to uint8 meets NaN, a failed score and not a crash."""
-    try:
-        yield from sampler(protocol.samples, protocol.seed + run)
-    except Diverged as problem:
-        raise _Failed(f"images of run {run}: {problem}") from problem
-
-
-def _by_core(features: Features, reference: Reference, splits: int) -> tuple[float, float]:
-    return reference.frechet(features.pool), core.inception_score(features.logits, splits)
-
-
-def _by_torchmetrics(features: Features, reference: Reference, splits: int) -> tuple[float, float]:
-    from msngan.metrics import by_torchmetrics as backend
-
-    return (
-        backend.frechet(features.pool, reference.mean, reference.covariance, reference.count),
-        backend.inception_score(features.logits, splits),
+def _nothing(count: int, extractor: Extractor) -> Features:
+    """NaN in place of the features of `count` images."""
+    nan = torch.tensor(math.nan, dtype=torch.float64)
+    return Features(
+        nan.expand(count, extractor.dimensions).clone(),
+        nan.expand(count, extractor.classes).clone(),
     )
+
+
+def _batches(sampler: Sampler, protocol: Protocol, run: int, clock: _Clock) -> Iterator[Tensor]:
+    """One run's batches, of the protocol's shape."""
+    batches = iter(sampler(protocol.samples, protocol.seed + run))
+    shape = (protocol.channels, protocol.size, protocol.size)
+    while True:
+        with clock.on("generator"):
+            images = next(batches, None)
+        if images is None:
+            return
+        if images.shape[1:] != shape:
+            raise ValueError(f"sampled images are {tuple(images.shape[1:])}, not {shape}")
+        yield images

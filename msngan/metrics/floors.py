@@ -6,11 +6,12 @@ import contextlib
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msngan.metrics import core
+from msngan.metrics.measuring import ROLES, measure
 from msngan.metrics.reference import Reference, in_random_order, pixels_sha256
 from msngan.runs import write_json
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from msngan.metrics.protocol import Protocol
 
 Score = dict[str, Any]  # {"mean", "sd", "values"}, and "kind" for a floor; as in a score line
+DISTANCES = tuple(role for role in ROLES if role != "score")
 
 
 def summary(values: Sequence[float]) -> Score:
@@ -34,23 +36,26 @@ def floors(
     extractor: Extractor,
     protocol: Protocol,
     held_out: Tensor | None = None,
+    roles: Collection[str] = ROLES,
 ) -> dict[str, Score]:
     """Key -> floor at the protocol's sizes, with the kind of evidence behind it.
 
     held_out: uint8 real images (M, C, H, W) that are not among the reference's. Where they suffice
     for a run, they are scored in up to `runs` disjoint parts: "real-vs-real". Otherwise the
     distances are "estimated": the Fréchet distance's bias from the reference's covariance, and 0
-    for the kernel distance, which has none. The score's is always "real data": of reference images.
+    for the kernel distance, which has none; neighbours have no estimate. The score's is always
+    "real data": of reference images.
     """
     if held_out is not None and len(held_out) >= protocol.samples:
-        distances = _measured(reference, extractor, protocol, held_out)
+        found = _measured(reference, extractor, protocol, held_out)
     else:
         bias = core.bias_from_eigenvalues(reference.eigenvalues, protocol.samples, reference.count)
-        distances = {
-            extractor.keys["frechet"]: {**summary([bias]), "kind": "estimated"},
-            extractor.keys["kernel"]: {**summary([0.0]), "kind": "estimated"},
+        found = {
+            "frechet": {**summary([bias]), "kind": "estimated"},
+            "kernel": {**summary([0.0]), "kind": "estimated"},
         }
-    return {**distances, extractor.keys["score"]: _real_score(reference, protocol)}
+    found["score"] = _real_score(reference, protocol)
+    return {extractor.keys[role]: found[role] for role in roles if role in found}
 
 
 def _measured(
@@ -58,34 +63,33 @@ def _measured(
 ) -> dict[str, Score]:
     samples = protocol.samples
     runs = min(protocol.runs, len(held_out) // samples)
+    near = f"{protocol.precision_neighbours}-{protocol.coverage_neighbours}"
     path = reference.cache.with_name(
-        f"{reference.cache.stem}-{pixels_sha256(held_out)[:32]}-{runs}x{samples}.json"
+        f"{reference.cache.stem}-{pixels_sha256(held_out)[:32]}-{runs}x{samples}-{near}.json"
     )
     values = reference.floors.get(path.name) or _read(path, runs)
     if values is None:
         order = in_random_order(len(held_out))
-        values = [[], []]
+        values = {}
         for run in range(runs):
-            part = order[run * samples : (run + 1) * samples]
-            pool = extractor.features(held_out[part]).pool
-            values[0].append(reference.frechet(pool))
-            values[1].append(reference.kernel(pool))
+            part = held_out[order[run * samples : (run + 1) * samples]]
+            numbers = measure(extractor.features(part), reference, protocol, DISTANCES)
+            for role, number in numbers.items():
+                values.setdefault(role, []).append(number)
         with contextlib.suppress(OSError):  # the reference has warned of it
             write_json(path, values)
     reference.floors[path.name] = values
-    return {
-        extractor.keys["frechet"]: {**summary(values[0]), "kind": "real-vs-real"},
-        extractor.keys["kernel"]: {**summary(values[1]), "kind": "real-vs-real"},
-    }
+    return {role: {**summary(each), "kind": "real-vs-real"} for role, each in values.items()}
 
 
-def _read(path: Path, runs: int) -> list[list[float]] | None:
+def _read(path: Path, runs: int) -> dict[str, list[float]] | None:
     """Cached values, or None where the file is absent or not what was written."""
     try:
         values = json.loads(path.read_text())
-        whole = len(values) == 2 and all(len(each) == runs for each in values)
-        return values if whole and math.isfinite(sum(map(sum, values))) else None
-    except (OSError, ValueError, TypeError):
+        known = "frechet" in values and set(values) <= set(DISTANCES)
+        whole = known and all(len(each) == runs for each in values.values())
+        return values if whole and math.isfinite(sum(map(sum, values.values()))) else None
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 

@@ -8,12 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
 
 from msngan.runs import UserError
 
 VERSION = 1  # of the meaning of the numbers: raise it when a computation changes them
 KERNEL_IMAGES = 10_000  # the reference images that the kernel distance sees, at the most
+
+# what `--metrics` takes -> the roles of numbers that an extractor names, see Extractor.keys
+METRICS: dict[str, tuple[str, ...]] = {
+    "fid": ("frechet",),
+    "is": ("score",),
+    "kid": ("kernel",),
+    "prc": ("precision", "recall", "density", "coverage"),
+}
+
+# Into the id only where they are not the default: the numbers from before they were fields are the
+# same numbers, and stay in the same block.
+ADDED = ("precision_neighbours", "coverage_neighbours")
+
+
+def check_sizes(runs: int, samples: int, splits: int) -> None:
+    """UserError for sizes that nothing can be computed from."""
+    for name, value in (("runs", runs), ("samples", samples), ("splits", splits)):
+        if value < 1:
+            raise UserError(f"protocol: {name} must be at least 1, not {value}")
+    if samples < max(2, splits):
+        raise UserError(
+            f"protocol: {samples} samples a run are too few for {splits} split(s);"
+            f" use at least {max(2, splits)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -21,24 +46,29 @@ class Preset:
     """The sizes of a protocol, before data set and extractor are known.
 
     reference: "train" is the split that the GAN is trained on, "test" the data set's test split.
+    quantisation: how floats in [-1, 1] become bytes; "truncate-clamp" is what older code does.
     """
 
     runs: int
     samples: int
-    splits: int
-    reference: str
+    splits: int = 1
+    reference: Literal["train", "test"] = "train"
+    quantisation: Literal["round-clamp", "truncate-clamp"] = "round-clamp"
+
+    def __post_init__(self) -> None:
+        check_sizes(self.runs, self.samples, self.splits)
 
 
 PRESETS: dict[str, Preset] = {
     # Subramanian & Chong 2019, section IV: five runs of 2000. The bias of 2000 samples is large
     # (a perfect generator has an FID near 15), so these numbers stay among themselves.
-    "paper": Preset(runs=5, samples=2000, splits=1, reference="train"),
+    "paper": Preset(runs=5, samples=2000),
     # Miyato et al. 2018, appendix B.1: score over 10 x 5000 samples, FID of 5000 against the
     # 10,000 test images. As ten runs of 5000 the first run's FID is theirs, and sd says what
-    # another 5000 samples would have given.
-    "sngan": Preset(runs=10, samples=5000, splits=1, reference="test"),
+    # another 5000 samples would have given. Their code truncates (sngan_projection/evaluation.py).
+    "sngan": Preset(runs=10, samples=5000, reference="test", quantisation="truncate-clamp"),
     # What most papers since print: 50,000 samples once, the score over ten parts of 5000.
-    "50k": Preset(runs=1, samples=50_000, splits=10, reference="train"),
+    "50k": Preset(runs=1, samples=50_000, splits=10),
 }
 
 
@@ -49,6 +79,10 @@ class Protocol:
     runs: how often `samples` images are drawn; run k has the seed `seed` + k. splits: parts of a
     run for the inception score. reference_sha256: of the reference images' pixels, in order.
     size, channels: of the scored images. resize: how they come to the extractor's size.
+    quantisation: how they became bytes; "as-given" where they were bytes when we got them.
+    kernel_images: the most reference images that the kernel distance sees; of them as many as a run
+    has samples are compared by precision and recall, k = precision_neighbours, and density and
+    coverage, k = coverage_neighbours.
     """
 
     name: str
@@ -68,16 +102,11 @@ class Protocol:
     kernel_images: int = KERNEL_IMAGES
     seed: int = 0
     version: int = VERSION
+    precision_neighbours: int = 3  # Kynkäänniemi et al. 2019, arXiv:1904.06991
+    coverage_neighbours: int = 5  # Naeem et al. 2020, arXiv:2002.09797
 
     def __post_init__(self) -> None:
-        for name in ("runs", "samples", "splits"):
-            if getattr(self, name) < 1:
-                raise UserError(f"protocol: {name} must be at least 1, not {getattr(self, name)}")
-        if self.samples < max(2, self.splits):
-            raise UserError(
-                f"protocol: {self.samples} samples a run are too few for {self.splits} split(s);"
-                f" use at least {max(2, self.splits)}"
-            )
+        check_sizes(self.runs, self.samples, self.splits)
 
     def as_dict(self) -> dict[str, str | int | bool]:
         return asdict(self)
@@ -87,6 +116,9 @@ class Protocol:
         """12 hex digits over all fields but the name, which moves no number."""
         record = self.as_dict()
         del record["name"]
+        for field in fields(self):
+            if field.name in ADDED and record[field.name] == field.default:
+                del record[field.name]
         text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -101,3 +133,14 @@ class Protocol:
         if self.official_inception:
             return text
         return f"{text} (embedded extractor: not comparable with published FID or IS)"
+
+
+def bias_note(samples: int, dimensions: int) -> str | None:
+    """What is wrong with fewer samples than features, or None where there are enough."""
+    if samples >= dimensions:
+        return None
+    return (
+        f"{samples:,} samples a run are fewer than the {dimensions:,} features: the covariance is"
+        " rank-deficient and the Fréchet distance strongly biased upwards; read it beside the"
+        " floor, and trust the kernel distance, which has no bias"
+    )

@@ -6,31 +6,36 @@ files are arrays without pickles, written whole or not at all, and checked when 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
-import os
-import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from msngan import rng
-from msngan.metrics import core
+from msngan.metrics import core, neighbours
+from msngan.metrics.cache import (
+    ARRAYS,
+    cache_folder,
+    cache_key,
+    first_process_first,
+    read_array,
+    read_arrays,
+    write_array,
+    write_arrays,
+)
 from msngan.metrics.interface import Extractor, Features
 from msngan.metrics.protocol import KERNEL_IMAGES
-from msngan.runs import UserError, replacing
+from msngan.runs import UserError
 
 VERSION = 1  # of the cached arrays: raise it when a computation below changes
 Progress = Callable[[int, int], None]  # (images done, images in all)
-ARRAYS = ("mean", "root", "features", "logits", "kernel_within")
+LAYERS = ("pool", "logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +45,7 @@ class Reference:
     mean (d,) and root (d, r) are float64, root @ root.T the covariance. features (n, d) and
     logits (n, K) are float32, of at most KERNEL_IMAGES images in a fixed random order.
     kernel_within: the kernel distance's term of those alone. sha256: of all images' pixels.
-    floors: those computed so far, see msngan.metrics.floors.
+    floors, radii: those computed so far, see msngan.metrics.floors and neighbours().
     """
 
     extractor: str
@@ -52,7 +57,8 @@ class Reference:
     logits: Tensor
     kernel_within: float
     cache: Path  # the file that these numbers are in, if it could be written
-    floors: dict[str, list[list[float]]] = field(default_factory=dict, repr=False)
+    floors: dict[str, dict[str, list[float]]] = field(default_factory=dict, repr=False)
+    radii: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -77,13 +83,16 @@ class Reference:
             "extractor": extractor.name,
             "weights": extractor.weights_sha256,
             "resize": extractor.resize,
+            "layers": list(LAYERS),
+            "dtype": "float64",
             "kept": KERNEL_IMAGES,
         }
         path = (cache or cache_folder()) / f"{cache_key(identity)}.npz"
-        arrays = _read(path, identity, extractor.dimensions)
-        if arrays is None:
-            arrays = _compute(images, extractor, progress)
-            _write(path, identity, arrays)
+        with first_process_first():
+            arrays = read_arrays(path, identity, extractor.dimensions)
+            if arrays is None:
+                arrays = _compute(images, extractor, progress)
+                write_arrays(path, identity, arrays)
         mean, root, features, logits = (torch.from_numpy(arrays[name]) for name in ARRAYS[:4])
         within = float(arrays["kernel_within"])
         return cls(extractor.name, len(images), sha256, mean, root, features, logits, within, path)
@@ -106,6 +115,35 @@ class Reference:
         own = core.kernel_within(pool)
         return own + self.kernel_within - 2 * core.kernel_between(pool, self.features.double())
 
+    def neighbours(self, pool: Tensor, nearest: tuple[int, int]) -> dict[str, float]:
+        """Precision, recall, density and coverage of features (N, d) against as many kept ones.
+
+        nearest: the k of the first two and of the last two. Both sides have min(N, n) rows, the
+        first: a set with more rows would cover more.
+        """
+        count = min(len(pool), len(self.features))
+        real = self.features[:count].double()
+        first, last = nearest
+        return neighbours.neighbours(
+            real,
+            pool[:count],
+            precision_neighbours=first,
+            coverage_neighbours=last,
+            real_radii=(self._radii(real, first), self._radii(real, last)),
+        )
+
+    def _radii(self, real: Tensor, k: int) -> Tensor:
+        """Distances (n,) of the first n kept features to their k-th neighbours, from the cache."""
+        path = self.cache.with_name(f"{self.cache.stem}-radii-{len(real)}-{k}.npy")
+        if path.name not in self.radii:
+            found = read_array(path, (len(real),))
+            if found is None:
+                found = neighbours.radii(real, k).numpy()
+                with contextlib.suppress(OSError):  # the reference has warned of it
+                    write_array(path, found)
+            self.radii[path.name] = torch.from_numpy(found)
+        return self.radii[path.name]
+
 
 def pixels_sha256(images: Tensor) -> str:
     """Hash of uint8 images (N, C, H, W), their shape and order included."""
@@ -120,18 +158,6 @@ def pixels_sha256(images: Tensor) -> str:
 def in_random_order(count: int) -> Tensor:
     """A fixed permutation, so that part of a folder sorted by class holds every class."""
     return torch.randperm(count, generator=rng.generator(0, 0, 0, "scores"))
-
-
-def cache_folder() -> Path:
-    """$MSNGAN_CACHE, or the user's cache, with /references."""
-    root = os.environ.get("MSNGAN_CACHE") or Path.home() / ".cache" / "msngan"
-    return Path(root) / "references"
-
-
-def cache_key(identity: dict[str, object]) -> str:
-    """sha256 of the canonical JSON of all that the cached numbers depend on."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def in_parts(images: Tensor, extractor: Extractor, progress: Progress | None) -> Iterator[Features]:
@@ -173,32 +199,3 @@ def _compute(
         "logits": logits.numpy(),
         "kernel_within": np.float64(core.kernel_within(pool.double())),
     }
-
-
-def _read(path: Path, identity: dict[str, object], dimensions: int) -> dict[str, np.ndarray] | None:
-    """The arrays of a cache file, or None where it is absent, cut, damaged or another's."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if json.loads(str(file["identity"])) != identity:
-                return None
-            arrays = {name: file[name] for name in ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-    widths = (arrays["mean"].shape, arrays["root"].shape[:1], arrays["features"].shape[1:])
-    if any(width != (dimensions,) for width in widths):
-        return None
-    sound = (array.dtype.kind == "f" and np.isfinite(array).all() for array in arrays.values())
-    return arrays if all(sound) else None
-
-
-def _write(path: Path, identity: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
-    try:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            content: dict[str, Any] = {"identity": np.array(json.dumps(identity)), **arrays}
-            np.savez(file, **content)
-    except OSError as problem:
-        warnings.warn(
-            f"reference statistics are not cached in {path.parent} ({problem.strerror}); set"
-            " MSNGAN_CACHE to a folder that can be written, or each evaluation computes them anew",
-            stacklevel=3,
-        )

@@ -52,21 +52,32 @@ def latents(count: int, latent_dim: int, seed: int) -> Tensor:
 
 
 def draw_samples(
-    generator: nn.Module, count: int, seed: int, batch_size: int = 250
+    generator: nn.Module,
+    count: int,
+    seed: int,
+    batch_size: int = 250,
+    *,
+    only: Tensor | None = None,
+    truncate: bool = False,
 ) -> Iterator[Tensor]:
-    """uint8 batches of `count` samples in all, on the CPU.
+    """uint8 batches of `count` samples in all, on the CPU, or of those at the indices `only`.
 
-    The latents are drawn whole, on the CPU, so neither batch size nor device changes them.
+    The latents are drawn whole, on the CPU, so neither batch size nor device changes them, nor
+    what other processes draw.
     """
-    yield from decode(generator, latents(count, cast(int, generator.latent_dim), seed), batch_size)
+    z = latents(count, cast(int, generator.latent_dim), seed)
+    yield from decode(generator, z if only is None else z[only], batch_size, truncate)
 
 
-def decode(generator: nn.Module, z: Tensor, batch_size: int = 250) -> Iterator[Tensor]:
+def decode(
+    generator: nn.Module, z: Tensor, batch_size: int = 250, truncate: bool = False
+) -> Iterator[Tensor]:
     """uint8 batches of the images of z (N, latent_dim), eval mode, on the CPU."""
     first = next(generator.parameters())
     for part in z.split(batch_size):
         with evaluating(generator):
-            yield convert.to_uint8(generator(part.to(first.device, first.dtype))).cpu()
+            images = generator(part.to(first.device, first.dtype))
+            yield convert.to_uint8(images, truncate).cpu()
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -102,10 +113,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no readable checkpoint: it is cut or of another program") from (
             problem
         )
-    if (
-        not isinstance(checkpoint, dict)
-        or checkpoint.get("msngan", {}).get("format") != CHECKPOINT_FORMAT
-    ):
+    about = checkpoint.get("msngan") if isinstance(checkpoint, dict) else None
+    if not isinstance(about, dict) or about.get("format") != CHECKPOINT_FORMAT:
         raise UserError(f"{path} is not a msngan checkpoint of format {CHECKPOINT_FORMAT}")
     return checkpoint
 
@@ -128,5 +137,8 @@ def load_generator(path: Path, ema: bool = True) -> tuple[nn.Module, dict[str, A
         generator = GENERATORS[options["generator"]](
             options["latent_dim"], options["width"], options["channels"], options["size"]
         )
+    generator.to(next(iter(weights.values())).dtype)
     generator.load_state_dict(weights)
+    if options.get("channels_last"):  # as in training: twice as fast, and the same last bits
+        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return generator.eval(), checkpoint
