@@ -1,4 +1,4 @@
-"""`msngan extractor`: train a feature extractor for a data set, or list those that are shipped."""
+"""`msngan extractor`: train a feature extractor, measure it for its card, or list those shipped."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 An extractor turns images into the features that scores are computed from. One is shipped for some
-data sets; `fit` trains one for any data set with labels, which takes minutes. Its numbers are never
-called FID or IS, and those of two extractors cannot be compared."""
+data sets; `fit` trains one for any data set with labels, which takes minutes, and writes a card
+that says how good it is; `card` measures that again. Its numbers are never called FID or IS, and
+those of two extractors cannot be compared. Images without labels cannot train one: score them with
+a shipped extractor or with Inception (`msngan evaluate --extractor embedded` or `inception`)."""
+# Where a data set's own images are smaller than the network's. Disturbed after they were enlarged,
+# they would hold nothing as fine as a mild blur.
+OWN_SIZE = {"digits": 8}
 COLUMNS = ["data set", "name", "features", "classes", "channels", "test accuracy", "file"]
 
 
 def parser() -> Parser:
     made = Parser(prog="msngan extractor", description=DESCRIPTION)
-    commands = made.add_subparsers(dest="command", required=True, metavar="fit|list")
+    commands = made.add_subparsers(dest="command", required=True, metavar="fit|card|list")
     fit = commands.add_parser("fit", help="train one and write it with its card")
     fit.add_argument("--dataset", required=True, metavar="NAME", help="cifar10, folder, ...")
     fit.add_argument("--root", metavar="DIR", help="the data's folder; default: MSNGAN_DATA")
@@ -40,6 +45,11 @@ def parser() -> Parser:
         "--out", type=Path, metavar="FILE", help="default: ./NAME.safetensors, its card beside it"
     )
     fit.add_argument("--no-download", action="store_true", help="use only files at hand")
+    card = commands.add_parser("card", help="measure one again and rewrite its card")
+    card.add_argument("file", type=Path, metavar="FILE", help="a .safetensors file that fit wrote")
+    card.add_argument("--dataset", metavar="NAME", help="default: the one that the file names")
+    card.add_argument("--root", metavar="DIR", help="the data's folder; default: MSNGAN_DATA")
+    card.add_argument("--no-download", action="store_true", help="use only files at hand")
     shown = commands.add_parser("list", help="the shipped extractors")
     shown.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     return made
@@ -53,7 +63,9 @@ def _count(text: str) -> int:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    return show(args.format) if args.command == "list" else fit(args)
+    if args.command == "list":
+        return show(args.format)
+    return fit(args) if args.command == "fit" else card(args)
 
 
 def fit(args: argparse.Namespace) -> int:
@@ -74,10 +86,39 @@ def fit(args: argparse.Namespace) -> int:
 
     print(f"{args.dataset}: {len(train[0])} training and {len(test[0])} test images", flush=True)
     net, held_out = fit_extractor(*train, recipe, report)
-    card = save_with_card(net, out, args.dataset, recipe, train, test, held_out)
-    print(f"\n{card}\nwritten: {out} and {out.with_suffix('.md')}")
+    made = save_with_card(net, out, args.dataset, recipe, train, test, held_out, _measuring)
+    print(f"\n{made.text}\nwritten: {out} and {out.with_suffix('.md')}")
     print(f"use it: msngan fit --config NAME --scores.extractor {out}")
     return 0
+
+
+def card(args: argparse.Namespace) -> int:
+    file = _carded(args.file)
+    from msngan.metrics.card import write_card
+    from msngan.metrics.shipped import EmbeddedExtractor
+
+    facts = EmbeddedExtractor.load(file).metadata
+    dataset = facts["dataset"]
+    if args.dataset not in (None, dataset):
+        raise UserError(
+            f"{file} was trained on {dataset}; a card measured on {args.dataset} would mislead, so"
+            " leave out --dataset"
+        )
+    train, test = _labelled(dataset, args.root, not args.no_download)
+    if (classes := int(train[1].max()) + 1) != int(facts["classes"]):
+        raise UserError(
+            f"the images have {classes} classes, and {file} was trained on {facts['classes']};"
+            " give --root the images that it was trained on"
+        )
+    made = write_card(file, train[0], test, _measuring)
+    print(f"\n{made.text}\nwritten: {file.with_suffix('.md')}")
+    for note in made.notes:
+        print(f"note: {note}")
+    return 0
+
+
+def _measuring(what: str) -> None:
+    print(f"measuring: {what}", flush=True)
 
 
 def _free(out: Path) -> Path:
@@ -87,12 +128,24 @@ def _free(out: Path) -> Path:
     for path in (out, out.with_suffix(".md")):
         if path.exists():
             raise UserError(f"{path} exists; give another --out, or remove it")
-    folder = out.parent
-    if not folder.is_dir():
-        raise UserError(f"--out: no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--out: {folder} cannot be written; give another --out")
+    if not out.parent.is_dir():
+        raise UserError(f"--out: no folder {out.parent}; make it first")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out: {out.parent} cannot be written; give another --out")
     return out
+
+
+def _carded(file: Path) -> Path:
+    """A file beside which a card can be written, checked before torch is loaded."""
+    if not file.is_file():
+        raise UserError(
+            f"no extractor file {file}; make one with `msngan extractor fit --dataset NAME`"
+        )
+    if file.suffix != ".safetensors":
+        raise UserError(f"{file} does not end in .safetensors, as the files of extractors do")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"{file.parent} cannot be written; copy {file.name} to a folder of yours")
+    return file
 
 
 def _recipe(args: argparse.Namespace, images: int) -> Recipe:
@@ -114,7 +167,7 @@ def _recipe(args: argparse.Namespace, images: int) -> Recipe:
 
 
 def _labelled(dataset: str, root: str | None, download: bool) -> tuple[Labelled, Labelled]:
-    """Training and test images at 32 x 32, with labels."""
+    """Training images at 32 x 32 and test images in their own size, with labels."""
     from msngan import data
     from msngan.metrics.recipes import RECIPES
     from msngan.metrics.shipped import SIZE
@@ -127,20 +180,30 @@ def _labelled(dataset: str, root: str | None, download: bool) -> tuple[Labelled,
             f" {', '.join(known)}"
         )
     splits = data.DATASETS[dataset].splits
-    found = []
-    for split in tuple(each for each in ("train", "test") if each in splits) or splits[:1]:
-        try:
-            images = data.load(dataset, root, split, SIZE, None, download)
-        except data.DataError as problem:  # it names the options of `fit`
-            raise UserError(str(problem).replace("--data.", "--")) from problem
-        if images.labels is None or int(images.labels.max()) < 1:
-            raise UserError(
-                f"{dataset} has no labels, or one class only, and an extractor learns from labels:"
-                " give a folder with a subfolder for each class, or score with a shipped extractor"
-                " (`msngan extractor list`)"
-            )
-        found.append((images.images, images.labels))
-    return (found[0], found[1]) if len(found) == 2 else _parted(*found[0])
+    if "test" not in splits:
+        return _parted(*_split(dataset, root, splits[0], SIZE, download))
+    own = OWN_SIZE.get(dataset, SIZE)
+    return (
+        _split(dataset, root, "train", SIZE, download),
+        _split(dataset, root, "test", own, download),
+    )
+
+
+def _split(dataset: str, root: str | None, split: str, size: int, download: bool) -> Labelled:
+    from msngan import data
+
+    try:
+        images = data.load(dataset, root, split, size, None, download)
+    except data.DataError as problem:  # it names the options of `msngan fit`
+        raise UserError(str(problem).replace("--data.", "--")) from problem
+    if images.labels is None or int(images.labels.max()) < 1:
+        raise UserError(
+            f"{dataset} has no labels, or one class only, and an extractor learns from labels:"
+            " give a folder with a subfolder for each class, or score these images with a shipped"
+            " extractor (`msngan evaluate --extractor embedded`) or Inception (`--extractor"
+            " inception`)"
+        )
+    return images.images, images.labels
 
 
 def _parted(images: Tensor, labels: Tensor) -> tuple[Labelled, Labelled]:

@@ -1,30 +1,46 @@
 """An extractor's file with the card that says how good it is.
 
-Weights without a card cannot be judged: what was it trained on, what does it see, and what does a
-perfect generator score with it?
+Weights without a card cannot be judged: what was it trained on, what does a perfect generator score
+with it, and do its numbers notice what a person notices?
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from msngan import images as convert
+from msngan.metrics import core
+from msngan.metrics.card_text import Evidence, markdown
 from msngan.metrics.embedded import EmbedNet
 from msngan.metrics.fitting import Recipe, accuracy
-from msngan.metrics.floors import Score, floors
+from msngan.metrics.floors import DISTANCES, Score, floors, summary
 from msngan.metrics.protocol import Protocol
-from msngan.metrics.reference import Reference
-from msngan.metrics.shipped import EmbeddedExtractor, halved, save_extractor
+from msngan.metrics.reference import Reference, in_random_order
+from msngan.metrics.responses import enlarged_blur, responses
+from msngan.metrics.shipped import SIZE, EmbeddedExtractor, halved, save_extractor
+from msngan.runs import UserError, replacing
 
+Labelled = tuple[Tensor, Tensor]  # uint8 images (N, C, H, W) and int64 labels (N,)
+Report = Callable[[str], None]  # is told what is being measured
 SIZES = (500, 2000, 10_000)
 MOST_RUNS = 5
-LIMITS = """\
-- It sees what tells its classes apart, and little else: a flaw that no class shows costs nothing.
-- It was trained on the very images that a generator imitates, so it rewards memorising them.
-- Its score is capped by its number of classes and, for a good generator, by that of real data.
-- Its scale is its own: only numbers of one name and one protocol compare, and none with an FID."""
+
+
+def _silent(what: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Card:
+    """text: Markdown. notes: lines on what the file says of itself and was not found so."""
+
+    text: str
+    notes: list[str]
 
 
 def save_with_card(
@@ -32,13 +48,13 @@ def save_with_card(
     path: Path,
     dataset: str,
     recipe: Recipe,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+    train: Labelled,
+    test: Labelled,
     held_out_accuracy: float,
-) -> str:
-    """Save `net` as `path` and its card beside it, as .md; returns the card.
+    report: Report = _silent,
+) -> Card:
+    """Save `net`, which was trained on `train`, as `path`, and its card beside it, as .md.
 
-    train, test: uint8 images (N, C, 32, 32) and int64 labels (N,); `net` was trained on the first.
     Test accuracy is measured here, with the weights as the file has them: `net` is rounded to them.
     """
     rounded = {
@@ -46,6 +62,7 @@ def save_with_card(
         for name, value in halved(net).items()
     }
     net.load_state_dict(rounded)
+    found = accuracy(net, convert.resize(test[0], SIZE), test[1])
     metadata = {
         "dataset": dataset,
         "channels": str(train[0].shape[1]),
@@ -54,90 +71,78 @@ def save_with_card(
         "recipe": json.dumps(recipe.as_dict(), sort_keys=True),
         "train_images": str(len(train[0])),
         "held_out_accuracy": f"{held_out_accuracy:.4f}",
-        "test_accuracy": f"{accuracy(net, *test):.4f}",
+        "test_accuracy": f"{found:.4f}",
     }
     save_extractor(net, path, metadata)
+    return write_card(path, train[0], test, report)
+
+
+def write_card(path: Path, train: Tensor, test: Labelled, report: Report = _silent) -> Card:
+    """Measure the extractor in `path` and write its card beside it, as .md; the file stays.
+
+    train: its training images, uint8 (M, C, H, W). test: others of their kind with labels, which
+    are disturbed in the size that they have here; UserError for fewer than 2.
+    """
+    images, labels = test
+    if len(images) < 2:
+        raise UserError(f"a card needs at least 2 test images, not {len(images)}; give more images")
     extractor = EmbeddedExtractor.load(path)
-    reference = Reference.of(train[0], extractor)
-    rows = [
-        _row(size, _floors_at(size, extractor, reference, dataset, test[0]), extractor)
-        for size in _sizes(len(test[0]))
-    ]
-    card = _text(extractor, path, len(test[0]), rows)
-    path.with_suffix(".md").write_text(card, encoding="utf-8")
+    report("the training images")
+    reference = Reference.of(train, extractor)
+    report("the test images")
+    order = in_random_order(len(images))
+    logits = extractor.features(images[order]).logits
+    protocol = _protocol(extractor, reference, images)
+    measured = {
+        size: floors(reference, extractor, replace(protocol, samples=size), images, DISTANCES)
+        for size in _sizes(len(images))
+    }
+    evidence = Evidence(
+        extractor=extractor,
+        path=path,
+        train_images=len(train),
+        test_images=len(images),
+        side=images.shape[-1],
+        accuracy=float((logits.argmax(1) == labels[order]).double().mean()),
+        floors=measured,
+        real={"training": _scores(reference.logits.double()), "test": _scores(logits)},
+        responses=responses(extractor, reference, protocol, images, labels, report),
+        enlarged=enlarged_blur(extractor, reference, images),
+    )
+    card = Card(markdown(evidence), evidence.notes)
+    with replacing(path.with_suffix(".md")) as temporary:
+        temporary.write_text(card.text, encoding="utf-8")
     return card
 
 
 def _sizes(available: int) -> list[int]:
-    """Those of SIZES for which there are images, or all images where they are fewer than 500."""
-    return [size for size in SIZES if size <= available] or [available]
+    """SIZES, and all test images where those are fewer than the largest."""
+    return sorted({*SIZES, min(available, max(SIZES))})
 
 
-def _floors_at(
-    samples: int, extractor: EmbeddedExtractor, reference: Reference, dataset: str, test: Tensor
-) -> dict[str, Score]:
-    protocol = Protocol(
+def _scores(logits: Tensor) -> dict[int, Score]:
+    """Number of images -> classifier score of disjoint parts, for SIZES and for all (N, K)."""
+    result = {}
+    for size in _sizes(len(logits)):
+        if runs := min(MOST_RUNS, len(logits) // size):
+            parts = logits[: runs * size].split(size)
+            result[size] = summary([core.inception_score(part) for part in parts])
+    return result
+
+
+def _protocol(extractor: EmbeddedExtractor, reference: Reference, images: Tensor) -> Protocol:
+    return Protocol(
         name="card",
         runs=MOST_RUNS,
-        samples=samples,
+        samples=SIZES[0],
         splits=1,
-        dataset=dataset,
+        dataset=extractor.metadata["dataset"],
         split="train",
         reference_images=reference.count,
         reference_sha256=reference.sha256,
-        size=extractor.size,
-        channels=extractor.channels,
+        size=images.shape[-1],
+        channels=images.shape[1],
         extractor=extractor.name,
         official_inception=False,
         resize=extractor.resize,
     )
-    return floors(reference, extractor, protocol, test)
-
-
-def _row(samples: int, measured: dict[str, Score], extractor: EmbeddedExtractor) -> str:
-    cells = []
-    for kind in ("frechet", "kernel", "score"):
-        score = measured[extractor.keys[kind]]
-        spread = "" if score["sd"] is None else f" ± {score['sd']:.2g}"
-        cells.append(f"{score['mean']:.4g}{spread} ({len(score['values'])})")
-    return f"| {samples} | {' | '.join(cells)} |"
-
-
-def _text(extractor: EmbeddedExtractor, path: Path, test_images: int, rows: list[str]) -> str:
-    facts = extractor.metadata
-    recipe = ", ".join(f"{key} {value}" for key, value in json.loads(facts["recipe"]).items())
-    weights = sum(each.numel() for each in extractor.network.parameters())
-    table = "\n".join(rows)
-    key = extractor.keys["frechet"]
-    return f"""\
-# {extractor.name}
-
-An embedded feature extractor: a residual network of eight convolutions, trained to classify
-{facts["dataset"]}. Its scores bear its name, as `{key}`: never FID, IS or KID.
-
-| | |
-|---|---|
-| file | {path.name}, {path.stat().st_size:,} bytes |
-| sha256 | {extractor.weights_sha256} |
-| input | uint8 {extractor.channels} x {extractor.size} x {extractor.size} ({extractor.resize}) |
-| features | {extractor.dimensions} |
-| classes | {extractor.classes} |
-| parameters | {weights:,}, float16 in the file, float32 in memory |
-| trained on | {facts["train_images"]} images of {facts["dataset"]}, a tenth of them held out |
-| held-out accuracy | {facts["held_out_accuracy"]} |
-| test accuracy | {facts["test_accuracy"]}, on {test_images} images |
-| recipe | {recipe} |
-| command | `msngan extractor fit --dataset {facts["dataset"]}` |
-
-What real images score, and so about what a perfect generator would: Fréchet (FD) and kernel
-distance (KD) of test images to all training images, classifier score (CS) of training images; mean
-± sd over (n) disjoint parts.
-
-| images | FD | KD | CS |
-|---|---|---|---|
-{table}
-
-Known limits:
-
-{LIMITS}
-"""
