@@ -1,109 +1,202 @@
-"""msngan evaluate: score runs or checkpoints under a named protocol."""
+"""msngan evaluate: score runs, checkpoints or any images under a named protocol."""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msngan import checks
 from msngan.commands.parser import Parser
-from msngan.metrics.protocol import PRESETS
-from msngan.runs import UserError, append_line, find_checkpoint, score_line
+from msngan.commands.tables import FORMATS
+from msngan.metrics.presets import metric_names, preset
+from msngan.metrics.protocol import METRICS, PRESETS
+from msngan.runs import (
+    NAME,
+    Failure,
+    Run,
+    UserError,
+    append_line,
+    find_checkpoint,
+    score_line,
+)
 
 if TYPE_CHECKING:
     import argparse
 
+    from msngan.commands.evaluate_subjects import Subject
+    from msngan.commands.evaluate_tables import Outcome
 
-def main(argv: list[str]) -> int:
-    options = _parse(argv)
-    found = [find_checkpoint(target, Path(options.root)) for target in options.targets]
-    rows = [_evaluate(options, path, run) for path, run in found]
-    if options.format == "json":
-        print(json.dumps(rows, indent=2))
-    return 0
+DESCRIPTION = """\
+Score the samples of runs or checkpoints, or with --samples any images, another tool's say, against
+real ones. Scores of one protocol (its sizes, reference and extractor) compare with each other and
+with no others. Scores of a run are added to its scores.jsonl, for `msngan leaderboard`."""
+VIA = ("own", "torchmetrics", "torch-fidelity")  # metrics.backends.BACKENDS, which needs torch
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(prog="msngan evaluate", description="Score runs or checkpoints.")
-    parser.add_argument("targets", nargs="+", help="names or folders of runs, or checkpoint files")
-    parser.add_argument("--protocol", choices=list(PRESETS), default="paper")
-    parser.add_argument("--extractor", default="auto", help="auto, embedded, inception or a file")
-    parser.add_argument("--inception-weights", help="file of the official weights")
-    parser.add_argument("--runs", type=int, help="instead of the protocol's")
-    parser.add_argument("--samples", type=int, help="of a run, instead of the protocol's")
-    parser.add_argument("--seed", type=int, default=0, help="of the first run's samples")
-    parser.add_argument("--data-root", help="folder of the real images, if it has moved")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all")
-    parser.add_argument("--root", default=".", help="folder that holds checkpoints/ and samples/")
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    weights = parser.add_mutually_exclusive_group()
+def parser() -> Parser:
+    made = Parser(prog="msngan evaluate", description=DESCRIPTION)
+    made.add_argument(
+        "targets", nargs="*", metavar="RUN", help="names or folders of runs, or checkpoint files"
+    )
+    made.add_argument(
+        "--samples", metavar="PATH", help="score these images instead: a folder, .zip, .npz or .npy"
+    )
+    made.add_argument("--record", metavar="NAME", help="keep the scores of --samples as a run's")
+    real = made.add_argument_group("reference", "the real images; default: the run's own")
+    real.add_argument("--against", metavar="PATH", help="images: a folder, .zip, .npz or .npy")
+    real.add_argument("--dataset", metavar="NAME", help="a data set: cifar10, mnist, digits, ...")
+    real.add_argument("--data-root", metavar="DIR", help="the data set's folder, if it has moved")
+    real.add_argument("--split", metavar="S", help="default: the protocol's")
+    real.add_argument("--size", type=int, metavar="N", help="of all images; default: their own")
+    real.add_argument("--channels", type=int, choices=(1, 3), help="default: the images' own")
+    how = made.add_argument_group("protocol")
+    how.add_argument(
+        "--protocol",
+        metavar="NAME",
+        default="paper",
+        help=f"{', '.join(PRESETS)}, or a .yaml file; default: paper",
+    )
+    how.add_argument("--metrics", metavar="A,B,...", help=f"of {', '.join(METRICS)}; default: all")
+    how.add_argument("--via", choices=VIA, default="own", help="whose arithmetic; default: own")
+    how.add_argument("--runs", type=int, metavar="N", help="instead of the protocol's")
+    how.add_argument("--images", type=int, metavar="N", help="of a run, instead of the protocol's")
+    how.add_argument("--seed", type=int, metavar="S", help="of the first run's samples; default: 0")
+    how.add_argument(
+        "--extractor", metavar="NAME", default="auto", help="auto, embedded, inception or a file"
+    )
+    how.add_argument("--inception-weights", metavar="FILE", help="the official weights")
+    weights = how.add_mutually_exclusive_group()
     weights.add_argument("--ema", dest="ema", action="store_true", default=None)
     weights.add_argument("--raw", dest="ema", action="store_false", help="not the moving average")
-    options = parser.parse_args(argv)
-    for name, least in (("runs", 1), ("samples", 2), ("seed", 0), ("threads", 0)):
+    made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
+    made.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU; 0: all")
+    made.add_argument("--root", default=".", metavar="DIR", help="where checkpoints/ is")
+    made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    options = parser().parse_args(argv)
+    _check(options)
+    record = _record(options.record, Path(options.root)) if options.record else None
+    found = [find_checkpoint(target, Path(options.root)) for target in options.targets]
+    for run in (run for _, run in found if run):
+        if not os.access(run.scores if run.scores.exists() else run.folder, os.W_OK):
+            raise UserError(f"{run.scores} cannot be written, and the scores belong there")
+    _set_up(options)
+    from msngan.commands.evaluate_subjects import of_images, of_runs
+    from msngan.commands.evaluate_tables import show
+
+    subjects = of_images(options, record) if options.samples else of_runs(options, found)
+    for remark in dict.fromkeys(each for subject in subjects for each in subject.remarks):
+        sys.stderr.write(f"{remark}\n")
+    outcomes: list[Outcome] = []
+    whole = True
+    try:
+        for number, subject in enumerate(subjects, start=1):
+            outcome = _score(subject, f"{number}/{len(subjects)} {subject.name}")
+            if outcome:
+                outcomes.append(outcome)
+                whole = _keep(subject.run, outcome) and whole
+            whole = whole and outcome is not None and not outcome.failed
+    finally:  # one that breaks or is interrupted does not lose those before it
+        if outcomes:
+            show(options.format, outcomes)
+    return 0 if whole else 1
+
+
+def _check(options: argparse.Namespace) -> None:
+    """All that can be said of the options without torch."""
+    for name, least in (("runs", 1), ("images", 2), ("seed", 0), ("threads", 0), ("size", 1)):
         checks.at_least(f"--{name}", getattr(options, name), least)
-    return options
+    preset(options.protocol)
+    options.metrics = metric_names("--metrics", options.metrics)
+    if options.against and (options.dataset or options.data_root or options.split):
+        raise UserError("--against is the reference: give no --dataset, --data-root or --split")
+    if options.samples is None:
+        _check_of_runs(options)
+    else:
+        _check_of_images(options)
 
 
-def _evaluate(options: argparse.Namespace, path: Path, run: Any) -> dict[str, Any]:
+def _check_of_runs(options: argparse.Namespace) -> None:
+    if not options.targets:
+        raise UserError("nothing to score: name runs or checkpoints, or give --samples PATH")
+    for name in ("size", "channels", "record"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} goes with --samples; a run's own is in its checkpoint")
+
+
+def _check_of_images(options: argparse.Namespace) -> None:
+    if options.targets and options.samples.isdecimal():
+        raise UserError(
+            f"--samples takes images, not {options.samples}; how many a run has is --images"
+            f" {options.samples}"
+        )
+    if options.targets:
+        raise UserError(f"--samples or runs ({', '.join(options.targets)}), not both at once")
+    if not (options.against or options.dataset):
+        raise UserError("--samples needs real images: --against PATH, or --dataset NAME")
+    for name, option in (("seed", "--seed"), ("ema", "--ema or --raw")):
+        if getattr(options, name) is not None:
+            raise UserError(f"{option} is for runs: the images of --samples are there already")
+
+
+def _record(name: str, root: Path) -> Run:
+    """The run that --record means: one that was not trained here."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"--record {name!r} is no run name; use letters, digits, '.', '_' and '-'")
+    run = Run(name, root)
+    if run.config.exists():
+        raise UserError(f"--record {name}: {run.folder} is a run trained here; choose another name")
+    place = run.folder
+    while not os.path.lexists(place):
+        place = place.parent
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UserError(f"--record {name}: {run.folder} cannot be written")
+    return run
+
+
+def _set_up(options: argparse.Namespace) -> None:
     import torch
-
-    from msngan.data import ImageData
-    from msngan.models import load_generator, read_checkpoint
-    from msngan.scoring import Scorer
 
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        device = torch.device(options.device)
-        torch.empty(0, device=device)
+        torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as problem:
         raise UserError(f"--device {options.device} is not to be had here; use cpu") from problem
-    saved = read_checkpoint(path)
-    ema = saved["hyper_parameters"]["ema_decay"] > 0 if options.ema is None else options.ema
-    generator, checkpoint = load_generator(path, ema)
-    described = dict(checkpoint["msngan"]["data"])
-    if options.data_root:
-        described["root"] = options.data_root
-    described |= {"channels": saved["hyper_parameters"]["channels"]}
-    described |= {"size": saved["hyper_parameters"]["size"]}
-    scorer = Scorer(
-        ImageData(**described),
-        extractor=options.extractor,
-        protocol=options.protocol,
-        device=device,
-        inception_weights=options.inception_weights,
-        runs=options.runs,
-        samples=options.samples,
-        seed=options.seed,
-    )
-    print(scorer.announcement, file=sys.stderr)
-    with _bar(path.name) as progress:
-        scored = scorer.score(generator.to(device), progress)
-    step = int(checkpoint["msngan"]["step"])
-    name = run.name if run else path.stem
-    line = score_line(name, step, "ema" if ema else "raw", "evaluate", scored.line)
-    if run:
-        append_line(run.scores, line)
-    if options.format == "table":
-        print(f"{name} step {step}: {scored.text}")
-        for key, floor in scored.line["floors"].items():
-            print(f"  {key} of real data: {floor['mean']:.4g} ({floor['kind']})")
-    return line
 
 
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images done, on a terminal's stderr; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
+def _score(subject: Subject, title: str) -> Outcome | None:
+    """None, said on stderr, where nobody's input is to blame."""
+    from msngan.commands.evaluate_progress import progress
+    from msngan.commands.evaluate_tables import Outcome
 
-    console = Console(file=sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    start = time.monotonic()
+    try:
+        with progress(title) as watch:
+            scored = subject.score(watch)
+    except Failure as problem:
+        sys.stderr.write(f"msngan: error: {subject.name}: {problem}\n")
+        return None
+    about = (subject.name, subject.step, subject.weights, subject.source)
+    line = score_line(*about, scored.line, time.monotonic() - start)
+    return Outcome(line | {"config": subject.config}, scored)
+
+
+def _keep(run: Run | None, outcome: Outcome) -> bool:
+    """Add the line to its run's scores; False, said on stderr, where that cannot be done."""
+    if run is None:
+        return True
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        append_line(run.scores, outcome.line)
+    except OSError as problem:
+        where = f"{run.scores} cannot be written ({problem.strerror})"
+        sys.stderr.write(f"msngan: error: {where}; the scores are only printed\n")
+        return False
+    return True

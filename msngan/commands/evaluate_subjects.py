@@ -1,0 +1,173 @@
+"""What `msngan evaluate` scores, each with the scorer of its reference, before any is scored."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msngan.commands.evaluate_progress import progress
+from msngan.data import DataError, ImageData
+from msngan.data.given import load_given
+from msngan.metrics.presets import preset
+from msngan.metrics.protocol import Preset
+from msngan.models import load_generator, read_checkpoint
+from msngan.runs import Run, UserError
+from msngan.scoring import Progress, Real, Scored, Scorer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A generator, or images that are there, and where its line belongs, if anywhere."""
+
+    name: str
+    config: str
+    step: int
+    weights: str
+    source: str
+    run: Run | None
+    content: nn.Module | Tensor
+    scorer: Scorer
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should know before it is scored."""
+        said = [self.scorer.announcement]
+        scored = self.scorer.protocol.runs * self.scorer.protocol.samples
+        if isinstance(self.content, Tensor) and len(self.content) > scored:
+            said.append(f"{scored:,} of {len(self.content):,} images are scored")
+        return said
+
+    def score(self, progress: Progress) -> Scored:
+        if isinstance(self.content, Tensor):
+            return self.scorer.score_images(self.content, progress)
+        return self.scorer.score(self.content.to(self.scorer.extractor.device), progress)
+
+
+def of_images(options: Namespace, record: Run | None) -> list[Subject]:
+    """The images of --samples against those of --against or --dataset."""
+    sizes = preset(options.protocol)[1]
+    images = load_given(options.samples, options.size, options.channels, "--samples").images
+    if options.against:
+        real = _against(options, options.size, options.channels)
+    else:
+        chosen = {"size": options.size, "channels": options.channels}
+        real = _of_data(options, {"dataset": options.dataset, "root": options.data_root} | chosen)
+    _check_given(images, real, options.runs or sizes.runs, options.images or sizes.samples)
+    name = record.name if record else Path(options.samples).resolve().stem
+    scorer = _scorer(options, real, given=True)
+    return [Subject(name, name, 0, "raw", "samples", record, images, scorer)]
+
+
+def of_runs(options: Namespace, found: list[tuple[Path, Run | None]]) -> list[Subject]:
+    """The generators of runs or checkpoints; those of the same data share a reference."""
+    loaded = [_loaded(options, path, run) for path, run in found]
+    reals = {key: real for key, real, _ in loaded}
+    wanted = {
+        key: _against(options, real["size"], real["channels"])
+        if options.against
+        else _of_data(options, real)
+        for key, real in reals.items()
+    }
+    scorers = {key: _scorer(options, real, given=False) for key, real in wanted.items()}
+    return [Subject(**facts, scorer=scorers[key]) for key, _, facts in loaded]
+
+
+def _loaded(
+    options: Namespace, path: Path, run: Run | None
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """A checkpoint's data, as a key and as it is described, and what is known of the Subject."""
+    saved = read_checkpoint(path)
+    network = saved["hyper_parameters"]
+    ema = network["ema_decay"] > 0 if options.ema is None else options.ema
+    generator, _ = load_generator(path, ema)
+    described = saved["msngan"]["data"] | {name: network[name] for name in ("size", "channels")}
+    facts = {
+        "name": run.name if run else path.stem,
+        "config": _config(run) if run else path.stem,
+        "step": int(saved["msngan"]["step"]),
+        "weights": "ema" if ema else "raw",
+        "source": "evaluate",
+        "run": run,
+        "content": generator,
+    }
+    return json.dumps(described, sort_keys=True), described, facts
+
+
+def _config(run: Run) -> str:
+    """The name of the config that a run was made from, its own where nothing says."""
+    try:
+        name = json.loads(run.environment.read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return run.name
+    return name if isinstance(name, str) and name else run.name
+
+
+def _against(options: Namespace, size: int | None, channels: int | None) -> Real:
+    return Real(load_given(options.against, size, channels).images, None, "folder", "all")
+
+
+def _of_data(options: Namespace, described: dict[str, Any]) -> Real:
+    """The real images of a data set: the described one, or what the options put in its place."""
+    sizes: Preset = preset(options.protocol)[1]
+    if options.dataset and options.dataset != described["dataset"]:
+        described = described | {"dataset": options.dataset, "root": None, "split": None}
+    if options.data_root:
+        described = described | {"root": options.data_root}
+    if options.split:
+        described = described | {"split": options.split}
+    reference = sizes.reference
+    if options.split:
+        reference = "test" if options.split == "test" else "train"
+    with _own_words():
+        return Real.of(ImageData(**described), reference)
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Errors of data sets name the options of `fit`."""
+    try:
+        yield
+    except DataError as problem:
+        text = str(problem).replace("--data.root", "--data-root").replace("--data.", "--")
+        raise UserError(text) from problem
+
+
+def _check_given(images: Tensor, real: Real, runs: int, samples: int) -> None:
+    """What the scorer refuses too, but before it has embedded all real images."""
+    if images.shape[1:] != real.images.shape[1:]:
+        one, other = ("x".join(map(str, x.shape[1:])) for x in (images, real.images))
+        raise UserError(
+            f"--samples holds images of {one}, the reference of {other} (channels x height x"
+            " width); give --size and --channels to bring both to one shape"
+        )
+    if len(images) < runs * samples:
+        raise UserError(
+            f"--samples holds {len(images)} images, too few for {runs} run(s) of {samples}; give"
+            f" more, or --runs 1 --images {len(images)}, which is a protocol of its own"
+        )
+
+
+def _scorer(options: Namespace, real: Real, given: bool) -> Scorer:
+    with progress("reference") as watch:
+        return Scorer(
+            real,
+            extractor=options.extractor,
+            protocol=options.protocol,
+            device=torch.device(options.device),
+            inception_weights=options.inception_weights,
+            runs=options.runs,
+            samples=options.images,
+            seed=options.seed or 0,
+            via=options.via,
+            metrics=options.metrics,
+            given=given,
+            progress=watch,
+        )

@@ -1,0 +1,221 @@
+"""Images of any tool's making: a folder or zip file of pictures, or an .npz or .npy file of arrays.
+
+The layouts are those of guided-diffusion (Dhariwal & Nichol 2021, arXiv:2105.05233: `arr_0`, uint8
+(N, H, W, C), beside labels and statistics), of `msngan sample --format npz`, and (N, C, H, W) as
+PyTorch has it. Pickles are not opened, and an array's header is judged before its pixels are read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msngan import images as convert
+from msngan.data import decode, folder
+from msngan.data.datasets import Images
+from msngan.data.folder import DataError
+
+ARRAYS = (".npz", ".npy")
+NAMES = ("arr_0", "images", "samples", "x")  # of the images in an .npz file, the first one there is
+STATISTICS = {"mu", "sigma"}
+CHANNELS = (1, 3)
+WHAT = "a folder, or a .zip, .npz or .npy file, of images"
+LAYOUTS = "(N, H, W, C), (N, C, H, W) or, if grey, (N, H, W)"
+
+Opener = Callable[[], IO[bytes]]
+
+
+def load_given(
+    path: str | os.PathLike[str],
+    size: int | None = None,
+    channels: int | None = None,
+    option: str = "--against",
+) -> Images:
+    """All images at `path`, at least 2, uint8 (N, C, H, W), in the order of names or of the array.
+
+    An array is uint8, (N, H, W, C), (N, C, H, W) or (N, H, W), C being 1 or 3; a shape that can be
+    read in two ways is refused. In an .npz file it is the first of NAMES, or the only one. size:
+    the shorter side is resized to it (Lanczos) and the centre cut out; None where all images are
+    squares of one size. channels: 1 or 3; None for the images' own. All else is a DataError of one
+    line; option: what it calls the path, one of `msngan evaluate`'s.
+    """
+    path = Path(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise DataError(f"{option} {path}: {reason}; give {WHAT}") from problem
+    ending = path.suffix.lower()
+    if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and ending == ".zip"):
+        found = _pictures(path, size, channels, option)
+    elif stat.S_ISREG(mode) and ending in ARRAYS:
+        with _naming(f"{option} {path}"):
+            found = Images(_array(path, f"{option} {path}", size, channels))
+    else:
+        raise DataError(f"{option} {path} is of no known kind; give {WHAT}")
+    if len(found.images) < 2:
+        raise DataError(f"{option} {path} holds one image; a score needs at least 2")
+    return found
+
+
+def _pictures(path: Path, size: int | None, channels: int | None, option: str) -> Images:
+    try:
+        return Images(*folder.load_folder(path, size, channels))
+    except DataError as problem:  # it names the options of `fit`
+        raise DataError(f"{option}: {str(problem).replace('--data.', '--')}") from problem
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Whatever fails inside is a DataError about `what`, the option and its path."""
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError as problem:
+        raise DataError(f"{what} does not fit into memory; give fewer images") from problem
+    except Exception as problem:  # damaged files make zipfile, zlib and NumPy raise nearly anything
+        system = problem.strerror if isinstance(problem, OSError) else None
+        reason = system or " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise DataError(f"{what} cannot be read: {reason}; repair or replace it") from problem
+
+
+def _array(path: Path, what: str, size: int | None, channels: int | None) -> Tensor:
+    """what: the option and the path, for messages."""
+    if path.suffix.lower() == ".npy":
+        return _images(lambda: open(path, "rb"), what, size, channels)
+    with zipfile.ZipFile(path) as archive:
+        name = _chosen(archive.namelist(), what)
+        return _images(lambda: archive.open(f"{name}.npy"), f"{what}: {name!r}", size, channels)
+
+
+def _chosen(members: list[str], what: str) -> str:
+    """The name of the images among an archive's members."""
+    names = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
+    for name in NAMES:
+        if name in names:
+            return name
+    if set(names) >= STATISTICS:
+        raise DataError(
+            f"{what} holds statistics (mu, sigma) and no images; another extractor's statistics say"
+            " nothing here: give the images themselves"
+        )
+    if len(names) != 1:
+        held = f"{', '.join(map(repr, names))[:200]}" if names else "no arrays"
+        raise DataError(f"{what} holds {held}; save the images in it as one array called 'images'")
+    return names[0]
+
+
+def _images(opened: Opener, what: str, size: int | None, channels: int | None) -> Tensor:
+    with opened() as file:
+        shape, kind = _header(file)
+    _check(shape, kind, what, size, channels)
+    with opened() as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    if kind.kind == "f":
+        raise DataError(_of_floats(array, what))
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.shape[3] in CHANNELS:
+        array = np.moveaxis(array, 3, 1)
+    return _converted(torch.from_numpy(np.ascontiguousarray(array)), size, channels)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    version = np.lib.format.read_magic(file)
+    if version not in readers:  # the later ones are for names that no array of images has
+        raise ValueError(f"version {version[0]}.{version[1]} of the format holds no plain array")
+    shape, _, kind = readers[version](file)
+    return shape, kind
+
+
+def _check(
+    shape: tuple[int, ...], kind: np.dtype, what: str, size: int | None, channels: int | None
+) -> None:
+    """DataError for an array that holds no images, by its header."""
+    if kind.hasobject:
+        raise DataError(
+            f"{what} holds Python objects, which are pickles and not opened; save one array of"
+            " uint8, with all images of one size"
+        )
+    if len(shape) not in (3, 4):
+        raise DataError(f"{what} has shape {shape}; images are {LAYOUTS}")
+    if min(shape) < 1:
+        raise DataError(f"{what} has shape {shape}, which holds no pixels")
+    sides = _sides(shape, what)
+    if kind.kind != "f" and kind != np.uint8:
+        raise DataError(
+            f"{what} is {kind}, and images are uint8, 0 to 255; if its values are these, save"
+            " x.astype(numpy.uint8)"
+        )
+    if size is None and sides[0] != sides[1]:
+        raise DataError(f"{what} is not square ({sides[1]}x{sides[0]}); set --size")
+    side = size or sides[0]
+    need = max(math.prod(shape) * kind.itemsize, shape[0] * (channels or 1) * side * side)
+    if need > folder.MOST_BYTES:
+        raise DataError(
+            f"{what} needs {need / 2**30:.0f} GiB of memory, over {folder.MOST_BYTES / 2**30:.0f};"
+            " give fewer images"
+        )
+
+
+def _sides(shape: tuple[int, ...], what: str) -> tuple[int, int]:
+    """Height and width, where only one reading of the shape makes sense."""
+    if len(shape) == 3:
+        if shape[0] in CHANNELS or shape[2] in CHANNELS:
+            raise DataError(
+                f"{what} has shape {shape}: one image, or grey ones? Save one image as one of many,"
+                " and grey ones as (N, H, W, 1)"
+            )
+        return shape[1], shape[2]
+    first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
+    if first == last:
+        problem = "either the second or the last" if first else "neither the second nor the last"
+        raise DataError(
+            f"{what} has shape {shape}: {problem} axis can be 1 or 3 channels; images are {LAYOUTS}"
+        )
+    return (shape[2], shape[3]) if first else (shape[1], shape[2])
+
+
+def _of_floats(array: np.ndarray, what: str) -> str:
+    low, high = float(array.min()), float(array.max())  # NaN wherever there is one
+    if math.isnan(low):
+        return f"{what} holds NaN; the generator that made it has diverged"
+    return (
+        f"{what} is {array.dtype} from {low:.4g} to {high:.4g}, and images are uint8; only you know"
+        " its range: save numpy.rint((x + 1) * 127.5) of [-1, 1], numpy.rint(x * 255) of [0, 1] or"
+        " numpy.rint(x) of [0, 255], with .clip(0, 255).astype(numpy.uint8)"
+    )
+
+
+def _converted(images: Tensor, size: int | None, channels: int | None) -> Tensor:
+    """uint8 (N, C, H, W), each as the same pixels in a PNG file would be."""
+    count, have, height, width = images.shape
+    side, channels = size or height, channels or have
+    if (have, height, width) == (channels, side, side):
+        return images
+    made = torch.empty((count, channels, side, side), dtype=torch.uint8)
+
+    def fill(chunk: range) -> None:
+        for index in chunk:
+            made[index] = decode.pixels(convert.to_pil(images[index]), channels, side)
+
+    chunks = [range(at, min(at + folder.CHUNK, count)) for at in range(0, count, folder.CHUNK)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(fill, chunks))
+    return made

@@ -1,0 +1,386 @@
+"""Images of any tool's making: what is read, and one line for all that is not."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from msngan.data import folder, given
+from msngan.data.folder import DataError, load_folder
+from msngan.data.given import load_given
+from msngan.runs import UserError
+
+
+def pixels(count: int = 5, height: int = 8, width: int = 8, channels: int = 3) -> np.ndarray:
+    """uint8 (N, H, W, C)."""
+    shape = (count, height, width, channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def nchw(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def pictures(root: Path, array: np.ndarray) -> Path:
+    """The images as PNG files, in their order."""
+    root.mkdir()
+    for index, image in enumerate(array):
+        flat = image[..., 0] if image.shape[2] == 1 else image
+        Image.fromarray(flat).save(root / f"{index:03d}.png")
+    return root
+
+
+def zipped(root: Path) -> Path:
+    path = root.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(root.rglob("*.png")):
+            archive.write(file, str(file.relative_to(root)))
+    return path
+
+
+def saved(path: Path, **arrays: Any) -> Path:  # noqa: ANN401
+    """An .npz of the arrays, or an .npy of the only one."""
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        (array,) = arrays.values()
+        np.save(path, array, allow_pickle=True)
+    return path
+
+
+def refusal(path: Path, option: str = "--samples", **options: int) -> str:
+    """The message of the DataError: one line that names option and path, none of `fit`'s."""
+    with pytest.raises(DataError) as caught:
+        load_given(path, option=option, **options)
+    message = str(caught.value)
+    assert isinstance(caught.value, UserError)
+    assert "\n" not in message
+    assert message.startswith(option)
+    assert str(path) in message
+    assert "--data" not in message
+    return message
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_layout_of_the_same_images_is_the_same_tensor(tmp_path: Path, channels: int) -> None:
+    array = pixels(channels=channels)
+    want = nchw(array)
+    layouts = {"nhwc": array, "nchw": array.transpose(0, 3, 1, 2)}
+    if channels == 1:
+        layouts["nhw"] = array[..., 0]
+    paths = [pictures(tmp_path / "x", array), zipped(tmp_path / "x")]
+    for name, layout in layouts.items():
+        paths.append(saved(tmp_path / f"{name}.npy", x=layout))
+        paths.append(saved(tmp_path / f"{name}.npz", arr_0=layout))
+        paths.append(saved(tmp_path / f"{name}-f.npy", x=np.asfortranarray(layout)))
+        np.savez_compressed(tmp_path / f"{name}-c.npz", layout)
+        paths.append(tmp_path / f"{name}-c.npz")
+    for path in paths:
+        found = load_given(path).images
+        assert found.dtype == torch.uint8
+        assert found.is_contiguous()
+        assert torch.equal(found, want), path.name
+
+
+def test_the_arrays_name_is_one_of_the_usual_or_the_only_one(tmp_path: Path) -> None:
+    first, second = pixels(), pixels()[::-1]
+    labels = np.arange(5)
+    path = tmp_path / "x.npz"
+    for arrays in (
+        {"arr_0": first, "arr_1": labels},  # guided-diffusion's samples
+        {"mu": np.zeros(3), "sigma": np.eye(3), "arr_0": first},  # its reference batches
+        {"y": labels, "images": first},
+        {"samples": first, "z": second},
+        {"x": first, "other": second},
+        {"fakes": first},
+        {"images": second, "arr_0": first},
+        {"samples": second, "images": first},
+        {"x": second, "samples": first},
+    ):
+        saved(path, **arrays)
+        assert torch.equal(load_given(path).images, nchw(first)), list(arrays)
+
+
+def test_a_folder_is_searched_whole_and_in_order_of_names(tmp_path: Path) -> None:
+    array = pixels(4)
+    for name, image in zip(("b/2.png", "a/c/1.png", "d.png", "a/b.png"), array, strict=True):
+        path = tmp_path / "x" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    assert torch.equal(load_given(tmp_path / "x").images, nchw(array[[3, 1, 0, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(16, 16, 8), (8, 8, 8), (8, 8, 12), (12, 20, 8), (20, 12, 12), (9, 8, 8)],
+)
+@pytest.mark.parametrize(("have", "want"), [(1, None), (3, None), (1, 3), (3, 1)])
+def test_an_array_is_resized_cut_and_converted_as_the_same_png_files(
+    tmp_path: Path, height: int, width: int, size: int, have: int, want: int | None
+) -> None:
+    array = pixels(40, height, width, have)  # more than one thread takes at a time
+    root = pictures(tmp_path / "x", array)
+    found = load_given(saved(tmp_path / "x.npy", x=array), size, want).images
+    assert found.shape == (40, want or have, size, size)
+    assert torch.equal(found, load_folder(root, size, want)[0])
+    assert torch.equal(found, load_given(root, size, want).images)
+
+
+def test_a_size_and_channels_that_the_images_have_change_nothing(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.npz", arr_0=pixels())
+    assert torch.equal(load_given(path, 8, 3).images, load_given(path).images)
+
+
+def test_images_with_a_side_of_one_or_three_pixels_are_read_where_one_reading_makes_sense(
+    tmp_path: Path,
+) -> None:
+    for shape in ((9, 3, 3, 1), (9, 1, 3, 3)):
+        message = refusal(saved(tmp_path / "x.npy", x=np.zeros(shape, np.uint8)))
+        assert "either the second or the last axis can be 1 or 3 channels" in message
+    clear = np.arange(9 * 4 * 4, dtype=np.uint8)
+    found = load_given(saved(tmp_path / "x.npy", x=clear.reshape(9, 4, 4))).images
+    assert torch.equal(found, torch.from_numpy(clear).view(9, 1, 4, 4))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("option", ["--samples", "--against"])
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.full((5, 8, 8, 3), 0.5, np.float32), "float32 from 0.5 to 0.5"),
+        (np.linspace(-1, 1, 5 * 192).reshape(5, 8, 8, 3), "float64 from -1 to 1"),
+        (np.linspace(-1, 1, 5 * 192).reshape(5, 3, 8, 8), "numpy.rint((x + 1) * 127.5)"),
+        (np.full((5, 8, 8, 3), np.nan, np.float16), "holds NaN"),
+        (np.where(np.arange(960) == 7, np.nan, 0.5).reshape(5, 8, 8, 3), "holds NaN"),
+        (np.zeros((5, 8, 8, 3), np.int64), "is int64, and images are uint8"),
+        (np.zeros((5, 8, 8, 3), np.int8), "is int8"),
+        (np.zeros((5, 8, 8, 3), np.uint16), "is uint16"),
+        (np.zeros((5, 8, 8, 3), bool), "is bool"),
+        (np.zeros((5, 8, 8, 3), np.complex64), "is complex64"),
+        (np.zeros((5, 8, 8, 3), "S3"), "is |S3"),
+        (np.zeros((5, 8, 8, 3), [("r", "u1")]), "[('r', 'u1')]"),
+        (np.empty((5, 8, 8, 3), object), "Python objects"),
+        (np.zeros((5, 2048), np.float32), "has shape (5, 2048)"),
+        (np.zeros((), np.uint8), "has shape ()"),
+        (np.zeros((2, 5, 8, 8, 3), np.uint8), "has shape (2, 5, 8, 8, 3)"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "holds no pixels"),
+        (np.zeros((5, 0, 0, 3), np.uint8), "holds no pixels"),
+        (np.zeros((5, 8, 8, 4), np.uint8), "neither the second nor the last axis"),
+        (np.zeros((5, 3, 8, 3), np.uint8), "either the second or the last axis"),
+        (np.zeros((8, 8, 3), np.uint8), "one image, or grey ones?"),
+        (np.zeros((3, 8, 8), np.uint8), "one image, or grey ones?"),
+        (np.zeros((1, 8, 8, 3), np.uint8), "holds one image; a score needs at least 2"),
+        (np.zeros((5, 8, 6, 3), np.uint8), "is not square (6x8); set --size"),
+        (np.zeros((5, 1, 8, 6), np.uint8), "is not square (6x8); set --size"),
+        (np.zeros((5, 8, 6), np.uint8), "is not square (6x8); set --size"),
+    ],
+    ids=lambda value: f"{value.dtype.str}{value.shape}" if isinstance(value, np.ndarray) else "",
+)
+def test_an_array_that_holds_no_images_is_named_with_its_remedy(
+    tmp_path: Path, array: np.ndarray, words: str, ending: str, option: str
+) -> None:
+    assert words in refusal(saved(tmp_path / f"x.{ending}", arr_0=array), option)
+
+
+def test_the_remedy_for_floats_gives_the_images_back(tmp_path: Path) -> None:
+    array = pixels()
+    x = array / 127.5 - 1  # as a generator gives them
+    message = refusal(saved(tmp_path / "x.npy", x=x))
+    formula = message.split("save ")[1].split(" of [-1, 1]")[0]
+    ending = message.split("with ")[1]
+    found = eval(f"({formula}){ending}", {"numpy": np, "x": x})
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, "holds statistics (mu, sigma) and no images"),
+        ({"a": pixels(), "b": pixels()}, "holds 'a', 'b'; save the images in it as one array"),
+        ({}, "holds no arrays; save"),
+    ],
+    ids=["statistics", "two arrays", "no arrays"],
+)
+def test_an_npz_file_without_images_says_what_it_holds(
+    tmp_path: Path, arrays: dict[str, np.ndarray], words: str
+) -> None:
+    assert words in refusal(saved(tmp_path / "x.npz", **arrays))
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    array = np.array([Payload()] * 4, object)
+    for path in (saved(tmp_path / "x.npy", x=array), saved(tmp_path / "x.npz", arr_0=array)):
+        refusal(path)
+    import pickle
+
+    (tmp_path / "y.npy").write_bytes(pickle.dumps(Payload()))
+    refusal(tmp_path / "y.npy")
+    assert not (tmp_path / "executed").exists()
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "four bytes": lambda data: data[:4],
+    "cut in the header": lambda data: data[:40],
+    "cut in the middle": lambda data: data[: len(data) // 2],
+    "without its last byte": lambda data: data[:-1],
+    "text": lambda data: b"no images here, only words " * 20,
+    "a PNG file": lambda data: png(),
+}
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "zip"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_named(tmp_path: Path, ending: str, damage: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    if ending == "zip":
+        zipped(pictures(tmp_path / "x", pixels()))
+    else:
+        saved(path, arr_0=pixels())
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert "cannot" in refusal(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_one_flipped_byte_of_an_npz_file_is_noticed(tmp_path: Path, compressed: bool) -> None:
+    path = tmp_path / "x.npz"
+    (np.savez_compressed if compressed else np.savez)(path, pixels())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "cannot be read" in refusal(path)
+
+
+@pytest.mark.parametrize("version", [(3, 0), (9, 9)])
+def test_a_format_for_other_things_is_refused(tmp_path: Path, version: tuple[int, int]) -> None:
+    data = bytearray(saved(tmp_path / "x.npy", x=pixels()).read_bytes())
+    data[6:8] = bytes(version)
+    (tmp_path / "x.npy").write_bytes(data)
+    words = f"cannot be read: version {version[0]}.{version[1]} of the format"
+    assert words in refusal(tmp_path / "x.npy")
+
+
+def header(shape: str) -> bytes:
+    """The start of an .npy file that claims an array of this shape, and nothing after it."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+@pytest.mark.parametrize("shape", ["(99999999, 64, 64, 3)", "(10**9, 8, 8, 3)", "(-5, 8, 8, 3)"])
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_a_header_is_judged_before_anything_is_read(
+    tmp_path: Path, shape: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(np.lib.format, "read_array", refuse)
+    path = tmp_path / f"x.{ending}"
+    if ending == "npy":
+        path.write_bytes(header(shape))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("arr_0.npy", header(shape))
+    message = refusal(path)
+    assert any(words in message for words in ("GiB of memory, over 64", "no pixels", "be read"))
+
+
+def test_too_many_pixels_are_refused_after_resizing_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "x.npy", x=pixels(5, 8, 8, 1))
+    monkeypatch.setattr(folder, "MOST_BYTES", 5 * 8 * 8)
+    assert len(load_given(path).images) == 5
+    assert "memory" in refusal(path, size=9)
+    assert "memory" in refusal(path, channels=3)
+
+
+def test_what_does_not_fit_into_memory_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise MemoryError("Unable to allocate 60 GiB")
+
+    monkeypatch.setattr(np.lib.format, "read_array", refuse)
+    assert "does not fit into memory" in refusal(saved(tmp_path / "x.npy", x=pixels()))
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_a_file_that_may_not_be_read_says_so(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / f"x.{ending}", arr_0=pixels())
+
+    def refuse(*_: object, **__: object) -> NoReturn:  # permissions mean nothing to root
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(given, "open", refuse, raising=False)
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    assert "Permission denied" in refusal(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_no_file_or_folder_of_a_known_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone.npz").symlink_to(tmp_path / "nothing")
+    for name in ("pipe.npz", "pipe.npy", "pipe.zip", "pipe"):
+        os.mkfifo(tmp_path / name)  # reading one would wait for ever
+    for name in ("x.tar", "x.pt", "x.npz.bak", "x"):
+        saved(tmp_path / "x.npz", arr_0=pixels()).rename(tmp_path / name)
+    for name in ("pipe.npz", "pipe.npy", "pipe.zip", "pipe", "x.tar", "x.pt", "x.npz.bak", "x"):
+        assert "is of no known kind; give a folder, or a .zip" in refusal(tmp_path / name)
+    assert "No such file" in refusal(tmp_path / "missing")
+    assert "No such file" in refusal(tmp_path / "gone.npz")
+    assert "give a folder" in refusal(tmp_path / "loop")
+    assert "give a folder" in refusal(tmp_path / ("long" * 100))
+
+
+def test_endings_in_capitals_are_known(tmp_path: Path) -> None:
+    for ending in ("npz", "npy"):
+        saved(tmp_path / f"x.{ending}", arr_0=pixels()).rename(tmp_path / f"X.{ending.upper()}")
+        assert len(load_given(tmp_path / f"X.{ending.upper()}").images) == 5
+
+
+def test_a_folder_of_pictures_is_refused_in_the_words_of_evaluate(tmp_path: Path) -> None:
+    root = tmp_path / "x"
+    root.mkdir()
+    assert "no images in" in refusal(root)
+    Image.new("RGB", (8, 6)).save(root / "a.png")
+    assert "set --size" in refusal(root)
+    Image.new("RGB", (8, 8)).save(root / "a.png")
+    assert "one image" in refusal(root)
+    Image.new("RGB", (9, 9)).save(root / "b.png")
+    assert "set --size" in refusal(root)
+    Image.new("L", (8, 8)).save(root / "b.png")
+    assert "set --channels" in refusal(root)
+    (root / "b.png").write_bytes(b"no image")
+    assert "b.png" in refusal(root)
+    (root / "b.png").unlink()
+    (root / "b.png").symlink_to(root / "b.png")
+    assert "b.png" in refusal(root)

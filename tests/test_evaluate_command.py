@@ -1,0 +1,707 @@
+"""msngan evaluate: runs, other tools' images, what is printed and kept, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUIET, TINY
+from PIL import Image
+from rich.console import Console
+from test_architecture import loaded_after
+from test_bad_input import snapshot
+
+from msngan import data
+from msngan.__main__ import main
+from msngan.commands import evaluate, evaluate_progress, evaluate_subjects
+from msngan.metrics.backends import BACKENDS
+from msngan.metrics.extractors import EmbeddedExtractor, shipped
+from msngan.metrics.protocol import METRICS
+from msngan.scoring import Scorer
+
+Run = Callable[..., int]
+SHORT = ["--runs", "2", "--images", "20"]
+ROLES = [role for roles in METRICS.values() for role in roles]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs `mine` and `other`, whose samples differ."""
+    root = tmp_path_factory.mktemp("trained")
+    for name, seed in (("mine", "0"), ("other", "1")):
+        options = ["--seed", seed, "--model.generator_lr", "0.05", "--checkpoint.every", "4"]
+        assert main(["fit", *TINY, *QUIET, "--run", name, "--root", str(root), *options]) == 0
+    return root
+
+
+@pytest.fixture
+def runs(run: Run, tmp_path: Path, trained: Path) -> Run:
+    """`run`, where there are copies of `trained` and digits.zip, 60 real images of 8 x 8."""
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
+        for index, image in enumerate(data.load("digits", size=8).images[:60]):
+            file = io.BytesIO()
+            Image.fromarray(image[0].numpy()).save(file, "PNG")
+            archive.writestr(f"{index}.png", file.getvalue())
+    return run
+
+
+@pytest.fixture
+def scored(runs: Run, capfd: pytest.CaptureFixture[str]) -> Callable[..., list[dict[str, Any]]]:
+    """The score lines that `evaluate` prints."""
+
+    def call(*arguments: str, code: int = 0) -> list[dict[str, Any]]:
+        capfd.readouterr()
+        assert runs("evaluate", *arguments, "--format", "json") == code
+        return json.loads(capfd.readouterr().out)
+
+    return call
+
+
+@pytest.fixture
+def refused(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Run `evaluate` where it must be refused: exit code 2, one line, nothing written or cached."""
+    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: str) -> str:
+        before = snapshot(tmp_path)
+        capfd.readouterr()
+        assert run("evaluate", *arguments) == 2
+        shown = capfd.readouterr()
+        assert not shown.out
+        (line,) = shown.err.strip().splitlines()
+        assert line.startswith("msngan")
+        assert "--data." not in line
+        assert snapshot(tmp_path) == before
+        return line
+
+    return call
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    text = Path(f"checkpoints/{name}/scores.jsonl").read_text()
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def break_generator(name: str) -> None:
+    """The weights of a run become NaN, as after a divergence that nobody saw."""
+    path = Path(f"checkpoints/{name}/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    for key, value in checkpoint["state_dict"].items():
+        if key.startswith(("ema.", "generator.")) and value.is_floating_point():
+            value.fill_(torch.nan)
+    torch.save(checkpoint, path)
+
+
+def means(line: dict[str, Any]) -> dict[str, float]:
+    return {key: score["mean"] for key, score in line["scores"].items()}
+
+
+# Runs
+
+
+def test_scores_stand_beside_floors_with_their_protocol_and_where_the_time_went(
+    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    capfd.readouterr()
+    assert runs("evaluate", "mine", *SHORT) == 0
+    out, err = capfd.readouterr()
+    (line,) = lines("mine")
+    assert "mine, step 6 (ema)" in out
+    assert "custom: 2 x 20 samples against 1,797 images of digits all, 1 x 8 x 8" in out
+    assert "20 samples a run are fewer than the 64 features" in out
+    times = re.search(r"([\d.]+) s: generator (\d+) %, extractor (\d+) %, scores (\d+) %", out)
+    assert times
+    assert 98 <= sum(int(each) for each in times.groups()[1:]) <= 102
+    rows = {row.split()[0]: row for row in out.splitlines() if "/embed-" in row.split(" ")[0]}
+    assert list(rows) == list(line["scores"])
+    for key, score in line["scores"].items():
+        assert score["sd"] == pytest.approx(np.std(score["values"], ddof=1), abs=1e-12)
+        shown, _, spread = rows[key].split()[1:4]
+        assert float(shown) == pytest.approx(score["mean"], rel=1e-3, abs=1e-4)
+        assert float(spread) == pytest.approx(score["sd"], abs=6e-3)
+        assert rows[key].split()[-1] == "2"
+    assert rows[next(iter(rows))].split()[-2] == "estimated"
+    assert "extractor: embed-digits-" in err
+    assert "extractor: embed-digits-" not in out
+
+
+def test_one_run_has_no_spread(
+    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert runs("evaluate", "mine", "--runs", "1", "--images", "70", "--metrics", "fid") == 0
+    out = capfd.readouterr().out
+    assert re.search(r"fd/\S+ +[\d.]+ ± – ", out)
+    assert "fewer than" not in out
+
+
+def test_every_format_holds_the_same_numbers(
+    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = {}
+    for style in ("json", "csv", "md", "table"):
+        capfd.readouterr()
+        assert runs("evaluate", "mine", "other", *SHORT, "--format", style) == 0
+        shown[style] = capfd.readouterr().out
+    record = json.loads(shown["json"])
+    assert [line["run"] for line in record] == ["mine", "other"]
+    assert record == [lines("mine")[0], lines("other")[0]]
+    rows = list(csv.DictReader(io.StringIO(shown["csv"])))
+    want = [(line["run"], key, value) for line in record for key, value in means(line).items()]
+    assert [(row["run"], row["metric"], float(row["mean"])) for row in rows] == want
+    for row, (_, key, _) in zip(rows, want, strict=True):
+        line = record[0] if row["run"] == "mine" else record[1]
+        assert float(row["sd"]) == line["scores"][key]["sd"]
+        assert row["n"] == "2"
+        assert row["protocol_id"] == line["protocol_id"]
+        assert row["protocol_samples"] == "20"
+        assert row["floor"] == str(line["floors"].get(key, {}).get("mean", ""))
+    for line in record:
+        for key in line["scores"]:
+            assert f"| {key} | " in shown["md"]
+            assert f"{key} " in shown["table"]
+    assert shown["md"].count("### ") == 3
+
+
+def test_the_leaderboard_shows_what_evaluate_adds_under_the_runs_config(
+    runs: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert runs("evaluate", "mine", *SHORT) == 0
+    (line,) = lines("mine")
+    assert line["config"] == "digits_msn"
+    assert line["source"] == "evaluate"
+    capfd.readouterr()
+    assert runs("leaderboard", "--format", "csv", "--no-published") == 0
+    out, err = capfd.readouterr()
+    assert not err.strip().startswith("msngan leaderboard: warning")
+    assert "left out" not in err
+    assert [(row["run"], row["config"]) for row in csv.DictReader(io.StringIO(out))][:1] == [
+        ("mine", "digits_msn")
+    ]
+    Path("checkpoints/mine/environment.json").write_text("cut")
+    assert runs("evaluate", "mine", *SHORT) == 0
+    assert lines("mine")[1]["config"] == "mine"
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_chooses_what_is_computed(
+    name: str, scored: Callable[..., list[dict[str, Any]]]
+) -> None:
+    (whole,) = scored("mine", *SHORT)
+    (part,) = scored("mine", *SHORT, "--metrics", f" {name},{name}")
+    families = {"frechet": "fd", "score": "cs", "kernel": "kd"}
+    want = {families.get(role, role) for role in METRICS[name]}
+    assert {key.partition("/")[0] for key in part["scores"]} == want
+    assert part["scores"] == {key: whole["scores"][key] for key in part["scores"]}
+    assert part["protocol_id"] == whole["protocol_id"]
+
+
+def test_via_names_every_backend() -> None:
+    assert set(evaluate.VIA) == set(BACKENDS)
+
+
+@pytest.mark.parametrize("via", BACKENDS)
+def test_every_arithmetic_gives_the_same_numbers(
+    via: str, scored: Callable[..., list[dict[str, Any]]]
+) -> None:
+    (own,) = scored("mine", *SHORT)
+    (line,) = scored("mine", *SHORT, "--via", via)
+    assert line["via"] == via
+    assert means(line) == pytest.approx(means(own), rel=1e-6, abs=1e-6)
+    assert line["protocol_id"] == own["protocol_id"]
+
+
+def test_the_table_says_who_computed_it(
+    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = {}
+    for via in BACKENDS:
+        capfd.readouterr()
+        assert runs("evaluate", "mine", *SHORT, "--via", via) == 0
+        shown[via] = capfd.readouterr().out
+    assert "the same numbers within 1e-6" in shown["torch-fidelity"]
+    assert "are torchmetrics'" in shown["torchmetrics"]
+    assert not any(word in shown["own"] for word in ("torch-fidelity", "torchmetrics"))
+
+
+def test_a_checkpoint_file_of_a_run_is_scored_at_its_own_step(
+    scored: Callable[..., list[dict[str, Any]]],
+) -> None:
+    Path("checkpoints/mine/previous.ckpt").rename("checkpoints/mine/best.ckpt")
+    (best,) = scored("checkpoints/mine/best.ckpt", *SHORT)
+    (last,) = scored("mine", *SHORT)
+    assert (best["step"], last["step"]) == (4, 6)
+    assert [line["step"] for line in lines("mine")] == [4, 6]
+    assert means(best) != means(last)
+    shutil.copy("checkpoints/mine/best.ckpt", "moved.ckpt")
+    (moved,) = scored("moved.ckpt", *SHORT)
+    assert (moved["run"], moved["step"], moved["scores"]) == ("moved", 4, best["scores"])
+    assert len(lines("mine")) == 2
+
+
+def test_raw_weights_are_other_weights(scored: Callable[..., list[dict[str, Any]]]) -> None:
+    (ema,), (raw,) = scored("mine", *SHORT), scored("mine", *SHORT, "--raw")
+    assert (ema["weights"], raw["weights"]) == ("ema", "raw")
+    assert means(ema) != means(raw)
+
+
+def test_the_seed_is_of_the_samples(scored: Callable[..., list[dict[str, Any]]]) -> None:
+    (first,), (second,) = scored("mine", *SHORT), scored("mine", *SHORT, "--seed", "1")
+    key = next(iter(first["scores"]))
+    assert first["scores"][key]["values"][1] == second["scores"][key]["values"][0]
+    assert first["scores"][key]["values"][0] != second["scores"][key]["values"][0]
+
+
+def test_a_protocol_of_a_users_own_is_a_yaml_file(
+    scored: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    (tmp_path / "quick.yaml").write_text("runs: 2\nsamples: 20\nsplits: 2\nreference: test\n")
+    (line,) = scored("mine", "--protocol", "quick.yaml")
+    protocol = line["protocol"]
+    assert (protocol["name"], protocol["splits"], protocol["split"]) == ("quick", 2, "test")
+    assert (protocol["runs"], protocol["samples"]) == (2, 20)
+    fd = next(key for key in line["floors"] if key.startswith("fd/"))
+    assert line["floors"][fd]["kind"] == "real-vs-real"  # by the training split
+
+
+def test_against_and_dataset_replace_the_runs_own_images(
+    scored: Callable[..., list[dict[str, Any]]],
+) -> None:
+    (own,) = scored("mine", *SHORT)
+    (folder,) = scored("mine", *SHORT, "--against", "digits.zip")
+    (test,) = scored("mine", *SHORT, "--split", "test")
+    (named,) = scored("mine", *SHORT, "--dataset", "digits", "--split", "test")
+    facts = [
+        tuple(line["protocol"][name] for name in ("dataset", "split", "reference_images", "size"))
+        for line in (own, folder, test, named)
+    ]
+    assert facts == [
+        ("digits", "all", 1797, 8),
+        ("folder", "all", 60, 8),
+        ("digits", "test", 359, 8),
+        ("digits", "test", 359, 8),
+    ]
+    assert named["scores"] == test["scores"]
+    assert folder["floors"][next(iter(folder["floors"]))]["kind"] == "estimated"
+    assert test["floors"][next(iter(test["floors"]))]["kind"] == "real-vs-real"
+
+
+def test_data_that_has_moved_is_found_at_data_root(
+    runs: Run, scored: Callable[..., list[dict[str, Any]]], refused: Callable[..., str]
+) -> None:
+    options = ["--data.dataset", "folder", "--data.root", "digits.zip", "--run", "zipped"]
+    assert runs("fit", *TINY, *QUIET, *options, "--data.limit", "null") == 0
+    (before,) = scored("zipped", *SHORT)
+    Path("digits.zip").rename("moved.zip")
+    assert "give a folder" in refused("zipped", *SHORT) or "--data-root" in refused("zipped")
+    (after,) = scored("zipped", *SHORT, "--data-root", "moved.zip")
+    assert after["scores"] == before["scores"]
+    assert after["protocol_id"] == before["protocol_id"]
+
+
+# Several targets
+
+
+def test_a_diverged_generator_does_not_lose_the_others(
+    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    break_generator("mine")
+    capfd.readouterr()
+    assert runs("evaluate", "mine", "other", *SHORT) == 1
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err
+    (broken,), (whole,) = lines("mine"), lines("other")
+    assert all("NaN" in score["reason"] for score in broken["scores"].values())
+    assert all(score["mean"] is not None for score in whole["scores"].values())
+    assert len(re.findall(r"^\S+ +failed .* 0$", out, re.MULTILINE)) == len(ROLES)
+    assert "failed: images of run 0: images hold NaN" in out
+    assert "other, step 6" in out
+
+
+def test_every_target_is_checked_before_the_first_is_scored(
+    runs: Run, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("scored")
+
+    monkeypatch.setattr(Scorer, "score", refuse)
+    assert "no run, folder or checkpoint 'nothing'" in refused("mine", "nothing")
+    torch.save({"model": 3}, "x.ckpt")
+    assert "x.ckpt is not a msngan checkpoint" in refused("mine", "x.ckpt")
+
+
+def test_runs_of_the_same_data_share_a_reference(
+    scored: Callable[..., list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def watched(*arguments: Any, **options: Any) -> Scorer:  # noqa: ANN401
+        made.append(Scorer(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(evaluate_subjects, "Scorer", watched)
+    both = scored("mine", "other", *SHORT)
+    assert len(made) == 1
+    alone = scored("other", *SHORT)
+    assert both[1]["scores"] == alone[0]["scores"]
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_what_is_done_before_an_interruption_is_kept_whole_and_printed(
+    runs: Run,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    problem: BaseException,
+) -> None:
+    score, calls = Scorer.score, []
+
+    def interrupted(self: Scorer, *arguments: Any) -> Any:  # noqa: ANN401
+        calls.append(self)
+        if len(calls) == 2:
+            raise problem
+        return score(self, *arguments)
+
+    monkeypatch.setattr(Scorer, "score", interrupted)
+    capfd.readouterr()
+    arguments = ("evaluate", "mine", "other", *SHORT, "--format", "json")
+    if isinstance(problem, KeyboardInterrupt):
+        assert runs(*arguments) == 130
+    else:
+        with pytest.raises(RuntimeError, match="memory"):
+            runs(*arguments)
+    (printed,) = json.loads(capfd.readouterr().out)
+    assert lines("mine") == [printed]
+    assert not Path("checkpoints/other/scores.jsonl").exists()
+
+
+def test_two_libraries_that_disagree_fail_one_target_and_not_the_next(
+    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msngan.metrics import by_torch_fidelity
+
+    scores, calls = by_torch_fidelity.scores, []
+
+    def wrong(*arguments: Any, **options: Any) -> dict[str, float]:  # noqa: ANN401
+        calls.append(arguments)
+        found = scores(*arguments, **options)
+        return {role: value + (len(calls) == 1) for role, value in found.items()}
+
+    monkeypatch.setattr(by_torch_fidelity, "scores", wrong)
+    capfd.readouterr()
+    options = [*SHORT, "--via", "torch-fidelity", "--format", "json"]
+    assert runs("evaluate", "mine", "other", *options) == 1
+    out, err = capfd.readouterr()
+    assert "msngan: error: mine: " in err
+    assert "by torch-fidelity" in err
+    assert [line["run"] for line in json.loads(out)] == ["other"]
+    assert not Path("checkpoints/mine/scores.jsonl").exists()
+    assert len(lines("other")) == 1
+
+
+def test_scores_that_cannot_be_kept_are_printed(
+    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluate, "append_line", full)
+    capfd.readouterr()
+    assert runs("evaluate", "mine", *SHORT, "--format", "json") == 1
+    out, err = capfd.readouterr()
+    assert json.loads(out)[0]["run"] == "mine"
+    assert "scores.jsonl cannot be written (No space left on device)" in err
+
+
+# Images that are there
+
+
+@pytest.mark.parametrize("form", ["npz", "png"])
+def test_samples_written_and_scored_again_are_the_runs_own(
+    form: str, scored: Callable[..., list[dict[str, Any]]], runs: Run
+) -> None:
+    out = "samples.npz" if form == "npz" else "pictures"
+    assert runs("sample", "mine", "--n", "20", "--format", form, "--out", out) == 0
+    sizes = ["--runs", "1", "--images", "20", "--against", "digits.zip"]
+    (own,) = scored("mine", *sizes)
+    (again,) = scored("--samples", out, *sizes)
+    assert means(again) == pytest.approx(means(own), rel=1e-9, abs=1e-9)
+    assert list(again["scores"]) == list(own["scores"])
+    assert len(again["scores"]) == len(ROLES)
+    assert again["protocol"]["quantisation"] == "as-given"
+    assert again["protocol_id"] != own["protocol_id"]  # nobody knows how they became bytes
+    (again["source"], again["weights"], again["step"]) = ("samples", "raw", 0)
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "other"]
+
+
+def test_a_data_set_can_be_the_reference_with_measured_floors(
+    scored: Callable[..., list[dict[str, Any]]], runs: Run
+) -> None:
+    assert runs("sample", "mine", "--n", "50", "--format", "npz", "--out", "x.npz") == 0
+    sizes = ["--runs", "2", "--images", "20", "--size", "8"]
+    (line,) = scored("--samples", "x.npz", "--dataset", "digits", "--split", "train", *sizes)
+    assert line["protocol"]["dataset"] == "digits"
+    assert line["protocol"]["split"] == "train"
+    assert line["protocol"]["extractor"].startswith("embed-digits-")
+    assert line["floors"][next(iter(line["floors"]))]["kind"] == "real-vs-real"
+
+
+def test_recorded_samples_stand_on_the_leaderboard(
+    scored: Callable[..., list[dict[str, Any]]], runs: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert runs("sample", "mine", "--n", "20", "--format", "npz", "--out", "x.npz") == 0
+    given = ["--samples", "x.npz", "--against", "digits.zip", "--runs", "1", "--images", "20"]
+    (line,) = scored(*given, "--record", "their-gan")
+    assert lines("their-gan") == [line]
+    assert {name: line[name] for name in ("run", "config", "step", "weights", "source")} == {
+        "run": "their-gan",
+        "config": "their-gan",
+        "step": 0,
+        "weights": "raw",
+        "source": "samples",
+    }
+    scored(*given, "--record", "their-gan")
+    assert len(lines("their-gan")) == 2
+    capfd.readouterr()
+    assert runs("leaderboard", "--format", "csv", "--no-published") == 0
+    out, err = capfd.readouterr()
+    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(out))}
+    assert (rows["their-gan"]["config"], rows["their-gan"]["weights"]) == ("their-gan", "raw")
+    key = next(iter(line["scores"]))
+    assert float(rows["their-gan"][f"score {key}"]) == line["scores"][key]["mean"]
+    assert "left out" not in err
+
+
+def test_images_beyond_the_protocols_are_left_out_and_said_so(
+    runs: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--samples", "digits.zip", "--against", "digits.zip"]
+    assert runs("evaluate", *given, "--runs", "2", "--images", "20") == 0
+    out, err = capfd.readouterr()
+    assert "40 of 60 images are scored" in err
+    assert out.startswith("digits\n")
+
+
+# How far it is
+
+
+def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
+    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
+    assert runs("evaluate", "mine", *SHORT) == 0
+    assert "left" not in capfd.readouterr().err
+    monkeypatch.setattr(evaluate_progress, "HEARTBEAT_SECONDS", 0)
+    shutil.rmtree(tmp_path / "cache")
+    assert runs("evaluate", "mine", "other", *SHORT, "--metrics", "fid") == 0
+    shown = [line for line in capfd.readouterr().err.splitlines() if " left" in line]
+    form = r"(.+): ([\d,]+)/([\d,]+) images, [\d,]+ images/s, \d+:\d\d left"
+    found = [re.fullmatch(form, line).groups() for line in shown]
+    assert found[0][0] == "reference"
+    assert ("reference", "1,797", "1,797") in found
+    assert ("1/2 mine", "20", "40") in found
+    assert found[-1] == ("2/2 other", "40", "40")
+
+
+def test_time_left_is_what_the_speed_so_far_leaves(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(evaluate_progress.time, "monotonic", lambda: now[0])
+    with evaluate_progress.progress("mine") as watch:
+        for now[0] in (10.0, 29.0, 31.0, 40.0, 62.0):
+            watch(int(10 * now[0]), 2000)
+    assert capfd.readouterr().err.splitlines() == [
+        "mine: 310/2,000 images, 10 images/s, 2:49 left",
+        "mine: 620/2,000 images, 10 images/s, 2:18 left",
+    ]
+
+
+def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        evaluate_progress,
+        "Console",
+        lambda file: Console(file=screen, force_terminal=True, width=100),
+    )
+    with evaluate_progress.progress("1/2 [mine]") as watch:
+        for done in range(0, 1001, 10):
+            watch(done, 2000)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert re.search(r"1/2 \[mine\] .*1000/2000 images, [\d,]+ images/s, \S+ left", shown)
+    assert screen.getvalue().rstrip("\r\n").endswith("\x1b[2K")  # the line is erased
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "nothing to score: name runs or checkpoints, or give --samples PATH"),
+        (["mine", "--protocol", "papr"], "unknown protocol 'papr' (did you mean 'paper'?)"),
+        (["mine", "--protocol", "nothing.yaml"], "protocol nothing.yaml: No such file"),
+        (["mine", "--metrics", "fdi"], "--metrics: no 'fdi' (did you mean 'fid'?)"),
+        (["mine", "--metrics", ""], "--metrics '' names none; choose of"),
+        (["mine", "--metrics", " , "], "names none"),
+        (["mine", "--via", "torchmetric"], "did you mean 'torchmetrics'"),
+        (["mine", "--runs", "0"], "--runs 0 is less than 1"),
+        (["mine", "--images", "1"], "--images 1 is less than 2"),
+        (["mine", "--seed", "-1"], "--seed -1 is less than 0"),
+        (["mine", "--threads", "-1"], "--threads -1 is less than 0"),
+        (["mine", "--size", "8"], "--size goes with --samples"),
+        (["mine", "--channels", "1"], "--channels goes with --samples"),
+        (["mine", "--channels", "2"], "invalid choice: 2"),
+        (["mine", "--record", "x"], "--record goes with --samples"),
+        (["mine", "--image", "20"], "did you mean '--images'"),
+        (["mine", "--ema", "--raw"], "not allowed with"),
+        (["mine", "--samples", "30"], "how many a run has is --images 30"),
+        (["mine", "--samples", "digits.zip"], "--samples or runs (mine), not both at once"),
+        (["mine", "--against", "x", "--dataset", "digits"], "give no --dataset, --data-root or"),
+        (["mine", "--against", "missing"], "--against missing: No such file or directory"),
+        (["mine", "--against", "one.npy"], "--against one.npy holds one image"),
+        (["mine", "--dataset", "digit"], "unknown data set 'digit'"),
+        (["mine", "--split", "validation"], "digits has no split 'validation'"),
+        (["mine", "--extractor", "embeded"], "did you mean 'embedded'"),
+        (["mine", "--extractor", "no.safetensors"], "no extractor file no.safetensors"),
+        (["mine", "--extractor", "cut.safetensors"], "is not a whole extractor file"),
+        (
+            ["mine", "--extractor", "inception", "--inception-weights", "w.pth"],
+            "w.pth is not the official Inception weights file",
+        ),
+        (
+            ["mine", "--extractor", "inception", "--inception-weights", "no.pth"],
+            "no Inception weights file no.pth",
+        ),
+        (["mine", "--device", "abacus"], "--device abacus is not to be had here; use cpu"),
+        (["mine", "--device", "cuda:99"], "--device cuda:99 is not to be had here"),
+        (["one.npy"], "one.npy is no readable checkpoint"),
+        (["--samples", "digits.zip"], "--samples needs real images: --against PATH, or --dataset"),
+        (["--samples", "missing", "--against", "digits.zip"], "--samples missing: No such file"),
+        (["--samples", "digits.zip", "--against", "missing"], "--against missing: No such file"),
+        (["--samples", "empty", "--against", "digits.zip"], "--samples: no images in empty"),
+        (["--samples", "cut.npz", "--against", "digits.zip"], "--samples cut.npz cannot be read"),
+        (["--samples", "nan.npy", "--against", "digits.zip"], "--samples nan.npy holds NaN"),
+        (["--samples", "float.npy", "--against", "digits.zip"], "only you know its range"),
+        (["--samples", "one.npy", "--against", "digits.zip"], "--samples one.npy holds one image"),
+        (["--samples", "digits.zip", "--against", "digits.zip"], "--runs 1 --images 60"),
+        (
+            ["--samples", "digits.zip", "--dataset", "digits", *SHORT],
+            "images of 1x8x8, the reference of 1x32x32",
+        ),
+        (["--samples", "wide.npy", "--against", "digits.zip"], "not square (9x8); set --size"),
+        (["--samples", "digits.zip", "--against", "wide.npy"], "--against wide.npy is not square"),
+        (["--samples", "digits.zip", "--dataset", "digits", "--size", "9"], "--size 9 is not a"),
+        (["--samples", "digits.zip", "--against", "digits.zip", "--size", "0"], "--size 0 is less"),
+        (["--samples", "digits.zip", "--against", "digits.zip", "--seed", "1"], "--seed is for"),
+        (["--samples", "digits.zip", "--against", "digits.zip", "--raw"], "--ema or --raw is for"),
+        (
+            ["--samples", "digits.zip", "--dataset", "folder"],
+            "data set 'folder' needs --data-root",
+        ),
+        (
+            ["--samples", "x", "--against", "x", "--record", "mine"],
+            "--record mine: checkpoints/mine is a run trained here",
+        ),
+        (["--samples", "x", "--against", "x", "--record", "../x"], "'../x' is no run name"),
+        (
+            ["--samples", "x", "--against", "x", "--record", "y", "--root", "digits.zip"],
+            "--record y: digits.zip/checkpoints/y cannot be written",
+        ),
+    ],
+    ids=lambda value: " ".join(value[-4:]) if isinstance(value, list) else "",
+)
+@pytest.mark.usefixtures("runs")
+def test_bad_input_is_one_line_and_nothing_is_written(
+    refused: Callable[..., str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    Path("empty").mkdir()
+    Path("w.pth").write_bytes(b"others' weights")
+    weights = shipped()["digits"].read_bytes()
+    Path("cut.safetensors").write_bytes(weights[: len(weights) // 2])
+    np.save("one.npy", np.zeros((1, 8, 8, 3), np.uint8))
+    np.save("float.npy", np.zeros((99, 8, 8, 3), np.float32))
+    np.save("nan.npy", np.full((99, 8, 8, 3), np.nan, np.float32))
+    np.save("wide.npy", np.zeros((99, 8, 9, 1), np.uint8))
+    np.savez("cut.npz", np.zeros((99, 8, 8, 3), np.uint8))
+    Path("cut.npz").write_bytes(Path("cut.npz").read_bytes()[:500])
+    assert words in refused(*arguments)
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_data_set_that_is_not_here_names_the_option_for_its_folder(
+    capfd: pytest.CaptureFixture[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> NoReturn:
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    capfd.readouterr()
+    assert run("evaluate", "mine", "--dataset", "mnist", "--data-root", "empty") == 2
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "give --data-root or MSNGAN_DATA a folder that holds torchvision's MNIST" in line
+    assert not Path("checkpoints/mine/scores.jsonl").exists()
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_run_whose_scores_cannot_be_written_is_refused_before_it_is_scored(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate.os, "access", lambda path, mode: False)  # root may do anything
+    assert "checkpoints/mine/scores.jsonl cannot be written" in refused("mine", *SHORT)
+    given = ["--samples", "digits.zip", "--against", "digits.zip"]
+    assert "--record x: checkpoints/x cannot be written" in refused(*given, "--record", "x")
+
+
+def test_a_failed_reference_leaves_no_cache(
+    runs: Run, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_short(self: EmbeddedExtractor, images: torch.Tensor) -> NoReturn:
+        raise AssertionError("embedded")
+
+    monkeypatch.setattr(EmbeddedExtractor, "_embed", too_short)
+    assert "too few for 5 run(s) of 2000" in refused(
+        "--samples", "digits.zip", "--against", "digits.zip"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--samples", "x", "--against", "x", "--protocol", "papr"],
+        ["--samples", "x", "--against", "x", "--metrics", "fdi"],
+        ["--samples", "x", "--against", "x", "--via", "nothing"],
+        ["--samples", "x", "--against", "x", "--images", "1"],
+        ["--samples", "x", "--against", "x", "--record", "a b"],
+        ["--samples", "x"],
+        ["nothing"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors_do_not_import_torch(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not loaded_after("evaluate", *arguments) & {"torch", "rich", "pytorch_lightning"}
