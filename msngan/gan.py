@@ -157,6 +157,7 @@ class GAN(LightningModule):
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = _nothing
         set_learning_rates(self.trainer.optimizers, self.options, step)
         torch.manual_seed(self._derived(step, "global"))
+        batch = batch.to(self.dtype)
         if self.options.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         latents = self._latents(len(batch), step, "critic")

@@ -15,8 +15,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from msngan.callbacks import AtomicIO, Gates, Interrupt, Progress, StopAt
-from msngan.callbacks.progress import clock
+from msngan.callbacks import AtomicIO, Gates, Interrupt, Progress, Scores, StopAt
 from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.machine import environment
@@ -62,6 +61,8 @@ def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
             f"threads: {before['threads']} -> {threads}; the run goes on, its last bits may differ"
             f" (--threads {before['threads']} keeps them)\n"
         )
+    if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
+        checkpoint = Path(cli.config.ckpt_path)
     return _train(cli, Start(run, checkpoint, before.get("config", run.name)))
 
 
@@ -93,6 +94,8 @@ def _train(cli: FitCLI, start: Start) -> int:
         if hasattr(callback, "attach"):
             callback.attach(run, config.seed, config.steps, start.config_name)
     trainer = _trainer(config, run, callbacks)
+    # Lightning would restore a checkpoint first, and float64 weights would pass through float32.
+    trainer.precision_plugin.convert_module(gan)
     # All that can be wrong with the input is found before anything is written.
     data.check(trainer.world_size)
     built.scores.prepare(data, trainer.strategy.root_device)
@@ -107,7 +110,10 @@ def _train(cli: FitCLI, start: Start) -> int:
     if interrupt.signal is not None:
         progress.say(f"stopped at step {trainer.global_step}; continue with:\n  {_resume(run)}")
         return 128 + interrupt.signal
-    _say_end(progress, run, built.scores.seconds)
+    if built.scores.collapse and trainer.global_step < config.steps:
+        _say_stop(progress, run, built.scores, trainer.global_step)
+    else:
+        _say_end(progress, run, built.scores)
     return 0
 
 
@@ -142,7 +148,9 @@ def _prepare_folder(cli: FitCLI, start: Start) -> None:
             stale.unlink()
         config = cli.config.clone()
         config.run = run.name
-        for transient in ("config", "ckpt_path", "root"):
+        if config.ckpt_path:  # part of what the run is: not the same as one that began at nothing
+            config.ckpt_path = str(Path(config.ckpt_path).resolve())
+        for transient in ("config", "root"):
             config.pop(transient, None)
         with replacing(run.config) as temporary:
             temporary.write_text(cli.parser.dump(config, skip_unset=False))
@@ -218,12 +226,24 @@ def _say_start(
     )
 
 
-def _say_end(progress: Progress, run: Run, scoring: float) -> None:
+def _say_stop(progress: Progress, run: Run, scores: Scores, step: int) -> None:
+    """That a collapse has stopped the run, which checkpoint to use, and how to go on."""
+    lines = [f"stopped at step {step}, as --scores.stop_on_collapse asks: {scores.collapse}"]
+    if scores.best is not None:
+        lines.append(f"  best         {run.best}  (step {scores.best.step}: the one to use)")
+    lines += [f"  scores       {run.scores}  ({scores.cost})", "next:"]
+    if scores.best is not None:
+        lines.append(f"  msngan sample {shlex.quote(str(run.best))}")
+    lines.append(f"  {_resume(run)} --scores.stop_on_collapse false   (to go on all the same)")
+    progress.say("\n".join(lines))
+
+
+def _say_end(progress: Progress, run: Run, scores: Scores) -> None:
     place = _place(run)
     lines = [f"done: run {run.name}", f"  checkpoints  {run.folder}"]
     lines.append(f"  grids        {run.samples}")
     if read_lines(run.scores):
-        lines.append(f"  scores       {run.scores}  ({clock(scoring)} spent on them)")
+        lines.append(f"  scores       {run.scores}  ({scores.cost})")
     lines += ["next:", f"  msngan sample {run.name}{place}", f"  msngan leaderboard{place}"]
     lines.append(f"  {_resume(run)} --steps N   (to train longer)")
     progress.say("\n".join(lines))

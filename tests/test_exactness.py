@@ -85,8 +85,11 @@ def test_linear_decay_and_ttur_resume_exactly(tiny: Tiny, run: Callable[..., int
     assert same_bits(whole, weights(parts))
 
 
-def test_bfloat16_resumes_exactly(tiny: Tiny, run: Callable[..., int]) -> None:
-    options = ["--trainer.precision", "bf16-mixed"]
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_resume_exactly(
+    tiny: Tiny, run: Callable[..., int], precision: str
+) -> None:
+    options = ["--trainer.precision", precision]
     whole = weights(tiny("whole", *options, "--steps", "9"))
     parts = tiny("parts", *options, "--steps", "4")
     assert run("resume", "parts", "--steps", "9") == 0

@@ -49,6 +49,7 @@ class Checkpoints(RunCallback):
         checks.at_least("--checkpoint.every", every, 0)
         self.every = every
         self.saved_step = -1
+        self._best: dict[str, str | float] | None = None  # while best.ckpt is being written
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -60,6 +61,8 @@ class Checkpoints(RunCallback):
             "run": self.run.name,
             "data": cast("ImageData", getattr(trainer, "datamodule")).description,  # noqa: B009
         }
+        if self._best is not None:
+            checkpoint["msngan"]["best"] = self._best
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -84,6 +87,10 @@ class Checkpoints(RunCallback):
             sync_folder(last.parent)
         self.saved_step = trainer.global_step
 
-    def save_best(self, trainer: Trainer) -> None:
-        """Write best.ckpt for the step just done."""
-        trainer.save_checkpoint(self.run.best, weights_only=False)
+    def save_best(self, trainer: Trainer, best: dict[str, str | float]) -> None:
+        """Write best.ckpt for the step just done; `best` says by which score and value."""
+        self._best = best
+        try:
+            trainer.save_checkpoint(self.run.best, weights_only=False)
+        finally:
+            self._best = None

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from msngan import checks
+from msngan.callbacks import watch
 from msngan.callbacks.base import RunCallback
 from msngan.callbacks.checkpoints import Checkpoints
+from msngan.callbacks.cost import Cost
 from msngan.callbacks.progress import Progress
+from msngan.callbacks.wanted import check_sizes, role_of
+from msngan.metrics.floors import floors
+from msngan.metrics.measuring import roles_of
+from msngan.metrics.presets import metric_names, preset
 from msngan.runs import append_line, keep_until, read_lines, score_line
-from msngan.scoring import Scorer
+from msngan.scoring import Scored, Scorer
 
 if TYPE_CHECKING:
     import torch
@@ -25,11 +31,18 @@ class Scores(RunCallback):
     """Scores the generator's moving average and appends a line to scores.jsonl.
 
     The extractor is chosen, said and loaded before the first step, never in the middle. Sampling
-    and scoring take nothing from training's random streams.
+    and scoring take nothing from training's random streams. Signs of a collapse are said: a score
+    worse than twice its best in three evaluations, precision or recall near zero.
 
     Args:
         every: steps between scores; 0: only at the end.
-        protocol: sizes of the evaluation; `paper` is 5 runs of 2000 samples.
+        protocol: sizes of the evaluation: paper (5 runs of 2000 samples), sngan, 50k, or a .yaml
+            file.
+        metrics: which of is, fid, kid and prc (precision, recall, density, coverage), as fid,kid;
+            null: all.
+        best: the score by which best.ckpt is chosen; with an embedded extractor its own of that
+            kind, as fd for fid.
+        stop_on_collapse: whether signs of a collapse stop the run, after saving.
         extractor: auto, embedded, inception, or a .safetensors file of `msngan extractor fit`.
         inception_weights: file of the official Inception weights; null: the torch hub's.
         runs: null: the protocol's.
@@ -40,7 +53,10 @@ class Scores(RunCallback):
     def __init__(
         self,
         every: int = 5000,
-        protocol: Literal["paper", "sngan", "50k"] = "paper",
+        protocol: str = "paper",
+        metrics: list[str] | str | None = None,
+        best: Literal["fid", "is", "kid", "precision", "recall", "density", "coverage"] = "fid",
+        stop_on_collapse: bool = False,
         extractor: str = "auto",
         inception_weights: str | None = None,
         runs: int | None = None,
@@ -50,12 +66,15 @@ class Scores(RunCallback):
         checks.at_least("--scores.every", every, 0)
         checks.at_least("--scores.runs", runs, 1)
         checks.at_least("--scores.samples", samples, 2)
+        preset(protocol)
+        self.metrics = metric_names("--scores.metrics", metrics)
+        self.role = role_of(best, self.metrics)
         self.every, self.protocol, self.extractor = every, protocol, extractor
         self.inception_weights, self.runs, self.samples = inception_weights, runs, samples
-        self.enabled = enabled
-        self.seconds = 0.0  # spent on scores, for the run's summary
+        self.enabled, self.stop_on_collapse = enabled, stop_on_collapse
+        self.collapse: str | None = None  # what stopped the run
         self._scorer: Scorer | None = None
-        self._best: float | None = None
+        self._lines: list[watch.Line] = []
 
     def prepare(self, data: ImageData, device: torch.device) -> None:
         """Choose and load the extractor and the reference; UserError if they cannot be had."""
@@ -69,51 +88,89 @@ class Scores(RunCallback):
             inception_weights=self.inception_weights,
             runs=self.runs,
             samples=self.samples,
-            backend="torchmetrics",
+            via="torchmetrics",
+            metrics=self.metrics,
         )
+        check_sizes(self.role, self._scorer.protocol)
+        # What real images score is found once, and is no part of what a score costs.
+        known, roles = self._scorer, roles_of(self.metrics)
+        floors(known.reference, known.extractor, known.protocol, known.real.held_out, roles)
+
+    @property
+    def cost(self) -> str:
+        """'scores took 0:12, 2.1 % of 9:40', of the time since training began."""
+        return self._cost.text(time.monotonic() - self._began[1])
+
+    @property
+    def best(self) -> watch.Point | None:
+        """Of the named score, so far."""
+        return watch.best(watch.points(self._lines, self._key), self._key)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = (trainer.global_step, time.monotonic())
+        self._cost = Cost(self.every, self.steps)
         if self._scorer is None:
             return
-        keep_until(self.run.scores, trainer.global_step)
-        key = self._scorer.keys["frechet"]
-        lines = [x for x in read_lines(self.run.scores) if key in x.get("scores", {})]
-        values = [line["scores"][key]["mean"] for line in lines]
-        self._best = min((v for v in values if v is not None), default=None)
+        self._key = self._scorer.keys[self.role]
+        if trainer.is_global_zero:
+            keep_until(self.run.scores, trainer.global_step)
+        self._weights = "ema" if cast("GAN", pl_module).ema is not None else "raw"
+        like = {"protocol_id": self._scorer.protocol.id, "weights": self._weights, "source": "fit"}
+        before = [line for line in read_lines(self.run.scores) if line.get("source") == "fit"]
+        self._lines = watch.comparable(before, like)
         _say(trainer, self._scorer.announcement)
+        if before and not self._lines:
+            _say(trainer, "the scores so far are of another protocol; the best is chosen anew")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._scorer is None or not self.due(trainer, self.every):
             return
-        start = time.monotonic()
-        gan = cast("GAN", pl_module)
-        result = self._scorer.score(gan.sampler())
+        start, step = time.monotonic(), trainer.global_step
+        scored = self._scorer.score(cast("GAN", pl_module).sampler())
         seconds = time.monotonic() - start
-        self.seconds += seconds
-        weights = "ema" if gan.ema is not None else "raw"
-        line = score_line(self.run.name, trainer.global_step, weights, "fit", result.line, seconds)
+        line = score_line(self.run.name, step, self._weights, "fit", scored.line, seconds)
         line["config"] = self.config_name
-        append_line(self.run.scores, line)
+        self._lines.append(line)
+        top = self.best
+        if top is not None and top.step == step:
+            line |= {"best": True, "best_by": self._key}
+        if trainer.is_global_zero:
+            append_line(self.run.scores, line)
+        self._show(trainer, scored, f"{seconds:.1f} s{', the best' if 'best' in line else ''}")
+        if top is not None and top.step == step:
+            for checkpoints in _callbacks(trainer, Checkpoints):
+                checkpoints.save_best(trainer, {"score": self._key, "value": top.value})
+        self._judge(trainer)
+        self._cost.add(time.monotonic() - start)
+        now, done = time.monotonic() - self._began[1], step - self._began[0]
+        if remedy := self._cost.remedy(now, done):
+            _say(trainer, remedy)
+
+    def _show(self, trainer: Trainer, scored: Scored, note: str) -> None:
         means = {
-            k: score["mean"] for k, score in result.scores.items() if score["mean"] is not None
+            key: score["mean"] for key, score in scored.scores.items() if score["mean"] is not None
         }
         for logger in trainer.loggers:
             logger.log_metrics(means, trainer.global_step)
-        _say(trainer, f"step {trainer.global_step}: {result.text}")
-        key = self._scorer.keys["frechet"]
-        if key in means:
-            self._judge(trainer, key, means[key])
+        name = scored.protocol.extractor  # once, not seven times
+        text = scored.text.replace(f"/{name}", "")
+        _say(trainer, f"step {trainer.global_step}: {text}  ({name}, {note})")
+        if self._key in means:
+            for progress in _callbacks(trainer, Progress):
+                progress.note = f"{self._key.partition('/')[0]} {means[self._key]:.4g}"
 
-    def _judge(self, trainer: Trainer, key: str, frechet: float) -> None:
-        """Show the score, and keep the weights if none was better."""
-        for progress in _callbacks(trainer, Progress):
-            progress.note = f"{key.split('/')[0]} {frechet:.4g}"
-        if self._best is None or frechet < self._best:
-            self._best = frechet
-            for checkpoints in _callbacks(trainer, Checkpoints):
-                checkpoints.save_best(trainer)
+    def _judge(self, trainer: Trainer) -> None:
+        """Say what the newest score is a sign of, and stop if that is a collapse and wanted."""
+        assert self._scorer is not None
+        keys = self._scorer.keys
+        for sign in watch.signs(self._lines, self._key, [keys["precision"], keys["recall"]]):
+            remedy = f"; {watch.REMEDY}" if sign.collapse else ""
+            _say(trainer, f"warning: {sign.text}{remedy}")
+            if sign.collapse and self.stop_on_collapse:
+                self.collapse = sign.text
+                trainer.should_stop = True
 
 
 def _say(trainer: Trainer, text: str) -> None:

@@ -1,0 +1,29 @@
+"""Which scores a run wants, and which of them decides its best checkpoint."""
+
+from __future__ import annotations
+
+from msngan.metrics.protocol import METRICS, Protocol
+from msngan.runs import UserError
+
+# Names that everyone knows; the others are roles already.
+ROLES = {"fid": "frechet", "is": "score", "kid": "kernel"}
+
+
+def role_of(best: str, metrics: tuple[str, ...]) -> str:
+    """The role, as in Extractor.keys, of the score in --scores.best; UserError if it is not had."""
+    role = ROLES.get(best, best)
+    metric = next(name for name, roles in METRICS.items() if role in roles)
+    if metric not in metrics:
+        raise UserError(f"--scores.best {best} needs {metric} in --scores.metrics")
+    return role
+
+
+def check_sizes(role: str, protocol: Protocol) -> None:
+    """UserError for fewer images than the neighbours that this role looks for."""
+    count = min(protocol.samples, protocol.reference_images)
+    nearest = max(protocol.precision_neighbours, protocol.coverage_neighbours)
+    if role in METRICS["prc"] and count <= nearest:
+        raise UserError(
+            f"--scores.best {role} needs more than {nearest} samples and real images, not {count};"
+            " raise --scores.samples or use --scores.best fid"
+        )

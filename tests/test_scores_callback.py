@@ -1,0 +1,542 @@
+"""Scores in training: what they cost, which checkpoint they choose, and what they warn of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import QUIET, TINY, same_bits, weights
+from torch import nn
+
+from msngan.callbacks import Scores, watch
+from msngan.callbacks.cost import SHARE, Cost, cadence
+from msngan.gan import GAN
+from msngan.leaderboard import BETTER, better, lines
+from msngan.metrics.interface import Extractor, Features
+from msngan.metrics.protocol import METRICS
+from msngan.runs import UserError
+from msngan.scoring import Scored, Scorer
+
+Run = Callable[..., int]
+Tiny = Callable[..., Path]
+Captured = pytest.CaptureFixture[str]
+
+SCORED = ["--scores.enabled", "true", "--scores.runs", "2", "--scores.samples", "8"]
+EACH = [*SCORED, "--scores.every", "1"]
+
+
+# The watch, on numbers by hand ------------------------------------------------------------------
+
+
+def line(step: int, **scores: float | None) -> dict[str, Any]:
+    """A score line; None is a failed score."""
+    entries = {
+        key: {"mean": value, "sd": None}
+        if value is not None
+        else {"mean": None, "reason": "NaN images"}
+        for key, value in scores.items()
+    }
+    common = {"protocol_id": "a", "weights": "ema", "source": "fit"}
+    return {"step": step, "scores": entries, **common}
+
+
+def said(key: str, values: list[float | None], *shares: str) -> list[str]:
+    """For each evaluation in turn, steps 1, 2, ...: the signs of it, joined; '' for none."""
+    history = [line(step, **{"fid": 5, key: value}) for step, value in enumerate(values, start=1)]
+    named = "fid" if shares else key
+    return [
+        "; ".join(sign.text for sign in watch.signs(history[:end], named, shares))
+        for end in range(1, len(history) + 1)
+    ]
+
+
+def test_the_third_evaluation_worse_than_twice_the_best_is_said_with_its_numbers() -> None:
+    *before, third, fourth = said("fid", [10, 5, 11, 12, 13, 14])
+    assert before == [""] * 4
+    assert third == (
+        "fid is 13 at step 5, more than twice its best (5 at step 2) in 3 evaluations in a row"
+    )
+    assert fourth == ""
+
+
+def test_a_recovery_starts_the_count_anew_and_another_episode_is_said_again() -> None:
+    assert not any(said("fid", [10, 5, 11, 12, 6, 11, 12]))
+    texts = said("fid", [5, 11, 12, 13, 9, 11, 12, 13])
+    assert [bool(text) for text in texts] == [False, False, False, True] * 2
+
+
+def test_exactly_twice_the_best_is_not_worse() -> None:
+    assert not any(said("fid", [5, 10, 10, 10]))
+
+
+def test_a_score_that_should_be_high_is_bad_below_half_its_best() -> None:
+    assert not any(said("is", [8, 4, 4, 4]))
+    assert said("is", [8, 3.9, 3.9, 3.9])[-1] == (
+        "is is 3.9 at step 4, less than half its best (8 at step 1) in 3 evaluations in a row"
+    )
+
+
+def test_a_kernel_distance_within_its_noise_is_no_collapse() -> None:
+    def texts(value: float) -> list[str]:
+        history = [line(step, kid=value) for step in (2, 3, 4)]
+        first = line(1, kid=-0.0001)
+        first["scores"]["kid"]["sd"] = 0.0005
+        return [sign.text for sign in watch.signs([first, *history], "kid", ())]
+
+    assert texts(0.0009) == []
+    assert len(texts(0.0011)) == 1
+
+
+@pytest.mark.parametrize("share", ["precision", "recall"])
+def test_a_share_that_vanishes_is_said_at_once_where_it_had_been_there(share: str) -> None:
+    texts = said(share, [0.3, 0.0, 0.0, 0.2, 0.001], share)
+    assert [bool(text) for text in texts] == [False, True, False, False, True]
+    assert texts[1].startswith(f"{share} is 0 at step 2 (was 0.3 at step 1): hardly a")
+
+
+@pytest.mark.parametrize("share", ["precision", "recall"])
+def test_a_share_that_was_never_there_is_said_the_third_time(share: str) -> None:
+    texts = said(share, [0.09, 0.009, 0.0, 0.0, 0.0], share)
+    assert [bool(text) for text in texts] == [False, False, False, True, False]
+    assert texts[3].startswith(f"{share} is 0 at step 4 (near 0 3 times in a row): hardly a")
+    assert not any(said(share, [0.01, 0.01, 0.01, 0.01], share))
+
+
+def test_a_failed_score_is_said_once_and_neither_makes_a_row_nor_breaks_one() -> None:
+    texts = said("fid", [5, 11, None, None, 12, 13, None])
+    assert texts[:2] == ["", ""]
+    assert texts[2] == "no fid at step 3: NaN images"
+    assert texts[3:5] == ["", ""]
+    assert texts[5].startswith("fid is 13 at step 6")
+    assert texts[6] == "no fid at step 7: NaN images"
+    failed = watch.signs([line(1, fid=None, recall=None)], "fid", ["recall"])
+    assert failed == [watch.Sign("no fid, recall at step 1: NaN images", False)]
+
+
+def test_both_a_bad_score_and_a_vanished_share_are_said() -> None:
+    history = [line(1, fid=5, recall=0.5), line(2, fid=11, recall=0.4)]
+    history += [line(3, fid=11, recall=0.3), line(4, fid=11, recall=0)]
+    signs = watch.signs(history, "fid", ["precision", "recall"])
+    assert [sign.collapse for sign in signs] == [True, True]
+    assert [sign.text.split()[0] for sign in signs] == ["fid", "recall"]
+
+
+@pytest.mark.parametrize("family", BETTER)
+def test_the_best_is_by_the_family_s_direction_and_the_earliest_of_equals(family: str) -> None:
+    key = f"{family}/embed-x"
+    series = [watch.Point(step, value) for step, value in ((1, 2), (2, 1), (3, 3), (4, 1), (5, 3))]
+    top = watch.best(series, key)
+    assert top is not None
+    assert top.step == (2 if better(key) == "lower" else 3)
+    assert watch.best([], key) is None
+
+
+def test_only_fit_s_lines_of_one_protocol_and_one_kind_of_weights_are_compared() -> None:
+    others = [line(1, fid=1) | each for each in ({"protocol_id": "b"}, {"weights": "raw"})]
+    others.append(line(1, fid=1) | {"source": "evaluate"})
+    newest = line(2, fid=5)
+    assert watch.comparable([*others, newest], newest) == [newest]
+
+
+def test_a_line_that_someone_has_spoilt_is_no_evidence() -> None:
+    spoilt: list[dict[str, Any]] = [{"step": 1}, {"step": 2, "scores": [3]}]
+    spoilt += [{"step": 3, "scores": {"fid": each}} for each in (3, {"mean": "3"}, {})]
+    spoilt.append({"step": 4, "scores": {"fid": {"mean": float("nan")}}})
+    assert watch.points([*spoilt, line(5, fid=2)], "fid") == [watch.Point(5, 2)]
+    assert watch.signs([*spoilt, line(5, fid=2)], "fid", ["recall"]) == []
+
+
+# What scores cost -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("per_score", "per_step", "least"),
+    [
+        (5, 0.1, 1000),
+        (3.3, 0.112, 600),
+        (1, 0.19, 100),
+        (1, 100, 1),
+        (0.3, 0.05, 200),
+        (0.9, 0.57, 30),
+    ],
+)
+def test_the_cadence_is_by_hand(per_score: float, per_step: float, least: int) -> None:
+    assert cadence(per_score, per_step) == least  # 19 scores' time between them, then rounded up
+
+
+@pytest.mark.parametrize("per_score", [0.01, 0.7, 3, 44, 1234])
+@pytest.mark.parametrize("per_step", [1e-3, 0.07, 1.0])
+def test_the_cadence_holds_the_share(per_score: float, per_step: float) -> None:
+    least = cadence(per_score, per_step)
+    assert per_score / (per_score + least * per_step) <= SHARE + 1e-9
+    assert str(least).rstrip("0") in set("123456789")
+
+
+def test_the_cost_says_its_share_of_the_time() -> None:
+    cost = Cost(every=500, steps=2500)
+    cost.add(5)
+    cost.add(7)
+    assert cost.text(580) == "scores took 0:12, 2.1 % of 9:40"
+
+
+def test_a_cost_above_the_share_is_said_once_with_the_cadence_that_would_hold_it() -> None:
+    cost = Cost(every=500, steps=2500)
+    cost.add(5.0)
+    said = cost.remedy(elapsed=55, done=500)  # 0.1 s a step
+    assert said is not None
+    assert said.startswith("scores took 0:05, 9.1 % of 0:55; --scores.every 1000 would hold 5 %")
+    cost.add(5.0)
+    assert cost.remedy(elapsed=110, done=1000) is None
+
+
+@pytest.mark.parametrize("done", [10, 1500])
+def test_a_cadence_within_the_share_is_not_blamed_not_even_soon_after_a_resume(done: int) -> None:
+    cost = Cost(every=1500, steps=5000)
+    cost.add(7.6)  # of 157.6 s at 0.1 s a step: 4.8 %
+    assert cost.remedy(elapsed=7.6 + 0.1 * done, done=done) is None
+    cost.add(8.6)  # 8.1 s on average: 5.1 %
+    assert cost.remedy(elapsed=16.2 + 0.1 * done, done=done) is not None
+
+
+def test_where_no_cadence_holds_the_share_the_last_score_alone_is_proposed() -> None:
+    cost = Cost(every=100, steps=800)
+    cost.add(5.0)
+    assert "--scores.every 0 leaves only" in (cost.remedy(elapsed=15, done=100) or "")
+
+
+# In training ------------------------------------------------------------------------------------
+
+
+def scores_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (folder / "scores.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float | None]]:
+    """What the next evaluations find, by role, in place of their numbers; first in, first out."""
+    wanted: list[dict[str, float | None]] = []
+    original = Scorer.score
+
+    def scripted(self: Scorer, generator: nn.Module) -> Scored:
+        scored = original(self, generator)
+        if not wanted:
+            return scored
+        scores = dict(scored.scores)
+        for role, value in ({"precision": 0.5, "recall": 0.5} | wanted.pop(0)).items():
+            failed = {"mean": None, "reason": "NaN images"}
+            sound = {"mean": value, "sd": 0.1, "values": [value]}
+            scores[self.keys[role]] = failed if value is None else sound
+        return replace(scored, result=replace(scored.result, scores=scores))
+
+    monkeypatch.setattr(Scorer, "score", scripted)
+    return wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["best", "kid", "metrics", "fid,is"], "--scores.best kid needs kid in --scores.metrics"),
+        (["best", "recall", "metrics", "fid"], "--scores.best recall needs prc in"),
+        (["metrics", "is"], "--scores.best fid needs fid in --scores.metrics"),
+        (
+            ["metrics", "fid,kidd"],
+            f"no 'kidd' (did you mean 'kid'?); choose of {', '.join(METRICS)}",
+        ),
+        (["metrics", "[]"], "--scores.metrics [] names none"),
+        (["best", "fd"], "--scores.best: no 'fd' (did you mean 'fid'?)"),
+        (["protocol", "papr"], "did you mean 'paper'?"),
+        (["protocol", "mine.yaml"], "mine.yaml"),
+        (["best", "density", "samples", "5"], "--scores.best density needs more than 5 samples"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_had_is_refused_before_anything_is_written(
+    run: Run, capfd: Captured, options: list[str], words: str
+) -> None:
+    given = [
+        option
+        for name, value in zip(options[::2], options[1::2], strict=True)
+        for option in (f"--scores.{name}", value)
+    ]
+    assert run("fit", *TINY, *QUIET, *SCORED, *given) == 2
+    shown = capfd.readouterr().err.strip()
+    assert words in shown
+    assert "\n" not in shown
+    assert not Path("checkpoints").exists()
+
+
+@pytest.mark.parametrize("best", ["fid", "is", "kid", "precision", "recall", "density", "coverage"])
+def test_each_best_needs_its_own_metric_and_no_other(best: str) -> None:
+    made = [name for name in METRICS if _accepted(best, name)]
+    assert made == [best if best in METRICS else "prc"]
+
+
+def _accepted(best: Any, metric: str) -> bool:
+    try:
+        Scores(best=best, metrics=[metric])
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("written", ["fid,kid", "[kid, fid]", " kid , fid "])
+def test_metrics_are_a_list_or_a_text_with_commas(tiny: Tiny, written: str) -> None:
+    (only,) = scores_of(tiny("mine", *SCORED, "--scores.metrics", written))
+    assert [key.split("/")[0] for key in only["scores"]] == ["fd", "kd"]
+
+
+def test_a_protocol_of_one_s_own_is_read_from_its_file(tiny: Tiny) -> None:
+    Path("mine.yaml").write_text("runs: 1\nsamples: 9\n")
+    (only,) = scores_of(tiny("mine", "--scores.enabled", "true", "--scores.protocol", "mine.yaml"))
+    protocol = only["protocol"]
+    assert (protocol["name"], protocol["runs"], protocol["samples"]) == ("mine", 1, 9)
+
+
+@pytest.mark.parametrize(
+    ("best", "role", "family", "values", "marked"),
+    [
+        ("kid", "kernel", "kd", [3, 1, 2], [1, 2]),
+        ("recall", "recall", "recall", [0.2, 0.1, 0.5], [1, 3]),
+    ],
+)
+def test_best_is_by_the_named_score_and_says_so(
+    tiny: Tiny,
+    script: list[dict[str, float | None]],
+    best: str,
+    role: str,
+    family: str,
+    values: list[float],
+    marked: list[int],
+) -> None:
+    script += [{role: value, "frechet": 10 - step} for step, value in enumerate(values)]
+    folder = tiny("mine", *EACH, "--steps", "3", "--scores.best", best)
+    found = scores_of(folder)
+    key = next(key for key in found[0]["scores"] if key.startswith(f"{family}/"))
+    assert [entry["step"] for entry in found if entry.get("best")] == marked
+    assert {entry["best_by"] for entry in found if "best_by" in entry} == {key}
+    checkpoint = torch.load(folder / "best.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == marked[-1]
+    assert checkpoint["msngan"]["best"] == {"score": key, "value": values[marked[-1] - 1]}
+    assert "best" not in torch.load(folder / "last.ckpt", weights_only=True)["msngan"]
+
+
+def test_the_leaderboard_reads_the_lines(tiny: Tiny) -> None:
+    folder = tiny("mine", *EACH, "--steps", "2")
+    entries = [lines.parse(entry, "mine") for entry in scores_of(folder)]
+    assert [entry.step for entry in entries] == [1, 2]
+    assert all(len(entry.scores) == 7 for entry in entries)
+    assert scores_of(folder)[0]["best"] is True
+
+
+def test_each_line_has_its_seconds_and_the_end_the_share(tiny: Tiny, capfd: Captured) -> None:
+    tiny("mine", *EACH, "--steps", "3")
+    shown = capfd.readouterr().err
+    assert len(re.findall(r"step \d: fd .*\(embed-digits-\w+, \d+\.\d s.*\)\n", shown)) == 3
+    assert len(re.findall(r"scores took \d+:\d\d, \d+\.\d % of \d+:\d\d\)", shown)) == 1
+    assert len(re.findall(r"--scores\.every 0 leaves only the one at the end", shown)) == 1
+
+
+COLLAPSE = [{"frechet": value} for value in (10.0, 5.0, 11.0, 12.0, 13.0, 14.0)]
+
+
+def test_a_collapse_is_said_once_and_stops_nothing_unasked(
+    tiny: Tiny, script: list[dict[str, float | None]], capfd: Captured
+) -> None:
+    script += COLLAPSE
+    folder = tiny("mine", *EACH)
+    shown = capfd.readouterr().err
+    assert shown.count("warning: ") == 1
+    assert "13 at step 5, more than twice its best (5 at step 2)" in shown
+    assert "--model.critic_lr" in shown
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("values", "stopped", "best"),
+    [
+        (COLLAPSE, 5, 2),
+        ([{"recall": value, "frechet": 1.0} for value in (0.3, 0.0)], 2, 1),
+        ([{"precision": value, "frechet": 1.0} for value in (0.0, 0.0, 0.0)], 3, 1),
+    ],
+    ids=["far from the best", "recall gone", "precision never there"],
+)
+def test_a_collapse_stops_the_run_when_asked_and_a_resume_goes_on(
+    tiny: Tiny,
+    run: Run,
+    script: list[dict[str, float | None]],
+    capfd: Captured,
+    values: list[dict[str, float | None]],
+    stopped: int,
+    best: int,
+) -> None:
+    script += values
+    whole = tiny("whole", *EACH, "--steps", "7")
+    script[:] = values
+    capfd.readouterr()
+    folder = tiny("mine", *EACH, "--steps", "7", "--scores.stop_on_collapse", "true")
+    shown = capfd.readouterr().err
+    assert f"stopped at step {stopped}, as --scores.stop_on_collapse asks: " in shown
+    assert f"(step {best}: the one to use)" in shown
+    assert "msngan resume mine --scores.stop_on_collapse false" in shown
+    assert "done: run" not in shown
+    steps = [
+        torch.load(folder / name, weights_only=True)["global_step"]
+        for name in ("last.ckpt", "best.ckpt")
+    ]
+    assert steps == [stopped, best]
+    assert run("resume", "mine", "--scores.stop_on_collapse", "false") == 0
+    assert same_bits(weights(whole), weights(folder))
+
+
+def test_a_stopped_run_that_is_resumed_as_it_was_is_not_stopped_for_the_same_episode(
+    tiny: Tiny, run: Run, script: list[dict[str, float | None]], capfd: Captured
+) -> None:
+    script += COLLAPSE
+    folder = tiny("mine", *EACH, "--scores.stop_on_collapse", "true")
+    capfd.readouterr()
+    assert run("resume", "mine") == 0
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert "warning" not in capfd.readouterr().err
+
+
+def test_failed_scores_are_said_and_leave_no_best(
+    tiny: Tiny, script: list[dict[str, float | None]], capfd: Captured
+) -> None:
+    script += [{"frechet": None, "recall": None}] * 2
+    folder = tiny("mine", *EACH, "--steps", "2", "--scores.stop_on_collapse", "true")
+    shown = capfd.readouterr().err
+    assert shown.count("warning: no fd/embed-digits") == 1
+    assert "at step 1: NaN images" in shown
+    assert not (folder / "best.ckpt").exists()
+    assert not any("best" in entry for entry in scores_of(folder))
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def lasting(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line without what differs between a run and the same run again."""
+    return {name: value for name, value in entry.items() if name not in ("time", "seconds", "run")}
+
+
+def test_a_resumed_run_writes_and_says_what_an_undisturbed_one_does(
+    tiny: Tiny, run: Run, script: list[dict[str, float | None]], capfd: Captured
+) -> None:
+    values: list[dict[str, float | None]] = [*COLLAPSE, {"frechet": 4.0}, {"recall": 0.0}]
+    options = [*EACH, "--steps", "8"]
+    script += values
+    whole = tiny("whole", *options)
+    warnings = _warnings(capfd)
+    script[:] = values
+    parts = tiny("parts", *options, "--checkpoint.every", "4")
+    (parts / "last.ckpt").unlink()
+    (parts / "previous.ckpt").rename(parts / "last.ckpt")  # the one of step 4
+    capfd.readouterr()
+    script[:] = values[4:]
+    assert run("resume", "parts") == 0
+    assert _warnings(capfd) == warnings
+    assert len(warnings) == 2
+    assert list(map(lasting, scores_of(parts))) == list(map(lasting, scores_of(whole)))
+    assert [entry["step"] for entry in scores_of(parts) if "best" in entry] == [1, 2, 7]
+    assert same_bits(weights(whole, "best.ckpt"), weights(parts, "best.ckpt"))
+
+
+def _warnings(capfd: Captured) -> list[str]:
+    return [text for text in capfd.readouterr().err.splitlines() if text.startswith("warning:")]
+
+
+def test_scores_of_another_protocol_are_not_compared_and_that_is_said(
+    tiny: Tiny, run: Run, capfd: Captured
+) -> None:
+    folder = tiny("mine", *EACH, "--steps", "2")
+    capfd.readouterr()
+    assert run("resume", "mine", "--steps", "3", "--scores.samples", "9") == 0
+    assert "of another protocol; the best is chosen anew" in capfd.readouterr().err
+    assert scores_of(folder)[-1]["best"] is True
+    assert run("resume", "mine", "--steps", "4", "--scores.samples", "9") == 0
+    assert "another protocol" not in capfd.readouterr().err
+
+
+# What scores leave alone ------------------------------------------------------------------------
+
+
+def test_scores_restore_every_mode_and_every_wish_for_a_gradient(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    original = Scores.on_train_batch_end
+
+    def watched(self: Scores, trainer: Any, gan: GAN, *rest: Any) -> None:
+        for network in (gan.generator, gan.ema):
+            network.body[0].eval()  # one that is not as the others
+        next(gan.critic.parameters()).requires_grad_(False)
+        before = _flags(gan), torch.is_grad_enabled(), torch.get_default_dtype()
+        original(self, trainer, gan, *rest)
+        seen.append((_flags(gan), torch.is_grad_enabled(), torch.get_default_dtype()) == before)
+
+    monkeypatch.setattr(Scores, "on_train_batch_end", watched)
+    tiny("mine", *EACH, "--steps", "2")
+    assert seen == [True, True]
+
+
+def _flags(gan: GAN) -> list[bool]:
+    return [part.training for part in gan.modules()] + [p.requires_grad for p in gan.parameters()]
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_checkpoints_hold_nothing_of_the_extractor(tiny: Tiny, name: str) -> None:
+    scored, bare = tiny("scored", *EACH), tiny("bare")
+    assert weights(scored, name).keys() == weights(bare).keys()
+    checkpoint = torch.load(scored / name, weights_only=True)
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {
+        *("generator", "critic", "ema")
+    }
+    assert not checkpoint["callbacks"]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_features_are_float64_and_the_same_bits_in_every_precision_of_training(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    seen: list[set[torch.dtype]] = []
+    real: list[torch.Tensor] = []
+    features, score, prepare = Extractor.features, Scorer.score, Scores.prepare
+
+    def watched(self: Extractor, images: torch.Tensor) -> Features:
+        found = features(self, images)
+        seen.append({found.pool.dtype, found.logits.dtype})
+        return found
+
+    def before(self: Scores, *arguments: Any) -> None:
+        prepare(self, *arguments)
+        assert self._scorer is not None
+        real.append(features(self._scorer.extractor, self._scorer.real.images[:8]).pool)
+
+    def within(self: Scorer, generator: nn.Module) -> Scored:
+        real.append(features(self.extractor, self.real.images[:8]).pool)
+        return score(self, generator)
+
+    monkeypatch.setattr(Extractor, "features", watched)
+    monkeypatch.setattr(Scores, "prepare", before)
+    monkeypatch.setattr(Scorer, "score", within)
+    folder = tiny("mine", *EACH, "--steps", "2", "--trainer.precision", precision)
+    assert seen
+    assert all(kinds == {torch.float64} for kinds in seen)
+    assert len(real) == 3
+    assert all(torch.equal(each, real[0]) for each in real)
+    assert all(score["mean"] is not None for score in scores_of(folder)[-1]["scores"].values())
+
+
+def test_twenty_steps_have_the_same_losses_with_scores_and_without(tiny: Tiny) -> None:
+    options = ["--steps", "20", "--records.every", "1"]
+    curves = []
+    for name, more in (("bare", []), ("scored", [*SCORED, "--scores.every", "3"])):
+        text = (tiny(name, *options, *more) / "metrics.jsonl").read_text()
+        rows = [json.loads(each) for each in text.splitlines()]
+        curves.append([(row["step"], row["critic_loss"], row["generator_loss"]) for row in rows])
+    assert len(curves[0]) == 20
+    assert curves[0] == curves[1]
