@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 EMBEDDED = "embed-cifar10-46378be3"
 PROTOCOL = {
     "name": "paper",
@@ -65,12 +67,48 @@ def official(fid: float, protocol_id: str = "bbbb00000000") -> dict[str, Any]:
     )
 
 
-def write_run(root: Path, name: str, *lines: dict[str, Any] | str) -> Path:
-    """checkpoints/<name>/ with a config and these lines; a str is written as it is."""
+def config(name: str, seed: int = 0, **changed: Any) -> dict[str, Any]:  # noqa: ANN401
+    """A resolved config whose meaning is `name`'s; changed: "model__norm" is model's norm."""
+    made: dict[str, Any] = {
+        "run": name,
+        "seed": seed,
+        "steps": 2000,
+        "threads": 1,
+        "trainer": {"accelerator": "auto", "precision": "32-true", "deterministic": None},
+        "model": {"norm": name, "critic_lr": 2e-4, "generator_betas": [0.5, 0.999]},
+        "data": {"dataset": "cifar10", "root": None, "download": True, "batch_size": 64},
+        "scores": {"every": 500, "protocol": "paper", "enabled": True},
+        "samples": {"every": 500},
+        "checkpoint": {"every": 250},
+        "records": {"every": 50},
+    }
+    for key, value in changed.items():
+        *sections, last = key.split("__")
+        inner = made
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    return made
+
+
+def write_run(
+    root: Path,
+    name: str,
+    *lines: dict[str, Any] | str,
+    of: str | None = None,
+    seed: int = 0,
+    **changed: Any,  # noqa: ANN401
+) -> Path:
+    """checkpoints/<name>/ with a config and these lines; a str is written as it is.
+
+    of: what the config is named and means; by default no other run's.
+    """
     folder = root / "checkpoints" / name
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("")
-    text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    resolved = config(of or name, seed, **changed)
+    (folder / "config.yaml").write_text(yaml.safe_dump({**resolved, "run": name}))
+    named = [{**each, "config": of} if of and isinstance(each, dict) else each for each in lines]
+    text = [line if isinstance(line, str) else json.dumps(line) for line in named]
     if lines:
         (folder / "scores.jsonl").write_text("\n".join(text) + "\n")
     return folder

@@ -7,6 +7,7 @@ from score_lines import CS, FD, official, score_line, write_run
 
 from msngan.leaderboard import BETTER, Block, By, blocks, find_runs, read, select, tied
 from msngan.leaderboard.lines import Score
+from msngan.leaderboard.words import describe
 from msngan.runs import UserError
 
 
@@ -52,11 +53,11 @@ def test_a_metric_of_unknown_direction_is_listed_but_neither_ranked_nor_best(
     tmp_path: Path,
 ) -> None:
     for name, mean in (("b", 1.0), ("a", 2.0), ("c", 0.0)):
-        write_run(tmp_path, name, score_line(scores={"precision": {"mean": mean, "sd": 0.1}}))
-    (block,) = board(tmp_path, "precision")
+        write_run(tmp_path, name, score_line(scores={"novelty": {"mean": mean, "sd": 0.1}}))
+    (block,) = board(tmp_path, "novelty")
     assert order(block) == ["a", "b", "c"]
     assert {(row.rank, row.tie, len(row.best)) for row in block.rows} == {(None, None, 0)}
-    assert block.rows[0].last["precision"].mean == 2.0
+    assert block.rows[0].last["novelty"].mean == 2.0
 
 
 def test_last_is_the_largest_step_and_of_equal_steps_the_latest_line(tmp_path: Path) -> None:
@@ -191,3 +192,47 @@ def test_a_row_is_named_after_its_folder_and_runs_without_scores_are_no_rows(
     assert [run.name for run in find_runs([], tmp_path)] == ["bare", "folder"]
     with pytest.raises(UserError, match="no run 'foldr'.*did you mean 'folder'"):
         find_runs(["foldr"], tmp_path)
+
+
+def bias(root: Path) -> list[list[str]]:
+    return [[line for line in describe(block) if "features" in line] for block in board(root)]
+
+
+def test_fewer_samples_than_features_are_said_to_bias_the_distance(tmp_path: Path) -> None:
+    for name, dimensions, samples in (("a", 256, 256), ("b", 257, 256), ("c", 2048, 2000)):
+        line = score_line(protocol_id=name * 12, samples=samples, name=name)
+        write_run(tmp_path, name, {**line, "dimensions": dimensions})
+    enough, fewer, paper = bias(tmp_path)
+    assert enough == []
+    assert fewer[0].startswith("256 samples < 257 features: the covariance is rank-deficient")
+    assert paper[0].startswith("2,000 samples < 2,048 features: ")
+
+
+def test_the_features_of_the_official_network_are_known_and_others_are_not_guessed(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path, "run", official(33.0), score_line(samples=10))
+    assert [len(lines) for lines in bias(tmp_path)] == [0, 1]
+
+
+def test_two_numbers_of_features_under_one_protocol_are_not_believed(tmp_path: Path) -> None:
+    lines = [{**score_line(), "dimensions": dimensions} for dimensions in (4096, 8192)]
+    write_run(tmp_path, "run", *lines)
+    assert bias(tmp_path) == [[]]
+
+
+def test_without_a_frechet_distance_nothing_is_said_of_its_bias(tmp_path: Path) -> None:
+    write_run(tmp_path, "run", {**score_line(scores={CS: {"mean": 2.0}}), "dimensions": 4096})
+    assert bias(tmp_path) == [[]]
+
+
+def test_the_columns_stand_in_one_order(tmp_path: Path) -> None:
+    scores = {f"{family}/x": {"mean": 1.0, "sd": 0.1} for family in ("z", *sorted(BETTER))}
+    scores |= {family: {"mean": 1.0, "sd": 0.1} for family in ("coverage", "precision")}
+    kept = {
+        name: score for name, score in scores.items() if name.split("/")[0] not in ("fid", "is")
+    }
+    write_run(tmp_path, "run", score_line(scores=kept, official_inception=True))
+    families = [name.split("/")[0] for name in board(tmp_path)[0].metrics]
+    expected = ["fd", "cs", "kid", "kd", "precision", "precision", "recall", "density"]
+    assert families == [*expected, "coverage", "coverage", "z"]

@@ -26,6 +26,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
     return line
 
 
+BARE = ("precision", "recall", "density", "coverage")
 NO_JSON = {
     "cut by a kill": '{"format": 1, "run": "x',
     "nested too deep": "[" * 100_000,
@@ -57,6 +58,10 @@ MALFORMED = {
             *(("scores.FD", 3.0), ("scores.FD.mean", ...), ("scores.FD.mean", "3")),
             *(("scores.FD.sd", -1), ("scores.FD.values", [1, None]), ("scores.FD.mean", True)),
             *(("scores.fid", {"mean": 1.0, "sd": 0.1}), ("floors", 3), ("floors.FD.kind", 1)),
+            *(("scores.FD.mean", 1e101), ("scores.FD.sd", 1e300), ("floors.FD.mean", -1e101)),
+            *(("dimensions", value) for value in (0, -1, 1.5, "2048", True, None, [256])),
+            *((f"scores.{name}", {"mean": 1.0}) for name in ("fid/x", "is/x", "kid/x")),
+            *((f"scores.{name}", {"mean": 1.0}) for name in ("is", "kid", *BARE)),
         ]
     },
 }
@@ -74,6 +79,29 @@ def test_a_malformed_line_is_left_out_with_one_warning_that_names_it(
     assert ("no JSON" in warnings[0]) == (name in NO_JSON)
     assert "\n" not in warnings[0]
     assert len(warnings[0]) < len(str(tmp_path)) + 200
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_a_bare_neighbour_metric_is_the_official_network_s_and_a_named_one_anyone_s(
+    tmp_path: Path, name: str
+) -> None:
+    score = {"mean": 0.5, "sd": 0.1}
+    other = {"protocol_id": "c" * 12, "official_inception": True}
+    lines = [score_line(scores={f"{name}/x": score}), score_line(scores={name: score}, **other)]
+    write_run(tmp_path, "run", *lines)
+    entries, warnings = read(find_runs([], tmp_path))
+    assert ([list(entry.scores) for entry in entries], warnings) == ([[f"{name}/x"], [name]], [])
+
+
+def test_a_line_may_say_its_features_and_its_seconds_and_an_old_one_need_not(
+    tmp_path: Path,
+) -> None:
+    times = {"generator": 1.0, "extractor": 2.0, "scores": 0.1}
+    lines = [score_line(), {**score_line(), "dimensions": 256}]
+    lines += [{**line, "seconds": times} for line in lines]
+    write_run(tmp_path, "run", *lines)
+    entries, warnings = read(find_runs([], tmp_path))
+    assert ([entry.dimensions for entry in entries], warnings) == ([None, 256, None, 256], [])
 
 
 def test_one_protocol_id_cannot_stand_for_two_protocols(tmp_path: Path) -> None:

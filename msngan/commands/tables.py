@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 FORMATS = ("table", "json", "csv", "md")
+BETWEEN = 3  # characters between two columns of a terminal's table
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # a spreadsheet would run the cell
 
 
@@ -23,8 +24,8 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # a spreadsheet woul
 class Table:
     """Text cells under a title, with lines above and notes below.
 
-    right: the columns set to the right, by name. extra: how many of the last columns go to a second
-    table, beside the first `keys` columns, where a terminal is too narrow for all of them.
+    right: the columns set to the right, by name. extra: how many of the last columns go to further
+    tables, beside the first `keys` columns, where a terminal is too narrow for all of them.
     """
 
     title: str
@@ -76,11 +77,9 @@ def print_terminal(tables: Iterable[Table]) -> None:
         for line in table.lines:
             console.print(Text(encodable(line)))
         whole = _rich(table, range(len(table.columns)))
-        first = len(table.columns) - table.extra
         if table.extra and _width(console, whole) > console.width:
-            console.print(_rich(table, range(first)))
-            columns = [*range(table.keys), *range(first, len(table.columns))]
-            console.print(_rich(table, columns))
+            for columns in _parts(table, console.width):
+                console.print(_rich(table, columns))
         elif table.columns:
             console.print(whole)
         for note in table.notes:
@@ -107,6 +106,28 @@ def _rich(table: Table, columns: Iterable[int]) -> RichTable:
     for row in table.rows:
         drawn.add_row(*(Text(encodable(row[column])) for column in chosen))
     return drawn
+
+
+def _parts(table: Table, width: int) -> Iterator[list[int]]:
+    """The columns of each table: all but the extra ones, then as many of those as fit."""
+    from rich.cells import cell_len
+
+    def wide(column: int) -> int:
+        cells = [table.columns[column], *(row[column] for row in table.rows)]
+        longest = max(cell_len(encodable(cell)) for cell in cells)
+        # a column set to the left folds
+        return BETWEEN + (longest if table.columns[column] in table.right else min(longest, 20))
+
+    first = len(table.columns) - table.extra
+    yield list(range(first))
+    keys = list(range(table.keys))
+    chosen = keys
+    for column in range(first, len(table.columns)):
+        if chosen != keys and sum(map(wide, [*chosen, column])) > width + BETWEEN:
+            yield chosen
+            chosen = keys
+        chosen = [*chosen, column]
+    yield chosen
 
 
 def _width(console: Console, table: RichTable) -> int:

@@ -6,27 +6,20 @@ Fréchet distance by more than most methods do. So nothing here compares two pro
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from msngan.leaderboard.lines import Entry, Floor, Score, find_runs, read
+from msngan.leaderboard.order import BETTER, best_of, better, column, order, series, tied
 from msngan.runs import UserError, did_you_mean
 
-__all__ = ["Block", "By", "Row", "better", "blocks", "find_runs", "read", "select", "tied"]
+__all__ = ["BETTER", "Block", "By", "Row", "better", "blocks", "by_protocol", "find_runs", "read"]
+__all__ += ["select", "series", "tied"]
 
 By = Literal["last", "best"]
 
-# in the order of columns; the family of a metric is its name before the slash
-BETTER = {
-    "fid": "lower",
-    "fd": "lower",
-    "is": "higher",
-    "cs": "higher",
-    "kid": "lower",
-    "kd": "lower",
-}
+INCEPTION_FEATURES = 2048  # of the one layer that the official network is read at
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """One protocol's rows, in order of `metric`; metrics lists that one first."""
+    """One protocol's rows, in order of `metric`; metrics lists that one first.
+
+    dimensions: the extractor's number of features, None where it is not known.
+    """
 
     protocol_id: str
     protocol: dict[str, Any]
@@ -57,11 +53,7 @@ class Block:
     metrics: list[str]
     rows: list[Row]
     floors: dict[str, Floor]
-
-
-def better(metric: str) -> str | None:
-    """'lower', 'higher', or None for a metric whose direction is not known."""
-    return BETTER.get(metric.partition("/")[0])
+    dimensions: int | None
 
 
 def select(entries: list[Entry], dataset: str | None, protocol: str | None) -> list[Entry]:
@@ -96,17 +88,14 @@ def blocks(entries: list[Entry], metric: str | None = None, by: By = "last") -> 
     metric: a name (`fd/embed-...`) or its family (`fd`); by default each block's Fréchet distance.
     A block that has no such metric is left out; UserError if none has it.
     """
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[entry.protocol_id].append(entry)
     made = []
-    for group in groups.values():
-        names = sorted({name for entry in group for name in entry.scores}, key=_column)
+    for group in by_protocol(entries).values():
+        names = sorted({name for entry in group for name in entry.scores}, key=column)
         wanted = [name for name in names if metric in (None, name, name.partition("/")[0])]
         if wanted:
             made.append(_block(group, wanted[0], names, by))
     if metric is not None and entries and not made:
-        known = sorted({name for entry in entries for name in entry.scores}, key=_column)
+        known = sorted({name for entry in entries for name in entry.scores}, key=column)
         families = list(dict.fromkeys(name.partition("/")[0] for name in known))
         raise _unknown("--metric", metric, [*families, *(each for each in known if "/" in each)])
     return sorted(
@@ -114,30 +103,17 @@ def blocks(entries: list[Entry], metric: str | None = None, by: By = "last") -> 
     )
 
 
-def tied(one: Score, other: Score) -> bool | None:
-    """Whether |difference| < 2 sqrt(s1^2/n1 + s2^2/n2), the means over n drawings of samples.
-
-    Two equal means are tied. None if a mean or a spread is not known. A tie is about the noise of
-    sampling from these two sets of weights; training seeds add more.
-    """
-    if one.mean is None or other.mean is None:
-        return None
-    if one.mean == other.mean:
-        return True
-    if one.sd is None or other.sd is None:
-        return None
-    noise = math.sqrt(one.sd**2 / one.runs + other.sd**2 / other.runs)
-    return abs(one.mean - other.mean) < 2 * noise
+def by_protocol(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each protocol_id, in their order."""
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.protocol_id].append(entry)
+    return groups
 
 
 def _unknown(option: str, word: str, known: list[str]) -> UserError:
     near = did_you_mean(word, known)
     return UserError(f"{option} {word!r} is in no score here{near}; there are {', '.join(known)}")
-
-
-def _column(metric: str) -> tuple[int, str]:
-    family = metric.partition("/")[0]
-    return (list(BETTER).index(family) if family in BETTER else len(BETTER), metric)
 
 
 def _block(entries: list[Entry], metric: str, names: list[str], by: By) -> Block:
@@ -153,43 +129,53 @@ def _block(entries: list[Entry], metric: str, names: list[str], by: By) -> Block
         metrics=[metric, *(name for name in names if name != metric)],
         rows=_ranked([_row(group, names) for group in rows.values()], metric, by),
         floors=_chosen_floors(entries),
+        dimensions=_dimensions(entries),
     )
 
 
 def _row(entries: list[Entry], names: list[str]) -> Row:
-    """Of one run's weights. A line replaces an earlier one of the same step."""
     last, best = {}, {}
     for name in names:
-        steps = {entry.step: entry.scores[name] for entry in entries if name in entry.scores}
-        if steps:
-            last[name] = steps[max(steps)]
-        sound = [steps[step] for step in sorted(steps) if steps[step].mean is not None]
-        if sound and better(name):
-            best[name] = min(sound, key=lambda score: _order(name, score))
+        scores = list(series(entries, name).values())
+        if scores:
+            last[name] = scores[-1]
+        if found := best_of(scores, name):
+            best[name] = found
     newest = entries[-1]
     return Row(newest.run, newest.config, newest.weights, None, None, last, best)
-
-
-def _order(metric: str, score: Score | None) -> tuple[bool, float]:
-    """A sort key: better first, no value last."""
-    if score is None or score.mean is None:
-        return (True, 0.0)
-    return (False, -score.mean if better(metric) == "higher" else score.mean)
 
 
 def _ranked(rows: list[Row], metric: str, by: By) -> list[Row]:
     rows = sorted(rows, key=lambda row: (row.run, row.weights))
     if better(metric) is None:
         return rows
-    rows.sort(key=lambda row: _order(metric, getattr(row, by).get(metric)))
+
+    def score_of(row: Row) -> Score | None:
+        return getattr(row, by).get(metric)
+
+    def mean_of(row: Row) -> float | None:
+        score = score_of(row)
+        return score.mean if score else None
+
+    rows.sort(key=lambda row: order(metric, mean_of(row)))
     ranked: list[Row] = []
+    above = None
     for row in rows:
-        score = getattr(row, by).get(metric)
-        known = score is not None and score.mean is not None
-        above = getattr(ranked[-1], by)[metric] if known and ranked else None
-        tie = tied(above, score) if known and above is not None else None
-        ranked.append(replace(row, rank=len(ranked) + 1 if known else None, tie=tie))
+        score = score_of(row)
+        if score is None or score.mean is None:
+            ranked.append(row)
+            continue
+        tie = tied(above, score) if above else None
+        ranked.append(replace(row, rank=len(ranked) + 1, tie=tie))
+        above = score
     return ranked
+
+
+def _dimensions(entries: list[Entry]) -> int | None:
+    found = {entry.dimensions for entry in entries if entry.dimensions}
+    if not found and entries[0].protocol["official_inception"]:
+        return INCEPTION_FEATURES
+    return found.pop() if len(found) == 1 else None
 
 
 def _chosen_floors(entries: list[Entry]) -> dict[str, Floor]:

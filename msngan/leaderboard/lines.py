@@ -12,7 +12,11 @@ from msngan.runs import Run, UserError, all_runs, did_you_mean
 
 Json = Any  # what json.loads returns; every use is checked
 
-OFFICIAL = {"fid", "is", "kid"}  # names that only the official Inception may use
+# Names that only the official Inception network may use: the first three in any form, the others
+# as they stand, for `precision/NAME` says which network it is of.
+OFFICIAL_FAMILIES = {"fid", "is", "kid"}
+OFFICIAL = OFFICIAL_FAMILIES | {"precision", "recall", "density", "coverage"}
+LARGEST = 1e100  # of a number; its square is still a number
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,10 @@ class Floor:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a scores.jsonl, checked, its strings without control characters."""
+    """One line of a scores.jsonl, checked, its strings without control characters.
+
+    dimensions: how many features the extractor has; None where the line does not say.
+    """
 
     run: str
     config: str
@@ -53,6 +60,7 @@ class Entry:
     protocol: dict[str, Json]
     scores: dict[str, Score]
     floors: dict[str, Floor]
+    dimensions: int | None = None
 
 
 def clean(value: Json, levels: int = 20) -> Json:
@@ -61,7 +69,8 @@ def clean(value: Json, levels: int = 20) -> Json:
     ValueError if it is nested deeper than `levels`, which no score is.
     """
     if isinstance(value, str):
-        return "".join(filter(str.isprintable, value[:300]))
+        value = value[:300]
+        return value if value.isprintable() else "".join(filter(str.isprintable, value))
     if isinstance(value, (dict, list)) and not levels:
         raise ValueError("nested too deep")
     if isinstance(value, dict):
@@ -146,7 +155,7 @@ def parse(record: Json, run: str) -> Entry:
     if not _want(record, "scores", dict):
         raise ValueError("'scores' is empty")
     for name, score in record["scores"].items():
-        if name.partition("/")[0] in OFFICIAL and not official:
+        if not official and (name in OFFICIAL or name.partition("/")[0] in OFFICIAL_FAMILIES):
             raise ValueError(f"{name!r} is not from the official Inception network")
         source, time = (record.get(key) for key in ("source", "time"))
         scores[name] = _score(name, score, runs, step, source and str(source), time and str(time))
@@ -159,6 +168,7 @@ def parse(record: Json, run: str) -> Entry:
         protocol=protocol,
         scores=scores,
         floors=_floors(record.get("floors")),
+        dimensions=_count(record, "dimensions", 1) if "dimensions" in record else None,
     )
 
 
@@ -181,7 +191,8 @@ def _count(record: dict[str, Json], key: str, least: int) -> int:
 
 def _number(name: str, value: Json) -> float:
     try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and abs(float(value)) <= LARGEST:
             return float(value)
     except OverflowError:
         pass

@@ -14,7 +14,7 @@ def labels(metrics: list[str]) -> list[str]:
     ]
 
 
-def describe(block: Block, by: By) -> list[str]:
+def describe(block: Block) -> list[str]:
     """What the block's numbers mean, as the protocol has it."""
     protocol = block.protocol
     size, channels = protocol.get("size"), protocol.get("channels")
@@ -26,10 +26,26 @@ def describe(block: Block, by: By) -> list[str]:
         f" sha256 {str(protocol.get('reference_sha256', 'unknown'))[:8]}",
         f"{size}x{size}, {channels} channels" if size and channels else "resolution unknown",
     ]
-    order = f"ranked by {block.metric} at the {by} step; {block.better} is better"
-    if block.better is None:
-        order = f"not ranked: whether {block.metric} should be high or low is not known"
-    lines = ["; ".join(parts), order]
+    lines = ["; ".join(parts)]
     if not protocol["official_inception"]:
-        lines.insert(1, "embedded extractor: not comparable with published FID")
-    return lines
+        lines.append("embedded extractor: not comparable with published FID")
+    return [*lines, *_bias(block)]
+
+
+def ranking(block: Block, by: By) -> str:
+    """The order of the block's rows."""
+    if block.better is None:
+        return f"not ranked: whether {block.metric} should be high or low is not known"
+    return f"ranked by {block.metric} at the {by} step; {block.better} is better"
+
+
+def _bias(block: Block) -> list[str]:
+    """A warning where the covariance of a run's features cannot have full rank."""
+    samples, features = block.protocol["samples"], block.dimensions
+    frechet = any(name.partition("/")[0] in ("fid", "fd") for name in block.metrics)
+    if not frechet or features is None or samples >= features:
+        return []
+    return [
+        f"{samples:,} samples < {features:,} features: the covariance is rank-deficient and the"
+        " Fréchet distance's bias is large; read it beside the floor, never beside another protocol"
+    ]

@@ -1,0 +1,223 @@
+"""Two configs, their runs paired by training seed: the mean difference and its 95 % interval.
+
+A seed fixes the order of the data and the noise, so two runs of one seed share part of their luck,
+and the spread of their difference is smaller than that of two runs drawn apart.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from msngan.leaderboard import by_protocol
+from msngan.leaderboard.configs import Setup
+from msngan.leaderboard.intervals import Summary, summary
+from msngan.leaderboard.lines import Entry
+from msngan.leaderboard.order import better, column
+from msngan.leaderboard.pooling import Group, Member, groups, means, shared_step
+from msngan.runs import UserError, did_you_mean
+
+SIDES = ("A", "B")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What --compare names: a config's id, its name in the scores, and all its runs."""
+
+    config_id: str
+    name: str
+    runs: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.config_id})"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One metric over the pairs, at the largest step that all of them share.
+
+    difference is A - B. step and the summaries are None where no step is shared; the verdict is in
+    words.
+    """
+
+    metric: str
+    step: int | None
+    a: Summary | None
+    b: Summary | None
+    difference: Summary | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """A and B under one protocol with one kind of weights; pairs and unpaired by seed."""
+
+    protocol_id: str
+    weights: str
+    pairs: list[tuple[Member, Member]]
+    unpaired: dict[str, list[Member]]
+    rows: list[Paired]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """notes: where both have scores that cannot be paired."""
+
+    a: Config
+    b: Config
+    matches: list[Match]
+    notes: list[str]
+
+
+def compare(
+    a: str, b: str, entries: list[Entry], setups: dict[str, Setup], metric: str | None = None
+) -> Comparison:
+    """Of the configs that two words mean, under every protocol that both have scores of.
+
+    metric: a name or a family, the only one to compare by. UserError where a word means no config
+    or several, or where nothing can be paired.
+    """
+    first, second = (find(word, entries, setups) for word in (a, b))
+    if first.config_id == second.config_id:
+        raise UserError(f"--compare: {a!r} and {b!r} are the same config, {first}")
+    both, shared, matches, notes = [], [], [], []
+    for protocol_id, inside in by_protocol(entries).items():
+        sides = {(each.config_id, each.weights): each for each in groups(inside, setups)}
+        if {first.config_id, second.config_id} <= {config_id for config_id, _ in sides}:
+            both.append(protocol_id)
+        for weights in ("ema", "raw"):
+            one = sides.get((first.config_id, weights))
+            other = sides.get((second.config_id, weights))
+            if one and other:
+                shared.append(protocol_id)
+                if match := _match(one, other, metric):
+                    matches.append(match)
+                else:
+                    notes.append(f"no common seed under protocol {protocol_id} ({weights})")
+    if not both:
+        raise UserError(f"--compare: {first} and {second} have scores under no common protocol")
+    if not shared:
+        raise UserError(
+            f"--compare: {first} and {second} have scores of other weights, raw and ema, under"
+            f" every common protocol ({', '.join(both)})"
+        )
+    if not matches:
+        raise UserError(
+            f"--compare: {_seeds(first, setups)} and {_seeds(second, setups)} have no seed in"
+            " common with scores under one protocol, so no runs can be paired"
+        )
+    return Comparison(first, second, matches, notes)
+
+
+def find(word: str, entries: list[Entry], setups: dict[str, Setup]) -> Config:
+    """The config that `word` means: its id, 4 or more digits of that, its name or a run of it."""
+    names: dict[str, str] = {}
+    runs: dict[str, list[str]] = {}
+    for entry in entries:
+        if setup := setups.get(entry.run):
+            names[setup.config_id] = entry.config
+            runs.setdefault(setup.config_id, [])
+            if entry.run not in runs[setup.config_id]:
+                runs[setup.config_id].append(entry.run)
+    found = {
+        setups[e.run].config_id for e in entries if e.run in setups and word in (e.config, e.run)
+    }
+    if re.fullmatch(r"[0-9a-f]{4,12}", word):
+        found |= {config_id for config_id in names if config_id.startswith(word)}
+    if word in names:  # a whole id is never ambiguous
+        found = {word}
+    if not found:
+        raise _unknown(word, entries, list(names.values()), setups)
+    if len(found) > 1:
+        listed = "; ".join(f"{each} ({', '.join(sorted(runs[each]))})" for each in sorted(found))
+        raise UserError(f"--compare {word!r} means {len(found)} configs, give an id: {listed}")
+    (config_id,) = found
+    return Config(config_id, names[config_id], sorted(runs[config_id]))
+
+
+def _unknown(
+    word: str, entries: list[Entry], names: list[str], setups: dict[str, Setup]
+) -> UserError:
+    if any(word in (entry.config, entry.run) and entry.run not in setups for entry in entries):
+        return UserError(f"--compare {word!r}: its config.yaml cannot be read, so nothing is known")
+    known = sorted(set(names))
+    near = did_you_mean(word, [*known, *sorted(setups)])
+    there = f"there are {', '.join(known)}" if known else "there is none"
+    return UserError(f"--compare {word!r} is no config with scores{near}; {there}")
+
+
+def _seeds(config: Config, setups: dict[str, Setup]) -> str:
+    seeds = sorted({setups[run].seed for run in config.runs})
+    return f"{config} with seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _match(one: Group, other: Group, metric: str | None) -> Match | None:
+    """None without a common seed."""
+    first = {member.seed: member for member in one.members}
+    second = {member.seed: member for member in other.members}
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    pairs = [(first[seed], second[seed]) for seed in seeds]
+    names = [
+        {name for entries in group.members.values() for entry in entries for name in entry.scores}
+        for group in (one, other)
+    ]
+    return Match(
+        one.protocol_id,
+        one.weights,
+        pairs,
+        unpaired={
+            side: [member for seed, member in members.items() if seed not in seeds]
+            for side, members in zip(SIDES, (first, second), strict=True)
+        },
+        rows=[
+            _paired(name, pairs, one, other)
+            for name in sorted(names[0] & names[1], key=column)
+            if metric in (None, name, name.partition("/")[0])
+        ],
+        notes=[
+            f"{run} has the config and the seed of {member.run}: one experiment, counted once"
+            for run, member in [*one.repeats, *other.repeats]
+        ],
+    )
+
+
+def _paired(metric: str, pairs: list[tuple[Member, Member]], one: Group, other: Group) -> Paired:
+    first, second = one.scores(metric), other.scores(metric)
+    a = [first[member] for member, _ in pairs]
+    b = [second[member] for _, member in pairs]
+    step = shared_step([*a, *b])
+    if step is None:
+        lacking = [
+            member.run
+            for pair in pairs
+            for member, scores in zip(pair, (first, second), strict=True)
+            if not means(scores[member].values())
+        ]
+        why = f": {', '.join(lacking)} has none" if lacking else ""
+        verdict = f"no step with a sound score of every pair{why}"
+        return Paired(metric, None, None, None, None, verdict)
+    values = [means(each[step] for each in side) for side in (a, b)]
+    difference = summary([x - y for x, y in zip(*values, strict=True)])
+    return Paired(
+        metric,
+        step,
+        summary(values[0]),
+        summary(values[1]),
+        difference,
+        _verdict(metric, difference),
+    )
+
+
+def _verdict(metric: str, difference: Summary) -> str:
+    if difference.low is None or difference.high is None:
+        return "one pair: no interval"
+    if difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    larger, smaller = SIDES if difference.mean > 0 else SIDES[::-1]
+    direction = better(metric)
+    if direction is None:
+        return f"{larger} larger"
+    return f"{larger if direction == 'higher' else smaller} better"

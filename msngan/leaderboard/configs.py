@@ -1,0 +1,135 @@
+"""Which runs are one experiment under several seeds: the id of a run's resolved config.
+
+The config.yaml of a run may come from anyone, as its scores may. It is read as data, without
+anchors or tags, up to a size and a depth; what cannot be read leaves its run unpooled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msngan.leaderboard.lines import clean
+from msngan.runs import Run
+
+LARGEST_FILE = 64 * 1024  # bytes; a resolved config has about 2 KiB
+LEVELS = 12
+
+# What a trained network does not depend on: names and places, how often something is recorded, and
+# on what it is computed. Whatever is not named here tells two configs apart, new options included.
+WITHOUT = {"run", "root", "seed", "threads", "samples", "checkpoint", "records"}
+WITHOUT_IN = {
+    "trainer": {"accelerator", "devices", "num_nodes"}
+    | {"deterministic", "benchmark", "profiler", "detect_anomaly"},
+    "data": {"root", "download"},
+    "scores": {"every", "enabled", "protocol", "metrics", "best", "runs", "samples"}
+    | {"extractor", "inception_weights"},
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run's config without its seed, by 12 hex digits of a hash, and that seed."""
+
+    config_id: str
+    seed: int
+
+
+def read_setups(runs: list[Run]) -> tuple[dict[str, Setup], list[str]]:
+    """The setup of each run by the run's name, and a warning for each config that has none."""
+    setups: dict[str, Setup] = {}
+    warnings = []
+    for run in runs:
+        if not (run.config.exists() or run.environment.exists()):
+            continue  # not trained here: scores of another tool's samples
+        try:
+            setups[clean(run.name)] = setup_of(read_config(run.config))
+        except (OSError, ValueError) as error:
+            problem = error.strerror if isinstance(error, OSError) else error
+            warnings.append(
+                clean(f"{run.config}") + f": {problem}; the run is pooled with no other"
+            )
+    return setups, warnings
+
+
+def setup_of(config: dict[str, Any]) -> Setup:
+    """Of a resolved config. ValueError names what it lacks."""
+    for name, kind in {"seed": int, "steps": int, "model": dict, "data": dict}.items():
+        value = config.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(
+                f"{name!r} is no {kind.__name__}" if name in config else f"no {name!r}"
+            )
+    if config["seed"] < 0:
+        raise ValueError("'seed' is negative")
+    kept = {name: value for name, value in config.items() if name not in WITHOUT}
+    for section, names in WITHOUT_IN.items():
+        inner = kept.get(section, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{section!r} is no dict")
+        if section == "data" and inner.get("dataset") == "folder":
+            names = names - {"root"}  # there the place is the data set
+        kept[section] = {name: value for name, value in inner.items() if name not in names}
+    text = json.dumps(_plain(kept), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return Setup(hashlib.sha256(text.encode()).hexdigest()[:12], config["seed"])
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ValueError for anything that no run of ours has written."""
+    if not path.exists():
+        raise ValueError("no such file")
+    if not path.is_file():
+        raise ValueError("no file")
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise ValueError(f"larger than {LARGEST_FILE // 1024} KiB")
+    config = _load(data)
+    if not isinstance(config, dict):
+        raise ValueError("no mapping")
+    return config
+
+
+def _load(data: bytes) -> Any:  # noqa: ANN401  any YAML value
+    """Plain YAML: what could expand, nest or construct is refused before anything is built."""
+    import yaml
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    level = 0
+    refused = ""
+    try:
+        text = data.decode()
+        for event in yaml.parse(text, Loader=loader):
+            level += isinstance(event, yaml.CollectionStartEvent)
+            level -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+                refused = "YAML aliases or tags"
+            if level > LEVELS:
+                refused = "nested too deep"
+            if refused:
+                break
+        else:
+            return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
+        refused = "no YAML"
+    raise ValueError(refused)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  any YAML value
+    """As JSON can hold it, a whole float as the integer it equals."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("a key is no str")
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise ValueError("it holds an integer beyond 64 bits")
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise ValueError(f"it holds a {type(value).__name__}")
