@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import same_bits, weights
 from PIL import Image
 
 from msngan.config import known_configs, summary
+from msngan.leaderboard.configs import setup_of
 from msngan.models import load_generator
+from msngan.runs import append_line, read_lines
 
+FAMILIES = ["coverage", "cs", "density", "fd", "kd", "precision", "recall"]
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
 
@@ -179,14 +183,58 @@ class TestSample:
             assert image.size == ((5 * 10 + 2) * 8, (3 * 10 + 2) * 8)
 
 
+def test_a_line_after_one_that_a_kill_has_cut_is_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    append_line(path, {"step": 1})
+    with open(path, "a", encoding="utf-8") as file:
+        file.write('{"step": 2, "sco')
+    append_line(path, {"step": 3})
+    append_line(path, {"step": 4})
+    assert path.read_text().splitlines() == [
+        '{"step": 1}',
+        '{"step": 2, "sco',
+        '{"step": 3}',
+        '{"step": 4}',
+    ]
+    assert [line["step"] for line in read_lines(path)] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("content", [{"msngan": 3}, {"msngan": {}}, [1], {}])
+def test_a_checkpoint_of_another_program_is_refused_in_one_line(
+    content: object, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    assert run("sample", str(tmp_path / "other.ckpt")) == 2
+    assert "other.ckpt is not a msngan checkpoint" in capsys.readouterr().err
+
+
+def test_a_run_that_began_at_another_s_checkpoint_keeps_that_in_its_config(
+    tiny: Tiny, run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = tiny("first")
+    second = tiny("second", "--ckpt_path", str(first / "last.ckpt"), "--steps", "9")
+    config = yaml.safe_load((second / "config.yaml").read_text())
+    assert config["ckpt_path"] == str((first / "last.ckpt").resolve())
+    fresh = yaml.safe_load((first / "config.yaml").read_text())
+    assert setup_of({**fresh, "steps": 9}).config_id != setup_of(config).config_id
+    end = weights(second)
+    for checkpoint in second.glob("*.ckpt"):
+        checkpoint.unlink()  # as if it had been killed before the first of its own
+    assert run("resume", "second") == 0
+    assert same_bits(weights(second), end)
+    assert torch.load(second / "last.ckpt", weights_only=True)["msngan"]["step"] == 9
+
+
 class TestEvaluate:
+    @pytest.mark.parametrize("precision", ["32-true", "64-true"])
     def test_gives_the_numbers_of_training_and_adds_a_line(
-        self, tiny: Tiny, run: Run, capsys: pytest.CaptureFixture[str]
+        self, precision: str, tiny: Tiny, run: Run, capsys: pytest.CaptureFixture[str]
     ) -> None:
         sizes = ["--scores.samples", "30", "--scores.runs", "2"]
-        folder = tiny("mine", "--scores.enabled", "true", *sizes)
+        kind = ["--trainer.precision", precision]
+        folder = tiny("mine", "--scores.enabled", "true", *sizes, *kind)
         capsys.readouterr()
-        assert run("evaluate", "mine", "--samples", "30", "--runs", "2", "--format", "json") == 0
+        assert run("evaluate", "mine", "--images", "30", "--runs", "2", "--format", "json") == 0
         (row,) = json.loads(capsys.readouterr().out)
         fit, again = map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
         assert again == row
@@ -200,7 +248,7 @@ class TestEvaluate:
     def test_the_embedded_extractor_never_gives_an_fid(self, tiny: Tiny, run: Run) -> None:
         folder = tiny("mine", "--scores.enabled", "true", "--scores.samples", "20")
         (line,) = map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
-        assert sorted(key.split("/")[0] for key in line["scores"]) == ["cs", "fd", "kd"]
+        assert sorted(key.split("/")[0] for key in line["scores"]) == FAMILIES
         assert all("/embed-digits-" in key for key in line["scores"])
 
     def test_the_leaderboard_shows_it(

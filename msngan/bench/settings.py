@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from msngan import machine
+from msngan.bench.score_settings import ScoreSettings
 
 DeviceName = Literal["cpu", "cuda"]
 SIZE = 32  # of the images
@@ -39,14 +40,17 @@ class Settings:
 
 def record(
     benchmark: str,
-    settings: Settings,
+    settings: Settings | ScoreSettings,
     clock: str,
     baseline: str,
     results: list[dict[str, Any]],
     **more: Any,  # noqa: ANN401  JSON values
 ) -> dict[str, Any]:
     """The whole result as JSON. Times are in seconds, memory in bytes."""
-    chosen = asdict(settings)
+    chosen = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(settings).items()
+    }
     about = machine.software()
     return {
         "format": 1,
@@ -60,7 +64,6 @@ def record(
         "rounds": settings.rounds,
         "settings": {
             **chosen,
-            "norms": list(settings.norms),
             "image_size": SIZE,
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },

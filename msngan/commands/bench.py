@@ -1,4 +1,4 @@
-"""`msngan bench`: what a norm costs on this machine, as ratios of times measured in turns."""
+"""`msngan bench`: what norms and scores cost on this machine, as ratios of times taken in turns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msngan import checks
+from msngan.bench.score_settings import PARTS
+from msngan.commands.bench_score_tables import score_tables
+from msngan.commands.bench_scores import add_sizes, score_settings
 from msngan.commands.bench_tables import as_csv, as_tables
 from msngan.commands.parser import Parser
 from msngan.commands.tables import FORMATS, print_as
@@ -27,8 +30,9 @@ HELP = {
     "norms": "the critic's forward and backward under every norm, and PyTorch's, against none",
     "step": "whole GAN steps of configs/cifar_msn.yaml against a plain loop",
     "fold": "inference of trained critics, folded and not, against one without a norm",
+    "scores": "the arithmetic of scores against other libraries', and its share of an evaluation",
 }
-ROUNDS = {"norms": 20, "step": 7, "fold": 20}
+ROUNDS = {"norms": 20, "step": 7, "fold": 20, "scores": 5}
 DEFAULT_NORMS = {
     "step": ("none", "spectral", "mean_spectral"),
     "fold": ("batch", "spectral", "mean_spectral"),
@@ -45,9 +49,10 @@ def main(argv: list[str]) -> int:
         from msngan.bench.plot import draw
 
         draw(record, options.plot)
+    tables = score_tables if options.benchmark == "scores" else as_tables
     print_as(
         options.format,
-        tables=lambda: as_tables(record),
+        tables=lambda: tables(record),
         rows=lambda: as_csv(record),
         whole=lambda: record,
     )
@@ -56,15 +61,20 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="msngan bench", description=DESCRIPTION)
-    commands = parser.add_subparsers(required=True, metavar="norms|step|fold")
+    commands = parser.add_subparsers(required=True, metavar="|".join(HELP))
     made = {name: commands.add_parser(name, help=x, description=x) for name, x in HELP.items()}
     for name, each in made.items():
-        _add_options(each, name)
+        (_add_score_options if name == "scores" else _add_options)(each, name)
     # A benchmark's own parser knows its options, and what an unknown one is near to.
     chosen = made.get(argv[0]) if argv else None
     options = chosen.parse_args(argv[1:]) if chosen else parser.parse_args(argv)
     for name in ("rounds", "threads", "width", "batch"):
-        checks.at_least(f"--{name}", getattr(options, name), 1)
+        checks.at_least(f"--{name}", getattr(options, name, None), 1)
+    if options.benchmark == "scores":
+        only: tuple[str, ...] = PARTS
+        if options.only is not None:
+            only = _names(options.only, list(PARTS), "--only", "part")
+        options.settings = score_settings(options, only)
     for name in ("output", "plot"):
         if getattr(options, name):
             _check_writable(f"--{name}", getattr(options, name))
@@ -75,10 +85,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _add_options(made: argparse.ArgumentParser, name: str) -> None:
     norms = ",".join(DEFAULT_NORMS.get(name, ())) or "all"
-    made.set_defaults(benchmark=name)
     made.add_argument("--norms", metavar="A,B,...", help=f"default: {norms}")
-    made.add_argument("--rounds", type=int, default=ROUNDS[name], help=f"default: {ROUNDS[name]}")
-    made.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
+    _add_common_options(made, name)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     made.add_argument("--width", type=int, default=64, help="of the networks; default: 64")
     made.add_argument("--batch", type=int, default=64, help="images at once; default: 64")
@@ -87,9 +95,22 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
     else:
         kinds = ("float32", "bfloat16")
         made.add_argument("--dtype", choices=kinds, default="float32", help="default: float32")
+    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
+
+
+def _add_score_options(made: argparse.ArgumentParser, name: str) -> None:
+    made.add_argument("--only", metavar="A,B,...", help=f"of {', '.join(PARTS)}; default: all")
+    _add_common_options(made, name)
+    add_sizes(made)
+    made.set_defaults(plot=None)
+
+
+def _add_common_options(made: argparse.ArgumentParser, name: str) -> None:
+    made.set_defaults(benchmark=name)
+    made.add_argument("--rounds", type=int, default=ROUNDS[name], help=f"default: {ROUNDS[name]}")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
     made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     made.add_argument("--output", type=Path, metavar="FILE.json", help="write the whole record")
-    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
 
 
 def _check_writable(option: str, path: Path) -> None:
@@ -112,8 +133,20 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from msngan import rng
-    from msngan.bench.settings import Settings
     from msngan.bench.watch import progress
+
+    settings = options.settings if options.benchmark == "scores" else _settings(options)
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as in training
+    run = _benchmark(options.benchmark)
+    with rng.untouched(), progress(options.benchmark) as watcher:
+        return run(settings, watcher)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    import torch
+
+    from msngan.bench.settings import Settings
     from msngan.norms import NORMS
 
     default = DEFAULT_NORMS.get(options.benchmark, tuple(NORMS))
@@ -129,14 +162,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda is not to be had here; use cpu")
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as in training
-    run = _benchmark(options.benchmark)
-    with rng.untouched(), progress(options.benchmark) as watcher:
-        return run(settings, watcher)
+    return settings
 
 
-def _benchmark(name: str) -> Callable[[Settings, Watcher], dict[str, Any]]:
+def _benchmark(name: str) -> Callable[[Any, Watcher], dict[str, Any]]:
+    if name == "scores":
+        from msngan.bench import scores
+
+        return scores.run
     if name == "norms":
         from msngan.bench.norms import run
     elif name == "step":
@@ -149,13 +182,17 @@ def _benchmark(name: str) -> Callable[[Settings, Watcher], dict[str, Any]]:
     return run
 
 
-def _names(text: str, known: list[str]) -> tuple[str, ...]:
-    """The norms of a list with commas, each once."""
+def _names(
+    text: str, known: list[str], option: str = "--norms", kind: str = "norm"
+) -> tuple[str, ...]:
+    """The names of a list with commas, each once."""
     names = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not names:
-        raise UserError(f"--norms {text!r} names none; choose of {', '.join(known)}")
+        raise UserError(f"{option} {text!r} names none; choose of {', '.join(known)}")
     for name in names:
         if name not in known:
             near = did_you_mean(name, known)
-            raise UserError(f"--norms: unknown norm {name!r}{near}; choose of {', '.join(known)}")
+            raise UserError(
+                f"{option}: unknown {kind} {name!r}{near}; choose of {', '.join(known)}"
+            )
     return tuple(names)

@@ -43,11 +43,17 @@ def as_tables(record: Record) -> Iterator[Table]:
 
 
 def _lines(record: Record) -> list[str]:
-    hardware, settings = record["hardware"], record["settings"]
-    device = hardware["gpu"] if settings["device"] == "cuda" else hardware["processor"]
+    settings = record["settings"]
     what = f"width {settings['width']}, batch {settings['batch']}"
     if record["benchmark"] != "step":
         what += f", {settings['dtype']}"
+    return lines_about(record, what)
+
+
+def lines_about(record: Record, what: str) -> list[str]:
+    """Where and how it was measured; `what`: its sizes."""
+    hardware, settings = record["hardware"], record["settings"]
+    device = hardware["gpu"] if settings["device"] == "cuda" else hardware["processor"]
     return [
         f"{device}, {hardware['cores']} cores; torch {record['versions']['torch']};"
         f" msngan {record['versions']['msngan']}",
@@ -56,7 +62,8 @@ def _lines(record: Record) -> list[str]:
     ]
 
 
-def _spread(ratio: dict[str, float]) -> list[str]:
+def spread(ratio: dict[str, float]) -> list[str]:
+    """Cells: median, 95%, of minima."""
     return [
         f"{ratio['median']:.3f}",
         f"{ratio['low']:.3f} to {ratio['high']:.3f}",
@@ -79,7 +86,7 @@ def _norms(record: Record) -> Table:
         rows.append(
             [
                 row["name"],
-                *_spread(row["ratio"]),
+                *spread(row["ratio"]),
                 f"{floor['ratio']:.3f}" if floor else "",
                 f"{counted['pass']['extra']:+d}",
                 f"{counted['step']['extra']:+d}",
@@ -93,7 +100,7 @@ def _norms(record: Record) -> Table:
         [*columns, *extra],
         rows,
         _lines(record),
-        [*LEGEND, *_references(record), *NORMS_LEGEND],
+        [*LEGEND, *references(record), *NORMS_LEGEND],
         right=frozenset({*columns, *extra} - {"norm"}),
         extra=len(extra),
         keys=1,
@@ -107,7 +114,7 @@ def _floors(record: Record) -> Table:
         ratio = measured.get(name)
         cells = ["", "", ""]
         if ratio:
-            cells = [*_spread(ratio)[:2], _verdict(ratio, floor["ratio"])]
+            cells = [*spread(ratio)[:2], _verdict(ratio, floor["ratio"])]
         rows.append([name, f"{floor['bytes'] / 1e6:.1f}", f"{floor['ratio']:.3f}", *cells])
     return Table(
         "Floors",
@@ -127,8 +134,7 @@ def _verdict(ratio: dict[str, float], floor: float) -> str:
 def _steps(record: Record) -> Table:
     columns = ["variant", "throughput", "95%", "of minima"]
     rows = [
-        [row["name"], *_spread(row["throughput"])]
-        for row in reversed(_sorted(record, "throughput"))
+        [row["name"], *spread(row["throughput"])] for row in reversed(_sorted(record, "throughput"))
     ]
     ours = (
         "ours: GAN under Trainer.fit by the recipe of configs/cifar_msn.yaml, from the end of one"
@@ -139,12 +145,12 @@ def _steps(record: Record) -> Table:
         columns,
         rows,
         _lines(record),
-        [*LEGEND, *_references(record), ours, *_left_out(record)],
+        [*LEGEND, *references(record), ours, *_left_out(record)],
         right=frozenset(columns[1:]),
     )
 
 
-def _references(record: Record) -> list[str]:
+def references(record: Record) -> list[str]:
     return [f"{name}: {text}." for name, text in record["references"].items()]
 
 
@@ -159,7 +165,7 @@ def _left_out(record: Record) -> list[str]:
 def _folds(record: Record) -> Table:
     columns = ["critic", "time / none", "95%", "of minima", "largest difference"]
     rows = [
-        [row["name"], *_spread(row["ratio"]), f"{row['largest_difference']:.1e}"]
+        [row["name"], *spread(row["ratio"]), f"{row['largest_difference']:.1e}"]
         for row in _sorted(record, "ratio")
     ]
     difference = (
