@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -99,3 +100,34 @@ def test_nan_in_one_process_fails_the_score_in_all(shared: list[dict[str, Result
 def test_a_process_that_draws_the_whole_is_refused_in_all(shared: list[dict[str, str]]) -> None:
     for found in shared:
         assert "gave 21 images, not the 1" in found["whole"]  # 11 in one process, 10 in the other
+
+
+def race(rank: int, folder: str) -> None:
+    """At one moment with the other, and without a process group: two programs that know nothing."""
+    torch.set_num_threads(1)
+    toy = EmbeddedExtractor(network(), METADATA, "ab" * 32)
+    (Path(folder) / f"ready-{rank}").touch()
+    while len(list(Path(folder).glob("ready-*"))) < 2:
+        time.sleep(0.001)
+    for round_ in range(10):
+        images = photographs(60, seed=round_)
+        real = Reference.of(images, toy, Path(folder) / "cache")
+        near = real.neighbours(toy.features(HELD_OUT).pool, (3, 5))
+        torch.save((real.mean, real.root, near), f"{folder}/{rank}-{round_}.pt")
+
+
+@pytest.mark.slow
+def test_two_programs_that_fill_one_cache_at_once_leave_it_whole(tmp_path: Path) -> None:
+    mp.spawn(race, (str(tmp_path),), nprocs=2)
+    toy = EmbeddedExtractor(network(), METADATA, "ab" * 32)
+    for round_ in range(10):
+        first, second = (torch.load(tmp_path / f"{rank}-{round_}.pt") for rank in range(2))
+        again = Reference.of(photographs(60, seed=round_), toy, tmp_path / "cache")
+        near = again.neighbours(toy.features(HELD_OUT).pool, (3, 5))
+        for mean, root, numbers in (first, second):
+            assert torch.equal(mean, again.mean)
+            assert torch.equal(root, again.root)
+            assert numbers == near
+    names = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert len(names) == 10 * 3  # statistics and two sets of radii each; nothing temporary
+    assert not [name for name in names if name.startswith(".")]
