@@ -148,10 +148,10 @@ def _prepare_folder(cli: FitCLI, start: Start) -> None:
             stale.unlink()
         config = cli.config.clone()
         config.run = run.name
-        if config.ckpt_path:  # part of what the run is: not the same as one that began at nothing
-            config.ckpt_path = str(Path(config.ckpt_path).resolve())
-        for transient in ("config", "root"):
+        for transient in ("config", "root", "ckpt_path"):
             config.pop(transient, None)
+        if cli.config.ckpt_path:  # part of what the run is: it did not begin at nothing
+            config.ckpt_path = str(Path(cli.config.ckpt_path).resolve())
         with replacing(run.config) as temporary:
             temporary.write_text(cli.parser.dump(config, skip_unset=False))
         write_json(run.environment, environment(start.config_name))

@@ -14,9 +14,11 @@ from msngan.leaderboard.configs import (
     LEVELS,
     WITHOUT,
     WITHOUT_IN,
+    differences,
     read_setups,
     setup_of,
 )
+from msngan.leaderboard.words import in_words
 
 IRRELEVANT = [(name,) for name in WITHOUT] + [
     (section, name) for section, names in WITHOUT_IN.items() for name in names
@@ -49,6 +51,24 @@ def test_what_a_trained_network_does_not_depend_on_is_not_in_the_id(path: tuple[
 )
 def test_everything_else_and_whatever_is_new_tells_two_configs_apart(key: str, value: Any) -> None:  # noqa: ANN401
     assert setup_of(config("x")).config_id != setup_of(config("x", **{key: value})).config_id
+
+
+def test_differences_name_the_options_with_both_values() -> None:
+    one = config("x", model__norm="batch", steps=100)
+    other = config("x", model__norm="spectral", steps=100, model__new=[1, 2.5], seed=3, threads=2)
+    found = differences(setup_of(one), setup_of(other))
+    assert found == {"model.norm": ('"batch"', '"spectral"'), "model.new": ("–", "[1, 2.5]")}
+    assert differences(setup_of(one), setup_of(one)) == {}
+    assert in_words(found) == 'model.new (–, [1, 2.5]), model.norm ("batch", "spectral")'
+    many = {f"model.x{number}": ("1", "2") for number in range(11)}
+    assert in_words(many).endswith("model.x7 (1, 2), 3 more")
+
+
+def test_a_name_in_a_config_is_shown_without_control_characters() -> None:
+    hostile = config("x", **{"model__a\x1b[31mb": "c\nd"})
+    assert differences(setup_of(config("x")), setup_of(hostile)) == {
+        "model.a[31mb": ("–", '"c\\nd"')
+    }
 
 
 def test_the_place_of_the_data_counts_only_where_it_is_the_data_set() -> None:

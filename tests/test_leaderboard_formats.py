@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def test_every_format_shows_the_seeds_pooled(seeded: Path, capsys: Captured, how
         assert {row["config_id"] for row in rows if row["config"] == "msn"} == {
             pooled[0]["config_id"]
         }
+
+
+def test_configs_of_one_name_are_told_apart_by_what_they_differ_in(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for norm in ("batch", "spectral"):
+        for seed in (0, 1):
+            name = f"{norm}-s{seed}"
+            write_run(tmp_path, name, score_line(), of="mine", seed=seed, model__norm=norm)
+    text = printed(capsys, "--root", tmp_path, "--no-published")
+    assert re.search(r"mine: \w{12} and \w{12} differ in model.norm \(", text)
+    text = printed(capsys, "--root", tmp_path, "--compare", "batch-s0", "spectral-s0")
+    assert 'they differ in model.norm ("batch", "spectral")' in text
 
 
 def test_a_config_that_cannot_be_read_is_a_warning_and_its_scores_are_shown(

@@ -11,7 +11,7 @@ from msngan.leaderboard.board import Board
 from msngan.leaderboard.compare import SIDES, Comparison, Match, Paired
 from msngan.leaderboard.intervals import Summary
 from msngan.leaderboard.pooling import Member
-from msngan.leaderboard.words import describe, labels
+from msngan.leaderboard.words import describe, in_words, labels
 
 COMPARED_LEGEND = [
     "A - B: the mean over pairs of equal training seed; sd: of the paired differences (ddof 1);"
@@ -27,6 +27,7 @@ def comparison_tables(board: Board, comparison: Comparison) -> Iterator[Table]:
         f"{side}: {config}, runs {', '.join(config.runs)}"
         for side, config in zip(SIDES, (comparison.a, comparison.b), strict=True)
     ]
+    lines.append(f"they differ in {in_words(comparison.differences)}")
     yield Table(f"{comparison.a} against {comparison.b}", lines=lines, notes=comparison.notes)
     for match in comparison.matches:
         yield match_table(match, found[match.protocol_id])

@@ -7,11 +7,11 @@ Fréchet distance by more than most methods do. So nothing here compares two pro
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from msngan.leaderboard.lines import Entry, Floor, Score, find_runs, read
-from msngan.leaderboard.order import BETTER, best_of, better, column, order, series, tied
+from msngan.leaderboard.order import BETTER, best_of, better, column, ranked, series, tied
 from msngan.runs import UserError, did_you_mean
 
 __all__ = ["BETTER", "Block", "By", "Row", "better", "blocks", "by_protocol", "find_runs", "read"]
@@ -127,7 +127,15 @@ def _block(entries: list[Entry], metric: str, names: list[str], by: By) -> Block
         metric=metric,
         better=better(metric),
         metrics=[metric, *(name for name in names if name != metric)],
-        rows=_ranked([_row(group, names) for group in rows.values()], metric, by),
+        rows=ranked(
+            sorted(
+                (_row(group, names) for group in rows.values()),
+                key=lambda row: (row.run, row.weights),
+            ),
+            metric,
+            lambda row: getattr(row, by).get(metric),
+            tied,
+        ),
         floors=_chosen_floors(entries),
         dimensions=_dimensions(entries),
     )
@@ -143,32 +151,6 @@ def _row(entries: list[Entry], names: list[str]) -> Row:
             best[name] = found
     newest = entries[-1]
     return Row(newest.run, newest.config, newest.weights, None, None, last, best)
-
-
-def _ranked(rows: list[Row], metric: str, by: By) -> list[Row]:
-    rows = sorted(rows, key=lambda row: (row.run, row.weights))
-    if better(metric) is None:
-        return rows
-
-    def score_of(row: Row) -> Score | None:
-        return getattr(row, by).get(metric)
-
-    def mean_of(row: Row) -> float | None:
-        score = score_of(row)
-        return score.mean if score else None
-
-    rows.sort(key=lambda row: order(metric, mean_of(row)))
-    ranked: list[Row] = []
-    above = None
-    for row in rows:
-        score = score_of(row)
-        if score is None or score.mean is None:
-            ranked.append(row)
-            continue
-        tie = tied(above, score) if above else None
-        ranked.append(replace(row, rank=len(ranked) + 1, tie=tie))
-        above = score
-    return ranked
 
 
 def _dimensions(entries: list[Entry]) -> int | None:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from msngan.leaderboard import by_protocol
-from msngan.leaderboard.configs import Setup
+from msngan.leaderboard.configs import Setup, differences
 from msngan.leaderboard.intervals import Summary, summary
 from msngan.leaderboard.lines import Entry
 from msngan.leaderboard.order import better, column
@@ -62,10 +62,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Comparison:
-    """notes: where both have scores that cannot be paired."""
+    """differences: option -> its value in A and in B. notes: where both have scores that cannot be
+    paired."""
 
     a: Config
     b: Config
+    differences: dict[str, tuple[str, str]]
     matches: list[Match]
     notes: list[str]
 
@@ -107,7 +109,8 @@ def compare(
             f"--compare: {_seeds(first, setups)} and {_seeds(second, setups)} have no seed in"
             " common with scores under one protocol, so no runs can be paired"
         )
-    return Comparison(first, second, matches, notes)
+    differ = differences(*(setups[config.runs[0]] for config in (first, second)))
+    return Comparison(first, second, differ, matches, notes)
 
 
 def find(word: str, entries: list[Entry], setups: dict[str, Setup]) -> Config:

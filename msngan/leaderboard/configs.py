@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from msngan.runs import Run
 
 LARGEST_FILE = 64 * 1024  # bytes; a resolved config has about 2 KiB
 LEVELS = 12
+NONE = "–"  # an option that a config does not have
 
 # What a trained network does not depend on: names and places, how often something is recorded, and
 # on what it is computed. Whatever is not named here tells two configs apart, new options included.
@@ -26,7 +28,7 @@ WITHOUT_IN = {
     | {"deterministic", "benchmark", "profiler", "detect_anomaly"},
     "data": {"root", "download"},
     "scores": {"every", "enabled", "protocol", "metrics", "best", "runs", "samples"}
-    | {"extractor", "inception_weights"},
+    | {"extractor", "inception_weights", "stop_on_collapse"},
 }
 
 
@@ -36,6 +38,7 @@ class Setup:
 
     config_id: str
     seed: int
+    options: dict[str, str] = field(compare=False, repr=False)
 
 
 def read_setups(runs: list[Run]) -> tuple[dict[str, Setup], list[str]]:
@@ -74,7 +77,27 @@ def setup_of(config: dict[str, Any]) -> Setup:
             names = names - {"root"}  # there the place is the data set
         kept[section] = {name: value for name, value in inner.items() if name not in names}
     text = json.dumps(_plain(kept), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return Setup(hashlib.sha256(text.encode()).hexdigest()[:12], config["seed"])
+    config_id = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Setup(config_id, config["seed"], dict(_flat(json.loads(text))))
+
+
+def differences(one: Setup, other: Setup) -> dict[str, tuple[str, str]]:
+    """The options that the two configs have other values of: name -> both, NONE where one lacks it.
+
+    The id tells all options apart, and the names here all that it is made of.
+    """
+    names = sorted(one.options.keys() | other.options.keys())
+    pairs = {name: (one.options.get(name, NONE), other.options.get(name, NONE)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON value
+    """Options by their dotted names, each value as JSON."""
+    if isinstance(value, dict) and value:
+        for name, each in value.items():
+            yield from _flat(each, f"{prefix}.{name}" if prefix else name)
+    else:
+        yield clean(prefix), clean(json.dumps(value, ensure_ascii=False))
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 from msngan.leaderboard.lines import Entry, Score
 
@@ -71,3 +73,40 @@ def tied(one: Score, other: Score) -> bool | None:
         return None
     noise = math.sqrt(one.sd**2 / one.runs + other.sd**2 / other.runs)
     return abs(one.mean - other.mean) < 2 * noise
+
+
+class Valued(Protocol):
+    """What a row is ranked by."""
+
+    @property
+    def mean(self) -> float | None: ...
+
+
+R = TypeVar("R", bound=Any)  # a dataclass with `rank` and `tie`
+V = TypeVar("V", bound=Valued)
+
+
+def ranked(
+    rows: Iterable[R],
+    metric: str,
+    value: Callable[[R], V | None],
+    tie: Callable[[V, V], bool | None],
+) -> list[R]:
+    """The rows, better first, with their rank and whether each is tied with the one above.
+
+    Those without a value stand last and unranked; equal ones stay in the order that they came in,
+    and all do where the metric has no known direction.
+    """
+    rows = list(rows)
+    if better(metric) is None:
+        return rows
+    pairs = [(row, value(row)) for row in rows]
+    pairs.sort(key=lambda pair: order(metric, pair[1].mean if pair[1] else None))
+    found: list[R] = []
+    above = None
+    for row, own in pairs:
+        if own is not None and own.mean is not None:
+            row = replace(row, rank=len(found) + 1, tie=tie(above, own) if above else None)
+            above = own
+        found.append(row)
+    return found

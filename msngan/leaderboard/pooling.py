@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from msngan.leaderboard import Block, By
-from msngan.leaderboard.configs import Setup
+from msngan.leaderboard.configs import Setup, differences
 from msngan.leaderboard.intervals import Summary, alike, summary
 from msngan.leaderboard.lines import Entry, Score
-from msngan.leaderboard.order import best_of, better, order, series
+from msngan.leaderboard.order import best_of, ranked, series
+from msngan.leaderboard.words import in_words
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,10 @@ def pool(
         notes.append(
             f"the configs stand at different steps ({listed}): --compare takes a shared one"
         )
-    return _ranked(pooled, block.metric, by), list(dict.fromkeys(notes))
+    notes += _namesakes(pooled, setups)
+    pooled.sort(key=lambda row: (row.config, row.config_id, row.weights))
+    rows = ranked(pooled, block.metric, lambda row: getattr(row, by).get(block.metric), alike)
+    return rows, list(dict.fromkeys(notes))
 
 
 def _pooled(group: Group, metrics: list[str]) -> Pooled:
@@ -142,6 +146,21 @@ def _pooled(group: Group, metrics: list[str]) -> Pooled:
         last=last,
         best=best,
     )
+
+
+def _namesakes(pooled: list[Pooled], setups: dict[str, Setup]) -> list[str]:
+    """In what configs of one name differ from the first of that name."""
+    first: dict[str, Pooled] = {}
+    notes = []
+    for row in sorted(pooled, key=lambda row: row.config_id):
+        model = first.setdefault(row.config, row)
+        if row.config_id != model.config_id:
+            own, other = (setups[each.members[0].run] for each in (row, model))
+            notes.append(
+                f"{row.config}: {row.config_id} and {model.config_id} differ in"
+                f" {in_words(differences(own, other))}"
+            )
+    return notes
 
 
 def means(scores: Iterable[Score | None]) -> list[float]:
@@ -170,29 +189,3 @@ def _behind(group: Group, metric: str, step: int | None) -> list[str]:
     shared = "no step" if step is None else f"step {step} is the last that"
     shared += " has a sound score of every seed" if step is None else " every seed shares"
     return [f"{label}: {shared}" + (f"; {'; '.join(parts)}" if parts else "")]
-
-
-def _ranked(rows: list[Pooled], metric: str, by: By) -> list[Pooled]:
-    rows = sorted(rows, key=lambda row: (row.config, row.config_id, row.weights))
-    if better(metric) is None:
-        return rows
-
-    def summary_of(row: Pooled) -> Summary | None:
-        return (row.last if by == "last" else row.best).get(metric)
-
-    def mean_of(row: Pooled) -> float | None:
-        found = summary_of(row)
-        return found.mean if found else None
-
-    rows.sort(key=lambda row: order(metric, mean_of(row)))
-    ranked: list[Pooled] = []
-    above = None
-    for row in rows:
-        found = summary_of(row)
-        if found is None:
-            ranked.append(row)
-            continue
-        tie = alike(above, found) if above else None
-        ranked.append(replace(row, rank=len(ranked) + 1, tie=tie))
-        above = found
-    return ranked

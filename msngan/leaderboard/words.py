@@ -14,6 +14,13 @@ def labels(metrics: list[str]) -> list[str]:
     ]
 
 
+def in_words(differences: dict[str, tuple[str, str]], most: int = 8) -> str:
+    """'model.norm ("batch", "spectral"), steps (100, 200)', the first few of them."""
+    words = [f"{name} ({one}, {other})" for name, (one, other) in differences.items()]
+    more = len(words) - most
+    return ", ".join([*words[:most], *([f"{more} more"] if more > 0 else [])])
+
+
 def describe(block: Block) -> list[str]:
     """What the block's numbers mean, as the protocol has it."""
     protocol = block.protocol
