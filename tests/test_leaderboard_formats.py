@@ -80,6 +80,19 @@ def test_configs_of_one_name_are_told_apart_by_what_they_differ_in(
     assert 'they differ in model.norm ("batch", "spectral")' in text
 
 
+def test_ranks_of_runs_that_trained_longer_than_others_come_with_a_note(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, step in (("a", 1500), ("b", 1500)):
+        write_run(tmp_path, name, score_line(step=step))
+    note = "the last steps are not the same"
+    assert note not in printed(capsys, "--root", tmp_path, "--no-published")
+    write_run(tmp_path, "c", score_line(step=8000))
+    text = printed(capsys, "--root", tmp_path, "--no-published")
+    assert f"{note} (1500, 8000): some have trained longer" in text
+
+
 def test_a_config_that_cannot_be_read_is_a_warning_and_its_scores_are_shown(
     seeded: Path, capsys: Captured
 ) -> None:

@@ -68,11 +68,23 @@ def block_table(block: Block, board: Board) -> Table:
         columns=columns,
         rows=rows,
         lines=[*describe(block), ranking(block, board.by)],
-        notes=failed,
+        notes=[*unequal(block), *failed],
         right=frozenset({*columns} - {"run", "weights"}),
         extra=len(others),
         keys=3,
     )
+
+
+def unequal(block: Block) -> list[str]:
+    """That rows are ranked at different steps: some have trained longer."""
+    lasts = [row.last.get(block.metric) for row in block.rows]
+    steps = sorted({score.step for score in lasts if score})
+    if len(steps) < 2:
+        return []
+    return [
+        f"the last steps are not the same ({', '.join(map(str, steps))}): some have trained longer;"
+        " --compare A B takes a shared step"
+    ]
 
 
 def rank(row: Row | Pooled) -> str:
