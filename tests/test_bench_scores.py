@@ -59,6 +59,7 @@ def test_every_part_is_measured_against_the_libraries_that_have_it(
         "kernel: msngan": None,
         "kernel: torch-fidelity": None,
         "evaluation: generator and extractor": 0.9,
+        "evaluation: floors": None,
         "evaluation: generator": None,
         "evaluation: extractor": None,
         "evaluation: scores": None,
@@ -133,7 +134,9 @@ def test_a_warm_evaluation_embeds_generated_images_alone(monkeypatch: pytest.Mon
         embedded.clear()
         assert made.seconds() > 0
         assert sum(embedded) == 40
-    assert [set(each) for each in made.spent] == [{"generator", "extractor", "scores"}] * 2
+    assert [set(each) for each in made.spent] == [
+        {"floors", "generator", "extractor", "scores"}
+    ] * 2
     scores = made._evaluated().scores
     assert len(scores) == sum(len(roles) for roles in METRICS.values())
     assert all(math.isfinite(each["mean"]) for each in scores.values())

@@ -150,7 +150,7 @@ def test_seconds_say_where_the_time_went(
         yield from sampler(count, seed)
 
     seconds = evaluate(slow, protocol, toy, real).seconds
-    assert list(seconds) == ["generator", "extractor", "scores"]
+    assert list(seconds) == ["floors", "generator", "extractor", "scores"]
     assert seconds["generator"] >= 0.15
     assert min(seconds.values()) > 0
 
