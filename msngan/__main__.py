@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 
 from msngan import __version__
@@ -39,6 +40,8 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. 0 done, 2 bad input, 1 failure, 128 + n stopped by signal n."""
+    if argv is None:  # a person's command line, to whom our source lines say nothing
+        warnings.formatwarning = lambda message, *_, **__: f"msngan: warning: {message}\n"
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

@@ -118,8 +118,12 @@ def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]
         known_names = f"; runs here: {', '.join(names)}" if names else ""
         near = did_you_mean(target, names)
         raise UserError(f"no run, folder or checkpoint {target!r}{near}{known_names}")
-    if run.newest is not None:
-        return run.newest, run
+    try:
+        newest = run.newest
+    except OSError as problem:
+        raise UserError(f"{run.folder} cannot be read: {problem.strerror}") from problem
+    if newest is not None:
+        return newest, run
     raise UserError(f"run {run.name!r} has no checkpoint yet in {run.folder}")
 
 

@@ -25,12 +25,16 @@ Progress = Callable[[int, int], None]  # (images done, images in all)
 
 @dataclass(frozen=True)
 class Real:
-    """Real images: uint8 (N, C, H, W); `held_out`, others of the same kind, for the floors."""
+    """Real images: uint8 (N, C, H, W); `held_out`, others of the same kind, for the floors.
+
+    reference: what they are to a Preset, "train" or "test"; None for images from elsewhere.
+    """
 
     images: Tensor
     held_out: Tensor | None
     dataset: str
     split: str
+    reference: str | None
 
     @classmethod
     def of(cls, data: ImageData, reference: str) -> Real:
@@ -41,8 +45,9 @@ class Real:
         splits = DATASETS[data.dataset].splits
         if reference == "test" and "test" in splits:
             held_out = data.images("train").images if "train" in splits else None
-            return cls(data.images("test").images, held_out, data.dataset, "test")
-        return cls(data.images(data.split).images, data.held_out, data.dataset, data.split)
+            return cls(data.images("test").images, held_out, data.dataset, "test", "test")
+        kind = "test" if data.split == "test" else "train"
+        return cls(data.images(data.split).images, data.held_out, data.dataset, data.split, kind)
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,13 @@ class Scorer:
         seed: int = 0,
         via: str = "own",
         metrics: Collection[str] = tuple(METRICS),
-        given: bool = False,
+        given: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """given: only score_images() will be used. progress: of the reference's images."""
+        """given: the protocol's quantisation where images are bytes already: score_images().
+
+        progress: of the reference's images.
+        """
         name, sizes = preset(protocol)
         if isinstance(real, ImageData):
             real = Real.of(real, sizes.reference)
@@ -122,6 +130,8 @@ class Scorer:
         self.reference = Reference.of(images, self.extractor, progress=progress)
         self.real, self.metrics, self.via = real, tuple(metrics), via
         changed = runs not in (None, sizes.runs) or samples not in (None, sizes.samples)
+        changed |= real.reference != sizes.reference
+        changed |= given is not None and sizes.quantisation != "round-clamp"
         self.protocol = Protocol(
             name="custom" if changed else name,
             runs=runs or sizes.runs,
@@ -136,7 +146,7 @@ class Scorer:
             extractor=self.extractor.name,
             official_inception=self.extractor.official_inception,
             resize=self.extractor.resize,
-            quantisation="as-given" if given else sizes.quantisation,
+            quantisation=given or sizes.quantisation,
             seed=seed,
         )
 

@@ -74,6 +74,17 @@ def test_last_is_the_largest_step_and_of_equal_steps_the_latest_line(tmp_path: P
     assert (row.best[FD].step, row.best[FD].mean) == (200, 5.0)
 
 
+def test_a_row_shows_the_scores_of_one_step_only(tmp_path: Path) -> None:
+    early = {FD: {"mean": 5.0, "sd": 0.1}, CS: {"mean": 2.0, "sd": 0.1}}
+    late = {FD: {"mean": 1.0, "sd": 0.1}}
+    write_run(
+        tmp_path, "run", score_line(scores=early, step=100), score_line(scores=late, step=900)
+    )
+    (row,) = board(tmp_path)[0].rows
+    assert {name: (score.step, score.mean) for name, score in row.last.items()} == {FD: (900, 1.0)}
+    assert row.best[CS].step == 100
+
+
 def test_a_replaced_line_cannot_be_the_best(tmp_path: Path) -> None:
     write_run(tmp_path, "run", score_line(1.0), score_line(3.0), score_line(4.0, step=2000))
     assert board(tmp_path)[0].rows[0].best[FD].mean == 3.0

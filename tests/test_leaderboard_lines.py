@@ -9,7 +9,8 @@ import pytest
 from score_lines import FD, score_line, write_run
 
 from msngan.leaderboard import find_runs, read
-from msngan.leaderboard.lines import clean
+from msngan.leaderboard.lines import UNSAID, clean
+from msngan.metrics.protocol import ADDED, Protocol
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -102,6 +103,19 @@ def test_a_line_may_say_its_features_and_its_seconds_and_an_old_one_need_not(
     write_run(tmp_path, "run", *lines)
     entries, warnings = read(find_runs([], tmp_path))
     assert ([entry.dimensions for entry in entries], warnings) == ([None, 256, None, 256], [])
+
+
+def test_lines_from_before_a_field_was_added_stand_with_those_that_have_it(tmp_path: Path) -> None:
+    added = {name: getattr(Protocol, name) for name in ADDED}
+    assert added == UNSAID
+    old, new, other = (score_line(step=step) for step in (1, 2, 3))
+    new["protocol"] |= added
+    other["protocol"] |= added | {ADDED[0]: 7}
+    write_run(tmp_path, "mine", old, new, other)
+    entries, warnings = read(find_runs([], tmp_path))
+    assert [entry.step for entry in entries] == [1, 2]
+    (warning,) = warnings
+    assert "its protocol_id means another protocol" in warning
 
 
 def test_one_protocol_id_cannot_stand_for_two_protocols(tmp_path: Path) -> None:

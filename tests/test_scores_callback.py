@@ -104,8 +104,17 @@ def test_a_share_that_vanishes_is_said_at_once_where_it_had_been_there(share: st
 def test_a_share_that_was_never_there_is_said_the_third_time(share: str) -> None:
     texts = said(share, [0.09, 0.009, 0.0, 0.0, 0.0], share)
     assert [bool(text) for text in texts] == [False, False, False, True, False]
-    assert texts[3].startswith(f"{share} is 0 at step 4 (near 0 3 times in a row): hardly a")
+    where = "near 0 in 3 evaluations since the best score, at step 1"
+    assert texts[3].startswith(f"{share} is 0 at step 4 ({where}): hardly a")
     assert not any(said(share, [0.01, 0.01, 0.01, 0.01], share))
+
+
+def test_a_run_that_starts_without_recall_and_gets_better_is_no_collapse() -> None:
+    history: list[watch.Line] = []
+    for step, fid in enumerate([28, 17, 10, 6, 4, 4.5, 4.2, 4.1], start=1):
+        history.append(line(step, fid=fid, recall=0.0))
+        signs = watch.signs(history, "fid", ["recall"])
+        assert bool(signs) == (step == 8)  # the third after the best
 
 
 def test_a_failed_score_is_said_once_and_neither_makes_a_row_nor_breaks_one() -> None:
@@ -362,7 +371,7 @@ def test_a_collapse_is_said_once_and_stops_nothing_unasked(
     [
         (COLLAPSE, 5, 2),
         ([{"recall": value, "frechet": 1.0} for value in (0.3, 0.0)], 2, 1),
-        ([{"precision": value, "frechet": 1.0} for value in (0.0, 0.0, 0.0)], 3, 1),
+        ([{"precision": value, "frechet": 1.0} for value in (0.0, 0.0, 0.0, 0.0)], 4, 1),
     ],
     ids=["far from the best", "recall gone", "precision never there"],
 )

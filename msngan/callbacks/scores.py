@@ -12,11 +12,12 @@ from msngan.callbacks import watch
 from msngan.callbacks.base import RunCallback
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.cost import Cost
-from msngan.callbacks.progress import Progress
+from msngan.callbacks.progress import Progress, clock
 from msngan.callbacks.wanted import check_sizes, role_of
 from msngan.metrics.floors import floors
 from msngan.metrics.measuring import roles_of
 from msngan.metrics.presets import metric_names, preset
+from msngan.models import read_checkpoint
 from msngan.runs import append_line, keep_until, read_lines, score_line
 from msngan.scoring import Scored, Scorer
 
@@ -75,11 +76,13 @@ class Scores(RunCallback):
         self.collapse: str | None = None  # what stopped the run
         self._scorer: Scorer | None = None
         self._lines: list[watch.Line] = []
+        self._after = -1  # the step whose scores the best.ckpt there is was not chosen by
 
     def prepare(self, data: ImageData, device: torch.device) -> None:
         """Choose and load the extractor and the reference; UserError if they cannot be had."""
         if not self.enabled:
             return
+        start = time.monotonic()
         self._scorer = Scorer(
             data,
             extractor=self.extractor,
@@ -95,6 +98,7 @@ class Scores(RunCallback):
         # What real images score is found once, and is no part of what a score costs.
         known, roles = self._scorer, roles_of(self.metrics)
         floors(known.reference, known.extractor, known.protocol, known.real.held_out, roles)
+        self._prepared = time.monotonic() - start
 
     @property
     def cost(self) -> str:
@@ -104,7 +108,8 @@ class Scores(RunCallback):
     @property
     def best(self) -> watch.Point | None:
         """Of the named score, so far."""
-        return watch.best(watch.points(self._lines, self._key), self._key)
+        series = watch.points(self._lines, self._key)
+        return watch.best([point for point in series if point.step > self._after], self._key)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = (trainer.global_step, time.monotonic())
@@ -118,9 +123,19 @@ class Scores(RunCallback):
         like = {"protocol_id": self._scorer.protocol.id, "weights": self._weights, "source": "fit"}
         before = [line for line in read_lines(self.run.scores) if line.get("source") == "fit"]
         self._lines = watch.comparable(before, like)
-        _say(trainer, self._scorer.announcement)
+        _say(trainer, f"{self._scorer.announcement} (ready after {clock(self._prepared)})")
         if before and not self._lines:
             _say(trainer, "the scores so far are of another protocol; the best is chosen anew")
+        elif (other := self._chosen_by()) not in (None, self._key):
+            self._after = trainer.global_step
+            _say(trainer, f"best.ckpt was chosen by {other}; it is chosen anew, by {self._key}")
+
+    def _chosen_by(self) -> str | None:
+        """The score that best.ckpt was chosen by, where there is one and it says so."""
+        if not self.run.best.is_file():
+            return None
+        chosen = read_checkpoint(self.run.best)["msngan"].get("best")
+        return str(chosen["score"]) if isinstance(chosen, dict) and "score" in chosen else None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -78,7 +78,11 @@ def signs(lines: Sequence[Line], key: str, shares: Sequence[str]) -> list[Sign]:
     failed score is said, but is no evidence: it neither makes a row of bad evaluations nor ends it.
     """
     found = [Sign(text, False) for text in _failed(lines, [key, *shares])]
-    texts = [_vanished(points(lines, share), share) for share in shares if _has(lines[-1], share)]
+    top = best(points(lines, key), key)
+    since = top.step if top else -1
+    texts = [
+        _vanished(points(lines, share), share, since) for share in shares if _has(lines[-1], share)
+    ]
     if _has(lines[-1], key):
         texts.insert(0, _far_from_best(points(lines, key), key))
     return found + [Sign(text, True) for text in texts if text is not None]
@@ -121,14 +125,21 @@ def _far(point: Point, top: Point, key: str) -> bool:
     return point.value > FACTOR * max(abs(top.value), top.sd or 0)
 
 
-def _vanished(series: Sequence[Point], key: str) -> str | None:
-    """That a share is near zero for the third time in a row, or at once where it had been more."""
-    row = len(list(takewhile(lambda point: point.value < NEAR_ZERO, reversed(series))))
+def _vanished(series: Sequence[Point], key: str, since: int) -> str | None:
+    """That a share is near zero at once where it had been more, or for the third time in a row.
+
+    Only evaluations after `since`, the step of the best score, count for a row: a run that starts
+    is near zero too, and gets better.
+    """
+    low = list(takewhile(lambda point: point.value < NEAR_ZERO, reversed(series)))
     peak = max(series, key=lambda point: point.value)
     had = peak.value >= PRESENT
+    row = len(low) if had else sum(point.step > since for point in low)
     if row != (1 if had else IN_A_ROW):
         return None
-    before = f"was {peak.value:.2g} at step {peak.step}" if had else f"near 0 {row} times in a row"
+    before = f"was {peak.value:.2g} at step {peak.step}"
+    if not had:
+        before = f"near 0 in {row} evaluations since the best score, at step {since}"
     meaning = MEANING[key.partition("/")[0]]
     return f"{key} is {series[-1].value:.2g} at step {series[-1].step} ({before}): {meaning}"
 

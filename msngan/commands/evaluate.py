@@ -12,7 +12,7 @@ from msngan import checks
 from msngan.commands.parser import Parser
 from msngan.commands.tables import FORMATS
 from msngan.metrics.presets import metric_names, preset
-from msngan.metrics.protocol import METRICS, PRESETS
+from msngan.metrics.protocol import METRICS, PRESETS, check_sizes
 from msngan.runs import (
     NAME,
     Failure,
@@ -110,9 +110,13 @@ def main(argv: list[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """All that can be said of the options without torch."""
+    for name in ("against", "samples", "record", "dataset", "data_root", "split"):
+        if getattr(options, name) == "":
+            raise UserError(f"--{name.replace('_', '-')} is empty; give a value, or leave it out")
     for name, least in (("runs", 1), ("images", 2), ("seed", 0), ("threads", 0), ("size", 1)):
         checks.at_least(f"--{name}", getattr(options, name), least)
-    preset(options.protocol)
+    sizes = preset(options.protocol)[1]
+    check_sizes(options.runs or sizes.runs, options.images or sizes.samples, sizes.splits)
     options.metrics = metric_names("--metrics", options.metrics)
     if options.against and (options.dataset or options.data_root or options.split):
         raise UserError("--against is the reference: give no --dataset, --data-root or --split")

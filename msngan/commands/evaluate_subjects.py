@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from msngan.commands.evaluate_progress import progress
 from msngan.data import DataError, ImageData
+from msngan.data.datasets import fitted
 from msngan.data.given import load_given
 from msngan.metrics.presets import preset
 from msngan.metrics.protocol import Preset
@@ -54,15 +55,21 @@ class Subject:
 def of_images(options: Namespace, record: Run | None) -> list[Subject]:
     """The images of --samples against those of --against or --dataset."""
     sizes = preset(options.protocol)[1]
-    images = load_given(options.samples, options.size, options.channels, "--samples").images
-    if options.against:
-        real = _against(options, options.size, options.channels)
+    dataset = options.dataset or "folder"
+    shape = options.size, options.channels
+    images = _given(options.samples, "--samples", dataset, *shape)
+    if options.against is not None:
+        real = _against(options.against, dataset, *shape)
     else:
         chosen = {"size": options.size, "channels": options.channels}
         real = _of_data(options, {"dataset": options.dataset, "root": options.data_root} | chosen)
     _check_given(images, real, options.runs or sizes.runs, options.images or sizes.samples)
     name = record.name if record else Path(options.samples).resolve().stem
-    scorer = _scorer(options, real, given=True)
+    scorer = _scorer(
+        options,
+        real,
+        given="as-given" if options.size is None else f"as-given-{dataset}-{options.size}",
+    )
     return [Subject(name, name, 0, "raw", "samples", record, images, scorer)]
 
 
@@ -71,12 +78,12 @@ def of_runs(options: Namespace, found: list[tuple[Path, Run | None]]) -> list[Su
     loaded = [_loaded(options, path, run) for path, run in found]
     reals = {key: real for key, real, _ in loaded}
     wanted = {
-        key: _against(options, real["size"], real["channels"])
-        if options.against
+        key: _against(options.against, real["dataset"], real["size"], real["channels"])
+        if options.against is not None
         else _of_data(options, real)
         for key, real in reals.items()
     }
-    scorers = {key: _scorer(options, real, given=False) for key, real in wanted.items()}
+    scorers = {key: _scorer(options, real, given=None) for key, real in wanted.items()}
     return [Subject(**facts, scorer=scorers[key]) for key, _, facts in loaded]
 
 
@@ -110,8 +117,27 @@ def _config(run: Run) -> str:
     return name if isinstance(name, str) and name else run.name
 
 
-def _against(options: Namespace, size: int | None, channels: int | None) -> Real:
-    return Real(load_given(options.against, size, channels).images, None, "folder", "all")
+def _against(path: str, dataset: str, size: int | None, channels: int | None) -> Real:
+    return Real(_given(path, "--against", dataset, size, channels), None, "folder", "all", None)
+
+
+def _given(path: str, option: str, dataset: str, size: int | None, channels: int | None) -> Tensor:
+    """Images, brought to a size as those of the data set are that they are held against.
+
+    In two ways they would differ before anything was generated.
+    """
+    if dataset == "folder":
+        return load_given(path, size, channels, option).images
+    try:
+        images = load_given(path, None, channels, option).images
+    except DataError as problem:
+        if size is None:
+            raise
+        reason = str(problem).partition("; ")[0]
+        raise UserError(
+            f"{reason}; beside {dataset} all must be squares of one size: resize them first"
+        ) from problem
+    return images if size is None else fitted(images, size)
 
 
 def _of_data(options: Namespace, described: dict[str, Any]) -> Real:
@@ -135,7 +161,7 @@ def _own_words() -> Iterator[None]:
     """Errors of data sets name the options of `fit`."""
     try:
         yield
-    except DataError as problem:
+    except UserError as problem:
         text = str(problem).replace("--data.root", "--data-root").replace("--data.", "--")
         raise UserError(text) from problem
 
@@ -155,7 +181,7 @@ def _check_given(images: Tensor, real: Real, runs: int, samples: int) -> None:
         )
 
 
-def _scorer(options: Namespace, real: Real, given: bool) -> Scorer:
+def _scorer(options: Namespace, real: Real, given: str | None) -> Scorer:
     with progress("reference") as watch:
         return Scorer(
             real,

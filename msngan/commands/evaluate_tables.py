@@ -16,13 +16,15 @@ NONE = "–"
 VIA = {
     "torchmetrics": ["Fréchet distance and score are torchmetrics'"],
     "torch-fidelity": [
-        "torch-fidelity has embedded the images itself and finds the same numbers within 1e-6 (the"
-        " kernel distance: against as many real images as samples; it has no density and coverage)"
+        "torch-fidelity has embedded the images itself and finds the same numbers within 1e-6"
+        " (relative above 1; its Fréchet distance of fewer samples than features: within its"
+        " rounding; kernel distance: against as many real images as samples; no density, coverage)"
     ],
 }
 LEGEND = (
     "sd: standard deviation (divisor n - 1) over n runs of fresh samples, not over training seeds."
-    " floor: what real images score under this protocol."
+    " floor: what real images score under this protocol; estimated: the bias of so few samples"
+    " alone, below what real images that were held out would score."
 )
 
 

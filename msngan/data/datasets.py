@@ -106,12 +106,20 @@ def official(torchvision_name: str, by_split: bool = False) -> Loader:
                 f"the {torchvision_name} files in {root} are damaged ({_reason(problem)});"
                 " remove them and get them again"
             ) from problem
-        if images.shape[-1] == 28 and size == 32:
-            images = F.pad(images, (2, 2, 2, 2))  # the black border that the digits sit in goes on
-        images = convert.resize(images, size or images.shape[-1])
+        images = fitted(images, size or images.shape[-1])
         return Images(convert.with_channels(images, channels or images.shape[1]), labels)
 
     return loader
+
+
+def fitted(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, C, H, W) at size x size, in the way of all data sets but folders.
+
+    28 pixels become 32 by a border: the black one that the digits sit in goes on.
+    """
+    if images.shape[-1] == 28 and size == 32:
+        return F.pad(images, (2, 2, 2, 2))
+    return convert.resize(images, size)
 
 
 def _read(

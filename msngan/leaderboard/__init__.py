@@ -129,7 +129,7 @@ def _block(entries: list[Entry], metric: str, names: list[str], by: By) -> Block
         metrics=[metric, *(name for name in names if name != metric)],
         rows=ranked(
             sorted(
-                (_row(group, names) for group in rows.values()),
+                (_row(group, names, metric) for group in rows.values()),
                 key=lambda row: (row.run, row.weights),
             ),
             metric,
@@ -141,14 +141,12 @@ def _block(entries: list[Entry], metric: str, names: list[str], by: By) -> Block
     )
 
 
-def _row(entries: list[Entry], names: list[str]) -> Row:
-    last, best = {}, {}
-    for name in names:
-        scores = list(series(entries, name).values())
-        if scores:
-            last[name] = scores[-1]
-        if found := best_of(scores, name):
-            best[name] = found
+def _row(entries: list[Entry], names: list[str], metric: str) -> Row:
+    """`last` is all of one step: the last that has the metric, or any where none has."""
+    scores = {name: series(entries, name) for name in names}
+    step = max(scores[metric] or (entry.step for entry in entries))
+    last = {name: each[step] for name, each in scores.items() if step in each}
+    best = {name: found for name, each in scores.items() if (found := best_of(each.values(), name))}
     newest = entries[-1]
     return Row(newest.run, newest.config, newest.weights, None, None, last, best)
 

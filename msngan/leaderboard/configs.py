@@ -24,7 +24,7 @@ NONE = "–"  # an option that a config does not have
 # on what it is computed. Whatever is not named here tells two configs apart, new options included.
 WITHOUT = {"run", "root", "seed", "threads", "samples", "checkpoint", "records"}
 WITHOUT_IN = {
-    "trainer": {"accelerator", "devices", "num_nodes"}
+    "trainer": {"accelerator"}  # not devices: a batch is of one process
     | {"deterministic", "benchmark", "profiler", "detect_anomaly"},
     "data": {"root", "download"},
     "scores": {"every", "enabled", "protocol", "metrics", "best", "runs", "samples"}

@@ -16,6 +16,8 @@ Json = Any  # what json.loads returns; every use is checked
 # as they stand, for `precision/NAME` says which network it is of.
 OFFICIAL_FAMILIES = {"fid", "is", "kid"}
 OFFICIAL = OFFICIAL_FAMILIES | {"precision", "recall", "density", "coverage"}
+# Fields of a protocol that older lines lack, and that are in no id where they are this.
+UNSAID = {"precision_neighbours": 3, "coverage_neighbours": 5}
 LARGEST = 1e100  # of a number; its square is still a number
 
 
@@ -109,7 +111,8 @@ def read(runs: list[Run]) -> tuple[list[Entry], list[str]]:
             try:
                 if line.strip():
                     entry = parse(_loads(line), run.name)
-                    defined = {**entry.protocol, "name": None}  # a name moves no number
+                    # a name moves no number, and older lines lack fields that are in no id
+                    defined = {**UNSAID, **entry.protocol, "name": None}
                     first, place = meaning.setdefault(entry.protocol_id, (defined, where))
                     if first != defined:
                         raise ValueError(f"its protocol_id means another protocol in {place}")

@@ -46,7 +46,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Pooled:
-    """A config over its seeds. last, of each metric: at steps[metric], the largest that all share.
+    """A config over its seeds. last: of all metrics at the largest step that all runs share of the
+    block's own, which steps has by metric.
 
     A metric is not in `last` where no step has a sound score of every run, and not in `best` where
     a run has none. rank and tie as in a block's rows, the tie by Welch's interval over seeds.
@@ -92,8 +93,12 @@ def _group(config_id: str, weights: str, seeds: dict[int, dict[str, list[Entry]]
 
 def shared_step(scores: Iterable[dict[int, Score]]) -> int | None:
     """The largest step at which every one of these has a sound score."""
-    sound = [{step for step, score in each.items() if score.mean is not None} for each in scores]
-    return max(set.intersection(*sound), default=None) if sound else None
+    steps = [{step for step, score in each.items() if sound(score)} for each in scores]
+    return max(set.intersection(*steps), default=None) if steps else None
+
+
+def sound(score: Score) -> bool:
+    return score.mean is not None
 
 
 def pool(
@@ -127,9 +132,10 @@ def pool(
 
 def _pooled(group: Group, metrics: list[str]) -> Pooled:
     steps, last, best = {}, {}, {}
+    step = shared_step(group.scores(metrics[0]).values())
     for metric in metrics:
         scores = list(group.scores(metric).values())
-        if (step := shared_step(scores)) is not None:
+        if step is not None and all(step in each and sound(each[step]) for each in scores):
             steps[metric] = step
             last[metric] = summary(means(each[step] for each in scores))
         bests = [best_of(each.values(), metric) for each in scores]

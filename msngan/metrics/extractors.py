@@ -44,13 +44,18 @@ def choose(
             f"unknown extractor {request!r}{did_you_mean(request, list(REQUESTS))}; choose one of"
             f" {', '.join(REQUESTS)}, or give a .safetensors file"
         )
+    gpu = str(device).startswith("cuda")
+    if inception_weights and request != "inception" and not (request == "auto" and gpu):
+        raise UserError(
+            f"Inception's weights {inception_weights} are given, but the extractor is {request}:"
+            " ask for the extractor inception, or leave the weights out"
+        )
     if request == "inception":
         inception = InceptionExtractor.load(inception_weights, device)
         return inception, f"extractor: {inception.name}; its scores are FID, IS and KID"
     if request.endswith(".safetensors"):
         own = EmbeddedExtractor.load(request, device)
         return own, f"extractor: {own.name} from {request}; its scores are not FID or IS"
-    gpu = str(device).startswith("cuda")
     if request == "auto" and gpu and (weights := find_weights(inception_weights)):
         inception = InceptionExtractor(weights, device)
         return inception, f"extractor: {inception.name}, for a GPU and its weights are here"
@@ -74,8 +79,9 @@ def _embedded(
     extractor = EmbeddedExtractor.load(files[chosen], device)
     line = f"extractor: {extractor.name}{why}; its scores are not FID or IS"
     if chosen != dataset:
+        place = " --root DIR" if dataset == "folder" else ""
         line += (
             f"; it knows {chosen}, not {dataset}: fit one with"
-            f" `msngan extractor fit --dataset {dataset}`"
+            f" `msngan extractor fit --dataset {dataset}{place}`"
         )
     return extractor, line

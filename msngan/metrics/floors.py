@@ -94,12 +94,19 @@ def _read(path: Path, runs: int) -> dict[str, list[float]] | None:
 
 
 def _real_score(reference: Reference, protocol: Protocol) -> Score:
-    """The score of kept reference images in parts of the protocol's size, or of all there are."""
+    """The score of kept reference images in parts of the protocol's size, or of all there are.
+
+    Where they do not fill a run, splits are fewer and not smaller: a smaller one scores less.
+    """
     logits = reference.logits.double()
-    size = min(protocol.samples, len(logits))
+    per_split = protocol.samples // protocol.splits
+    if len(logits) < protocol.samples:
+        splits = max(1, len(logits) // per_split)
+        whole = logits[: splits * per_split]
+        return {**summary([core.inception_score(whole, splits)]), "kind": "real data"}
+    size = protocol.samples
     runs = min(protocol.runs, len(logits) // size)
     values = [
-        core.inception_score(part, min(protocol.splits, len(part)))
-        for part in logits[: runs * size].split(size)
+        core.inception_score(part, protocol.splits) for part in logits[: runs * size].split(size)
     ]
     return {**summary(values), "kind": "real data"}

@@ -16,6 +16,9 @@ from msngan.runs import UserError
 VERSION = 1  # of the meaning of the numbers: raise it when a computation changes them
 KERNEL_IMAGES = 10_000  # the reference images that the kernel distance sees, at the most
 
+MOST_RUNS = 1000
+MOST_SAMPLES = 1_000_000  # of a run; their features are held in memory
+
 # what `--metrics` takes -> the roles of numbers that an extractor names, see Extractor.keys
 METRICS: dict[str, tuple[str, ...]] = {
     "fid": ("frechet",),
@@ -34,6 +37,9 @@ def check_sizes(runs: int, samples: int, splits: int) -> None:
     for name, value in (("runs", runs), ("samples", samples), ("splits", splits)):
         if value < 1:
             raise UserError(f"protocol: {name} must be at least 1, not {value}")
+    for name, value, most in (("runs", runs, MOST_RUNS), ("samples", samples, MOST_SAMPLES)):
+        if value > most:
+            raise UserError(f"protocol: {name} must be at most {most:,}, not {value:,}")
     if samples < max(2, splits):
         raise UserError(
             f"protocol: {samples} samples a run are too few for {splits} split(s);"
