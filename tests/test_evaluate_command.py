@@ -22,8 +22,10 @@ from test_architecture import loaded_after
 from test_bad_input import snapshot
 
 from msngan import data
+from msngan import images as convert
 from msngan.__main__ import main
 from msngan.commands import evaluate, evaluate_progress, evaluate_subjects
+from msngan.data.datasets import fitted
 from msngan.metrics.backends import BACKENDS
 from msngan.metrics.extractors import EmbeddedExtractor, shipped
 from msngan.metrics.protocol import METRICS
@@ -304,6 +306,50 @@ def test_against_and_dataset_replace_the_runs_own_images(
     assert test["floors"][next(iter(test["floors"]))]["kind"] == "real-vs-real"
 
 
+def test_a_name_is_a_protocol_s_only_with_its_reference_and_quantisation(
+    scored: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    (tmp_path / "quick.yaml").write_text("runs: 2\nsamples: 20\n")
+    older = "runs: 2\nsamples: 20\nreference: test\nquantisation: truncate-clamp\n"
+    (tmp_path / "older.yaml").write_text(older)
+    names = {
+        options: scored("mine", *options)[0]["protocol"]["name"]
+        for options in (
+            ("--protocol", "quick.yaml"),
+            ("--protocol", "quick.yaml", "--split", "test"),
+            ("--protocol", "quick.yaml", "--against", "digits.zip"),
+            ("--protocol", "older.yaml"),
+            ("--protocol", "older.yaml", "--split", "train"),
+        )
+    }
+    assert list(names.values()) == ["quick", "custom", "custom", "older", "custom"]
+    given = ("--samples", "digits.zip", "--dataset", "digits", "--size", "8")
+    assert scored(*given, "--protocol", "quick.yaml")[0]["protocol"]["name"] == "quick"
+    assert scored(*given, "--protocol", "older.yaml")[0]["protocol"]["name"] == "custom"
+
+
+def test_given_images_come_to_a_size_as_those_of_the_data_set_do(
+    scored: Callable[..., list[dict[str, Any]]],
+) -> None:
+    own = data.load("digits", size=8).images
+    np.savez("own.npz", own.permute(0, 2, 3, 1).numpy())
+    size = ["--runs", "1", "--images", "1797", "--metrics", "fid,prc", "--size", "32"]
+    (line,) = scored("--samples", "own.npz", "--dataset", "digits", *size)
+    found = {key.partition("/")[0]: score["mean"] for key, score in line["scores"].items()}
+    assert found["fd"] == pytest.approx(0, abs=1e-8)
+    assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
+    assert line["protocol"]["quantisation"] == "as-given-digits-32"
+
+
+def test_twenty_eight_pixels_become_thirty_two_by_a_border() -> None:
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    found = fitted(images, 32)
+    assert torch.equal(found[:, :, 2:-2, 2:-2], images)
+    assert int(found.sum()) == int(images.sum())
+    assert torch.equal(fitted(images, 28), images)
+    assert torch.equal(fitted(images, 64), convert.resize(images, 64))
+
+
 def test_data_that_has_moved_is_found_at_data_root(
     runs: Run, scored: Callable[..., list[dict[str, Any]]], refused: Callable[..., str]
 ) -> None:
@@ -559,6 +605,17 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
     ("arguments", "words"),
     [
         ([], "nothing to score: name runs or checkpoints, or give --samples PATH"),
+        (["mine", "--against", ""], "--against is empty"),
+        (["--samples", "", "--against", "x"], "--samples is empty"),
+        (["--samples", "x", "--against", "y", "--record", ""], "--record is empty"),
+        (["mine", "--dataset", ""], "--dataset is empty"),
+        (["mine", "--images", "100000000000"], "samples must be at most 1,000,000"),
+        (["mine", "--runs", "100000"], "runs must be at most 1,000, not 100,000"),
+        (
+            ["mine", "--protocol", "50k", "--images", "5"],
+            "5 samples a run are too few for 10 split",
+        ),
+        (["mine", "--inception-weights", "x"], "ask for the extractor inception"),
         (["mine", "--protocol", "papr"], "unknown protocol 'papr' (did you mean 'paper'?)"),
         (["mine", "--protocol", "nothing.yaml"], "protocol nothing.yaml: No such file"),
         (["mine", "--metrics", "fdi"], "--metrics: no 'fdi' (did you mean 'fid'?)"),

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import threading
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from msngan import machine
 from msngan.metrics import extractors, inception, shipped
 from msngan.metrics.disturbances import DISTURBANCES
 from msngan.metrics.extractors import EmbeddedExtractor, InceptionExtractor, choose
-from msngan.metrics.interface import file_sha256
+from msngan.metrics.interface import file_sha256, full_float32
 from msngan.metrics.protocol import METRICS
 from msngan.runs import UserError
 
@@ -317,6 +318,30 @@ def test_precisions_are_restored_after_an_exception(
     assert precisions() == hurried
     assert torch.get_float32_matmul_precision() == "medium"  # the older way to ask still answers
     assert torch.backends.cudnn.allow_tf32
+
+
+def test_precisions_are_as_before_whichever_of_two_threads_leaves_last(hurried: list[str]) -> None:
+    """Each enters while the other is inside; the first to enter leaves first."""
+    entered, left = threading.Event(), threading.Event()
+    inside: list[list[str]] = []
+
+    def second() -> None:
+        with full_float32():
+            entered.set()
+            left.wait(10)
+            inside.append(precisions())
+
+    other = threading.Thread(target=second)
+    with full_float32():
+        other.start()
+        assert entered.wait(10)
+        with full_float32():
+            pass
+    left.set()
+    other.join()
+    assert inside == [["ieee"] * 4]
+    assert precisions() == hurried
+    assert torch.backends.cudnn.allow_tf32  # which raises where the two ways to set it disagree
 
 
 def test_features_do_not_follow_the_default_dtype_of_training(toy: EmbeddedExtractor) -> None:

@@ -314,7 +314,9 @@ def test_a_card_says_where_the_distance_does_not_rise(
     assert f"sd in grey levels). {said} | noise | FD |" in text
     assert f"- noise: {said}" in text.split("## Known limits")[1]
     assert "- blur" not in text
-    assert card.notes == []
+    (doubt,) = card.notes
+    assert doubt.startswith("a test accuracy of 0.2250 is near chance, 0.2000: its scores mean")
+    assert "- A test accuracy of 0.2250 is near chance" in text.split("## Known limits")[1]
     assert "enlarged" not in text  # the images are as large as the network's
 
 

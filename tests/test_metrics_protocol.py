@@ -53,7 +53,9 @@ def test_presets_are_the_published_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"runs": 0}, {"samples": 1}, {"splits": 0}, {"samples": 5, "splits": 6}]
+    "wrong",
+    [{"runs": 0}, {"samples": 1}, {"splits": 0}, {"samples": 5, "splits": 6}]
+    + [{"runs": 1001}, {"samples": 1_000_001}],
 )
 def test_sizes_that_cannot_be_scored_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match="protocol: "):

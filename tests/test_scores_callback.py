@@ -414,6 +414,32 @@ def test_a_stopped_run_that_is_resumed_as_it_was_is_not_stopped_for_the_same_epi
     assert "warning" not in capfd.readouterr().err
 
 
+def test_a_best_by_another_score_is_chosen_anew_and_said(
+    tiny: Tiny, run: Run, script: list[dict[str, float | None]], capfd: Captured
+) -> None:
+    values = [{"frechet": 1.0, "kernel": 1.0}, {"frechet": 2.0, "kernel": 3.0}]
+    script += values * 3 + [{"frechet": 5.0, "kernel": 4.0}, {"frechet": 6.0, "kernel": 5.0}]
+    folder = tiny("mine", *EACH)
+    assert chosen(folder)[1] == 1.0
+    capfd.readouterr()
+    assert run("resume", "mine", "--steps", "8", "--scores.best", "kid") == 0
+    shown = capfd.readouterr().err
+    assert "best.ckpt was chosen by fd/embed-digits-" in shown
+    assert "it is chosen anew, by kd/embed-digits-" in shown
+    key, value = chosen(folder)
+    assert key.startswith("kd/")
+    assert value == 4.0  # of step 7, though earlier ones were better
+    capfd.readouterr()
+    script += [{"frechet": 9.0, "kernel": 9.0}]
+    assert run("resume", "mine", "--steps", "9", "--scores.best", "kid") == 0
+    assert "chosen anew" not in capfd.readouterr().err
+
+
+def chosen(folder: Path) -> tuple[str, float]:
+    best = torch.load(folder / "best.ckpt", weights_only=True)["msngan"]["best"]
+    return best["score"], best["value"]
+
+
 def test_failed_scores_are_said_and_leave_no_best(
     tiny: Tiny, script: list[dict[str, float | None]], capfd: Captured
 ) -> None:

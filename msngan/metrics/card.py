@@ -97,22 +97,33 @@ def write_card(path: Path, train: Tensor, test: Labelled, report: Report = _sile
         size: floors(reference, extractor, replace(protocol, samples=size), images, DISTANCES)
         for size in _sizes(len(images))
     }
+    accuracy = float((logits.argmax(1) == labels[order]).double().mean())
     evidence = Evidence(
         extractor=extractor,
         path=path,
         train_images=len(train),
         test_images=len(images),
         side=images.shape[-1],
-        accuracy=float((logits.argmax(1) == labels[order]).double().mean()),
+        accuracy=accuracy,
         floors=measured,
         real={"training": _scores(reference.logits.double()), "test": _scores(logits)},
         responses=responses(extractor, reference, protocol, images, labels, report),
         enlarged=enlarged_blur(extractor, reference, images),
+        doubts=_doubts(accuracy, 1 / extractor.classes),
     )
-    card = Card(markdown(evidence), evidence.notes)
+    card = Card(markdown(evidence), [*evidence.notes, *evidence.doubts])
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text(card.text, encoding="utf-8")
     return card
+
+
+def _doubts(accuracy: float, chance: float) -> list[str]:
+    if accuracy >= 2 * chance:
+        return []
+    return [
+        f"a test accuracy of {accuracy:.4f} is near chance, {chance:.4f}: its scores mean little;"
+        " train it longer, or give more images"
+    ]
 
 
 def _sizes(available: int) -> list[int]:

@@ -53,6 +53,7 @@ class Evidence:
     real: dict[str, dict[int, Score]]
     responses: list[Response]
     enlarged: float | None
+    doubts: list[str]
 
     @property
     def notes(self) -> list[str]:
@@ -230,6 +231,7 @@ def _limits(evidence: Evidence) -> str:
             " of their own pixels is hardly seen: a blur of sigma 1 after enlarging has FD"
             f" {evidence.enlarged:.4g}, none {evidence.responses[0].rows[0].shown:g}."
         )
+    limits += [f"{doubt[0].upper()}{doubt[1:]}." for doubt in evidence.doubts]
     limits += [f"Not as the file has it: {note}." for note in evidence.notes]
     return "\n".join(
         textwrap.fill(f"- {each}", 100, subsequent_indent="  ", break_on_hyphens=False)

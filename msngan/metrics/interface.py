@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,6 @@ from msngan import images as convert
 from msngan import machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 # role -> what the official Inception's number is called, and what any other's name begins with
@@ -124,27 +123,47 @@ class Extractor(ABC):
         """(N, d) and (N, K) of uint8 images on this extractor's device."""
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Convolutions and products of float32 in float32: no TensorFloat-32, no bfloat16 inside.
+class _Float32:
+    """Inside, convolutions and products of float32 are computed in float32 and nothing less.
 
-    A GPU of another generation, or a user's wish for speed in training, would else move scores.
+    No TensorFloat-32, no bfloat16: a GPU of another generation, or a user's wish for speed in
+    training, would else move scores. The switches are the process's, so of several threads inside
+    the last to leave puts them back.
     """
-    backends: Any = torch.backends  # its modules are replaced when they are imported
-    places = (
-        backends.cuda.matmul,
-        backends.cudnn.conv,
-        backends.mkldnn.matmul,
-        backends.mkldnn.conv,
-    )
-    before = [place.fp32_precision for place in places]
-    try:
-        for place in places:
-            place.fp32_precision = "ieee"
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[str] = []
+
+    @staticmethod
+    def _places() -> list[Any]:
+        backends: Any = torch.backends  # its modules are replaced when they are imported
+        cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+        return [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [place.fp32_precision for place in self._places()]
+                for place in self._places():
+                    place.fp32_precision = "ieee"
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for place, value in zip(self._places(), self._before, strict=True):
+                    place.fp32_precision = value
+
+
+_FLOAT32 = _Float32()
+
+
+def full_float32() -> _Float32:
+    """`with full_float32():` see _Float32."""
+    return _FLOAT32
 
 
 def file_sha256(path: Path) -> str:
