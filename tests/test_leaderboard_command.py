@@ -206,10 +206,14 @@ def test_without_runs_a_line_says_what_to_do_next(
     told = captured.out if how in ("table", "md") else captured.err
     assert "msngan fit --config digits_msn.yaml" in " ".join(told.split())
     assert "29.8" in captured.out
-    write_run(tmp_path, "bare")
-    assert main(["--root", str(tmp_path), "--format", how]) == 0
-    captured = capsys.readouterr()
-    assert "msngan evaluate bare" in " ".join((captured.out + captured.err).split())
+    folder = write_run(tmp_path, "bare")
+    for checkpoint in (False, True):
+        assert main(["--root", str(tmp_path), "--format", how]) == 0
+        captured = capsys.readouterr()
+        said = " ".join((captured.out + captured.err).split())
+        assert "No scores yet for bare" in said
+        assert ("msngan evaluate bare" in said) == checkpoint  # or there is nothing to evaluate
+        (folder / "last.ckpt").touch()
 
 
 def test_a_malformed_line_is_a_warning_on_stderr_and_the_rest_is_shown(

@@ -103,7 +103,7 @@ def root(tmp_path: Path) -> Path:
             write_run(tmp_path, run, *lines, official(30 + shift), of=name, seed=seed)
             grid(tmp_path, run, 100)
             grid(tmp_path, run, 300)
-    write_run(tmp_path, "bare")
+    (write_run(tmp_path, "bare") / "last.ckpt").touch()
     return tmp_path
 
 

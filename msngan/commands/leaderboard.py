@@ -127,11 +127,19 @@ def remark(runs: list[Run], scored: set[str], root: Path) -> list[str]:
         return [
             f"No runs in {root / 'checkpoints'} yet; train one: msngan fit --config digits_msn.yaml"
         ]
-    names = [clean(run.name) for run in runs]
-    bare = [name for name in names if name not in scored]
+    bare = [run for run in runs if clean(run.name) not in scored]
     if not bare:
         return []
-    return [f"No scores yet for {', '.join(bare)}; score them: msngan evaluate {' '.join(bare)}"]
+    text = f"No scores yet for {', '.join(clean(run.name) for run in bare)}"
+    ready = [clean(run.name) for run in bare if _has_checkpoint(run)]
+    return [f"{text}; score them: msngan evaluate {' '.join(ready)}" if ready else text]
+
+
+def _has_checkpoint(run: Run) -> bool:
+    try:
+        return run.newest is not None
+    except OSError:  # a folder that may not be read
+        return False
 
 
 def as_json(board: Board, published: list[Published]) -> dict[str, Any]:
