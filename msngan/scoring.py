@@ -50,6 +50,24 @@ class Real:
         return cls(data.images(data.split).images, data.held_out, data.dataset, data.split, kind)
 
 
+def check_given(images: Tensor, real: Real, runs: int, samples: int) -> None:
+    """UserError where given images are fewer than a protocol takes, or of another shape.
+
+    A Scorer refuses them too, but only after it has embedded all real images.
+    """
+    if images.shape[1:] != real.images.shape[1:]:
+        one, other = ("x".join(map(str, x.shape[1:])) for x in (images, real.images))
+        raise UserError(
+            f"--samples holds images of {one}, the reference of {other} (channels x height x"
+            " width); give --size and --channels to bring both to one shape"
+        )
+    if len(images) < runs * samples:
+        raise UserError(
+            f"--samples holds {len(images)} images, too few for {runs} run(s) of {samples}; give"
+            f" more, or --runs 1 --images {len(images)}, which is a protocol of its own"
+        )
+
+
 @dataclass(frozen=True)
 class Scored:
     """One evaluation: `scores` by key, the fields of a score line, and a line to read."""
@@ -171,18 +189,7 @@ class Scorer:
         Random, for a folder is often sorted by class. UserError for fewer than the protocol takes,
         or of another shape than the real ones.
         """
-        runs, samples = self.protocol.runs, self.protocol.samples
-        if len(images) < runs * samples:
-            raise UserError(
-                f"{len(images)} samples are too few for {runs} run(s) of {samples}; give more, or"
-                f" --runs 1 --images {len(images)}, which is a protocol of its own"
-            )
-        if images.shape[1:] != self.real.images.shape[1:]:
-            one, other = ("x".join(map(str, x.shape[1:])) for x in (images, self.real.images))
-            raise UserError(
-                f"the samples are {one}, the real images {other} (channels x height x width); give"
-                " --size and --channels to bring both to one shape"
-            )
+        check_given(images, self.real, self.protocol.runs, self.protocol.samples)
         order = in_random_order(len(images))
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:

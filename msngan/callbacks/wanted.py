@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from msngan.metrics.interface import KEYS
 from msngan.metrics.protocol import METRICS, Protocol
 from msngan.runs import UserError
 
-# Names that everyone knows; the others are roles already.
-ROLES = {"fid": "frechet", "is": "score", "kid": "kernel"}
+ROLES = {usual: role for role, (usual, _) in KEYS.items()}  # by the names that everyone knows
 
 
 def role_of(best: str, metrics: tuple[str, ...]) -> str:
     """The role, as in Extractor.keys, of the score in --scores.best; UserError if it is not had."""
-    role = ROLES.get(best, best)
+    role = ROLES[best]
     metric = next(name for name, roles in METRICS.items() if role in roles)
     if metric not in metrics:
         raise UserError(f"--scores.best {best} needs {metric} in --scores.metrics")

@@ -115,7 +115,7 @@ def _check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is empty; give a value, or leave it out")
     for name, least in (("runs", 1), ("images", 2), ("seed", 0), ("threads", 0), ("size", 1)):
         checks.at_least(f"--{name}", getattr(options, name), least)
-    sizes = preset(options.protocol)[1]
+    sizes = options.sizes = preset(options.protocol)[1]
     check_sizes(options.runs or sizes.runs, options.images or sizes.samples, sizes.splits)
     options.metrics = metric_names("--metrics", options.metrics)
     if options.against and (options.dataset or options.data_root or options.split):

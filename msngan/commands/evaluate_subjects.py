@@ -17,11 +17,10 @@ from msngan.commands.evaluate_progress import progress
 from msngan.data import DataError, ImageData
 from msngan.data.datasets import fitted
 from msngan.data.given import load_given
-from msngan.metrics.presets import preset
 from msngan.metrics.protocol import Preset
 from msngan.models import load_generator, read_checkpoint
 from msngan.runs import Run, UserError
-from msngan.scoring import Progress, Real, Scored, Scorer
+from msngan.scoring import Progress, Real, Scored, Scorer, check_given
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Subject:
 
 def of_images(options: Namespace, record: Run | None) -> list[Subject]:
     """The images of --samples against those of --against or --dataset."""
-    sizes = preset(options.protocol)[1]
+    sizes: Preset = options.sizes
     dataset = options.dataset or "folder"
     shape = options.size, options.channels
     images = _given(options.samples, "--samples", dataset, *shape)
@@ -63,7 +62,7 @@ def of_images(options: Namespace, record: Run | None) -> list[Subject]:
     else:
         chosen = {"size": options.size, "channels": options.channels}
         real = _of_data(options, {"dataset": options.dataset, "root": options.data_root} | chosen)
-    _check_given(images, real, options.runs or sizes.runs, options.images or sizes.samples)
+    check_given(images, real, options.runs or sizes.runs, options.images or sizes.samples)
     name = record.name if record else Path(options.samples).resolve().stem
     scorer = _scorer(
         options,
@@ -142,7 +141,7 @@ def _given(path: str, option: str, dataset: str, size: int | None, channels: int
 
 def _of_data(options: Namespace, described: dict[str, Any]) -> Real:
     """The real images of a data set: the described one, or what the options put in its place."""
-    sizes: Preset = preset(options.protocol)[1]
+    sizes: Preset = options.sizes
     if options.dataset and options.dataset != described["dataset"]:
         described = described | {"dataset": options.dataset, "root": None, "split": None}
     if options.data_root:
@@ -164,21 +163,6 @@ def _own_words() -> Iterator[None]:
     except UserError as problem:
         text = str(problem).replace("--data.root", "--data-root").replace("--data.", "--")
         raise UserError(text) from problem
-
-
-def _check_given(images: Tensor, real: Real, runs: int, samples: int) -> None:
-    """What the scorer refuses too, but before it has embedded all real images."""
-    if images.shape[1:] != real.images.shape[1:]:
-        one, other = ("x".join(map(str, x.shape[1:])) for x in (images, real.images))
-        raise UserError(
-            f"--samples holds images of {one}, the reference of {other} (channels x height x"
-            " width); give --size and --channels to bring both to one shape"
-        )
-    if len(images) < runs * samples:
-        raise UserError(
-            f"--samples holds {len(images)} images, too few for {runs} run(s) of {samples}; give"
-            f" more, or --runs 1 --images {len(images)}, which is a protocol of its own"
-        )
 
 
 def _scorer(options: Namespace, real: Real, given: str | None) -> Scorer:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msngan.leaderboard.files import read_up_to
 from msngan.leaderboard.lines import clean
 from msngan.runs import Run
 
@@ -104,13 +105,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ValueError for anything that no run of ours has written."""
     if not path.exists():
         raise ValueError("no such file")
-    if not path.is_file():
-        raise ValueError("no file")
-    with open(path, "rb") as file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise ValueError(f"larger than {LARGEST_FILE // 1024} KiB")
-    config = _load(data)
+    config = _load(read_up_to(path, LARGEST_FILE))
     if not isinstance(config, dict):
         raise ValueError("no mapping")
     return config

@@ -12,6 +12,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from msngan.leaderboard.files import read_up_to
+
 NAME = re.compile(r"step-(\d{8,12})\.png")
 WIDEST = 384  # pixels of an embedded picture
 LARGEST_FILE = 64 * 2**20  # bytes of a file that is read
@@ -65,12 +67,7 @@ def small(path: Path) -> Picture:
 
 
 def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise ValueError("no file")
-    with open(path, "rb") as file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise ValueError(f"larger than {LARGEST_FILE // 2**20} MiB")
+    data = read_up_to(path, LARGEST_FILE)
     if data[:8] != SIGNATURE or data[12:16] != b"IHDR" or len(data) < 24:
         raise ValueError("no PNG")
     width, height = struct.unpack(">II", data[16:24])

@@ -12,13 +12,10 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import distributed
 
 from msngan.runs import replacing
 
@@ -81,18 +78,3 @@ def write_arrays(path: Path, identity: dict[str, object], arrays: dict[str, np.n
             " MSNGAN_CACHE to a folder that can be written, or each evaluation computes them anew",
             stacklevel=3,
         )
-
-
-@contextmanager
-def first_process_first() -> Iterator[None]:
-    """The first of several processes goes through the block before the others, which then find
-    what it wrote. For one process, nothing."""
-    many = distributed.is_available() and distributed.is_initialized()
-    first = not many or distributed.get_rank() == 0
-    if not first:
-        distributed.barrier()
-    try:
-        yield
-    finally:
-        if many and first:
-            distributed.barrier()

@@ -7,6 +7,8 @@ after it sees what one process would have seen, and every process computes the s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed
@@ -50,6 +52,22 @@ def gather(rows: Tensor, indices: Tensor, count: int) -> Tensor:
     for place, part in zip(places, _cut(_from_all(_padded(own, longest)), counts), strict=True):
         whole[place] = part
     return whole.view(dtype).reshape(count, *shape)
+
+
+@contextmanager
+def first_goes_first() -> Iterator[None]:
+    """The first process goes through the block before the others, which then find what it wrote.
+
+    For one process, nothing.
+    """
+    first = not _many() or distributed.get_rank() == 0
+    if not first:
+        distributed.barrier()
+    try:
+        yield
+    finally:
+        if first and _many():
+            distributed.barrier()
 
 
 def _many() -> bool:

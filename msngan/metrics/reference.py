@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from msngan import rng
-from msngan.metrics import core, neighbours
+from msngan.metrics import core, neighbours, processes
 from msngan.metrics.cache import (
     ARRAYS,
     cache_folder,
     cache_key,
-    first_process_first,
     read_array,
     read_arrays,
     write_array,
@@ -88,7 +87,7 @@ class Reference:
             "kept": KERNEL_IMAGES,
         }
         path = (cache or cache_folder()) / f"{cache_key(identity)}.npz"
-        with first_process_first():
+        with processes.first_goes_first():
             arrays = read_arrays(path, identity, extractor.dimensions)
             if arrays is None:
                 arrays = _compute(images, extractor, progress)
