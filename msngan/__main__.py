@@ -10,13 +10,16 @@ from msngan import __version__
 from msngan.runs import Failure, UserError, did_you_mean
 
 COMMANDS = {
-    "fit": "train a GAN: --config NAME, then any option",
+    "fit": "train a GAN or a classifier: --config NAME, then any option",
     "resume": "continue a run exactly where it stopped",
     "sample": "draw images from a run or checkpoint",
     "evaluate": "score runs, checkpoints or any images under a named protocol",
     "leaderboard": "rank the runs, each protocol by itself",
-    "params": "count each norm's parameters in the critic, beside the paper's Table III",
-    "configs": "list the configs that --config knows by name",
+    "params": "count each norm's parameters in the paper's networks, beside its Table III",
+    "study": "train a grid of runs, resumable as a whole, and end in one table",
+    "figures": "draw the paper's Figures 1 to 6 from runs, as released and as stated",
+    "report": "write a run or a study as one self-contained HTML page",
+    "configs": "list the configs and studies that are known by name",
     "bench": "measure what a norm costs, and what a score costs",
     "extractor": "train, card or list the small feature extractors that scores use",
 }
@@ -29,7 +32,7 @@ def usage() -> str:
         [
             "usage: msngan COMMAND [options]",
             "",
-            "GANs with a mean-spectrally normalised critic, and scores to believe.",
+            "Mean spectral normalization for GANs and classifiers, and scores to believe.",
             "",
             *lines,
             "",

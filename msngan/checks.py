@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from msngan.runs import UserError
 
@@ -26,3 +28,12 @@ def not_negative(option: str, value: float | None) -> None:
 def fraction(option: str, value: float) -> None:
     if not 0 <= value < 1:
         raise UserError(f"{option} {value} is not in [0, 1)")
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """A ValueError inside is the user's, about this option."""
+    try:
+        yield
+    except ValueError as problem:
+        raise UserError(f"{option}: {problem}") from problem

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from msngan.runs import UserError, did_you_mean
+
+STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
 
 
 def packaged_folder() -> Path:
@@ -32,6 +36,33 @@ def find_config(name: str) -> Path:
     raise UserError(
         f"no config {name!r}{did_you_mean(stem, list(known))}; `msngan configs` lists them"
     )
+
+
+def top_level(path: Path) -> dict[str, Any]:
+    """What a config says at its top level; nothing where it cannot be read as a mapping.
+
+    What is wrong with a config is said by the parser that reads it in earnest.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_study(content: object) -> bool:
+    """Whether a file's content is a study, which `msngan study` runs, and no run's config."""
+    return isinstance(content, Mapping) and any(mark in content for mark in STUDY_MARKS)
+
+
+def refuse_study(path: Path) -> None:
+    """UserError for the file of a study where a run's config is wanted."""
+    if is_study(top_level(path)):
+        raise UserError(
+            f"{path} is a study of many runs; train them with `msngan study {path.stem}`"
+        )
 
 
 def summary(path: Path) -> str:

@@ -10,14 +10,15 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from msngan import norms, rng
+from msngan.checks import named
 from msngan.divergence import refuse_nan
-from msngan.gan_options import check_options, named
+from msngan.gan_options import RATES, REMEDY, check_options
 from msngan.losses import LOSSES, LossName
 from msngan.models import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
 from msngan.models.averaging import update_average
 from msngan.norms import NormName, SigmaBank
 from msngan.penalties import PENALTIES, PenaltyName
-from msngan.schedule import set_learning_rates
+from msngan.schedule import Decay, set_learning_rates
 
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -66,7 +67,7 @@ class GAN(LightningModule):
         critic_lr: Adam's learning rate for the critic.
         generator_betas: Adam's decay rates for the generator.
         critic_betas: Adam's decay rates for the critic.
-        lr_decay: `linear` lowers both rates to zero over the run's steps.
+        lr_decay: whether both rates fall to zero over the run's steps.
         ema_decay: of the generator's moving average, used for samples and scores; 0: none.
         channels_last: memory layout of both networks; faster on most hardware.
         compile: run both networks through torch.compile (not with a gradient penalty).
@@ -101,7 +102,7 @@ class GAN(LightningModule):
         critic_lr: float = 2e-4,
         generator_betas: tuple[float, float] = (0.5, 0.999),
         critic_betas: tuple[float, float] = (0.5, 0.999),
-        lr_decay: Literal["none", "linear"] = "none",
+        lr_decay: Decay = "none",
         ema_decay: float = 0.999,
         channels_last: bool = True,
         compile: bool = False,
@@ -150,12 +151,11 @@ class GAN(LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """batch: (critic_steps * n, C, H, W) in [-1, 1]. Returns the step's detached figures."""
         step = self.trainer.global_step
-        optimizers = cast("list[LightningOptimizer]", self.optimizers())
-        generator_optimizer, critic_optimizer = optimizers
+        generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
         # Lightning re-installs these counters before each batch. Without the critic's, one global
         # step is one generator update, whatever critic_steps is.
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = _nothing
-        set_learning_rates(self.trainer.optimizers, self.options, step)
+        set_learning_rates(self.trainer.optimizers, RATES, self.options, step)
         torch.manual_seed(self._derived(step, "global"))
         batch = batch.to(self.dtype)
         if self.options.channels_last:
@@ -168,7 +168,7 @@ class GAN(LightningModule):
             figures = self._critic_update(critic_optimizer, real, z, draw)
         z = self._latents(chunk, step, "generator")
         figures |= self._generator_update(generator_optimizer, batch[-chunk:], z)
-        refuse_nan(figures, step + 1)
+        refuse_nan(figures, step + 1, REMEDY)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)
         return figures

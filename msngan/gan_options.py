@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from msngan import checks
+from msngan.checks import named
 from msngan.models import CRITICS
 from msngan.norms import convert
 from msngan.norms.select import configured, select
 from msngan.penalties import PENALTIES
 from msngan.runs import UserError
 
+RATES = ("generator_lr", "critic_lr")  # of the optimizers, in their order
+# What a run that diverged may be tried again with.
+REMEDY = (
+    "lower --model.generator_lr and --model.critic_lr, another --model.norm or --model.penalty, or"
+    " --trainer.precision 32-true"
+)
 BATCH_NORMS = {"batch", "batch_no_gain"}
 
 
@@ -74,12 +79,3 @@ def _check_norm(given: dict[str, Any]) -> None:
             f"--model.other_norm {given['other_norm']} has no layer: --model.norm_layers leaves"
             " none; name fewer there"
         )
-
-
-@contextmanager
-def named(option: str) -> Iterator[None]:
-    """A ValueError inside is the user's, about this option."""
-    try:
-        yield
-    except ValueError as problem:
-        raise UserError(f"{option}: {problem}") from problem

@@ -65,6 +65,22 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     raise ValueError(f"cannot turn images of {have} channels into {channels}; use 1 or 3")
 
 
+def windows(
+    padded: Tensor, top: Tensor, left: Tensor, size: int, mirrored: Tensor | None = None
+) -> Tensor:
+    """Of each image (N, C, H, W) its own square window (N, C, size, size), flipped where mirrored.
+
+    top, left: int64 (N,), the window's first row and column; mirrored: bool (N,).
+    """
+    rows = top[:, None] + torch.arange(size, device=top.device)  # (N, size)
+    columns = left[:, None] + torch.arange(size, device=left.device)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    pick = torch.arange(len(padded), device=padded.device)[:, None, None]
+    cut = padded.permute(0, 2, 3, 1)[pick, rows[:, :, None], columns[:, None, :]]
+    return cut.permute(0, 3, 1, 2)
+
+
 def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
     """uint8 (N, C, H, W) to one picture (C, rows*(H+gap)+gap, ...), row by row, light gaps."""
     count, channels, height, width = images.shape

@@ -20,6 +20,8 @@ Stream = Literal[
     "init",  # the networks' first weights
     "order",  # which images a step sees
     "flip",  # which of them are mirrored
+    "crop",  # how far they are shifted
+    "validation",  # which training images a classifier does not train on
     "critic",  # latents of the critic's fakes
     "generator",  # latents of the generator's batch
     "penalty",  # points at which a gradient penalty looks

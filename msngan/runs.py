@@ -48,6 +48,18 @@ class Run:
         return self.folder / "config.yaml"
 
     @property
+    def task(self) -> str:
+        """What it trains, as its config says: gan or classifier."""
+        try:
+            if not self.config.is_file():  # opening a pipe would wait for ever
+                return "gan"
+            with open(self.config, encoding="utf-8", errors="replace") as file:
+                lines = file.read(65536).splitlines()
+        except OSError:
+            return "gan"
+        return "classifier" if "task: classifier" in lines else "gan"
+
+    @property
     def last(self) -> Path:
         return self.folder / "last.ckpt"
 
@@ -71,6 +83,20 @@ class Run:
     @property
     def scores(self) -> Path:
         return self.folder / "scores.jsonl"
+
+    @property
+    def accuracy(self) -> Path:
+        """A classifier's accuracies, a line an epoch."""
+        return self.folder / "accuracy.jsonl"
+
+    @property
+    def dynamics(self) -> Path:
+        return self.folder / "dynamics.npz"
+
+    @property
+    def result(self) -> Path:
+        """How the run ended; there is none while it trains, or after a kill."""
+        return self.folder / "result.json"
 
     @property
     def environment(self) -> Path:
@@ -191,22 +217,6 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 def now() -> str:
     """The time for a record, UTC."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def score_line(
-    run: str, step: int, weights: str, source: str, scored: dict[str, Any], seconds: float = 0.0
-) -> dict[str, Any]:
-    """A line of scores.jsonl: what was scored, when, and `scored`: protocol, scores and floors."""
-    return {
-        "format": 1,
-        "run": run,
-        "step": step,
-        "weights": weights,
-        "source": source,
-        "time": now(),
-        "seconds": round(seconds, 2),
-        **scored,
-    }
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 
+Decay = Literal["none", "linear", "cosine"]
 
-def set_learning_rates(optimizers: Iterable[Optimizer], options: Any, step: int) -> None:  # noqa: ANN401
-    """Give the generator's optimizer and the critic's their rates, by a GAN's options.
 
-    lr_decay `linear` lowers both to zero over `options.steps` steps, counted from 0. A function of
-    the step alone, so that a resumed run needs no scheduler's state.
+def set_learning_rates(
+    optimizers: Iterable[Optimizer],
+    names: Iterable[str],
+    options: Any,  # noqa: ANN401  of a GAN or a classifier
+    step: int,
+) -> None:
+    """Give each optimizer the rate that the option of its name says, for `step`, counted from 0.
+
+    options.lr_decay: `linear` and `cosine` lower it to zero over options.steps. A function of the
+    step alone, so that a resumed run needs no scheduler's state.
     """
-    left = max(1 - step / options.steps, 0.0) if options.lr_decay == "linear" else 1.0
-    for optimizer, rate in zip(optimizers, (options.generator_lr, options.critic_lr), strict=True):
+    done = min(step / options.steps, 1.0)
+    factors = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    for optimizer, name in zip(optimizers, names, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = rate * left
+            group["lr"] = getattr(options, name) * factors[options.lr_decay]

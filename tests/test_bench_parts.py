@@ -159,7 +159,7 @@ def test_sizes_and_operations_of_the_full_critic_are_those_of_the_arithmetic() -
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))
 def test_a_reference_normalises_every_layer(name: str) -> None:
-    critic = seeded(lambda: REFERENCES[name](4))
+    critic = seeded(lambda: REFERENCES[name](Critic("none", 4)))
     images = torch.randn(8, 3, 32, 32)
     for _ in range(60):
         critic(images)
@@ -169,7 +169,7 @@ def test_a_reference_normalises_every_layer(name: str) -> None:
 
 
 def test_naive_msn_gives_every_channel_of_a_batch_its_offset_for_a_mean() -> None:
-    critic = seeded(lambda: REFERENCES[NAIVE](4))
+    critic = seeded(lambda: REFERENCES[NAIVE](Critic("none", 4)))
     means: list[torch.Tensor] = []
     layers = [part for part in critic.modules() if isinstance(part, Centred)]
     for layer in layers:

@@ -13,7 +13,7 @@ import yaml
 from conftest import same_bits, weights
 from PIL import Image
 
-from msngan.config import known_configs, summary
+from msngan.config import is_study, known_configs, summary, top_level
 from msngan.leaderboard.configs import setup_of
 from msngan.models import load_generator
 from msngan.runs import append_line, read_lines
@@ -263,23 +263,62 @@ class TestEvaluate:
         assert "29.8" in shown
 
 
+RUN_CONFIGS = {name for name, path in known_configs().items() if not is_study(top_level(path))}
+
+
 @pytest.mark.parametrize("name", sorted(known_configs()))
-def test_every_packaged_config_is_valid_and_says_what_it_is(
+def test_every_packaged_config_says_what_it_is(name: str) -> None:
+    assert len(summary(known_configs()[name])) > 20
+
+
+@pytest.mark.parametrize("name", sorted(RUN_CONFIGS))
+def test_every_packaged_config_is_valid(
     name: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(summary(known_configs()[name])) > 20
     assert run("fit", "--config", f"{name}.yaml", "--print_config") == 0
     config = yaml.safe_load(capsys.readouterr().out)
-    assert config["steps"] >= 1000
+    if config["task"] == "classifier":
+        assert config["epochs"] >= 10
+        assert config["data"]["validation"] > 0
+    else:
+        assert config["steps"] >= 1000
 
 
-def test_configs_lists_them(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_configs_of_a_network_differ_in_the_norm_alone(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {"none": "none", "bn": "batch", "sn": "spectral", "msn": "mean_spectral"}
+    for stem in ("mnist_cnn3", "fashion_cnn3", "svhn_vgg7", "cifar_vgg7", "cifar_densenet"):
+        found = []
+        for short, norm in kinds.items():
+            config = yaml.safe_load(known_configs()[f"{stem}_{short}"].read_text())
+            assert config["model"].pop("norm") == norm
+            found.append(config)
+        assert all(each == found[0] for each in found), stem
+
+
+def test_configs_lists_them_by_what_they_train(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("configs") == 0
-    shown = capsys.readouterr().out
-    assert {line.split()[0] for line in shown.splitlines()} >= {
+    groups = capsys.readouterr().out.split("\n\n")
+    gans, classifiers, studies = (
+        {line.split()[0] for line in group.splitlines()[1:]} for group in groups
+    )
+    assert gans >= {
         *("digits_msn", "cifar_msn", "cifar_sn", "cifar_wgangp", "cifar_none"),
         *("mnist_msn", "fashion_msn", "svhn_msn", "folder_msn"),
     }
+    assert classifiers >= {"digits_cnn3_msn", "mnist_cnn3_none", "cifar_densenet_bn"}
+    assert studies >= {"table1_mnist", "table2"}
+
+
+def test_fit_sends_a_study_to_its_own_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--config", "table1_mnist.yaml") == 2
+    shown = capsys.readouterr().err
+    assert "is a study of many runs" in shown
+    assert "`msngan study table1_mnist`" in shown
+    assert shown.count("\n") == 1
 
 
 def test_a_config_in_configs_here_hides_the_packaged_one(

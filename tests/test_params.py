@@ -1,4 +1,4 @@
-"""msngan params: the critic's rows of Table III, counted from built networks."""
+"""msngan params: Table III and what every norm adds, counted from built networks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,31 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from msngan.commands.params import FORMS, HEADINGS
-from msngan.models import Critic
+from msngan.commands.params_forms import (
+    CODE,
+    CRITIC,
+    REBUILT,
+    SHAPES,
+    TABLE_III,
+    build,
+    counts,
+    forms,
+)
+from msngan.models import CLASSIFIERS, Critic
+from msngan.models.released import RELEASED
 from msngan.norms import NORMS
 
 Run = Callable[..., int]
+Rows = dict[tuple[str, str], dict[str, Any]]
 # By hand: seven biased convolutions of 1,408 channels in all and the head.
 PLAIN = 1_792 + 65_600 + 73_856 + 262_272 + 295_168 + 1_048_832 + 1_180_160 + 8_193
-# Table III of arXiv:1907.04003, its row of the WGAN's critic.
-PUBLISHED = {"batch": 2_938_689, "spectral": 2_935_873, "mean_spectral": 2_937_282}
+PAPERS = ("none", "batch", "spectral", "mean_spectral")
+SMALL = ["--width", "1", "--size", "16"]
 
 
 @pytest.fixture
@@ -28,76 +40,151 @@ def rows(run: Run, capfd: pytest.CaptureFixture[str]) -> Callable[..., list[dict
     def call(*options: str) -> list[dict[str, Any]]:
         assert run("params", "--format", "json", *options) == 0
         made = json.loads(capfd.readouterr().out)
-        assert made["format"] == 1
+        assert made["format"] == 2
         return made["rows"]
 
     return call
 
 
 @pytest.fixture(scope="module")
-def paper() -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows at the paper's size."""
-    from dataclasses import asdict
-
-    from msngan.commands.params import PAPER_SIZE, counts
-
-    return {(row.norm, row.form): asdict(row) for row in counts(**PAPER_SIZE)}
-
-
-def test_the_published_numbers_stand_beside_ours(paper: dict[tuple[str, str], Any]) -> None:
-    ours = {key: row["parameters"] for key, row in paper.items()}
-    theirs = {key: row["table_iii"] for key, row in paper.items() if row["table_iii"]}
-    assert theirs == {
-        ("batch", "conv_bias"): PUBLISHED["batch"],
-        ("spectral", "default"): PUBLISHED["spectral"],
-        ("mean_spectral", "conv_bias"): PUBLISHED["mean_spectral"],
-        ("mean_spectral", "everywhere"): PUBLISHED["mean_spectral"],
+def paper() -> dict[str, Rows]:
+    """The rows of the paper's norms at its sizes, by network."""
+    return {
+        network: {
+            (row.norm, row.form): asdict(row) for row in counts(network, SHAPES[network], PAPERS)
+        }
+        for network in TABLE_III
     }
-    different = {key for key in theirs if ours[key] != theirs[key]}
-    assert different == {("mean_spectral", "conv_bias")}
-    assert ours["mean_spectral", "conv_bias"] == PUBLISHED["mean_spectral"] - 1
-    assert "one more" in paper["mean_spectral", "conv_bias"]["note"]
 
 
-def test_our_numbers_are_those_worked_out_by_hand(paper: dict[tuple[str, str], Any]) -> None:
-    assert PLAIN == 2_935_873
-    added = {
-        ("none", "default"): 0,
-        ("batch", "default"): 1_408,
-        ("batch", "conv_bias"): 2 * 1_408,
-        ("spectral", "default"): 0,
-        ("mean_spectral", "default"): 0,
-        ("mean_spectral", "conv_bias"): 1_408,
-        ("mean_spectral", "everywhere"): 1_409,
-        ("mean_spectral", "released"): 2 * (128 + 256 + 512),
+def test_all_twelve_published_counts_are_those_of_built_networks(paper: dict[str, Rows]) -> None:
+    # Table III of arXiv:1907.04003.
+    published = [103_562, 103_406, 103_486, 438_314, 437_168, 437_744]
+    published += [1_009_730, 1_007_608, 1_008_670, 2_938_689, 2_935_873, 2_937_282]
+    told = [row for found in paper.values() for row in found.values() if row["table_iii"]]
+    assert [row["table_iii"] for row in told] == published
+    assert [row["parameters"] for row in told] == published
+    assert {row["form"] for row in told} == set(REBUILT)
+    assert {row["norm"] for row in told} == {"batch", "spectral", "mean_spectral"}
+
+
+# What is added to the plain networks, by hand: cnn3 has 80 output channels, vgg7 576, densenet_bc
+# 3,367 or 15,479 before the activations, 1,063 of them outside the dense layers.
+ADDED = {
+    ("cnn3", "batch", "default"): 80,
+    ("cnn3", "batch", "conv_bias"): 160,
+    ("cnn3", "spectral", "default"): 0,
+    ("cnn3", "mean_spectral", "default"): 0,
+    ("cnn3", "mean_spectral", "conv_bias"): 80,
+    ("cnn3", "mean_spectral", CODE): 160 + 4,
+    ("cnn3", "none", "as_released"): 0,
+    ("vgg7", "batch", "default"): 576,
+    ("vgg7", "spectral", CODE): 6,
+    ("vgg7", "mean_spectral", "conv_bias"): 576,
+    ("vgg7", "mean_spectral", CODE): 2 * 576 + 6,
+    ("densenet_bc", "spectral", "default"): 0,
+    ("densenet_bc", "batch", "after_layer"): 2 * 3_367,
+    ("densenet_bc", "mean_spectral", "default"): 15_479,
+    ("densenet_bc", "mean_spectral", "after_layer"): 3_367,
+    ("densenet_bc", "mean_spectral", CODE): 2 * (15_479 - 1_063) + 2 * 1_063 + 3,
+    ("critic", "batch", "default"): 1_408,
+    ("critic", "spectral", "default"): 0,
+    ("critic", "spectral", CODE): 8,
+    ("critic", "mean_spectral", "default"): 0,
+    ("critic", "mean_spectral", "conv_bias"): 1_408,
+    ("critic", "mean_spectral", "rebuilt"): 1_409,
+    ("critic", "mean_spectral", CODE): 2 * (128 + 256 + 512) + 8,
+}
+PLAIN_OF = {"cnn3": 103_402, "vgg7": 437_162, "densenet_bc": 978_772, "critic": PLAIN}
+
+
+@pytest.mark.parametrize(("key", "more"), ADDED.items(), ids=lambda value: str(value))
+def test_what_a_form_adds_is_worked_out_by_hand(
+    paper: dict[str, Rows], key: tuple[str, str, str], more: int
+) -> None:
+    network, *form = key
+    row = paper[network][tuple(form)]
+    assert row["parameters"] == PLAIN_OF[network] + more
+    assert row["against_none"] == more
+
+
+def test_the_counts_of_the_authors_code_are_theirs(paper: dict[str, Rows]) -> None:
+    found = {
+        (name, norm): row["parameters"]
+        for name in paper
+        for (norm, form), row in paper[name].items()
+        if form == CODE and "spectral" in norm
     }
-    for key, more in added.items():
-        assert paper[key]["parameters"] == PLAIN + more
-        assert paper[key]["against_none"] == more
-    # The authors' code counts a scalar for each of eight spectral norms, which is never trained.
-    assert paper["mean_spectral", "released"]["parameters"] == 2_937_673 - 8
+    assert found == {
+        ("cnn3", "spectral"): 103_406,
+        ("cnn3", "mean_spectral"): 103_566,
+        ("vgg7", "spectral"): 437_168,
+        ("vgg7", "mean_spectral"): 438_320,
+        ("densenet_bc", "spectral"): 1_007_608,
+        ("densenet_bc", "mean_spectral"): 1_009_733,
+        ("critic", "spectral"): 2_935_881,
+        ("critic", "mean_spectral"): 2_937_673,
+    }
 
 
-def test_the_released_form_is_the_authors_own() -> None:
-    from msngan.commands.params import build
-
-    (form,) = [form for form in FORMS["mean_spectral"] if form.name == "released"]
-    critic = build("mean_spectral", form, {"width": 1, "size": 16, "channels": 3})
+def test_the_critic_of_the_authors_code_is_centred_after_three_convolutions() -> None:
+    (form,) = [form for form in CRITIC["mean_spectral"] if form.name == CODE]
+    critic = build("critic", "mean_spectral", form, {"width": 1, "size": 16, "channels": 3})
     layers = [*(part for part in critic.body if hasattr(part, "weight")), critic.head]
     assert all(layer.weight_norm is not None for layer in layers)
     centred = [index for index, layer in enumerate(layers) if layer.output_norm is not None]
     assert centred == [3, 5, 6]
 
 
-def test_every_norm_has_a_row(paper: dict[tuple[str, str], Any]) -> None:
-    assert {norm for norm, form in paper if form == "default"} == set(NORMS)
-    assert set(FORMS) <= set(NORMS)
+def test_the_networks_are_those_of_the_tables() -> None:
+    assert set(SHAPES) == {*CLASSIFIERS, "critic"}
+    assert set(TABLE_III) == set(SHAPES) - {"resnet18"}
+    for name, norms in RELEASED.items():
+        assert set(norms) - {"none"} == set(TABLE_III[name])
 
 
-def test_buffers_are_counted(paper: dict[tuple[str, str], Any]) -> None:
-    assert paper["none", "default"]["buffers"] == 0
+def test_buffers_are_counted(paper: dict[str, Rows]) -> None:
+    assert paper["critic"]["none", "default"]["buffers"] == 0
     # Running mean and variance of 1,408 channels, and seven counters.
-    assert paper["batch", "default"]["buffers"] == 2 * 1_408 + 7
+    assert paper["critic"]["batch", "default"]["buffers"] == 2 * 1_408 + 7
+    assert paper["densenet_bc"]["batch", "default"]["buffers"] == 2 * 15_479 + 99
+
+
+def test_all_networks_are_counted_under_the_paper_s_norms(
+    rows: Callable[..., list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {name: {"width": 1, "size": 32, "channels": 1} for name in SHAPES}
+    monkeypatch.setattr("msngan.commands.params.SHAPES", small)
+    made = rows()
+    assert list(dict.fromkeys(row["network"] for row in made)) == list(TABLE_III)
+    assert {row["norm"] for row in made} == set(PAPERS)
+    assert not any(row["table_iii"] for row in made)
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "densenet_bc"])
+def test_of_one_network_every_norm_is_counted(
+    rows: Callable[..., list[dict[str, Any]]], name: str
+) -> None:
+    made = rows("--network", name, "--width", "1", "--size", "32")
+    assert {row["network"] for row in made} == {name}
+    assert [row["norm"] for row in made if row["form"] == "default"] == list(NORMS)
+    biased = {row["norm"] for row in made if row["form"] == "conv_bias"}
+    assert biased == {norm for norm, entry in NORMS.items() if entry.cancels_bias}
+
+
+def test_all_norms_of_all_networks_on_request(
+    rows: Callable[..., list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"cnn3": {"width": 1, "size": 8, "channels": 1}}
+    monkeypatch.setattr("msngan.commands.params.SHAPES", small)
+    monkeypatch.setattr("msngan.commands.params.TABLE_III", ["cnn3"])
+    assert {row["norm"] for row in rows("--all-norms")} == set(NORMS)
+
+
+def test_densenet_has_a_form_after_layers_where_a_norm_has_an_output_part() -> None:
+    names = {norm: [form.name for form in forms("densenet_bc", norm)] for norm in NORMS}
+    assert {n for n in NORMS if "after_layer" in names[n]} == {n for n in NORMS if NORMS[n].output}
+    assert not any("conv_bias" in each for each in names.values())
 
 
 def test_buffers_that_need_an_image_are_counted_too(
@@ -113,17 +200,19 @@ def test_buffers_that_need_an_image_are_counted_too(
             return weight
 
     monkeypatch.setitem(NORMS, "late", Norm(weight=lambda _: Late()))
-    (row,) = [row for row in rows("--width", "1", "--size", "16") if row["norm"] == "late"]
+    (row,) = [row for row in rows(*SMALL) if row["norm"] == "late"]
     assert row["buffers"] == 8 * 3
 
 
-def test_another_size_is_counted_and_has_no_published_number(
+def test_a_size_without_a_network_is_the_critic_s(
     rows: Callable[..., list[dict[str, Any]]],
 ) -> None:
     made = rows("--width", "4", "--size", "16", "--channels", "1")
+    assert {row["network"] for row in made} == {"critic"}
     assert {row["norm"] for row in made} == set(NORMS)
     assert not any(row["table_iii"] for row in made)
     for row in made:
+        assert (row["width"], row["size"], row["channels"]) == (4, 16, 1)
         if row["form"] == "default":
             critic = Critic(row["norm"], 4, 1, 16)
             assert row["parameters"] == sum(each.numel() for each in critic.parameters())
@@ -146,7 +235,7 @@ def test_a_norm_that_refuses_a_size_has_a_row_that_says_so(
     def refuse(layer: nn.Module) -> nn.Module:
         raise ValueError("this layer is too small")
 
-    monkeypatch.setitem(NORMS, "choosy", Norm(output=lambda _: Choosy()))
+    monkeypatch.setitem(NORMS, "choosy", Norm(output=lambda _: Choosy(), cancels_bias=True))
     monkeypatch.setitem(NORMS, "choosier", Norm(weight=refuse))
     found = {row["norm"]: row for row in rows("--width", "1", "--size", "8")}
     assert set(found) == set(NORMS)
@@ -155,24 +244,45 @@ def test_a_norm_that_refuses_a_size_has_a_row_that_says_so(
         assert found[name]["note"] == f"this {kind} is too small"
         assert found[name]["parameters"] is found[name]["buffers"] is None
     assert run("params", "--width", "1", "--size", "8") == 0
-    assert "choosy, default: this image is too small." in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert shown.count("choosy, ") == 1
+    assert "choosy, genuine: this image is too small." in shown
 
 
 def test_every_format_has_every_row(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
-    small = ["--width", "1", "--size", "16"]
     shown = {}
     for form in ("table", "md", "csv"):
-        assert run("params", "--format", form, *small) == 0
+        assert run("params", "--format", form, *SMALL) == 0
         shown[form] = capfd.readouterr().out
     records = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert {record["norm"] for record in records} == set(NORMS)
     assert all(int(record["parameters"]) > 0 for record in records)
     lines = [line for line in shown["md"].splitlines() if line.startswith("|")]
-    assert lines[0] == f"| {' | '.join(HEADINGS)} |"
-    assert len(lines) == 2 + len(records)
-    for name in NORMS:
-        assert name in shown["table"]
+    assert lines[0] == ("| norm | rebuilt | genuine | vs none | buffers | conv_bias | their code |")
+    assert len(lines) == 2 + len(NORMS)
+    cells = {line.split(" | ")[0].strip("| ").replace("\\", ""): line for line in lines[2:]}
+    for record in records:
+        assert record["norm"] in shown["table"]
+        assert f"{int(record['parameters']):,}" in cells[record["norm"]]
     assert max(map(len, shown["table"].splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("columns", "tables"), [(80, 2), (120, 1)])
+def test_a_published_count_is_marked_and_the_other_forms_fit_a_terminal(
+    run: Run,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+    tables: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run("params", "--network", "cnn3") == 0
+    shown = capfd.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= columns
+    lines = [line.split() for line in shown if line.startswith("mean_spectral ")]
+    assert len(lines) == tables
+    whole = sum((line[1:] for line in lines), [])
+    assert whole == ["103,486", "=", "103,486", "103,402", "0", "9,050", "103,482", "103,566"]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +290,8 @@ def test_every_format_has_every_row(run: Run, capfd: pytest.CaptureFixture[str])
     [
         (["--width", "0"], "--width 0 is less than 1"),
         (["--size", "33"], "image size 33 is not a multiple of 8"),
+        (["--network", "vgg7", "--size", "28"], "vgg7 takes images of 32 pixels"),
+        (["--network", "critics"], "did you mean 'critic'"),
         (["--channels", "2"], "1 or 3 channels, not 2"),
         (["--size", "big"], "--size"),
         (["--format", "tabel"], "did you mean 'table'"),

@@ -35,7 +35,8 @@ class Variant:
     def of(cls, norm: str, settings: Settings, *, contiguous: bool = False) -> Variant:
         """A norm of the table, or one of REFERENCES."""
         width, reference = settings.width, norm in REFERENCES
-        critic = seeded(lambda: REFERENCES[norm](width) if reference else Critic(norm, width))
+        plain = "none" if reference else norm
+        critic = seeded(lambda: REFERENCES.get(norm, _as_it_is)(Critic(plain, width)))
         layout = "contiguous" if contiguous else "channels_last"
         critic.to(settings.device)
         if not contiguous:
@@ -90,6 +91,10 @@ class Variant:
         else:
             layers = [part for part in self.critic.modules() if _has_weight_part(part)]
         return OwnWork(self, layers) if layers else None
+
+
+def _as_it_is(network: nn.Module) -> nn.Module:
+    return network
 
 
 def _has_weight_part(part: nn.Module) -> bool:

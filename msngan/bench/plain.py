@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from msngan.bench.references import parametrised, seeded
 from msngan.bench.settings import SIZE, Settings
-from msngan.models import Generator
+from msngan.models import Critic, Generator
 
 LATENT_DIM = 128
 
@@ -24,7 +24,7 @@ class PlainLoop:
     def __init__(self, settings: Settings) -> None:
         width, self.device = settings.width, settings.device
         generator = seeded(lambda: Generator(LATENT_DIM, width, 3, SIZE))
-        critic = seeded(lambda: parametrised(width))
+        critic = seeded(lambda: parametrised(Critic("none", width)))
         self.generator, self.critic = generator.to(self.device), critic.to(self.device)
         self.generator_optimizer = torch.optim.Adam(
             self.generator.parameters(), lr=2e-4, betas=(0.5, 0.999)

@@ -1,4 +1,4 @@
-"""Critics under norms as PyTorch has them, built on the plain critic, to be compared with ours."""
+"""Networks under norms as PyTorch has them, built on plain ones, to be compared with ours."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import spectral_norm as old_spectral_norm
-
-from msngan.models import Critic
 
 TORCH, OLD_TORCH = "torch SN", "torch SN (old)"
 NAIVE = "naive MSN"
@@ -28,42 +26,41 @@ class Centred(nn.Module):
         return y - y.mean((0, 2, 3), keepdim=True) + self.bias
 
 
-def layers_of(critic: nn.Module) -> dict[str, nn.Module]:
+def layers_of(network: nn.Module) -> dict[str, nn.Module]:
     """The convolutions and linear layers, by name."""
     kinds = (nn.Conv2d, nn.Linear)
-    return {name: part for name, part in critic.named_modules() if isinstance(part, kinds)}
+    return {name: part for name, part in network.named_modules() if isinstance(part, kinds)}
 
 
-def parametrised(width: int) -> nn.Module:
+def parametrised(network: nn.Module) -> nn.Module:
     """Spectral norm by torch.nn.utils.parametrizations on every layer."""
-    return _on_every_layer(width, parametrizations.spectral_norm)
+    return _on_every_layer(network, parametrizations.spectral_norm)
 
 
-def old(width: int) -> nn.Module:
+def old(network: nn.Module) -> nn.Module:
     """Spectral norm by torch.nn.utils.spectral_norm on every layer."""
-    return _on_every_layer(width, old_spectral_norm)
+    return _on_every_layer(network, old_spectral_norm)
 
 
-def naive(width: int) -> nn.Module:
+def naive(network: nn.Module) -> nn.Module:
     """`parametrised`, and every convolution centred by plain operations."""
-    critic = Critic("none", width)
-    for name, layer in layers_of(critic).items():
+    for name, layer in layers_of(network).items():
         if isinstance(layer, nn.Conv2d):
             layer.register_parameter("bias", None)
             parent, _, last = name.rpartition(".")
-            setattr(critic.get_submodule(parent), last, Centred(layer))
+            setattr(network.get_submodule(parent), last, Centred(layer))
         parametrizations.spectral_norm(layer)
-    return critic
+    return network
 
 
-def _on_every_layer(width: int, put: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    critic = Critic("none", width)
-    for layer in layers_of(critic).values():
+def _on_every_layer(network: nn.Module, put: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    for layer in layers_of(network).values():
         put(layer)
-    return critic
+    return network
 
 
-REFERENCES: dict[str, Callable[[int], nn.Module]] = {
+# Each changes a network without a norm, and returns it.
+REFERENCES: dict[str, Callable[[nn.Module], nn.Module]] = {
     TORCH: parametrised,
     OLD_TORCH: old,
     NAIVE: naive,

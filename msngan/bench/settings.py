@@ -38,9 +38,21 @@ class Settings:
         return made.to(self.device).contiguous(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Of `bench classify`. `dtype` is that of autocast; weights are always float32."""
+
+    networks: tuple[str, ...]
+    norms: tuple[str, ...]
+    rounds: int
+    threads: int = 1
+    device: DeviceName = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
 def record(
     benchmark: str,
-    settings: Settings | ScoreSettings,
+    settings: Settings | ClassifierSettings | ScoreSettings,
     clock: str,
     baseline: str,
     results: list[dict[str, Any]],
@@ -64,7 +76,7 @@ def record(
         "rounds": settings.rounds,
         "settings": {
             **chosen,
-            "image_size": SIZE,
+            **({} if isinstance(settings, ClassifierSettings) else {"image_size": SIZE}),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },
         "baseline": baseline,

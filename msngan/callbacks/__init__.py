@@ -1,6 +1,9 @@
 """What happens around training: checkpoints, scores, grids, records, progress, signals."""
 
+from msngan.callbacks.accuracy import Accuracy
+from msngan.callbacks.base import RunCallback
 from msngan.callbacks.checkpoints import AtomicIO, Checkpoints
+from msngan.callbacks.dynamics import Dynamics
 from msngan.callbacks.gates import Gates
 from msngan.callbacks.interrupt import Interrupt
 from msngan.callbacks.progress import Progress
@@ -10,12 +13,15 @@ from msngan.callbacks.scores import Scores
 from msngan.callbacks.stop import StopAt
 
 __all__ = [
+    "Accuracy",
     "AtomicIO",
     "Checkpoints",
+    "Dynamics",
     "Gates",
     "Interrupt",
     "Progress",
     "Records",
+    "RunCallback",
     "Samples",
     "Scores",
     "StopAt",

@@ -59,6 +59,7 @@ class Checkpoints(RunCallback):
             "version": __version__,
             "step": trainer.global_step,
             "run": self.run.name,
+            "task": "gan" if len(trainer.optimizers) == 2 else "classifier",
             "data": cast("ImageData", getattr(trainer, "datamodule")).description,  # noqa: B009
         }
         if self._best is not None:

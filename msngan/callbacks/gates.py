@@ -12,7 +12,7 @@ from msngan.norms import OptionalSpectralNorm
 from msngan.runs import append_line, keep_until
 
 if TYPE_CHECKING:
-    from msngan.gan import GAN
+    from msngan.classifier import Classifier
 
 
 class Gates(RunCallback):
@@ -30,7 +30,8 @@ class Gates(RunCallback):
         return self.run.folder / "gates.jsonl"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, layer in cast("GAN", pl_module).critic.named_modules():
+        gated = getattr(pl_module, "critic", None) or cast("Classifier", pl_module).network
+        for name, layer in gated.named_modules():
             gate = getattr(layer, "weight_norm", None)
             if isinstance(gate, OptionalSpectralNorm):
                 self._gates[name] = gate

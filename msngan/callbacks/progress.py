@@ -21,13 +21,15 @@ from rich.progress import Progress as Bar
 from msngan.callbacks.base import RunCallback
 
 HEARTBEAT_SECONDS = 30
+# The figures of a step that are shown, where it has them.
+SHOWN = {"critic": "critic_loss", "generator": "generator_loss", "loss": "loss"}
 
 
 class Progress(RunCallback):
-    """Shows steps, steps a second, losses, time left and the newest score."""
+    """Shows steps, steps a second, losses, time left and the newest score or accuracy."""
 
     def __init__(self) -> None:
-        self.note = ""  # the newest score; the Scores callback sets it
+        self.note = ""  # the newest score or accuracy; its callback sets it
         self._console = Console(file=sys.stderr)
         self._bar: Bar | None = None
         self._task: Any = None
@@ -72,8 +74,9 @@ class Progress(RunCallback):
         step = trainer.global_step
         first, start = self._start
         speed = (step - first) / max(now - start, 1e-9)
-        critic, generator = float(outputs["critic_loss"]), float(outputs["generator_loss"])
-        text = f"{speed:.1f} steps/s  critic {critic:.3f} generator {generator:.3f}  {self.note}"
+        shown = {word: name for word, name in SHOWN.items() if name in outputs}
+        losses = " ".join(f"{word} {float(outputs[name]):.3f}" for word, name in shown.items())
+        text = f"{speed:.1f} steps/s  {losses}  {self.note}"
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
         else:

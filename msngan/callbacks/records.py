@@ -13,6 +13,9 @@ from msngan import checks
 from msngan.callbacks.base import RunCallback
 from msngan.runs import append_line, keep_until
 
+# Names of the learning rates, by how many optimizers there are: of a classifier or a GAN.
+RATES = {1: ("lr",), 2: ("generator_lr", "critic_lr")}
+
 
 class Records(RunCallback):
     """Writes the step's figures to metrics.jsonl and to the logger.
@@ -46,8 +49,8 @@ class Records(RunCallback):
         now = time.monotonic()
         figures = {name: float(value) for name, value in outputs.items()}
         figures["steps_per_second"] = (step - before) / max(now - then, 1e-9)
-        rate_g, rate_c = (o.param_groups[0]["lr"] for o in trainer.optimizers)
-        figures |= {"generator_lr": rate_g, "critic_lr": rate_c}
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+        figures |= zip(RATES[len(rates)], rates, strict=True)
         if trainer.is_global_zero:
             append_line(self.run.metrics, {"step": step, **figures})
         for logger in trainer.loggers:

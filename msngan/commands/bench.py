@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msngan import checks
 from msngan.bench.score_settings import PARTS
+from msngan.commands.bench_classify_tables import classify_tables
 from msngan.commands.bench_score_tables import score_tables
 from msngan.commands.bench_scores import add_sizes, score_settings
 from msngan.commands.bench_tables import as_csv, as_tables
@@ -20,7 +22,7 @@ from msngan.runs import UserError, did_you_mean, write_json
 
 if TYPE_CHECKING:
     from msngan.bench.rounds import Watcher
-    from msngan.bench.settings import Settings
+    from msngan.bench.settings import ClassifierSettings, Settings
 
 DESCRIPTION = """\
 Variants take turns within each round and are compared with the baseline of the same round, so that
@@ -29,11 +31,18 @@ also hold the seconds of every round, the hardware and the versions."""
 HELP = {
     "norms": "the critic's forward and backward under every norm, and PyTorch's, against none",
     "step": "whole GAN steps of configs/cifar_msn.yaml against a plain loop",
+    "classify": "training steps of the paper's classifiers, against batch norm",
     "fold": "inference of trained critics, folded and not, against one without a norm",
     "scores": "the arithmetic of scores against other libraries', and its share of an evaluation",
 }
-ROUNDS = {"norms": 20, "step": 7, "fold": 20, "scores": 5}
+# Of msngan.bench, by benchmark.
+MODULES = {"norms": "norms", "step": "steps", "classify": "classifiers", "fold": "folds"}
+MODULES["scores"] = "scores"
+ROUNDS = {"norms": 20, "step": 7, "classify": 20, "fold": 20, "scores": 5}
+NETWORKS = ("cnn3", "vgg7", "densenet_bc", "resnet18")
+NETWORKS_HELP = f"of {', '.join(NETWORKS)}; default: cnn3,vgg7"
 DEFAULT_NORMS = {
+    "classify": ("none", "batch", "spectral", "mean_spectral"),
     "step": ("none", "spectral", "mean_spectral"),
     "fold": ("batch", "spectral", "mean_spectral"),
 }
@@ -49,7 +58,7 @@ def main(argv: list[str]) -> int:
         from msngan.bench.plot import draw
 
         draw(record, options.plot)
-    tables = score_tables if options.benchmark == "scores" else as_tables
+    tables = {"scores": score_tables, "classify": classify_tables}.get(options.benchmark, as_tables)
     print_as(
         options.format,
         tables=lambda: tables(record),
@@ -88,14 +97,21 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
     made.add_argument("--norms", metavar="A,B,...", help=f"default: {norms}")
     _add_common_options(made, name)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    made.add_argument("--width", type=int, default=64, help="of the networks; default: 64")
-    made.add_argument("--batch", type=int, default=64, help="images at once; default: 64")
+    if name == "classify":
+        networks = ",".join(NETWORKS[:2])
+        made.add_argument("--networks", default=networks, metavar="A,B,...", help=NETWORKS_HELP)
+    else:
+        made.add_argument("--width", type=int, default=64, help="of the networks; default: 64")
+        made.add_argument("--batch", type=int, default=64, help="images at once; default: 64")
     if name == "step":
         made.add_argument("--compile", action="store_true", help="also compiled, which takes time")
     else:
         kinds = ("float32", "bfloat16")
         made.add_argument("--dtype", choices=kinds, default="float32", help="default: float32")
-    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
+    if name == "classify":
+        made.set_defaults(plot=None)
+    else:
+        made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
 
 
 def _add_score_options(made: argparse.ArgumentParser, name: str) -> None:
@@ -143,15 +159,22 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         return run(settings, watcher)
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _settings(options: argparse.Namespace) -> Settings | ClassifierSettings:
     import torch
 
-    from msngan.bench.settings import Settings
+    from msngan.bench.settings import ClassifierSettings, Settings
     from msngan.norms import NORMS
 
     default = DEFAULT_NORMS.get(options.benchmark, tuple(NORMS))
-    settings = Settings(
-        norms=_names(options.norms, list(NORMS)) if options.norms is not None else default,
+    norms = _names(options.norms, list(NORMS)) if options.norms is not None else default
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda is not to be had here; use cpu")
+    if options.benchmark == "classify":
+        networks = _names(options.networks, list(NETWORKS), "--networks", "network")
+        chosen = (options.rounds, options.threads, options.device, options.dtype)
+        return ClassifierSettings(networks, norms, *chosen)
+    return Settings(
+        norms=norms,
         rounds=options.rounds,
         threads=options.threads,
         device=options.device,
@@ -160,26 +183,14 @@ def _settings(options: argparse.Namespace) -> Settings:
         dtype=getattr(options, "dtype", "float32"),
         compile=getattr(options, "compile", False),
     )
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda is not to be had here; use cpu")
-    return settings
 
 
 def _benchmark(name: str) -> Callable[[Any, Watcher], dict[str, Any]]:
-    if name == "scores":
-        from msngan.bench import scores
-
-        return scores.run
-    if name == "norms":
-        from msngan.bench.norms import run
-    elif name == "step":
-        from msngan.bench.steps import run
+    if name == "step":
         from msngan.options import quiet
 
         quiet()
-    else:
-        from msngan.bench.folds import run
-    return run
+    return import_module(f"msngan.bench.{MODULES[name]}").run
 
 
 def _names(

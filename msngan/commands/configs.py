@@ -1,15 +1,34 @@
-"""msngan configs: the configs that --config knows by name."""
+"""msngan configs: the configs and studies that are known by name."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msngan.commands.parser import Parser
-from msngan.config import known_configs, summary
+from msngan.config import is_study, known_configs, summary, top_level
+
+GROUPS = {
+    "gan": "GANs: msngan fit --config NAME",
+    "classifier": "Classifiers: msngan fit --config NAME",
+    "study": "Studies of many runs: msngan study NAME",
+}
 
 
 def main(argv: list[str]) -> int:
-    Parser(prog="msngan configs", description="List the known configs.").parse_args(argv)
+    description = "List the known configs and studies, by what they train."
+    Parser(prog="msngan configs", description=description).parse_args(argv)
     known = known_configs()
     width = max(map(len, known), default=0)
+    groups: dict[str, list[str]] = {name: [] for name in GROUPS}
     for name, path in sorted(known.items()):
-        print(f"{name:{width}}  {summary(path)}")
+        groups[group_of(path)].append(f"  {name:{width}}  {summary(path)}")
+    shown = [[GROUPS[name], *lines] for name, lines in groups.items() if lines]
+    print("\n\n".join("\n".join(lines) for lines in shown))
     return 0
+
+
+def group_of(path: Path) -> str:
+    content = top_level(path)
+    if is_study(content):
+        return "study"
+    return "classifier" if content.get("task") == "classifier" else "gan"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msngan import checks
 from msngan.commands.parser import Parser
 from msngan.commands.tables import FORMATS
+from msngan.leaderboard.lines import score_line
 from msngan.metrics.presets import metric_names, preset
 from msngan.metrics.protocol import METRICS, PRESETS, check_sizes
 from msngan.runs import (
@@ -20,7 +21,6 @@ from msngan.runs import (
     UserError,
     append_line,
     find_checkpoint,
-    score_line,
 )
 
 if TYPE_CHECKING:

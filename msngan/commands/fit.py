@@ -1,17 +1,17 @@
-"""msngan fit: train a GAN."""
+"""msngan fit: train a GAN or a classifier."""
 
 from __future__ import annotations
 
-from msngan.config import find_config
+from msngan.config import find_config, refuse_study
 
 
 def main(argv: list[str]) -> int:
-    # A config that does not exist is answered before torch is imported.
+    # A config that does not exist, or a study, is answered before torch is imported.
     for option, value in zip(argv, [*argv[1:], ""], strict=True):
         if option in ("-c", "--config"):
-            find_config(value)
+            refuse_study(find_config(value))
         elif option.startswith("--config="):
-            find_config(option.removeprefix("--config="))
+            refuse_study(find_config(option.removeprefix("--config=")))
     from msngan.options import parse
     from msngan.training import fit
 

@@ -1,187 +1,151 @@
-"""`msngan params`: what each norm adds to the critic, counted from built networks.
+"""`msngan params`: Table III of the paper from built networks, and what each norm adds to them.
 
-Beside the critic's rows of Table III of Subramanian & Chong 2019, arXiv:1907.04003.
+Subramanian & Chong 2019, arXiv:1907.04003.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, fields
 
 from msngan import checks
+from msngan.commands.params_forms import (
+    CODE,
+    PAPERS_NORMS,
+    REBUILT,
+    SHAPES,
+    TABLE_III,
+    Count,
+    counts,
+)
 from msngan.commands.parser import Parser
 from msngan.commands.tables import FORMATS, Table, print_as
 from msngan.runs import UserError
 
-if TYPE_CHECKING:
-    from torch import nn
-
 DESCRIPTION = """\
-Count the critic's parameters under every norm, and its buffers: values that are kept but not
-trained. Each network is built and run once on two images. Beside them the critic's rows of Table
-III of the paper (arXiv:1907.04003), which are of width 64 and images of 3 x 32 x 32."""
+Count the parameters of the paper's networks under its norms, and their buffers: values that are
+kept but not trained. Each network is built and run once on two images. Beside them the twelve
+counts of Table III of the paper (arXiv:1907.04003), and the forms of the networks that have them.
+Of a single network every norm is counted."""
 
-PAPER_SIZE = {"width": 64, "size": 32, "channels": 3}
-RELEASED = {
-    "norm_layers": [3, 5, 6],
-    "other_norm": "spectral",
-    "norm_options": {"gain": True},
-    "conv_bias": True,
+OPTIONS = ("width", "size", "channels")
+HEADINGS = {"default": "genuine", CODE: "their code"}
+LEGEND = {
+    "as_released": "as_released: the networks of the authors' code, without a gain, which Table III"
+    " counts; = marks the same number.",
+    "rebuilt": "rebuilt: in the form that Table III counts, see below; = marks the same number.",
+    "default": "genuine: the norm on every layer, and no bias that it cancels; vs none and buffers"
+    " (values that are kept but not trained) are of this form.",
+    "conv_bias": "conv_bias: genuine, with the biases that the norm cancels.",
+    "after_layer": "after_layer: genuine, with the norm on what each convolution puts out, as in"
+    " the paper's equations 6 and 7, and not before each activation.",
+    CODE: "their code: what the authors' code counts; its MSN has a gain.",
 }
-
-
-@dataclass(frozen=True)
-class Form:
-    """A way to build the critic.
-
-    options: Critic's. everywhere: the head's outputs are normed too. note: true at any size.
-    """
-
-    name: str = "default"
-    options: dict[str, Any] = field(default_factory=dict)
-    published: int | None = None
-    note: str = ""
-    everywhere: bool = False
-
-
-KEPT = {"conv_bias": True}
-# Norms of which Table III has a row, or that it does not count as we do.
-FORMS = {
-    "batch": [Form(), Form("conv_bias", KEPT, 2_938_689)],
-    "spectral": [Form(published=2_935_873)],
-    "mean_spectral": [
-        Form(),
-        Form(
-            "conv_bias",
-            KEPT,
-            2_937_282,
-            "the paper's has one more, which is m on the head, or one counted scalar",
-        ),
-        Form(
-            "everywhere",
-            KEPT,
-            2_937_282,
-            "conv_bias, and m on the head: it fixes the mean score of a batch, so that a"
-            " Wasserstein critic learns nothing",
-            everywhere=True,
-        ),
-        Form(
-            "released",
-            RELEASED,
-            note="the authors' code: conv_bias, MSN with gain on convolutions 3, 5 and 6 counted"
-            " from 0, spectral norm on the rest; it counts 8 scalars more that are never trained"
-            " (2,937,673 at the paper's size)",
-        ),
-    ],
-}
-
-
-@dataclass(frozen=True)
-class Count:
-    """A row; against_none: parameters more than without a norm.
-
-    None where the norm refuses a critic of this size; the note then says why.
-    """
-
-    norm: str
-    form: str
-    parameters: int | None = None
-    against_none: int | None = None
-    buffers: int | None = None
-    table_iii: int | None = None
-    note: str = ""
-
-
-LEGEND = [
-    "default: without the biases that the norm cancels; conv_bias: with them, as in Table III.",
-    "buffers: values that are kept but not trained, as running means and singular vectors.",
-]
-HEADINGS = ["norm", "form", "parameters", "vs none", "buffers", "Table III"]
 
 
 def parser() -> Parser:
     made = Parser(prog="msngan params", description=DESCRIPTION)
+    made.add_argument(
+        "--network", choices=[*SHAPES], help="only this one (default: those of Table III)"
+    )
+    made.add_argument(
+        "--all-norms", action="store_true", help="every norm, also where all networks are counted"
+    )
     made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
-    for name, value in PAPER_SIZE.items():
-        made.add_argument(f"--{name}", type=int, default=value, help=f"default: {value}")
+    for name in OPTIONS:
+        made.add_argument(
+            f"--{name}",
+            type=int,
+            help="of the network (without --network: of the critic); default: as in Table III",
+        )
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    shape = {name: getattr(args, name) for name in PAPER_SIZE}
-    for name, value in shape.items():
+    given = {name: getattr(args, name) for name in OPTIONS}
+    for name, value in given.items():
         checks.at_least(f"--{name}", value, 1)
+    changed = {name: value for name, value in given.items() if value is not None}
+    single = args.network or ("critic" if changed else None)
     try:
-        rows = counts(**shape)
+        tables = {
+            network: counts(network, SHAPES[network] | changed, norms(args.all_norms or single))
+            for network in ([single] if single else TABLE_III)
+        }
     except ValueError as problem:
         raise UserError(str(problem)) from problem
-    records = [asdict(row) for row in rows]
+    every = [row for rows in tables.values() for row in rows]
+    records = [asdict(row) for row in every]
     print_as(
         args.format,
-        tables=lambda: [table(rows, shape)],
+        tables=lambda: [legend(every), *map(table, tables.values())],
         rows=lambda: ([each.name for each in fields(Count)], records),
-        whole=lambda: {"format": 1, **shape, "rows": records},
+        whole=lambda: {"format": 2, "rows": records},
     )
     return 0
 
 
-def counts(width: int, size: int, channels: int) -> list[Count]:
-    """A row for each form of each entry of NORMS. Raises ValueError for no size of a critic."""
+def norms(every: object) -> list[str]:
+    """Their names; those of Table III, or all."""
     from msngan.norms import NORMS
 
-    shape = {"width": width, "size": size, "channels": channels}
-    papers = shape == PAPER_SIZE
-    plain = parameters_of(build("none", Form(), shape))
-    rows = []
-    for norm in NORMS:
-        for form in FORMS.get(norm, [Form()]):
-            table_iii = form.published if papers else None
-            try:
-                critic = build(norm, form, shape)
-                run_once(critic, size, channels)
-            except ValueError as problem:
-                rows.append(Count(norm, form.name, table_iii=table_iii, note=str(problem)))
-                continue
-            total, buffers = parameters_of(critic), sum(each.numel() for each in critic.buffers())
-            rows.append(Count(norm, form.name, total, total - plain, buffers, table_iii, form.note))
-    return rows
+    return [name for name in NORMS if every or name in PAPERS_NORMS]
 
 
-def build(norm: str, form: Form, shape: dict[str, Any]) -> nn.Module:
-    from msngan.models import Critic
-    from msngan.norms import convert
-
-    if form.everywhere:
-        return convert(Critic("none", **shape), norm, **form.options)
-    return Critic(norm, **shape, **form.options)
-
-
-def run_once(critic: nn.Module, size: int, channels: int) -> None:
-    """Show it two images, as some norms make their buffers then."""
-    import torch
-
-    with torch.no_grad():
-        critic(torch.zeros(2, channels, size, size))
-
-
-def parameters_of(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def table(rows: list[Count], shape: dict[str, int]) -> Table:
+def legend(rows: list[Count]) -> Table:
+    shown = {row.form for row in rows}
     return Table(
-        title="The critic: width {width}, images of {channels} x {size} x {size}".format(**shape),
-        columns=HEADINGS,
-        rows=[cells(row) for row in rows],
-        right=frozenset(HEADINGS[2:]),
-        notes=[*LEGEND, *(f"{row.norm}, {row.form}: {row.note}." for row in rows if row.note)],
+        title="Parameters of networks under norms, beside Table III of arXiv:1907.04003",
+        lines=[line for form, line in LEGEND.items() if form in shown],
     )
 
 
-def cells(row: Count) -> list[str]:
-    numbers = (row.parameters, row.against_none, row.buffers, row.table_iii)
-    shown = ["" if each is None else f"{each:,}" for each in numbers]
-    if row.against_none:
-        shown[1] = f"{row.against_none:+,}"
-    return [row.norm, row.form, *shown]
+def table(rows: list[Count]) -> Table:
+    """A row a norm and a column a form, those beyond the default last."""
+    about = rows[0]
+    found = {(row.norm, row.form): row for row in rows}
+    present = list(dict.fromkeys(row.form for row in rows))
+    rebuilt = [form for form in present if form in REBUILT]
+    extra = [form for form in LEGEND if form in present and form not in (*rebuilt, "default")]
+    published = any(row.table_iii for row in rows)
+    columns = ["norm", *(["Table III"] if published else []), *rebuilt, "genuine", "vs none"]
+    columns += ["buffers", *(HEADINGS.get(form, form) for form in extra)]
+    made = []
+    for norm in dict.fromkeys(row.norm for row in rows):
+        own = found[norm, "default"]
+        paper = [found.get((norm, form)) for form in rebuilt]
+        told = next((row.table_iii for row in paper if row), None)
+        cells = [norm, *([number(told)] if published else []), *map(marked, paper)]
+        more = f"{own.against_none:+,}" if own.against_none else number(own.against_none)
+        cells += [number(own.parameters), more, number(own.buffers)]
+        others = [found.get((norm, form)) for form in extra]
+        made.append([*cells, *(number(row.parameters) if row else "" for row in others)])
+    return Table(
+        title=f"{about.network}: width {about.width},"
+        f" images of {about.channels} x {about.size} x {about.size}",
+        columns=columns,
+        rows=made,
+        right=frozenset(columns[1:]),
+        extra=len(extra),
+        keys=1,
+        notes=notes(rows),
+    )
+
+
+def notes(rows: list[Count]) -> list[str]:
+    """What is to be said of single rows; what a norm refuses in all forms is said once."""
+    said = {(row.norm, row.note): row for row in reversed(rows) if row.note}
+    ordered = sorted(said.values(), key=rows.index)
+    return [f"{row.norm}, {HEADINGS.get(row.form, row.form)}: {row.note}." for row in ordered]
+
+
+def marked(row: Count | None) -> str:
+    """The count, marked where it is the published one."""
+    if row is None:
+        return ""
+    same = row.parameters is not None and row.parameters == row.table_iii
+    return ("= " if same else "") + number(row.parameters)
+
+
+def number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"

@@ -2,5 +2,15 @@
 
 from msngan.data.datamodule import ImageData
 from msngan.data.datasets import DATASETS, DataError, Dataset, Images, data_root, load
+from msngan.data.labelled import LabelledData
 
-__all__ = ["DATASETS", "DataError", "Dataset", "ImageData", "Images", "data_root", "load"]
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "Dataset",
+    "ImageData",
+    "Images",
+    "LabelledData",
+    "data_root",
+    "load",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -31,6 +32,8 @@ class ImageData(LightningDataModule):
         limit: use the first so many images only; null: all.
     """
 
+    size_step: ClassVar[int] = 8  # of a side, in pixels, that the networks take
+
     def __init__(
         self,
         dataset: DatasetName = "cifar10",
@@ -44,12 +47,12 @@ class ImageData(LightningDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        checks.at_least("--data.size", size, 8)
+        checks.at_least("--data.size", size, min(8, self.size_step))
         checks.at_least("--data.batch_size", batch_size, 1)
         checks.at_least("--data.limit", limit, 1)
         if channels not in (None, 1, 3):
             raise DataError(f"--data.channels {channels}: use 1 or 3, or null for the data's own")
-        if size is not None and size % 8:
+        if size is not None and size % self.size_step:
             raise DataError(f"--data.size {size} is not a multiple of 8; choose 32 or 64, say")
         if dataset not in DATASETS:
             raise DataError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
@@ -63,7 +66,7 @@ class ImageData(LightningDataModule):
     def real(self) -> Tensor:
         """All images to train on: uint8 (N, C, H, W)."""
         images = self.images(self.split).images
-        if images.shape[-1] % 8:
+        if images.shape[-1] % self.size_step:
             raise DataError(
                 f"the images of {self.dataset} are {images.shape[-1]} pixels wide, which is not a"
                 " multiple of 8; set --data.size"

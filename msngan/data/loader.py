@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,8 +11,16 @@ from torch import Tensor
 from msngan import rng
 
 
+class Indexed(Protocol):
+    """Images, or images with labels: what is at an index tensor is what a step gets."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Any: ...  # noqa: ANN401  Tensor or a tuple of them
+
+
 class StepLoader:
-    """Yields for each generator step, without end, the uint8 images of its critic updates.
+    """Yields for each step, without end, the uint8 images (with labels) of its updates.
 
     Each epoch is a new permutation, derived from (seed, epoch); the images left over at its end are
     too few for a step and are skipped. Epoch and place in it follow from the step that
@@ -24,7 +33,7 @@ class StepLoader:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Indexed,
         chunk: int,
         seed: int,
         step: Callable[[], int],
@@ -39,7 +48,7 @@ class StepLoader:
     def steps_per_epoch(self) -> int:
         return len(self.images) // (self.chunk * self.world_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         epoch, place = divmod(self.step(), self.steps_per_epoch)
         while True:
             draw = rng.generator(self.seed, epoch, 0, "order")

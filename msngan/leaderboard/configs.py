@@ -24,6 +24,7 @@ NONE = "–"  # an option that a config does not have
 # What a trained network does not depend on: names and places, how often something is recorded, and
 # on what it is computed. Whatever is not named here tells two configs apart, new options included.
 WITHOUT = {"run", "root", "seed", "threads", "samples", "checkpoint", "records"}
+WITHOUT |= {"dynamics", "accuracy"}
 WITHOUT_IN = {
     "trainer": {"accelerator"}  # not devices: a batch is of one process
     | {"deterministic", "benchmark", "profiler", "detect_anomaly"},
@@ -70,6 +71,8 @@ def setup_of(config: dict[str, Any]) -> Setup:
     if config["seed"] < 0:
         raise ValueError("'seed' is negative")
     kept = {name: value for name, value in config.items() if name not in WITHOUT}
+    if kept.get("task") == "gan":  # older configs do not say it
+        del kept["task"]
     for section, names in WITHOUT_IN.items():
         inner = kept.get(section, {})
         if not isinstance(inner, dict):

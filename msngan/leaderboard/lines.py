@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msngan.runs import Run, UserError, all_runs, did_you_mean
+from msngan.runs import Run, UserError, all_runs, did_you_mean, now
 
 Json = Any  # what json.loads returns; every use is checked
 
@@ -80,12 +80,29 @@ def clean(value: Json, levels: int = 20) -> Json:
     return [clean(each, levels - 1) for each in value] if isinstance(value, list) else value
 
 
+def score_line(
+    run: str, step: int, weights: str, source: str, scored: dict[str, Any], seconds: float = 0.0
+) -> dict[str, Any]:
+    """A line of scores.jsonl: what was scored, when, and `scored`: protocol, scores and floors."""
+    return {
+        "format": 1,
+        "run": run,
+        "step": step,
+        "weights": weights,
+        "source": source,
+        "time": now(),
+        "seconds": round(seconds, 2),
+        **scored,
+    }
+
+
 def find_runs(names: list[str], root: Path = Path()) -> list[Run]:
     """The named runs, or every one that has a config or scores, in order of name."""
     if not root.is_dir():
         raise UserError(f"--root {str(root)!r} is no folder")
     scored = [Run(path.parent.name, root) for path in root.glob("checkpoints/*/scores.jsonl")]
-    known = {run.name: run for run in [*all_runs(root), *scored]}
+    trained = [run for run in all_runs(root) if run.task == "gan"]
+    known = {run.name: run for run in [*trained, *scored]}
     for name in names:
         if name not in known:
             near = did_you_mean(name, list(known))
@@ -99,10 +116,10 @@ def read(runs: list[Run]) -> tuple[list[Entry], list[str]]:
     warnings: list[str] = []
     meaning: dict[str, tuple[dict[str, Json], str]] = {}
     for run in runs:
+        if not run.scores.exists() or run.scores.is_fifo():  # a pipe would be waited for
+            continue
         try:
             text = run.scores.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            continue
         except OSError as error:
             warnings.append(clean(f"{run.scores}: {error.strerror}; file left out"))
             continue

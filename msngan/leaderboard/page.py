@@ -85,17 +85,20 @@ def table(columns: list[str], rows: list[list[str]], right: frozenset[str]) -> s
     )
 
 
-def write(path: Path, title: str, body_html: str) -> None:
-    """The whole page, so that a reader of `path` sees the old one or the new. UserError if not."""
+def write(path: Path, title: str, body_html: str, style: str = "", option: str = "--html") -> None:
+    """The whole page, so that a reader of `path` sees the old one or the new.
+
+    style: CSS after the shared one. option: what UserError names if the page cannot be written.
+    """
     text = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n{body_html}</body>\n</html>\n"
     )
     try:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as problem:
-        raise UserError(f"--html {str(path)!r}: {problem.strerror or problem}") from problem
+        raise UserError(f"{option} {str(path)!r}: {problem.strerror or problem}") from problem

@@ -40,19 +40,12 @@ class Recipe:
 
 def _augmented(batch: Tensor, recipe: Recipe, draw: torch.Generator) -> Tensor:
     """Each image shifted by its own whole pixels, mirrored by its own coin."""
-    count, _, height, width = batch.shape
+    count, _, height, _ = batch.shape
     s = recipe.shift
     padded = F.pad(batch, (s, s, s, s), mode="reflect")
     top, left = torch.randint(0, 2 * s + 1, (2, count), generator=draw)
-    rows = top[:, None] + torch.arange(height)  # (N, H)
-    columns = left[:, None] + torch.arange(width)  # (N, W)
-    if recipe.mirror:
-        coin = torch.rand(count, generator=draw) < 0.5
-        columns = torch.where(coin[:, None], columns.flip(1), columns)
-    pick = torch.arange(count)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[pick, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
+    coin = torch.rand(count, generator=draw) < 0.5 if recipe.mirror else None
+    return convert.windows(padded, top, left, height, coin)
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None:

@@ -1,7 +1,10 @@
-"""GENERATORS and CRITICS: networks by name, and sampling from them."""
+"""GENERATORS, CRITICS and CLASSIFIERS: networks by name, and sampling from them."""
 
+from msngan.models.activations import ACTIVATIONS, ActivationName
+from msngan.models.classifiers import CLASSIFIERS, ClassifierName
 from msngan.models.dcgan import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
 from msngan.models.sampling import (
+    check_gan,
     decode,
     draw_samples,
     evaluating,
@@ -13,12 +16,17 @@ from msngan.models.sampling import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
+    "CLASSIFIERS",
     "CRITICS",
     "GENERATORS",
+    "ActivationName",
+    "ClassifierName",
     "Critic",
     "CriticName",
     "Generator",
     "GeneratorName",
+    "check_gan",
     "decode",
     "draw_samples",
     "evaluating",

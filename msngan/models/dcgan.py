@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from msngan.norms import NormName, SampleNorm, convert
-from msngan.norms.select import configured, select
+from msngan.models.normed import check_norms, put_norms
+from msngan.norms import NormName, SampleNorm
 from msngan.norms.sequence import FusedSequential
 
 
@@ -104,8 +104,7 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         _check(width, channels, size)
-        configured(norm, norm_options or {})
-        configured(other_norm, {})
+        check_norms(norm, other_norm, norm_options)
         factors = (1, 2, 2, 4, 4, 8, 8) if wide else (1, 1, 2, 2, 4, 4, 8)
         layers: list[nn.Module] = []
         inputs = channels
@@ -119,16 +118,15 @@ class Critic(nn.Module):
         self.body = FusedSequential(*layers, nn.Flatten())
         self.head = nn.Linear(inputs * (size // 8) ** 2, 1)
         self.apply(_initialise)  # before a norm looks at the weights
-        chosen = select(self, norm_layers)
-        rest = [name for name in select(self) if name not in chosen]
-        if other_norm != "none" and not rest:
-            raise ValueError(
-                f"other_norm {other_norm!r} has no layer: norm_layers leaves none; name fewer there"
-            )
-        options, bias = norm_options or {}, conv_bias
-        convert(self, norm, head="head", conv_bias=bias, layers=[*chosen], **options)
-        if rest:
-            convert(self, other_norm, head="head", conv_bias=bias, layers=rest)
+        put_norms(
+            self,
+            norm,
+            head="head",
+            conv_bias=conv_bias,
+            norm_options=norm_options,
+            norm_layers=norm_layers,
+            other_norm=other_norm,
+        )
         smallest = getattr(self.body[-3], "output_norm", None)  # of size / 8
         if size == 8 and isinstance(smallest, SampleNorm) and smallest.over == "space":
             raise ValueError(

@@ -119,12 +119,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def check_gan(checkpoint: dict[str, Any], path: Path) -> None:
+    """UserError for a checkpoint that holds no generator."""
+    task = checkpoint["msngan"].get("task", "gan")
+    if task != "gan":
+        raise UserError(
+            f"{path} is of a {task}, which has no samples and no FID; `msngan report` shows what it"
+            " gets right"
+        )
+
+
 def load_generator(path: Path, ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
     """The generator in a checkpoint, in eval mode, and the checkpoint itself.
 
     ema: the moving average; UserError if the run kept none.
     """
     checkpoint = read_checkpoint(path)
+    check_gan(checkpoint, path)
     options, prefix = checkpoint["hyper_parameters"], "ema." if ema else "generator."
     weights = {
         key.removeprefix(prefix): value

@@ -1,0 +1,135 @@
+"""accuracy.jsonl: what a classifier gets right, at the end of each epoch."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.nn import functional as F
+
+from msngan import checks
+from msngan.callbacks.base import RunCallback
+from msngan.callbacks.checkpoints import Checkpoints
+from msngan.callbacks.progress import Progress
+from msngan.models import evaluating
+from msngan.runs import append_line, keep_until, read_lines
+
+if TYPE_CHECKING:
+    from msngan.classifier import Classifier
+    from msngan.data import Images, LabelledData
+
+BLOCK = 100  # test images of one number of `test_right`
+
+
+class Accuracy(RunCallback):
+    """Writes a line an epoch, and one at the run's end; best.ckpt by the validation images.
+
+    Loss and accuracy on the epoch's training batches as they were seen, on the validation images
+    and on the test set, in eval mode. `test_right` counts right answers in each next 100 test
+    images. The test set is looked at, and chooses nothing.
+
+    Args:
+        every: epochs between lines.
+        batch_size: images at once.
+    """
+
+    def __init__(self, every: int = 1, batch_size: int = 500) -> None:
+        checks.at_least("--accuracy.every", every, 1)
+        checks.at_least("--accuracy.batch_size", batch_size, 1)
+        self.every, self.batch_size = every, batch_size
+        self.best: dict[str, Any] | None = None  # the line with the best validation accuracy
+        self.last: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            keep_until(self.run.accuracy, trainer.global_step)
+        for line in read_lines(self.run.accuracy):
+            self._take(line)
+        self._note(trainer)
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        data = cast("LabelledData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
+        epoch, rest = divmod(step, data.steps_per_epoch)
+        if step < self.steps and (rest or epoch % self.every):
+            return
+        module = cast("Classifier", pl_module)
+        seconds = time.monotonic() - self._since
+        line: dict[str, Any] = {"format": 1, "run": self.run.name, "step": step}
+        line["epoch"] = step / data.steps_per_epoch
+        line |= {"seconds": round(seconds, 3), "learning_rate": _rate(trainer)}
+        line |= module.epoch_figures()
+        if data.validation:
+            line |= self._measured(module, data, "validation")
+        line |= self._measured(module, data, "test")
+        if not rest:
+            module.next_epoch()
+        if trainer.is_global_zero:
+            append_line(self.run.accuracy, line)
+        shown = {name: each for name, each in line.items() if name.endswith(("_loss", "_accuracy"))}
+        for logger in trainer.loggers:
+            logger.log_metrics(shown, step)
+        if self._take(line):
+            best = {"score": "validation_accuracy", "value": line["validation_accuracy"]}
+            _other(trainer, Checkpoints).save_best(trainer, best)
+        self._note(trainer)
+        self._since = time.monotonic()
+
+    def _take(self, line: dict[str, Any]) -> bool:
+        """Remember a line; whether it is the best so far, the first of equals."""
+        self.last = line
+        value = line.get("validation_accuracy")
+        if value is None or (self.best and value <= self.best["validation_accuracy"]):
+            return False
+        self.best = line
+        return True
+
+    def _measured(self, module: Classifier, data: LabelledData, part: Any) -> dict[str, Any]:
+        right, loss = self._answers(module, data, data.images_of(part))
+        found: dict[str, Any] = {
+            f"{part}_loss": loss,
+            f"{part}_accuracy": int(right.sum()) / len(right),
+        }
+        if part == "test":
+            found["test_right"] = [int(block.sum()) for block in right.split(BLOCK)]
+        return found
+
+    def _answers(
+        self, module: Classifier, data: LabelledData, images: Images
+    ) -> tuple[torch.Tensor, float]:
+        """Whether each answer is right, bool (N,), and the mean loss."""
+        assert images.labels is not None
+        right, total = [], 0.0
+        pairs = zip(
+            images.images.split(self.batch_size), images.labels.split(self.batch_size), strict=True
+        )
+        trainer = module.trainer
+        with evaluating(module.network), trainer.precision_plugin.forward_context():
+            for x, y in pairs:
+                logits = module.logits(data.prepared(x.to(module.device)))
+                y = y.to(module.device)
+                total += float(F.cross_entropy(logits, y, reduction="sum"))
+                right.append((logits.argmax(1) == y).cpu())
+        return torch.cat(right), total / len(images.labels)
+
+    def _note(self, trainer: Trainer) -> None:
+        if self.last is None:
+            return
+        text = f"test {self.last['test_accuracy']:.2%}"
+        if "validation_accuracy" in self.last:
+            text = f"validation {self.last['validation_accuracy']:.2%} {text}"
+        _other(trainer, Progress).note = text
+
+
+def _rate(trainer: Trainer) -> float:
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _other(trainer: Trainer, kind: type[Any]) -> Any:  # noqa: ANN401  an instance of `kind`
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(each for each in callbacks if isinstance(each, kind))

@@ -1,0 +1,105 @@
+"""`msngan figures`: the paper's figures from runs' own records."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from msngan.commands.parser import Parser
+from msngan.runs import UserError, did_you_mean
+
+FORMATS = ("png", "pdf", "svg")
+FIGURES = ("1", "2", "3", "4", "5", "6", "drift", "dead", "norms", "complexity")
+
+DESCRIPTION = """\
+Draw Figures 1 to 6 of the paper from what the runs recorded: on the left the released quantity
+(what the authors' code plots), on the right the stated one. Runs that differ only in their seed are
+one arm, drawn as mean and sd. More than 8 arms are drawn on a page for each learning rate. A figure
+whose record is missing is named, with what would record it; the others are drawn."""
+
+EPILOG = "Example: msngan figures table1 --lr 0.001 --figures 1,2,drift --layers 0,2 --formats pdf"
+
+
+def parser() -> Parser:
+    made = Parser(prog="msngan figures", description=DESCRIPTION, epilog=EPILOG)
+    made.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run's or a study's name or folder; a study: its runs",
+    )
+    made.add_argument(
+        "--figures",
+        default="1,2,3,4,5,6",
+        metavar="LIST",
+        help=f"of {', '.join(FIGURES)}; or all; default: 1,2,3,4,5,6",
+    )
+    made.add_argument(
+        "--layers",
+        default="",
+        metavar="LIST",
+        help="indices or patterns of names (critic.*), a row each; default: the first, middle and"
+        " last convolution (of a GAN, the critic's)",
+    )
+    made.add_argument("--norms", default="", metavar="LIST", help="only runs with these norms")
+    made.add_argument("--lr", default="", metavar="LIST", help="only these learning rates")
+    made.add_argument("--seeds", default="", metavar="LIST", help="only these seeds")
+    made.add_argument(
+        "--formats", default="png,pdf", metavar="LIST", help="of png, pdf, svg; default: png,pdf"
+    )
+    made.add_argument(
+        "--out", type=Path, default=Path("figures"), metavar="DIR", help="default: figures"
+    )
+    made.add_argument(
+        "--root", type=Path, default=Path(), metavar="DIR", help="where checkpoints/ is; default: ."
+    )
+    return made
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    asked = FIGURES if args.figures == "all" else chosen("--figures", args.figures, FIGURES)
+    formats = chosen("--formats", args.formats, FORMATS)
+    rates = [number("--lr", word, float) for word in words(args.lr)]
+    seeds = [int(number("--seeds", word, int)) for word in words(args.seeds)]
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is no folder")
+
+    from msngan.figures import find_sources, write
+
+    sources = find_sources(args.runs, args.root, seeds=seeds, norms=words(args.norms), rates=rates)
+    paths, remarks = write(
+        sources, args.out, figures=asked, layers=words(args.layers), formats=formats
+    )
+    if not paths:
+        raise UserError(f"nothing to draw: {'; '.join(remarks)}")
+    for remark in remarks:
+        print(f"msngan figures: {remark}", file=sys.stderr)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def words(text: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word for each in text.split(",") if (word := each.strip())]
+
+
+def chosen(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a list that may hold only what is known, each once."""
+    found = words(text)
+    for word in found:
+        if word not in known:
+            near = did_you_mean(word, list(known))
+            raise UserError(f"{option} {word!r} is not known{near}; use {', '.join(known)}")
+    if not found:
+        raise UserError(f"{option} is empty; use {', '.join(known)}")
+    return tuple(dict.fromkeys(found))
+
+
+def number(option: str, word: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(word)
+    except ValueError:
+        name = "whole number" if kind is int else "number"
+        raise UserError(f"{option} {word!r} is no {name}") from None

@@ -1,0 +1,141 @@
+"""The numbers that the figures show, apart from their drawing.
+
+What the authors' plotting code does to a series (running means, cumulative accuracies, 20 bins)
+stands beside what the paper says: arXiv 1907.04003, section IV, Figures 1 to 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+WINDOW = 15  # of the authors' running mean; 50 for SVHN's accuracy
+BINS = 20  # of the authors' gradient histogram
+BLOCK = 100  # test images in each count of `test_right`
+DRIFTS = 1.0  # sd: a layer drifts when its channels' means have moved by more on average
+
+
+def running_mean(values: Array, window: int = WINDOW) -> Array:
+    """Means of `window` values in a row: n - window + 1 of them, a NaN only where one is inside.
+
+    Fewer values than the window are returned as they are.
+    """
+    if len(values) < window:
+        return np.asarray(values, dtype=float)
+    return np.convolve(values, np.full(window, 1 / window), mode="valid")
+
+
+def cumulative_accuracy(right: Sequence[int], accuracy: float, block: int = BLOCK) -> Array:
+    """The share of right answers after each block of one pass over the test set, in [0, 1].
+
+    accuracy: of the whole pass; it tells how many images the last block has.
+    """
+    answers = np.cumsum(np.asarray(right, dtype=float))
+    images = np.arange(1, len(answers) + 1) * float(block)
+    if len(answers) and accuracy > 0:
+        total = round(answers[-1] / accuracy)
+        if images[-1] - block < total <= images[-1]:
+            images[-1] = total
+    return answers / images
+
+
+def within_epochs(lines: Sequence[dict[str, object]]) -> tuple[Array, Array]:
+    """The cumulative accuracies of every epoch's test pass, one after the other, and their places.
+
+    Epoch e's pass lies between e - 1 and e on the axis, as the authors relabelled it.
+    """
+    places: list[Array] = []
+    values: list[Array] = []
+    before = 0.0
+    for line in lines:
+        right, epoch = line.get("test_right"), float(line["epoch"])  # type: ignore[arg-type]
+        if isinstance(right, list) and right:
+            values.append(cumulative_accuracy(right, float(line["test_accuracy"])))  # type: ignore[arg-type]
+            places.append(before + (epoch - before) * np.arange(1, len(right) + 1) / len(right))
+        before = epoch
+    if not values:
+        return np.empty(0), np.empty(0)
+    return np.concatenate(places), np.concatenate(values)
+
+
+def selected(validation: Sequence[float | None]) -> int | None:
+    """The epoch's index with the best validation accuracy, the first of equals; None without."""
+    known = [(-value, index) for index, value in enumerate(validation) if value is not None]
+    return min(known)[1] if known else None
+
+
+def linear_density(edges: Array, counts: Array, bins: int = BINS) -> tuple[Array, Array]:
+    """Signed density in `bins` equal bins over the values' own range, from counts by |g|.
+
+    edges: (B+1,) of |g|; counts: (2, B+1), negative and positive, the first of each below edges[0].
+    A count is spread evenly over its bin. Returns (bins + 1,) edges and (bins,) densities, all 0
+    where there is no count.
+    """
+    uppers = np.asarray(edges, dtype=float)
+    lowers = np.concatenate([[0.0], uppers[:-1]])
+    negative, positive = np.asarray(counts, dtype=float)
+    low = np.concatenate([-uppers[::-1], lowers])
+    high = np.concatenate([-lowers[::-1], uppers])
+    mass = np.concatenate([negative[::-1], positive])
+    filled = np.flatnonzero(mass)
+    if not len(filled):
+        return np.linspace(-1, 1, bins + 1), np.zeros(bins)
+    new = np.linspace(low[filled[0]], high[filled[-1]], bins + 1)
+    points = np.concatenate([low, high[-1:]])
+    share = np.interp(new, points, np.concatenate([[0.0], np.cumsum(mass)])) / mass.sum()
+    return new, np.diff(share) / np.diff(new)
+
+
+def by_magnitude(edges: Array, counts: Array) -> tuple[Array, float]:
+    """The share of the entries in each bin of |g|, per factor of ten, and the share below them all.
+
+    The bins are those of the record, so that all runs share them. NaN without any count.
+    """
+    both = np.asarray(counts, dtype=float).sum(axis=0)
+    total = both.sum()
+    if not total:
+        return np.full(len(edges) - 1, np.nan), float("nan")
+    return both[1:] / total / np.diff(np.log10(edges)), float(both[0] / total)
+
+
+def variance_ratio(sd: Array) -> Array:
+    """The variance at each measurement over that at the first, NaN where the first has none."""
+    variance = np.asarray(sd, dtype=float) ** 2
+    if not len(variance) or not variance[0] > 0:
+        return np.full(len(variance), np.nan)
+    return variance / variance[0]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over steps (or epochs): n values; low and high: an interval, or nothing."""
+
+    x: Array
+    y: Array
+    low: Array | None = None
+    high: Array | None = None
+
+
+def over_runs(curves: Sequence[Curve]) -> Curve:
+    """The mean of several runs and one sd of the runs to each side (ddof 1).
+
+    Only where all of them have a finite value: a mean over those that are left would change its
+    meaning where one ends. One run is returned as it is.
+    """
+    if len(curves) == 1:
+        return curves[0]
+    finite = [{x: y for x, y in zip(c.x, c.y, strict=True) if np.isfinite(y)} for c in curves]
+    shared = sorted(set.intersection(*map(set, finite)))
+    values = np.array([[each[x] for x in shared] for each in finite]).reshape(len(curves), -1)
+    mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
+    return Curve(np.array(shared), mean, mean - sd, mean + sd)
+
+
+def drifts(amount: float) -> bool | None:
+    """Whether a layer whose channels' means moved by `amount` sd drifts; None if not measured."""
+    return bool(amount > DRIFTS) if np.isfinite(amount) else None

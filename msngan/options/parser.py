@@ -1,0 +1,77 @@
+"""The strict parser of `fit`: named configs, and errors in one line with a near name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile
+from pytorch_lightning.cli import LightningArgumentParser
+
+from msngan.config import find_config
+from msngan.runs import UserError, did_you_mean
+
+# jsonargparse's ways to say that an option does not exist; the last quoted word is the option.
+UNKNOWN = r"(?:accept (?:option|key) |^Option |[Uu]nrecognized arguments: (?:--)?)'?([\w.]+)"
+
+
+class Parser(LightningArgumentParser):
+    """Answers an error with one line, exit code 2 and a near name."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        # LightningArgumentParser is built with exit_on_error, so raising leaves parse_args.
+        raise UserError(self._explain(message))
+
+    def _explain(self, message: str) -> str:
+        message = re.sub(r"\s+", " ", message).strip()
+        kind = r'[Kk]ey "([\w.]+)": (.*)'
+        if match := re.search(kind, message):
+            name, problem = match.groups()
+            if literal := re.search(r"Literal\[(.*)\]\. Got value: (.*)", problem):
+                known = re.findall(r"'([^']*)'", literal.group(1))
+                word = literal.group(2)
+                return f"--{name}: no {word!r}{did_you_mean(word, known)}; use {', '.join(known)}"
+            if union := re.search(r"Subtypes: \[(.*)\] Errors: .* Given value: (.*)", problem):
+                return f"--{name}: {_no_kind_of(*union.groups())}"
+            problem = re.sub(
+                r"Expected a <class '(\w+)'>\. Got value: (.*)", r"\2 is no \1", problem
+            )
+            return f"--{name}: {problem}"
+        unknown = re.search(UNKNOWN, message)
+        known = [action.dest for action in self._actions]
+        if unknown and unknown.group(1) not in known:
+            word = unknown.group(1)
+            return f"unknown option {word!r}{_near(word, known)}; `{self.prog} --help` lists all"
+        return message
+
+
+def _no_kind_of(kinds: str, value: str) -> str:
+    """That a value is of none of the kinds, which are in jsonargparse's words."""
+    kinds = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("NoneType", "null")
+    names = re.split(r", (?![^\[]*\])", kinds)
+    example = {"list": "; a list is written [0, head]", "dict": "; one is written {name: value}"}
+    written = example.get(names[0].partition("[")[0], "")
+    return f"{value!r} is neither {' nor '.join(names)}{written}"
+
+
+def _near(word: str, known: list[str]) -> str:
+    """A known option like `word`, with or without the group that it belongs to."""
+    whole = {name: name for name in known}
+    last = {name.rpartition(".")[2]: name for name in known if "." in name}
+    near = difflib.get_close_matches(word, [*whole, *last], n=1)
+    return f" (did you mean {(whole | last)[near[0]]!r}?)" if near else ""
+
+
+class NamedConfig(ActionConfigFile):
+    """--config by path or by name."""
+
+    def __call__(self, parser: Any, config: Any, values: Any, option: str | None = None) -> None:
+        path = find_config(str(values))
+        try:
+            super().__call__(parser, config, str(path), option)
+        except UserError as problem:  # explained already
+            raise UserError(f"{path}: {problem}") from problem
+        except (TypeError, ValueError) as problem:
+            raise UserError(f"{path}: {parser._explain(str(problem))}") from problem
+        parser.config_stems = [*getattr(parser, "config_stems", []), path.stem]

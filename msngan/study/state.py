@@ -1,0 +1,166 @@
+"""How far a study's run is, read from its folder and nowhere else, so that a kill loses nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msngan.config import find_config
+from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN, read_config
+from msngan.runs import Run, UserError
+from msngan.study.axes import SEED, Options, flat
+from msngan.study.files import Place, base_options
+from msngan.study.locks import is_locked
+from msngan.study.plan import Child
+
+BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
+TAIL = 32 * 1024  # bytes, more than a record has
+# What a trained network does not depend on, and a study may say otherwise than when it began.
+FREE = (WITHOUT | {"dynamics", "ckpt_path"}) - {SEED}
+FINISHED = ("done", "collapsed", "diverged")
+
+
+@dataclass(frozen=True)
+class State:
+    """word: 'to do', 'part' (to be resumed), 'running', or one of FINISHED.
+
+    step and total: of training; total is None while nobody knows it. speed: steps a second. newest:
+    the newest accuracy or score in words. reason: of a divergence or collapse.
+    """
+
+    word: str
+    step: int = 0
+    total: int | None = None
+    speed: float | None = None
+    newest: str = ""
+    reason: str | None = None
+
+
+class Reader:
+    """Looks at runs of one place; a base config is read once."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._bases: dict[str, Options] = {}
+        self._epochs: dict[str, float] = {}  # steps of one, by the data
+
+    def run(self, child: Child) -> Run:
+        return Run(child.name, self.place.root)
+
+    def look(self, child: Child, own: bool = False) -> State:
+        """own: this process holds the run's lock. UserError for a folder of another config."""
+        run = self.run(child)
+        running = not own and is_locked(self.place.log(child.name))
+        if not run.config.is_file():
+            return State("running" if running else "to do")
+        config = flat(_config(run), str(run.config))
+        grown = self.grown(child, config)
+        result = read_object(run.result)
+        word = result.get("status")
+        if running or word not in FINISHED or (grown and word == "done"):
+            word = "running" if running else "part"
+        return self._progress(run, config | grown, word, result)
+
+    def grown(self, child: Child, config: Options | None = None) -> Options:
+        """The steps or epochs that the study asks beyond those of the run's config.
+
+        UserError where the two differ in anything that the trained network depends on.
+        """
+        run = self.run(child)
+        config = flat(_config(run), str(run.config)) if config is None else config
+        grown, different = {}, []
+        for name, wanted in self._asked(child).items():
+            have = config.get(name, wanted)  # an older run lacks a newer option
+            if have == wanted or _free(name, config):
+                continue
+            whole = isinstance(have, int) and isinstance(wanted, int)
+            if name in BUDGET and whole and wanted > have:
+                grown[name] = wanted
+                continue
+            different.append(f"{name} {json.dumps(have)} there, {json.dumps(wanted)} asked")
+        if different:
+            raise UserError(
+                f"{run.folder} holds another run: {', '.join(different)}; give the study another"
+                " name with --name, or move that folder away"
+            )
+        return grown
+
+    def _asked(self, child: Child) -> Options:
+        if child.config not in self._bases:
+            self._bases[child.config] = base_options(find_config(child.config))
+        return self._bases[child.config] | child.options
+
+    def _progress(self, run: Run, config: Options, word: str, result: dict[str, Any]) -> State:
+        metrics, accuracy = map(newest, (run.metrics, run.accuracy))
+        data = json.dumps({name: config[name] for name in config if name.startswith("data.")})
+        if accuracy.get("epoch"):
+            self._epochs[data] = accuracy["step"] / accuracy["epoch"]
+        total = config.get("steps")
+        if total is None and data in self._epochs and isinstance(config.get("epochs"), int):
+            total = round(config["epochs"] * self._epochs[data])
+        step = max(each.get("step", 0) for each in (metrics, accuracy, result))
+        speed = metrics.get("steps_per_second")
+        return State(word, step, total, speed, _in_words(run, accuracy), result.get("reason"))
+
+
+def _config(run: Run) -> dict[str, Any]:
+    try:
+        return {
+            name: value
+            for name, value in read_config(run.config).items()
+            if name not in ("run", "root", "config", "ckpt_path")
+        }
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{run.config} cannot be read: {problem}") from problem
+
+
+def _free(name: str, config: Options) -> bool:
+    section, _, option = name.partition(".")
+    if name == "data.root":  # of a folder of images the place is the data set
+        return config.get("data.dataset") != "folder"
+    return section in FREE or option in WITHOUT_IN.get(section, ())
+
+
+def _in_words(run: Run, accuracy: dict[str, Any]) -> str:
+    """The newest accuracy, of the validation images where there are any; else the newest score."""
+    for part in ("validation", "test"):
+        if (value := accuracy.get(f"{part}_accuracy")) is not None:
+            return f"{part} {100 * value:.2f} %"
+    scores = newest(run.scores).get("scores") or {}
+    for name, score in scores.items():
+        if isinstance(score, dict) and score.get("mean") is not None:
+            return f"{name.partition('/')[0]} {score['mean']:.4g}"
+    return ""
+
+
+def newest(path: Path) -> dict[str, Any]:
+    """The last whole record of a .jsonl file, {} if there is none."""
+    return next(_backwards(path), {})
+
+
+def _backwards(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

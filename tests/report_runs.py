@@ -1,0 +1,202 @@
+"""Runs on disk, as the tests of `msngan report` need them, without training any."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from score_lines import CS, FD, official, score_line
+
+from msngan.dynamics import PER_LAYER, Dynamics, write
+
+HOSTILE = "<script>alert(1)</script><img src=https://x.example/a.png onerror=x>\"'&"
+ENVIRONMENT = {
+    "config": "cifar_msn",
+    "msngan": "0.1.0",
+    "processor": "AMD EPYC",
+    "gpu": None,
+    "versions": {"torch": "2.15.0"},
+    "command": "msngan fit --config cifar_msn --run g",
+    "time": "2026-11-20T10:29:50Z",
+}
+LAYERS = ("critic.body.0", "critic.body.1", "critic.head", "generator.stem", "generator.last")
+
+
+def lines(path: Path, records: list[Any]) -> None:
+    """A .jsonl file; a str is written as it is."""
+    texts = [each if isinstance(each, str) else json.dumps(each) for each in records]
+    path.write_text("".join(f"{text}\n" for text in texts))
+
+
+def folder_of(root: Path, name: str, config: dict[str, Any], **result: Any) -> Path:  # noqa: ANN401
+    folder = root / "checkpoints" / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"run": name, "seed": 0, **config}))
+    (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    if result:
+        (folder / "result.json").write_text(json.dumps({"format": 1, **result}))
+    return folder
+
+
+def gan(root: Path, name: str = "g") -> Path:
+    """A finished GAN: scores under two protocols, five grids, dynamics and gates."""
+    model = {"norm": "optional_spectral", "loss": "hinge", "width": 16}
+    data = {"dataset": "cifar10", "batch_size": 64}
+    config = {"steps": 400, "model": model, "data": data}
+    folder = folder_of(root, name, config, status="done", step=400, reason=None)
+    lines(
+        folder / "metrics.jsonl",
+        [
+            {
+                "step": step,
+                "critic_loss": 1.4 - step / 1000,
+                "generator_loss": 0.7 + step / 1000,
+                "real_logit": 0.1,
+                "fake_logit": -0.2,
+                "steps_per_second": 5.5,
+                "generator_lr": 2e-4,
+                "critic_lr": 2e-4,
+            }
+            for step in range(50, 401, 50)
+        ],
+    )
+    floors = {FD: {"mean": 0.11, "kind": "real-vs-real"}}
+    scores = [
+        score_line(
+            scores={FD: {"mean": 5000 / k, "sd": 0.2}, CS: {"mean": 5 + k / 1000, "sd": 0.1}},
+            floors=floors,
+            step=k,
+        )
+        for k in (100, 200, 300, 400)
+    ]
+    lines(folder / "scores.jsonl", [*scores, {**official(31.5), "step": 400}])
+    gates = [
+        {"step": s, "layer": "body.0", "on": on, "criterion": "sigma", "value": 1.5, "sigma": 1.2}
+        for s, on in ((50, True), (150, False))
+    ]
+    lines(folder / "gates.jsonl", gates)
+    write(folder / "dynamics.npz", dynamics())
+    (folder / "last.ckpt").touch()
+    for step in (0, 100, 200, 300, 400):
+        grid(root, name, f"step-{step:08d}.png")
+    grid(root, name, "real.png")
+    return folder
+
+
+def grid(root: Path, run: str, name: str) -> Path:
+    path = root / "samples" / run / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_mandelbrot((137, 137), (-2, -1, 1, 1), 50).convert("RGB").save(path)
+    return path
+
+
+def accuracy_line(epoch: int, validation: float | None, test: float) -> dict[str, Any]:
+    """Of ten steps an epoch, and 1000 test images."""
+    return {
+        "format": 1,
+        "run": "ignored",
+        "step": 10 * epoch,
+        "epoch": float(epoch),
+        "seconds": 3.5,
+        "learning_rate": 1e-3,
+        "train_loss": math.exp(-epoch),
+        "train_accuracy": 0.99,
+        "validation_loss": None if validation is None else 0.5,
+        "validation_accuracy": validation,
+        "test_loss": 0.4,
+        "test_accuracy": test,
+        "test_right": [round(100 * test)] * 10,
+    }
+
+
+# The best epoch by validation is the second; the test set would have chosen the third.
+EPOCHS = [(1, 0.80, 0.79), (2, 0.95, 0.93), (3, 0.94, 0.96), (4, 0.95, 0.92)]
+
+
+def classifier(root: Path, name: str = "c", epochs: Any = EPOCHS, **model: Any) -> Path:  # noqa: ANN401
+    chosen = {"network": "cnn3", "norm": "mean_spectral", "lr": 1e-4, **model}
+    config = {"task": "classifier", "epochs": 4, "steps": None, "model": chosen}
+    config |= {"data": {"dataset": "mnist"}}
+    folder = folder_of(root, name, config, status="done", step=40, reason=None)
+    lines(folder / "accuracy.jsonl", [accuracy_line(*each) for each in epochs])
+    record = {"accuracy": 0.5, "steps_per_second": 12.0, "lr": 1e-4}
+    lines(folder / "metrics.jsonl", [{"step": s, "loss": 2 / s, **record} for s in range(2, 41, 2)])
+    return folder
+
+
+def dynamics(count: int = 6, layers: tuple[str, ...] = LAYERS) -> Dynamics:
+    """Columns in which each quantity of layer i at measurement t is (t + 1) / 10 + i / 100.
+
+    The first measurement has no gradients, and the last layer no drift.
+    """
+    size = len(layers)
+    values = (np.arange(count)[:, None] + 1) / 10 + np.arange(size)[None] / 100
+    columns = {name: values.astype(np.float32) for name in PER_LAYER}
+    for name in PER_LAYER:
+        if name.startswith("gradient"):
+            columns[name][0] = np.nan
+    columns["drift"][:, -1] = np.nan
+    networks = tuple(dict.fromkeys(name.partition(".")[0] for name in layers))
+    spectrum = np.tile(np.geomspace(1, 0.01, 8, dtype=np.float32), (count, 1))
+    return Dynamics(
+        layers=layers,
+        shapes=((16, 8, 3, 3),) * size,
+        networks=networks,
+        threshold=0.01,
+        edges=np.geomspace(1e-8, 1, 5),
+        step=np.arange(count, dtype=np.int64) * 100,
+        **columns,
+        histogram=np.zeros((count, size, 2, 5), np.uint32),
+        spectral_complexity=np.full((count, len(networks)), 12.5),
+        seconds=np.full(count, 0.1),
+        singular=(spectrum,) * size,
+        channel_mean=(np.zeros((count, 16), np.float32),) * size,
+        channel_sd=(np.ones((count, 16), np.float32),) * size,
+    )
+
+
+STUDY = """\
+config: digits_cnn3_msn
+options: {epochs: 4}
+arms:
+  none: {model.norm: none}
+  msn: {model.norm: mean_spectral}
+grid:
+  model.lr: [0.01, 0.001]
+  seed: [0, 1]
+compare:
+  - [msn, none]
+"""
+SHIFT = {"none": 0.0, "msn": 0.01}
+
+
+def study(root: Path, name: str = "grid") -> Path:
+    """Eight runs: one diverged after two epochs, one stopped after three, one not begun."""
+    from msngan.config import find_config
+    from msngan.study.files import Place, started_study
+
+    folder = root / "checkpoints" / name
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(STUDY)
+    planned = started_study(Place(name, root))
+    assert planned is not None
+    base = yaml.safe_load(find_config("digits_cnn3_msn").read_text())
+    for index, child in enumerate(planned.children[:-1]):
+        config = json.loads(json.dumps(base))
+        for option, value in child.options.items():
+            section, _, inner = option.rpartition(".")
+            (config.setdefault(section, {}) if section else config)[inner] = value
+        ends = {"status": "done", "step": 40, "reason": None}
+        if index == 3:
+            ends = {"status": "diverged", "step": 25, "reason": "the loss is no number"}
+        made = folder_of(root, child.name, config, **({} if index == 6 else ends))
+        count = {3: 2, 6: 3}.get(index, 4)
+        shift = SHIFT[child.row] + child.seed / 100
+        found = [(e, 0.8 + e / 100 + shift, 0.8 + e / 100 + shift) for e in range(1, count + 1)]
+        lines(made / "accuracy.jsonl", [accuracy_line(*each) for each in found])
+    return folder

@@ -1,0 +1,406 @@
+"""What a person finds in the pictures and on the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from test_figures import accuracies, make_run, synthetic
+
+from msngan.commands import figures as command
+from msngan.commands.figures import main
+from msngan.figures import DEFAULT, FIGURES, Unavailable, draw, find_sources, make_arms
+from msngan.figures.arms import FIRST
+from msngan.figures.layered import verdict
+from msngan.figures.quantities import linear_density
+from msngan.figures.records import Layer, shared_layers, with_dynamics
+from msngan.figures.style import COLOURS, FORMATS, settings
+from msngan.runs import UserError
+
+NORMS = ("none", "spectral", "mean_spectral")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three arms, one of them of two seeds, everything on record."""
+    root = tmp_path_factory.mktemp("runs")
+    for index, norm in enumerate(NORMS):
+        record = synthetic(20, size=1 + index, drift=(0.2, 3.0, 0.1)[index])
+        make_run(root, norm, norm, record=record, lines=accuracies(best=0.9 + 0.02 * index))
+    record = synthetic(20, size=3, drift=0.3, seed=1)
+    make_run(root, "again", NORMS[2], seed=1, record=record, lines=accuracies(4, seed=1))
+    return root
+
+
+@pytest.fixture(scope="module")
+def drawn(root: Path) -> Callable[[str], Any]:
+    """`drawn(key)`: the figure of all runs, of their first and last layer, drawn once."""
+    return cache(lambda key: figure(root, key, *NORMS, "again"))
+
+
+def figure(root: Path, key: str, *runs: str, layers: tuple[str, ...] = ("0", "3")) -> Any:  # noqa: ANN401
+    """The matplotlib Figure."""
+    with settings():
+        (drawn,) = draw(find_sources(runs, root), [key], layers)
+        assert drawn.figure is not None, drawn.remarks
+        drawn.figure.draw_without_rendering()
+    return drawn.figure
+
+
+def data(axes: Any, norm: str) -> Any:  # noqa: ANN401
+    """The curve of a norm in a panel: the y values of its first line."""
+    colour = COLOURS[FIRST.index(norm)]
+    return next(line.get_ydata() for line in axes.lines if line.get_color() == colour)
+
+
+@pytest.mark.parametrize("key", sorted(FIGURES))
+def test_every_panel_says_what_it_shows_of_which_layer_and_in_which_unit(
+    drawn: Callable[[str], Any], key: str
+) -> None:
+    made = drawn(key)
+    assert made.axes
+    for axes in made.axes:
+        title = axes.get_title(loc="left")
+        assert title
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+        assert key in ("2", "complexity") or "layer " in title
+        if axes.get_xlabel().startswith(("log index", "step", "epoch")):
+            assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    rows = made.axes[0].get_gridspec().nrows
+    lefts = [axes.get_title(loc="left") for axes in made.axes[:: len(made.axes) // rows]]
+    assert key in ("2", "complexity") or all("network." in title for title in lefts)
+    assert key in ("2", "complexity") or "(conv 16x1x5x5)" in lefts[0]
+    (legend,) = made.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("none, lr 0.001", "spectral, lr 0.001", "mean_spectral, lr 0.001 (2 runs)"),
+    ]
+    assert "mnist, cnn3" in made.texts[0].get_text()
+
+
+@pytest.mark.parametrize("key", DEFAULT)
+def test_the_released_panels_stand_left_of_the_stated_and_say_what_they_are(
+    drawn: Callable[[str], Any], key: str
+) -> None:
+    made = drawn(key)
+    rows = made.axes[0].get_gridspec().nrows
+    for row in range(rows):
+        left, *right = made.axes[row * len(made.axes) // rows : (row + 1) * len(made.axes) // rows]
+        assert left.get_title(loc="left").startswith("(a) As released")
+        assert all("As stated" in axes.get_title(loc="left") for axes in right)
+    small = " ".join(text.get_text() for text in made.texts if text.get_size() == 7)
+    assert "(a)" in small
+
+
+@pytest.mark.parametrize("key", sorted(FIGURES))
+def test_no_text_lies_on_another(drawn: Callable[[str], Any], key: str) -> None:
+    assert not overlaps(drawn(key))
+
+
+@pytest.mark.parametrize("key", ["4", "5", "drift"])
+def test_no_text_lies_on_another_where_layers_have_long_names(tmp_path: Path, key: str) -> None:
+    shapes = ((256, 128, 3, 3), (256, 1280, 30, 30))
+    names = ("network.body.13", "network.blocks.2.layers.15.convolution2")
+    for norm in NORMS:
+        record = synthetic(4, layers=names, shapes=shapes)
+        make_run(tmp_path, norm, norm, record=record)
+    assert not overlaps(figure(tmp_path, key, *NORMS, layers=("0", "1")))
+
+
+def overlaps(made: Any) -> list[tuple[Any, Any]]:  # noqa: ANN401
+    """The boxes of texts that share more than 1.5 pixels, or that the figure cuts."""
+    boxes = [text.get_window_extent() for text in made.texts]
+    boxes += [legend.get_window_extent() for legend in made.legends]
+    for axes in made.axes:
+        boxes += [axes._left_title.get_window_extent(), axes.xaxis.label.get_window_extent()]
+        boxes += [axes.yaxis.label.get_window_extent()]
+        if axes.get_legend():
+            boxes.append(axes.get_legend().get_window_extent())
+    cut = [(one, made.bbox) for one in boxes if one.x0 < 0 or one.x1 > made.bbox.x1]
+    return cut + [
+        (one, other)
+        for i, one in enumerate(boxes)
+        for other in boxes[:i]
+        if min(one.x1, other.x1) - max(one.x0, other.x0) > 1.5
+        and min(one.y1, other.y1) - max(one.y0, other.y0) > 1.5
+    ]
+
+
+def test_a_long_name_of_a_layer_is_shortened_in_its_middle() -> None:
+    layer = Layer(48, "network.blocks.2.layers.15.convolution_in_the_middle", (12, 48, 3, 3))
+    first, second = layer.words(33).split("\n")
+    assert first == "layer 48 (conv 12x48x3x3)"
+    assert second == "network.blocks.…n_in_the_middle"
+    assert layer.words(90) == f"layer 48, {layer.name} (conv 12x48x3x3)"
+
+
+def test_figure_1_shows_zeros_by_index_and_small_entries_by_step(
+    drawn: Callable[[str], Any],
+) -> None:
+    left, right = drawn("1").axes[:2]
+    record = synthetic(20)
+    assert data(left, "none") == pytest.approx(record.gradient_zero[:, 0], nan_ok=True)
+    assert data(right, "none") == pytest.approx(record.gradient_small[:, 0], nan_ok=True)
+    assert "0.01 of its rms" in right.get_title(loc="left")
+
+
+def test_figure_2_marks_the_selected_epoch_of_each_run(drawn: Callable[[str], Any]) -> None:
+    left, middle, right = drawn("2").axes
+    rings = [line for line in middle.lines if line.get_markerfacecolor() == "none"]
+    assert [float(line.get_xdata()[0]) for line in rings] == [5, 5, 5, 3]
+    lines = accuracies(best=0.9)
+    assert data(left, "none")[-1] == pytest.approx(100 * np.mean([*_passes(lines)[-15:]]), abs=1e-9)
+    shown = next(line for line in middle.lines if len(line.get_xdata()) > 1).get_ydata()
+    assert shown == pytest.approx([100 * line["test_accuracy"] for line in lines])
+    means = [line.get_xdata() for line in right.lines if len(line.get_xdata()) == 4]
+    assert means[0].tolist() == [1, 2, 3, 4]  # as far as both seeds go
+
+
+def _passes(lines: list[dict[str, Any]]) -> list[float]:
+    return [sum(line["test_right"][: n + 1]) / (100 * (n + 1)) for line in lines for n in range(10)]
+
+
+def test_figures_3_and_4_show_weights_on_the_left_and_preactivations_on_the_right(
+    drawn: Callable[[str], Any],
+) -> None:
+    record = synthetic(20)
+    smooth = np.convolve(record.weight_mean[:, 0], np.ones(15) / 15, "valid")
+    for key in "34":
+        left, right = drawn(key).axes[:2]
+        assert data(left, "none") == pytest.approx(smooth, rel=1e-5)
+        assert left.lines[0].get_xdata().tolist() == list(range(14, 20))
+    band = drawn("3").axes[0].collections[0].get_paths()[0].vertices
+    edges = [record.weight_mean[:, 0] + sign * record.weight_sd[:, 0] / 2 for sign in (-1, 1)]
+    expected = [np.convolve(edge, np.ones(15) / 15, "valid")[-1] for edge in edges]
+    last = band[band[:, 0] == 19][:, 1]
+    assert [last.min(), last.max()] == pytest.approx(expected, rel=1e-5)
+    drift = synthetic(20, drift=0.2).drift[:, 0]
+    assert data(right, "none") == pytest.approx(drift)
+
+
+def test_figure_5_has_densities_and_shares_over_the_same_bins(drawn: Callable[[str], Any]) -> None:
+    left, *others = drawn("5").axes[:4]
+    for patch in left.patches:
+        stairs = patch.get_data()
+        assert (stairs.values * np.diff(stairs.edges)).sum() == pytest.approx(1)
+        assert len(stairs.values) == 20
+    record = synthetic(20)
+    stairs = left.patches[0].get_data()
+    edges, density = linear_density(record.edges, record.histogram[1, 0])
+    assert stairs.edges == pytest.approx(edges)
+    assert stairs.values == pytest.approx(density)
+    assert [axes.get_title(loc="left").split()[5] for axes in others] == ["50", "500", "950"]
+    assert {axes.get_xlim() for axes in others} == {others[0].get_xlim()}
+    words = others[-1].get_legend().get_texts()[0].get_text()
+    sd = synthetic(20).gradient_sd[:, 0]
+    assert words == f"{(sd[10] / sd[1]) ** 2:.2g}, {(sd[19] / sd[1]) ** 2:.2g}"
+
+
+def test_figure_6_shows_the_whole_spectrum_at_three_moments_and_both_norms(
+    drawn: Callable[[str], Any],
+) -> None:
+    _, *moments, right = drawn("6").axes[:5]
+    record = synthetic(20)
+    for axes, place in zip(moments, (0, 10, 19), strict=True):
+        assert data(axes, "none") == pytest.approx(record.singular[0][place])
+    assert data(right, "none") == pytest.approx(record.operator_norm[:, 0])
+    assert len(right.lines) == 2 * len(NORMS)
+
+
+def test_a_layer_drifts_or_not_by_its_last_measurement(root: Path) -> None:
+    recorded, _ = with_dynamics(make_arms(find_sources([*NORMS, "again"], root)))
+    layer, head = shared_layers(recorded, ("0", "3"))
+    said = [verdict(each, layer) for each in recorded]
+    assert [words.split(": ")[1] for words in said] == ["does not drift", "drifts"] + [
+        "does not drift"
+    ]
+    ends = [synthetic(20, drift=0.1).drift[-1, 0], synthetic(20, drift=0.3, seed=1).drift[-1, 0]]
+    assert said[2].startswith(f"{np.mean(ends):.2f} sd")
+    assert verdict(recorded[0], head) == "not measured"
+
+
+def test_a_panel_without_a_record_says_so(root: Path) -> None:
+    head = figure(root, "4", "none", layers=("head",)).axes[1]
+    assert [text.get_text() for text in head.texts] == ["not recorded for this layer"]
+
+
+def test_a_short_record_is_drawn_without_smoothing_and_says_so(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", record=synthetic(3))
+    made = figure(tmp_path, "4", "a")
+    assert len(made.axes[0].lines[0].get_xdata()) == 3
+    assert "Too few measurements (3)" in " ".join(text.get_text() for text in made.texts)
+    make_run(tmp_path, "b", record=synthetic(1))
+    for key in ("3", "5", "6"):
+        figure(tmp_path, key, "b", layers=("0",))
+
+
+def test_unlike_layers_are_not_compared_but_accuracies_are(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", record=synthetic(3), lines=accuracies())
+    shapes = ((32, 1, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (10, 64))
+    wide = synthetic(3, shapes=shapes)
+    make_run(tmp_path, "b", "spectral", record=wide, lines=accuracies(), network="vgg7")
+    drawn = list(draw(find_sources(["a", "b"], tmp_path), ["1", "2"]))
+    assert drawn[0].figure is None
+    assert "a and b have different networks" in drawn[0].remarks[0]
+    assert drawn[1].figure is not None
+
+
+def test_equal_networks_may_name_their_layers_differently(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", record=synthetic(3))
+    moved = synthetic(3, layers=("network.0", "network.3", "network.6", "network.head"))
+    make_run(tmp_path, "b", "batch", record=moved)
+    recorded, _ = with_dynamics(make_arms(find_sources(["a", "b"], tmp_path)))
+    assert len(shared_layers(recorded, ())) == 3
+
+
+def test_two_pages_are_two_files(tmp_path: Path) -> None:
+    for norm in ("none", "batch", "spectral", "layer", "instance"):
+        for lr in (0.1, 0.001):
+            make_run(tmp_path, f"{norm}-{lr}", norm, lr, lines=accuracies(2))
+    runs = [path.name for path in sorted((tmp_path / "checkpoints").iterdir())]
+    made = list(draw(find_sources(runs, tmp_path), ["2"]))
+    assert [each.name for each in made] == ["fig2_accuracy_lr0.1", "fig2_accuracy_lr0.001"]
+
+
+def test_what_is_missing_is_named_and_the_others_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "a", lines=accuracies())
+    make_run(tmp_path, "b", "batch", lines=accuracies(), record=synthetic(3))
+    folder = make_run(tmp_path, "c", "spectral", lines=accuracies())
+    (folder / "dynamics.npz").write_bytes(b"cut")
+    arguments = ["--root", str(tmp_path), "--out", str(tmp_path / "out"), "--formats", "svg"]
+    assert main(["a", "b", "c", *arguments, "--figures", "1,2"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert "fig1_sparsity: no dynamics.npz in a; train with --dynamics.every N" in said.err
+    assert "c/dynamics.npz cannot be read" in said.err
+    with pytest.raises(UserError, match=r"nothing to draw: fig1.*fig4.*no dynamics.npz in a"):
+        main(["a", *arguments, "--figures", "1,4"])
+    with pytest.raises(Unavailable):
+        with_dynamics(make_arms(find_sources(["a"], tmp_path)))
+
+
+def test_the_legend_says_which_runs_failed_go_on_or_left_no_record(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", record=synthetic(3), status="diverged")
+    make_run(tmp_path, "b", seed=1, record=synthetic(3))
+    make_run(tmp_path, "c", seed=2)
+    make_run(tmp_path, "d", "batch", status="diverged")
+    (make_run(tmp_path, "e", "spectral", record=synthetic(3)) / "result.json").unlink()
+    (legend,) = figure(tmp_path, "1", *"abcde").legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "none, lr 0.001 (2 of 3 runs), 1 diverged",
+        "batch, lr 0.001, no record, diverged",
+        "spectral, lr 0.001, unfinished",
+    ]
+
+
+def test_a_run_that_ended_early_is_not_smoothed_and_has_no_later_moment(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", record=synthetic(20))
+    make_run(tmp_path, "b", "spectral", record=synthetic(4))
+    made = figure(tmp_path, "4", "a", "b")
+    assert "50 steps apart; none of a run with fewer" in " ".join(
+        text.get_text() for text in made.texts
+    )
+    made = figure(tmp_path, "5", "a", "b", layers=("0",))
+    assert [len(axes.lines) for axes in made.axes[1:]] == [2, 1, 1]
+    words = [text.get_text() for text in made.axes[-1].get_legend().get_texts()]
+    assert words[1] == "?, ?"
+    assert [len(axes.lines) for axes in figure(tmp_path, "6", "a", "b").axes[1:4]] == [2, 1, 1]
+
+
+def test_fractions_stand_on_zero_even_where_all_are_zero(tmp_path: Path) -> None:
+    record = synthetic(3)
+    record.gradient_zero[:] = 0
+    make_run(tmp_path, "a", record=record)
+    bottom, top = figure(tmp_path, "1", "a").axes[0].get_ylim()
+    assert -0.1 * top < bottom < 0 < top
+
+
+def test_files_are_the_same_bytes_again_in_every_format_and_settings_are_put_back(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(matplotlib.rcParams, "axes.linewidth", 23.0)
+    before = dict(matplotlib.rcParams)
+    for folder in ("one", "two"):
+        out = ["--out", str(tmp_path / folder), "--formats", "png,pdf,svg"]
+        assert main([*NORMS, "--root", str(root), *out, "--figures", "5", "--layers", "0"]) == 0
+        monkeypatch.setitem(matplotlib.rcParams, "axes.linewidth", 5.0)
+    before["axes.linewidth"] = 5.0
+    assert dict(matplotlib.rcParams) == before
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) == len(FORMATS)
+    for name in files:
+        first = (tmp_path / "one" / name).read_bytes()
+        assert first == (tmp_path / "two" / name).read_bytes()
+        assert b"CreationDate" not in first
+        assert name[-3:] != "pdf" or b"/FontFile2" in first  # TrueType, whole: type 42
+        assert b"/Type3" not in first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--figures", "7"], "--figures '7' is not known; use 1, 2, 3"),
+        (["--figures", "drfit"], "did you mean 'drift'"),
+        (["--figures", ","], "--figures is empty"),
+        (["--formats", "gif"], "--formats 'gif' is not known; use png, pdf, svg"),
+        (["--layers", "9"], "--layers 9: no such layer in run 'none'"),
+        (["--lr", "fast"], "--lr 'fast' is no number"),
+        (["--seeds", "0.5"], "--seeds '0.5' is no whole number"),
+        (["--seeds", "8"], "--seeds 8: in none of these runs; they have 0"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(root: Path, arguments: list[str], said: str) -> None:
+    with pytest.raises(UserError) as problem:
+        main(["none", "--root", str(root), *arguments])
+    assert said in str(problem.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    arguments = ["none", "--root", str(root), "--figures", "2", "--out"]
+    with pytest.raises(UserError, match=r"--out .*file is no folder"):
+        main([*arguments, str(file)])
+    with pytest.raises(UserError, match=r"--out .*fig2_accuracy.png cannot be written: Not a dir"):
+        main([*arguments, str(file / "below")])
+
+
+def test_the_commands_names_are_the_tables() -> None:
+    assert tuple(FIGURES) == command.FIGURES
+    assert command.FORMATS == FORMATS
+
+
+@pytest.mark.parametrize("drawing", [True, False], ids=["drawing", "help"])
+def test_no_torch_is_loaded(root: Path, tmp_path: Path, drawing: bool) -> None:
+    code = (
+        "import sys\nfrom msngan.commands.figures import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print('LOADED', *[n for n in sys.modules if '.' not in n])"
+    )
+    asked = ["none", "--root", str(root), "--out", str(tmp_path), "--figures", "2"]
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *(asked if drawing else ["--help"])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(shown.stdout.rsplit("LOADED", 1)[1].split())
+    assert not loaded & {"torch", "pytorch_lightning", "torchvision"}
+    assert ("matplotlib" in loaded) == drawing
+
+
+def test_nothing_is_drawn_on_import(capsys: pytest.CaptureFixture[str]) -> None:
+    run: Callable[[list[str]], int] = main
+    with pytest.raises(SystemExit) as ending:
+        run([])
+    assert ending.value.code == 2
+    assert "RUN" in capsys.readouterr().err

@@ -1,0 +1,144 @@
+"""LabelledData: parts that share no image, and batches that are what was asked for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from msngan import images as convert
+from msngan import rng
+from msngan.data import LabelledData
+from msngan.data.labelled import LABELLED
+
+
+def digits(**options: object) -> LabelledData:
+    options = {"batch_size": 8, "validation": 200, **options}
+    return LabelledData("digits", **options)  # type: ignore[arg-type]
+
+
+def test_the_parts_are_the_training_split_and_share_no_image() -> None:
+    data = digits()
+    train, held = data.images_of("train"), data.images_of("validation")
+    whole = data.images("train")
+    assert len(held.images) == 200
+    assert len(train.images) + 200 == len(whole.images)
+    train_index, held_index = data._held
+    assert sorted([*train_index.tolist(), *held_index.tolist()]) == [*range(len(whole.images))]
+    assert torch.equal(whole.images[held_index], held.images)
+    assert torch.equal(whole.labels[held_index], held.labels)
+
+
+def test_the_validation_images_are_the_same_for_every_seed_and_not_the_first_ones() -> None:
+    one, other = digits(), digits()
+    one.seed, other.seed = 0, 1
+    assert torch.equal(one._held[1], other._held[1])
+    assert one._held[1].max() > 1000
+    assert one._held[1].min() < 100
+
+
+def test_the_test_part_is_the_test_split() -> None:
+    data = digits(test_limit=50)
+    official = data.images("test")
+    assert torch.equal(data.images_of("test").images, official.images[:50])
+    assert torch.equal(data.images_of("test").labels, official.labels[:50])
+
+
+def test_labels_stay_with_their_images_through_a_batch() -> None:
+    data = digits()
+    data.trainer = SimpleNamespace(global_step=3, global_rank=0, world_size=1)  # type: ignore
+    images, labels = next(iter(data.train_dataloader()))
+    part = data.images_of("train")
+    for image, label in zip(images, labels, strict=True):
+        same = (part.images == image).flatten(1).all(1)
+        assert label in part.labels[same]
+
+
+def test_prepared_training_images_have_mean_zero_and_deviation_one() -> None:
+    data = digits(channels=3)
+    prepared = data.prepared(data.real).double()
+    assert prepared.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (prepared.std((0, 2, 3)) - 1).abs().max() < 1e-4
+
+
+def test_given_means_and_deviations_are_used_as_torchvision_uses_them() -> None:
+    from torchvision.transforms import functional as reference
+
+    data = LabelledData(
+        "digits", channels=3, validation=0, mean=[0.5, 0.4, 0.3], sd=[0.2, 0.3, 0.4]
+    )
+    images = data.real[:5]
+    wanted = reference.normalize(images.float() / 255, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+    torch.testing.assert_close(data.prepared(images), wanted)
+
+
+def test_a_crop_is_a_window_of_the_bordered_image() -> None:
+    data = digits(crop=2)
+    images = data.real[:64]
+    cropped = data._augmented(images, 5, 0)
+    bordered = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    found = set()
+    for image, made in zip(bordered, cropped, strict=True):
+        places = [
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if torch.equal(image[:, top : top + 32, left : left + 32], made)
+        ]
+        assert places
+        found |= set(places)
+    assert len(found) > 15  # of 25: each image has a draw of its own
+
+
+def test_half_of_the_images_are_mirrored_by_coins_of_their_own() -> None:
+    data = digits(mirror=True)
+    images = data.real[:200]
+    made = data._augmented(images, 0, 0)
+    flipped = (made == images.flip(3)).flatten(1).all(1)
+    kept = (made == images).flatten(1).all(1)
+    assert (flipped | kept).all()
+    assert 60 < int((flipped & ~kept).sum()) < 140
+    coin = torch.rand(200, generator=rng.generator(0, 0, 0, "flip")) < 0.5
+    assert torch.equal(flipped | ~coin, torch.ones(200, dtype=torch.bool))
+
+
+def test_a_window_is_what_slicing_gives() -> None:
+    padded = torch.arange(2 * 3 * 6 * 6).reshape(2, 3, 6, 6)
+    top, left = torch.tensor([0, 2]), torch.tensor([1, 0])
+    made = convert.windows(padded, top, left, 4, torch.tensor([False, True]))
+    assert torch.equal(made[0], padded[0, :, 0:4, 1:5])
+    assert torch.equal(made[1], padded[1, :, 2:6, 0:4].flip(2))
+
+
+def test_augmentation_is_another_one_at_each_step_and_the_same_again() -> None:
+    data = digits(crop=2)
+    first, again, other = (data._augmented(data.real[:32], step, 0) for step in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_mnist_is_28_pixels_wide_here_and_folders_are_refused() -> None:
+    assert LabelledData("mnist").size == 28
+    assert LabelledData("fashion").size == 28
+    assert LabelledData("mnist", size=32).size == 32
+    assert "folder" not in LABELLED
+    with pytest.raises(ValueError, match="labels and a test split"):
+        LabelledData("folder")
+
+
+def test_no_validation_leaves_all_images_to_train_on() -> None:
+    data = digits(validation=0)
+    assert len(data.real) == len(data.images("train").images)
+    assert len(data.images_of("validation").images) == 0
+
+
+@pytest.mark.data
+def test_the_real_mnist_splits_into_55000_5000_and_10000() -> None:
+    data = LabelledData("mnist")
+    assert data.shape == (1, 28)
+    counts = [len(data.images_of(part).images) for part in ("train", "validation", "test")]
+    assert counts == [55_000, 5_000, 10_000]
+    mean, sd = (each.item() for each in data.scale)
+    assert mean == pytest.approx(0.1307, abs=5e-4)  # torchvision's published constants
+    assert sd == pytest.approx(0.3081, abs=5e-4)

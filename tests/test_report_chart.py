@@ -1,0 +1,261 @@
+"""Axes, thinning and curves by their numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from msngan.leaderboard.page import STYLE as SHARED
+from msngan.report.chart import (
+    BOTTOM,
+    COLOURS,
+    DASHES,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Chart,
+    Mark,
+    Series,
+    drawn,
+    style,
+)
+from msngan.report.markup import STYLE
+from msngan.report.scale import linear, logarithmic, wants_log, written
+from msngan.report.thin import MOST_LINES, number, read_lines, thinned
+
+NAN = math.nan
+
+
+def parsed(chart: Chart) -> ElementTree.Element:
+    return ElementTree.fromstring(drawn(chart))
+
+
+def polylines(chart: Chart) -> list[list[tuple[float, float]]]:
+    """The points of each line, in the order of the drawing."""
+    return [
+        [(float(x), float(y)) for x, y in (pair.split(",") for pair in each.get("points").split())]
+        for each in parsed(chart).iter("polyline")
+    ]
+
+
+def ticks(chart: Chart) -> list[tuple[str, float, float]]:
+    """Text, x and y of every label of the drawing."""
+    return [
+        (each.text or "", float(each.get("x")), float(each.get("y")))
+        for each in parsed(chart).iter("text")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 100], [0, 20, 40, 60, 80, 100]),
+        ([0, 10], [0, 2, 4, 6, 8, 10]),
+        ([0.012, 0.047], [0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045]),
+        ([-3, 5], [-2, 0, 2, 4]),
+        ([0.985, 0.995], [0.986, 0.988, 0.99, 0.992, 0.994]),
+        ([7, 7], [6.4, 6.6, 6.8, 7, 7.2, 7.4, 7.6]),
+        ([0, 0], [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        ([], [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ],
+)
+def test_linear_ticks_are_round_numbers_inside_the_range(
+    values: list[float], expected: list[float]
+) -> None:
+    assert linear(values, most=7).ticks == pytest.approx(expected)
+
+
+def test_an_axis_holds_every_value_and_a_few_round_ticks_for_any_range() -> None:
+    draw = random.Random(0)
+    for _ in range(500):
+        values = [draw.uniform(-1, 1) * 10 ** draw.uniform(-8, 8) for _ in range(2)]
+        axis = linear(values)
+        assert axis.low <= min(values) <= max(values) <= axis.high
+        assert 2 <= len(axis.ticks) <= 5
+        assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
+        step = axis.ticks[1] - axis.ticks[0]
+        mantissa = step / 10 ** math.floor(math.log10(step) + 1e-9)
+        assert min(abs(mantissa - nice) for nice in (1, 2, 5)) < 1e-4
+        assert len(set(written(axis.ticks))) == len(axis.ticks)
+
+
+def test_log_ticks_are_powers_of_ten_or_a_few_between() -> None:
+    assert logarithmic([0.001, 10]).ticks == pytest.approx([0.001, 0.01, 0.1, 1, 10])
+    assert logarithmic([3, 40]).ticks == pytest.approx([5, 10, 20])
+    assert logarithmic([1, 1e12], most=4).ticks == pytest.approx([1, 1e4, 1e8, 1e12])
+    assert logarithmic([-1, 0, 2, 2]).low > 0
+    axis = logarithmic([1, 100])
+    assert axis.fraction(10) == pytest.approx(0.5)
+
+
+def test_log_is_wanted_only_for_positive_values_over_two_decades() -> None:
+    assert wants_log([0.01, 2, NAN])
+    assert not wants_log([0.1, 2])
+    assert not wants_log([-0.01, 2])
+    assert not wants_log([NAN])
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0, 20000, 40000], ["0", "20k", "40k"]),
+        ([1e6, 2.5e6], ["1M", "2.5M"]),
+        ([0.05, 0.1], ["0.05", "0.1"]),
+        ([1e-5, 2e-5], ["1e-05", "2e-05"]),
+        ([0.9985, 0.999, 0.9995], ["0.9985", "0.999", "0.9995"]),
+        ([5000, 10000, 15000], ["5000", "10k", "15k"]),
+    ],
+)
+def test_ticks_are_written_short_and_apart(values: list[float], texts: list[str]) -> None:
+    assert written(values) == texts
+
+
+def test_a_line_goes_through_its_points_where_the_ticks_say() -> None:
+    chart = Chart("loss", [Series("a", [0, 50, 100], [1.0, 3.0, 2.0])])
+    (line,) = polylines(chart)
+    assert [x for x, _ in line] == [LEFT, (LEFT + WIDTH - RIGHT) / 2, WIDTH - RIGHT]
+    at = {text: y for text, x, y in ticks(chart) if x < LEFT}
+    assert {"1", "2", "3"} <= set(at)
+    assert [y for _, y in line] == pytest.approx([at["1"], at["3"], at["2"]])
+    assert at["1"] == pytest.approx(TOP + (HEIGHT - BOTTOM - TOP) * (1 - 0.04 / 1.08), abs=0.1)
+
+
+def test_a_log_axis_places_by_ratios() -> None:
+    chart = Chart("loss", [Series("a", [0, 1, 2], [1.0, 10.0, 100.0])], log=True)
+    (line,) = polylines(chart)
+    first, second, third = (y for _, y in line)
+    assert second == pytest.approx((first + third) / 2, abs=0.1)
+    assert "log scale" in drawn(chart)
+
+
+def test_a_gap_parts_a_line_and_a_lone_point_is_a_dot() -> None:
+    values = [1.0, 2.0, NAN, 3.0, NAN, 4.0, math.inf, 5.0, 6.0]
+    chart = Chart("loss", [Series("a", [*range(9)], values)])
+    assert [len(line) for line in polylines(chart)] == [2, 2]
+    assert len([*parsed(chart).iter("circle")]) == 2
+    zero = Chart("loss", [Series("a", [0, 1, 2, 3], [1.0, 2.0, 0.0, 500.0])], log=True)
+    assert [len(line) for line in polylines(zero)] == [2]  # zero has no place on a log axis
+
+
+def test_nothing_to_draw_is_a_sentence() -> None:
+    assert drawn(Chart("loss", [Series("a", [1, 2], [NAN, NAN])])).startswith("<p")
+    assert drawn(Chart("loss", [])).startswith("<p")
+
+
+def test_a_level_a_mark_and_several_lines_are_in_the_legend_and_one_line_is_not() -> None:
+    alone = Chart("loss", [Series("only", [0, 1], [1, 2])])
+    assert "<ul" not in drawn(alone)
+    both = [Series("first", [0, 1], [1, 2]), Series("second", [0, 1], [2, 1])]
+    chart = Chart("loss", both, marks=[Mark(1, 2, "best")], levels=[("floor", 0.0)])
+    names = ["".join(each.itertext()).strip() for each in parsed(chart).iter("li")]
+    assert names == ["first", "second", "floor", "best"]
+    rings = [each for each in parsed(chart).iter("circle") if each.get("r") == "5"]
+    (line, _) = polylines(chart)
+    assert (float(rings[0].get("cx")), float(rings[0].get("cy"))) == line[1]
+    at = {text: y for text, x, y in ticks(chart) if x < LEFT}
+    level = next(each for each in parsed(chart).iter("path") if each.get("class") == "level")
+    assert float(re.match(r"M\d+ ([\d.]+)H", level.get("d"))[1]) == at["0"]
+
+
+def test_the_title_says_the_chart_in_words() -> None:
+    chart = Chart("Loss <of> it", [Series("a", [5, 10, 15], [3.0, NAN, 1.0])])
+    title = next(parsed(chart).iter("title")).text
+    assert title == "Loss <of> it. a from 3 at step 5 to 1 at 15, lowest 1, highest 3."
+
+
+def test_twenty_lines_differ_in_colour_or_dash_and_the_first_in_both() -> None:
+    kinds = [style(index) for index in range(COLOURS * DASHES)]
+    assert len(set(kinds)) == 20
+    first = [kind.split() for kind in kinds[:DASHES]]
+    assert all(len({kind[part] for kind in first}) == DASHES for part in (1, 2))
+    for index in range(COLOURS):
+        assert f".line.c{index} {{ stroke: var(--c{index}); }}" in STYLE
+    for index in range(1, DASHES):
+        assert f".d{index} {{ stroke-dasharray" in STYLE
+
+
+def luminance(colour: str) -> float:
+    """Of WCAG 2.1."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear_parts = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear_parts, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_lines_and_texts_stand_out_on_light_and_on_dark(dark: bool) -> None:
+    colours: dict[str, str] = {}
+    for css in (SHARED, STYLE):
+        light, _, rest = css.partition("@media (prefers-color-scheme: dark)")
+        chosen = [light, rest.partition("} }")[0]][: 1 + dark]
+        for part in chosen:
+            colours |= dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part))
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for index in range(COLOURS):
+        assert contrast(colours[f"c{index}"], colours["back"]) >= 3, index
+    for text in ("ink", "soft", "curve"):
+        for ground in ("back", "band"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+
+
+def test_a_short_curve_stays_as_it_is() -> None:
+    points = thinned([1, 2, 3], [5.0, NAN, 7.0])
+    assert points.x == [1, 2, 3]
+    assert points.y[0] == points.low[0] == points.high[0] == 5
+    assert points.size == 1
+
+
+def test_a_long_curve_becomes_means_with_their_extremes_and_keeps_its_gaps() -> None:
+    y = [float(i % 10) for i in range(1000)]
+    y[555] = NAN
+    points = thinned([*range(1000)], y, most=100)
+    assert points.size == 10
+    assert len(points.x) == 100
+    assert points.x[0] == 4.5
+    assert (points.y[0], points.low[0], points.high[0]) == (4.5, 0, 9)
+    assert [i for i, value in enumerate(points.y) if math.isnan(value)] == [55]
+    chart = Chart("loss", [Series("a", [*range(1000)], y)])
+    assert len([*parsed(chart).iter("polygon")]) == 2
+    assert sum(map(len, polylines(chart))) <= 160
+
+
+def test_a_huge_file_is_read_evenly_and_its_last_line_always(tmp_path: Path) -> None:
+    path, total = tmp_path / "metrics.jsonl", 2 * MOST_LINES + 12
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in range(total)))
+    found = read_lines(path)
+    assert found is not None
+    assert (found.every, found.total) == (4, total)
+    steps = [record["step"] for record in found.records]
+    assert len(steps) <= MOST_LINES + 1
+    assert steps[:3] == [0, 4, 8]
+    assert steps[-2:] == [total - 4, total - 1]
+    assert "1 of 4" in (found.note or "")
+
+
+def test_lines_that_are_no_records_are_counted_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    deep = "[" * 10_000
+    path.write_text('{"step": 1}\nno json\n[1]\n\n{"step": 2, "loss": NaN}\n' + deep + '\n{"st')
+    found = read_lines(path)
+    assert found is not None
+    assert [record["step"] for record in found.records] == [1, 2]
+    assert found.broken == 4
+    assert read_lines(tmp_path / "none.jsonl") is None
+
+
+@pytest.mark.parametrize("value", [True, "1", None, [1], 10**400, json.loads("Infinity"), NAN])
+def test_what_is_no_finite_number_is_a_gap(value: object) -> None:
+    assert math.isnan(number(value))
+    assert number(3) == 3.0

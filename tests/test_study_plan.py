@@ -1,0 +1,188 @@
+"""A study file means these runs and no others, or one line says what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from msngan.config import is_study, known_configs
+from msngan.runs import NAME, UserError
+from msngan.study.arguments import command
+from msngan.study.files import Place, open_study, read_changes, save_study, started_study
+from msngan.study.plan import Study, make_study
+
+STUDIES = sorted(
+    name for name, path in known_configs().items() if is_study(yaml.safe_load(path.read_text()))
+)
+GRID: dict[str, Any] = {
+    "config": "digits_cnn3_msn",
+    "options": {"epochs": 3, "data": {"limit": 64}},
+    "arms": {
+        "plain": {"model.norm": "none"},
+        "gain": {"model.norm": "mean_spectral", "model.norm_options": {"gain": True}},
+    },
+    "grid": {"model.lr": [0.1, 0.001], "seed": [0, 1]},
+    "compare": [["gain", "plain"]],
+}
+
+
+def study(**changed: Any) -> Study:  # noqa: ANN401
+    return make_study("mine", {**GRID, **changed})
+
+
+def test_a_grid_is_every_combination_with_the_seeds_outermost() -> None:
+    names = [child.name for child in study().children]
+    assert names == [
+        *("mine-plain-lr0.1-s0", "mine-plain-lr0.001-s0", "mine-gain-lr0.1-s0"),
+        *("mine-gain-lr0.001-s0", "mine-plain-lr0.1-s1", "mine-plain-lr0.001-s1"),
+        *("mine-gain-lr0.1-s1", "mine-gain-lr0.001-s1"),
+    ]
+
+
+def test_a_run_has_the_fixed_options_its_arm_and_its_place_in_the_grid() -> None:
+    child = study().children[2]
+    assert child.options == {
+        "epochs": 3,
+        "data.limit": 64,
+        "model.norm": "mean_spectral",
+        "model.norm_options": {"gain": True},
+        "model.lr": 0.1,
+        "seed": 0,
+    }
+    assert (child.row, child.column, child.seed) == ("gain", "lr 0.1", 0)
+    assert command(child) == (
+        "msngan fit --config digits_cnn3_msn --epochs=3 --data.limit=64 --seed=0"
+        """ --model.norm=mean_spectral '--model.norm_options={"gain": true}' --model.lr=0.1"""
+        " --run mine-gain-lr0.1-s0"
+    )
+
+
+def test_several_base_configs_are_rows_and_need_no_arms() -> None:
+    made = make_study("t", {"config": ["cifar_msn", "cifar_sn"], "grid": {"seed": [3]}})
+    assert [child.name for child in made.children] == ["t-cifar_msn-s3", "t-cifar_sn-s3"]
+    assert made.rows == ["cifar_msn", "cifar_sn"]
+    assert made.columns == [""]
+
+
+def test_the_first_axis_of_several_values_is_the_rows_unless_the_study_says_another() -> None:
+    content = {"config": "digits_cnn3_msn", "grid": {"model.norm": ["none", "batch"]}}
+    assert make_study("t", content).rows == ["none", "batch"]
+    content["grid"]["model.lr"] = [0.1, 0.2]  # type: ignore[index]
+    turned = make_study("t", {**content, "rows": "model.lr"})
+    assert (turned.rows, turned.columns) == (["0.1", "0.2"], ["none", "batch"])
+
+
+def test_a_baseline_is_compared_with_every_other_row() -> None:
+    assert study(baseline="plain", compare=[]).pairs == [("gain", "plain")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"gird": {}}, "no 'gird' (did you mean 'grid'?)"),
+        ({"grid": {"seed": [-1]}}, "seed: -1 is no whole number"),
+        ({"grid": {"seed": [0, 0]}}, "seed: 0 is there twice"),
+        ({"grid": {"model.lr": 0.1}}, "model.lr: 0.1 is no list"),
+        ({"grid": {"model.lr": []}}, "no list of values"),
+        ({"grid": {"model.betas": [[0.5, 0.9]]}}, "give it a name in arms"),
+        ({"grid": {"model.norm": ["none"]}}, "'model.norm' is an axis of the grid and is set"),
+        ({"grid": {"epochs": [1]}}, "'epochs' is an axis of the grid and is set"),
+        ({"arms": {"a/b": {}}}, "'a/b' cannot be part of a run's name"),
+        ({"arms": {}}, "arms: write each"),
+        ({"arms": {"plain": [1]}}, "arms: plain: [1] is no mapping"),
+        ({"options": {"run": "x"}}, "'run' is not for a study to set"),
+        ({"options": {"model": {"lr": 1}, "model.lr": 2}}, "'model.lr' is set twice"),
+        ({"compare": [["gain", "plane"]]}, "no arm 'plane' (did you mean 'plain'?)"),
+        ({"compare": [["gain", "gain"]]}, "compared with itself"),
+        ({"compare": ["gain"]}, "compare: write pairs"),
+        ({"baseline": "none"}, "baseline: no arm 'none'"),
+        ({"rows": "arms"}, "rows: no axis 'arms' (did you mean 'arm'?)"),
+        ({"config": "digits_cnn4"}, "did you mean"),
+        ({"config": "study_digits"}, "is a study itself"),
+        ({"config": None}, "config: name a run's config"),
+        ({"arms": {"x" * 90: {}}}, "longer than 100 characters"),
+        ({"grid": {"seed": list(range(6000))}}, "more than 10,000"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_with_a_study_is_said(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as problem:
+        study(**changed)
+    assert words in str(problem.value)
+
+
+def test_two_runs_of_one_name_are_refused() -> None:
+    arms, grid = {"a": {}, "a-b": {}}, {"x": ["b-c", "c"]}
+    with pytest.raises(UserError, match="two runs would be named 't-a-b-c-s0'"):
+        make_study("t", {"config": "digits_cnn3_msn", "arms": arms, "grid": grid})
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_packaged_study_is_sound(name: str) -> None:
+    made = open_study(name, Path(), None, [])
+    assert made.name == name
+    assert len({child.name for child in made.children}) == len(made.children) > 1
+    assert all(NAME.fullmatch(child.name) for child in made.children)
+    assert len(made.seeds) > 1, "without seeds there is no interval"
+    assert made.pairs
+
+
+def test_the_studies_of_the_paper_are_packaged() -> None:
+    wanted = {"table1_mnist", "table1_svhn", "table1_cifar", "table1_fashion", "table2"}
+    assert wanted | {"drift_cifar", "study_digits"} <= {*STUDIES}
+
+
+def test_numbers_with_an_exponent_and_no_dot_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text("config: digits_cnn3_msn\ngrid: {model.lr: [1e-4, 1.0e-3]}\n")
+    assert [c.options["model.lr"] for c in open_study(str(path), tmp_path, None, []).children] == [
+        1e-4,
+        1e-3,
+    ]
+    assert read_changes(["model.lr=1e-5", "model.norm_options={gain: true}"]) == {
+        "model.lr": 1e-5,
+        "model.norm_options": {"gain": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("config: x\ngrid: {seed: [0]}\ngrid: {seed: [1]}\n", "'grid' is there twice"),
+        ("arms: {a: {}, a: {}}\n", "'a' is there twice"),
+        ("[1, 2]\n", "no options"),
+        ("a: [\n", "no YAML"),
+        ("model: {norm: none}\n", "msngan fit --config"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words) as problem:
+        open_study(str(path), tmp_path, None, [])
+    assert str(path) in str(problem.value)
+
+
+def test_changes_apply_to_every_run_and_are_kept(tmp_path: Path) -> None:
+    changed = make_study("mine", GRID, read_changes(["epochs=5"]))
+    assert {child.options["epochs"] for child in changed.children} == {5}
+    place = Place("mine", tmp_path)
+    save_study(changed, place)
+    again = started_study(place)
+    assert again is not None
+    assert again.children == changed.children
+    assert open_study("mine", tmp_path, None, []).children == changed.children
+
+
+@pytest.mark.parametrize("change", ["model.lr=1", "model.norm=none", "epochs", "run=x"])
+def test_a_change_that_would_be_without_effect_is_refused(change: str) -> None:
+    with pytest.raises(UserError):
+        make_study("mine", GRID, read_changes([change]))
+
+
+def test_a_study_may_have_another_name(tmp_path: Path) -> None:
+    made = open_study("study_digits", tmp_path, "other", [])
+    assert made.children[0].name.startswith("other-none-")
