@@ -20,9 +20,9 @@ def packaged_folder() -> Path:
 
 def known_configs() -> dict[str, Path]:
     """Every config by bare name; those in ./configs hide packaged ones of the same name."""
-    found = {path.stem: path for path in sorted(packaged_folder().glob("*.yaml"))}
-    found |= {path.stem: path for path in sorted(Path("configs").glob("*.yaml"))}
-    return found
+    folders = (packaged_folder(), Path("configs"))
+    paths = [path for folder in folders for path in sorted(folder.glob("*.yaml"))]
+    return {path.stem: path for path in paths if path.is_file()}
 
 
 def find_config(name: str) -> Path:
@@ -67,7 +67,11 @@ def refuse_study(path: Path) -> None:
 
 def summary(path: Path) -> str:
     """The first comment line of a config."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as problem:
+        return f"cannot be read: {problem}"
+    for line in lines:
         if line.startswith("#"):
             return line.lstrip("# ").rstrip()
         if line.strip():

@@ -155,8 +155,18 @@ def test_measuring_less_often_leaves_the_weights_as_they_are(fit: Fit) -> None:
     changed = {
         name for name, value in weights(seldom).items() if not torch.equal(value, often[name])
     }
-    assert changed <= {"epoch_loss", "epoch_right", "epoch_seen"}
+    assert not changed
     assert [line["epoch"] for line in read_lines(seldom / "accuracy.jsonl")] == [3.0, 4.0]
+
+
+def test_a_line_s_training_figures_are_of_its_own_epoch_however_seldom_lines_are(fit: Fit) -> None:
+    every, second = (
+        read_lines(fit(f"by{n}", "--epochs", "2", "--accuracy.every", str(n)) / "accuracy.jsonl")
+        for n in (1, 2)
+    )
+    assert len(second) == 1
+    for name in ("train_loss", "train_accuracy", "test_loss"):
+        assert second[0][name] == every[1][name]
 
 
 def test_a_run_says_how_it_ended(fit: Fit, run: Run) -> None:

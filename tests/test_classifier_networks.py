@@ -505,6 +505,17 @@ def test_a_norm_of_outputs_without_a_place_to_go_is_refused() -> None:
     small("densenet_bc", "mean_spectral", norm_layers=["stem"])
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_norm_of_outputs_for_the_head_alone_is_refused(name: str) -> None:
+    after = {"placement": "after_layer"}
+    with pytest.raises(ValueError, match="'batch' has no part for the weights.*head.*nothing"):
+        small(name, "batch", norm_layers=["head"], **after)
+    with pytest.raises(ValueError, match="'layer' has no part for the weights.*head.*nothing"):
+        small(name, "spectral", norm_layers=["!head"], other_norm="layer", **after)
+    small(name, "spectral", norm_layers=["head"], **after)
+    small(name, "batch", norm_layers=["!head"], other_norm="spectral", **after)
+
+
 def test_an_instance_norm_with_nothing_to_average_over_is_refused() -> None:
     with pytest.raises(ValueError, match="one value per channel.*use 9x9 or larger"):
         small("resnet18", "instance", size=8)

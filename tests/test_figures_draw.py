@@ -18,7 +18,7 @@ from msngan.commands import figures as command
 from msngan.commands.figures import main
 from msngan.figures import DEFAULT, FIGURES, Unavailable, draw, find_sources, make_arms
 from msngan.figures.arms import FIRST
-from msngan.figures.layered import verdict
+from msngan.figures.drift import all_layers, compared, verdict
 from msngan.figures.quantities import linear_density
 from msngan.figures.records import Layer, shared_layers, with_dynamics
 from msngan.figures.style import COLOURS, FORMATS, settings
@@ -171,18 +171,56 @@ def test_figures_3_and_4_show_weights_on_the_left_and_preactivations_on_the_righ
     drawn: Callable[[str], Any],
 ) -> None:
     record = synthetic(20)
-    smooth = np.convolve(record.weight_mean[:, 0], np.ones(15) / 15, "valid")
     for key in "34":
         left, right = drawn(key).axes[:2]
-        assert data(left, "none") == pytest.approx(smooth, rel=1e-5)
-        assert left.lines[0].get_xdata().tolist() == list(range(14, 20))
+        # The code writes the normed weight over the weight: it is this that it logs.
+        assert data(left, "none") == pytest.approx(record.effective_mean[:, 0], rel=1e-5)
     band = drawn("3").axes[0].collections[0].get_paths()[0].vertices
-    edges = [record.weight_mean[:, 0] + sign * record.weight_sd[:, 0] / 2 for sign in (-1, 1)]
-    expected = [np.convolve(edge, np.ones(15) / 15, "valid")[-1] for edge in edges]
+    half = record.effective_sd[-1, 0] / 2
+    expected = [record.effective_mean[-1, 0] + sign * half for sign in (-1, 1)]
     last = band[band[:, 0] == 19][:, 1]
     assert [last.min(), last.max()] == pytest.approx(expected, rel=1e-5)
     drift = synthetic(20, drift=0.2).drift[:, 0]
     assert data(right, "none") == pytest.approx(drift)
+
+
+def test_long_records_are_smoothed_as_the_authors_do_all_of_them_or_none(tmp_path: Path) -> None:
+    record = synthetic(45)
+    make_run(tmp_path, "a", record=record)
+    make_run(tmp_path, "b", "spectral", record=synthetic(15))
+    left = figure(tmp_path, "4", "a", "b").axes[0]
+    smooth = np.convolve(record.effective_mean[:, 0], np.ones(15) / 15, "valid")
+    assert data(left, "none") == pytest.approx(smooth, rel=1e-5)
+    assert left.lines[0].get_xdata().tolist() == list(range(14, 45))
+    assert left.lines[1].get_xdata().tolist() == [14]
+    made = figure(tmp_path, "6", "a", "b")
+    assert "Running mean of 15 measurements, 50 steps apart." in text_of(made)
+    make_run(tmp_path, "c", "batch", record=synthetic(14))
+    made = figure(tmp_path, "4", "a", "c")
+    assert [len(line.get_xdata()) for line in made.axes[0].lines] == [45, 14]
+    assert "Too few measurements (14 to 45)" in text_of(made)
+
+
+def text_of(made: Any) -> str:  # noqa: ANN401  a matplotlib Figure
+    """The small print."""
+    return " ".join(text.get_text() for text in made.texts)
+
+
+def test_gradients_under_a_spectral_norm_are_said_to_be_other_than_the_released_ones(
+    drawn: Callable[[str], Any],
+) -> None:
+    for key in "15":
+        assert "that of the normed weight" in text_of(drawn(key))
+    assert "no exact zeros" in text_of(drawn("1"))
+
+
+def test_a_norm_s_axis_has_numbers_however_little_it_spans(tmp_path: Path) -> None:
+    record = synthetic(20)
+    record.matrix_norm[:] = np.linspace(1.001, 1.04, 20)[:, None]
+    make_run(tmp_path, "a", record=record)
+    axes = figure(tmp_path, "norms", "a").axes[1]
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
 
 
 def test_figure_5_has_densities_and_shares_over_the_same_bins(drawn: Callable[[str], Any]) -> None:
@@ -214,16 +252,46 @@ def test_figure_6_shows_the_whole_spectrum_at_three_moments_and_both_norms(
     assert len(right.lines) == 2 * len(NORMS)
 
 
-def test_a_layer_drifts_or_not_by_its_last_measurement(root: Path) -> None:
+def test_a_verdict_on_drift_has_the_end_the_most_and_what_our_bound_makes_of_them(
+    root: Path,
+) -> None:
     recorded, _ = with_dynamics(make_arms(find_sources([*NORMS, "again"], root)))
     layer, head = shared_layers(recorded, ("0", "3"))
     said = [verdict(each, layer) for each in recorded]
-    assert [words.split(": ")[1] for words in said] == ["does not drift", "drifts"] + [
-        "does not drift"
+    assert [words.rpartition(": ")[2] for words in said] == [
+        "stays within 1 sd",
+        "drifts",
+        "stays within 1 sd",
     ]
     ends = [synthetic(20, drift=0.1).drift[-1, 0], synthetic(20, drift=0.3, seed=1).drift[-1, 0]]
-    assert said[2].startswith(f"{np.mean(ends):.2f} sd")
+    spread = f"({min(ends):.2f} to {max(ends):.2f})"
+    assert said[2].startswith(f"{np.mean(ends):.2f} sd {spread} at step 950,\nmost ")
     assert verdict(recorded[0], head) == "not measured"
+    end = synthetic(20, drift=3.0).drift[-1, 0]
+    words = f"at step 950: spectral {end:.2f}, mean_spectral {np.mean(ends):.2f}"
+    assert compared(recorded, layer) == words
+    assert compared(recorded[:2], layer) == ""
+    assert "of 3 layers 3 above 1 sd at step 950, the largest" in all_layers(recorded[1])
+
+
+def test_a_drift_that_fell_again_is_shown_where_it_was_largest(tmp_path: Path) -> None:
+    early, late = synthetic(20), synthetic(10)
+    early.drift[:, 1] = 0.5
+    early.drift[1, 1] = 3.2
+    make_run(tmp_path, "a", "spectral", record=early)
+    make_run(tmp_path, "b", "mean_spectral", record=late)
+    made = figure(tmp_path, "drift", "a", "b", layers=("1",))
+    left, right = made.axes
+    (first, *_) = right.get_legend().get_texts()
+    assert (
+        first.get_text() == "0.50 sd at step 950,\nmost 3.20 at step 50: was above 1 sd, is not now"
+    )
+    assert right.get_legend().get_title().get_text().startswith("at step 450: spectral 0.50")
+    rings = [line for line in right.lines if line.get_markerfacecolor() == "none"]
+    assert [*rings[0].get_xydata()[0]] == pytest.approx([50, 3.2])
+    assert (left.get_xscale(), right.get_xscale()) == ("linear", "symlog")
+    assert right.get_xlim()[0] > -1
+    assert f"most ever measured 3.20 ({early.layers[1]}, step 50)" in text_of(made)
 
 
 def test_a_panel_without_a_record_says_so(root: Path) -> None:
@@ -302,13 +370,9 @@ def test_the_legend_says_which_runs_failed_go_on_or_left_no_record(tmp_path: Pat
     ]
 
 
-def test_a_run_that_ended_early_is_not_smoothed_and_has_no_later_moment(tmp_path: Path) -> None:
+def test_a_run_that_ended_early_has_no_later_moment(tmp_path: Path) -> None:
     make_run(tmp_path, "a", record=synthetic(20))
     make_run(tmp_path, "b", "spectral", record=synthetic(4))
-    made = figure(tmp_path, "4", "a", "b")
-    assert "50 steps apart; none of a run with fewer" in " ".join(
-        text.get_text() for text in made.texts
-    )
     made = figure(tmp_path, "5", "a", "b", layers=("0",))
     assert [len(axes.lines) for axes in made.axes[1:]] == [2, 1, 1]
     words = [text.get_text() for text in made.axes[-1].get_legend().get_texts()]

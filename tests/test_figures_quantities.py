@@ -9,7 +9,6 @@ from msngan.figures.quantities import (
     Curve,
     by_magnitude,
     cumulative_accuracy,
-    drifts,
     linear_density,
     over_runs,
     running_mean,
@@ -121,9 +120,3 @@ def test_runs_that_share_no_step_have_no_mean_and_one_run_is_itself() -> None:
     one = Curve(np.array([0.0]), np.array([1.0]))
     assert len(over_runs([one, Curve(np.array([5.0]), np.array([1.0]))]).x) == 0
     assert over_runs([one]) is one
-
-
-def test_a_layer_drifts_above_one_sd() -> None:
-    assert drifts(1.01) is True
-    assert drifts(1.0) is False
-    assert drifts(float("nan")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -165,3 +166,33 @@ def test_best_is_the_checkpoint_of_the_best_score(tiny: Tiny) -> None:
     key = next(key for key in lines[0]["scores"] if key.startswith("fd/"))
     best = min(lines, key=lambda line: line["scores"][key]["mean"])["step"]
     assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == best
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 7 vs 6"),
+    ],
+)
+def test_a_full_disk_is_one_line_that_says_how_to_go_on(
+    tiny: Tiny,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    problem: Exception,
+) -> None:
+    folder = tiny("mine", "--steps", "2")
+    whole = weights(folder)
+
+    def full(*arguments: object) -> None:
+        raise problem
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        assert run("resume", "mine", "--steps", "3") == 1
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.startswith(f"msngan: error: cannot write to {folder}: ")
+    assert "`msngan resume mine`" in shown
+    assert same_bits(whole, weights(folder))
+    assert run("resume", "mine", "--steps", "3") == 0

@@ -75,6 +75,10 @@ def test_the_first_axis_of_several_values_is_the_rows_unless_the_study_says_anot
     assert (turned.rows, turned.columns) == (["0.1", "0.2"], ["none", "batch"])
 
 
+def test_a_single_arm_is_the_rows() -> None:
+    assert make_study("t", {"config": "digits_cnn3_msn", "arms": {"a": {}}}).rows == ["a"]
+
+
 def test_a_baseline_is_compared_with_every_other_row() -> None:
     assert study(baseline="plain", compare=[]).pairs == [("gain", "plain")]
 
@@ -99,6 +103,7 @@ def test_a_baseline_is_compared_with_every_other_row() -> None:
         ({"compare": [["gain", "gain"]]}, "compared with itself"),
         ({"compare": ["gain"]}, "compare: write pairs"),
         ({"baseline": "none"}, "baseline: no arm 'none'"),
+        ({"arms": {"a": {"x": 1}, "b": {"x": 1}}}, "mine-a-lr0.1-s0 and mine-b-lr0.1-s0 set the"),
         ({"rows": "arms"}, "rows: no axis 'arms' (did you mean 'arm'?)"),
         ({"config": "digits_cnn4"}, "did you mean"),
         ({"config": "study_digits"}, "is a study itself"),

@@ -122,6 +122,21 @@ def test_a_difference_is_shown_where_the_interval_leaves_zero_out(
     assert results(study)["comparisons"][0]["verdict"] == word
 
 
+def test_a_verdict_says_whose_runs_diverged_and_so_are_in_no_pair(study: Study) -> None:
+    for seed in range(3):
+        tests = (0.1,) if seed == 2 else (0.1, 0.9 + seed / 1000)
+        state = "diverged" if seed == 2 else "done"
+        write(f"mine-msn-lr0.1-s{seed}", *tests, status=state)
+        write(f"mine-plain-lr0.1-s{seed}", 0.1, 0.5, status="diverged" if seed == 1 else "done")
+        write(f"mine-msn-lr0.01-s{seed}", *tests, status=state)
+        write(f"mine-plain-lr0.01-s{seed}", 0.1, 0.5)
+    found = {each["column"]: each for each in results(study)["comparisons"][::2]}
+    words = "one pair: no interval, but A diverged 1 times and B diverged 1 times"
+    assert found["lr 0.1"]["verdict"] == words
+    assert found["lr 0.1"]["diverged"] == {"A": [2], "B": [1]}
+    assert found["lr 0.01"]["verdict"] == "A better, but A diverged 1 times"
+
+
 def test_a_diverged_run_is_in_no_mean_and_in_every_table(
     study: Study, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,7 +146,7 @@ def test_a_diverged_run_is_in_no_mean_and_in_every_table(
     assert (one["done"], one["diverged"], one["last"]["n"]) == ([0], [1], 1)
     assert run("study", "mine.yaml", "--table") == 0
     shown = capsys.readouterr().out
-    assert "90.00, 1 diverged, 2 of 3 seeds" in shown
+    assert "90.00, 1 diverged, 2 of 3 ended" in shown
     assert "mine-plain-lr0.1-s1 diverged at step 10: loss nan\n" in shown
     assert "Try" not in shown
 

@@ -55,10 +55,12 @@ class Accuracy(RunCallback):
     ) -> None:
         step = trainer.global_step
         data = cast("LabelledData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
+        module = cast("Classifier", pl_module)
         epoch, rest = divmod(step, data.steps_per_epoch)
         if step < self.steps and (rest or epoch % self.every):
+            if not rest:
+                module.next_epoch()
             return
-        module = cast("Classifier", pl_module)
         seconds = time.monotonic() - self._since
         line: dict[str, Any] = {"format": 1, "run": self.run.name, "step": step}
         line["epoch"] = step / data.steps_per_epoch

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 
 from msngan.commands.parser import Parser
@@ -20,8 +23,18 @@ def main(argv: list[str]) -> int:
     known = known_configs()
     width = max(map(len, known), default=0)
     groups: dict[str, list[str]] = {name: [] for name in GROUPS}
+    # Folded for a person only: what a pipe reads has one line a config.
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     for name, path in sorted(known.items()):
-        groups[group_of(path)].append(f"  {name:{width}}  {summary(path)}")
+        start, rest = f"  {name:{width}}  ", " " * (width + 4)
+        lines = textwrap.wrap(
+            summary(path),
+            max(room, width + 24),
+            initial_indent=start,
+            subsequent_indent=rest,
+            break_on_hyphens=False,
+        )
+        groups[group_of(path)] += lines or [start.rstrip()]
     shown = [[GROUPS[name], *lines] for name, lines in groups.items() if lines]
     print("\n\n".join("\n".join(lines) for lines in shown))
     return 0

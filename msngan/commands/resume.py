@@ -20,6 +20,10 @@ def main(argv: list[str]) -> int:
     if (folder / "config.yaml").is_file() and not run.config.is_file():
         run = Run(folder.resolve().name, folder.resolve().parent.parent)
     if not run.config.is_file():
+        if (run.folder / "study.yaml").is_file():
+            raise UserError(
+                f"{known.run!r} is a study of many runs; go on with `msngan study {known.run}`"
+            )
         names = [each.name for each in all_runs(root)]
         raise UserError(
             f"no run {known.run!r} in {root / 'checkpoints'}{did_you_mean(run.name, names)}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from msngan.commands.parser import Parser
 from msngan.commands.study_tables import list_tables, show_results
 from msngan.commands.tables import FORMATS, print_as
-from msngan.runs import UserError
+from msngan.runs import Failure, UserError
 from msngan.study.files import Place, open_study, save_study, started_study
 from msngan.study.plan import Child, Study
 from msngan.study.results import collect, save
@@ -90,7 +92,8 @@ def _run(args: argparse.Namespace, study: Study, reader: Reader, command: str) -
     if left:
         code, failures = _train(args, study, reader, left, command)
     results = collect(study, reader, command, failures)
-    save(results, reader.place)
+    with writing(reader.place):
+        save(results, reader.place)
     if code >= 128:
         sys.stderr.write(f"stopped; continue with:\n  {command}\n")
         return code
@@ -112,7 +115,14 @@ def _train(
     if isinstance(problem := ask(check, left), ValueError):
         raise UserError(str(problem))
     _say_change(study, reader.place)
-    save_study(study, reader.place)
+    with writing(reader.place):
+        save_study(study, reader.place)
+        (reader.place.folder / "logs").mkdir(exist_ok=True)
+
+    def recorded(failures: dict[str, str]) -> None:
+        with writing(reader.place):
+            save(collect(study, reader, command, failures), reader.place)
+
     with Display(study, args.jobs) as display:
         scheduler = Scheduler(
             study,
@@ -123,9 +133,21 @@ def _train(
             args.keep_going,
             train,
             display,
-            lambda failures: save(collect(study, reader, command, failures), reader.place),
+            recorded,
         )
         return scheduler.run(), scheduler.failures
+
+
+@contextmanager
+def writing(place: Place) -> Iterator[None]:
+    """A folder that takes no file, or a full disk, is said in one line."""
+    try:
+        yield
+    except OSError as problem:
+        raise Failure(
+            f"cannot write to {place.folder}: {problem.strerror}; make room there or choose"
+            " another folder with --root; the runs keep what they have saved"
+        ) from problem
 
 
 def _say_change(study: Study, place: Place) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from msngan.commands.study_scores import board_of, score_tables
 from msngan.commands.tables import Table, print_as
 from msngan.study.plan import Study
-from msngan.study.state import State
+from msngan.study.state import State, steps
 
 Json = dict[str, Any]
 TITLES = {
@@ -55,8 +55,12 @@ def progress_table(results: Json) -> Table:
         for child in children
         if child["state"] in ("diverged", "failed", "collapsed")
     ]
-    lines = [f"{len(children)} runs: {counted}"]
+    lines = [f"{_runs(children)}: {counted}"]
     return Table(f"Study {results['study']}", lines=lines, notes=failed)
+
+
+def _runs(runs: Collection[Any]) -> str:
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
 
 
 def _first(reason: str | None) -> str:
@@ -66,7 +70,8 @@ def _first(reason: str | None) -> str:
 
 def accuracy_tables(results: Json) -> Iterator[Table]:
     for measure, title in TITLES.items():
-        yield grid_table(results, measure, title)
+        if measure == "last" or any(cell[measure] for cell in results["cells"]):
+            yield grid_table(results, measure, title)
     yield _without_empty(detail_table(results), "at")
     if results["comparisons"]:
         for measure in PAIRED:
@@ -109,13 +114,14 @@ def _in_grid(cell: Json | None, measure: str) -> str:
     parts = [percent(cell[measure])] if cell[measure] else []
     parts += [f"{len(cell[word])} {word}" for word in ("diverged", "failed") if cell[word]]
     ended = sum(len(cell[word]) for word in ("done", "diverged", "failed"))
-    parts += [f"{ended} of {cell['seeds']} seeds"] if ended < cell["seeds"] else []
+    parts += [f"{ended} of {cell['seeds']} ended"] if ended < cell["seeds"] else []
     return ", ".join(parts)
 
 
 def detail_table(results: Json) -> Table:
-    columns = [results["rows"]["axis"], "at", "n", "last", "95 % CI", "by validation", "95 % CI "]
-    columns += ["best test (*)", "change", "diverged", "steps/s"]
+    """What the grids above leave out."""
+    columns = [results["rows"]["axis"], "at", "n", "95 % CI, last", "95 % CI, by validation"]
+    columns += ["change", "diverged", "steps/s"]
     rows = []
     for cell in results["cells"]:
         speed = cell["steps_per_second"]
@@ -124,23 +130,20 @@ def detail_table(results: Json) -> Table:
                 cell["row"],
                 cell["column"],
                 str(len(cell["done"])),
-                percent(cell["last"]),
                 interval(cell["last"]),
-                percent(cell["best"]),
                 interval(cell["best"]),
-                percent(cell["best_test"]),
                 "" if cell["plateau"] is None else f"{100 * cell['plateau']:+.2f}",
                 str(len(cell["diverged"])),
                 "" if speed is None else f"{speed:.1f}",
             ]
         )
     right = frozenset({*columns[2:]})
-    title = f"{results['study']}: every cell"
-    return Table(title, columns, rows, right=right, extra=len(columns) - 5, keys=2)
+    title = f"{results['study']}: each mean's interval, and how the runs ended"
+    return Table(title, columns, rows, right=right, extra=3, keys=2)
 
 
 def paired_table(results: Json, measure: str) -> Table:
-    columns = ["A - B", "at", "pairs", "points", "95 % CI", "shown", "sd"]
+    columns = ["A - B", "at", "points", "95 % CI", "shown", "pairs", "sd"]
     rows = []
     for each in results["comparisons"]:
         if each["measure"] != measure:
@@ -148,8 +151,8 @@ def paired_table(results: Json, measure: str) -> Table:
         found = each["difference"]
         points = "" if found is None else f"{100 * found['mean']:+.2f}"
         sd = "none" if found is None or found["sd"] is None else f"{100 * found['sd']:.2f}"
-        row = [f"{each['a']} - {each['b']}", each["column"], str(len(each["seeds"]))]
-        rows.append([*row, points, interval(found, "+.2f"), each["verdict"], sd])
+        row = [f"{each['a']} - {each['b']}", each["column"], points, interval(found, "+.2f")]
+        rows.append([*row, each["verdict"], str(len(each["seeds"])), sd])
     return Table(
         f"{results['study']}: differences paired by seed, {PAIRED[measure]}",
         columns,
@@ -189,6 +192,7 @@ def flat_rows(results: Json) -> tuple[list[str], list[Json]]:
 def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[], Any]]:
     """For `--list`: how far each run is."""
     columns = ["run", "state", "step", "of", "newest"]
+    shown = ["run", "state", "step", "newest"]
     words = [state.word for state in states.values()]
     counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
 
@@ -199,12 +203,13 @@ def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[]
         ]
 
     def tables() -> Iterable[Table]:
+        # Short, and apart where even that is too wide: a name that is broken cannot be copied.
         rows = [
-            ["" if each[name] is None else str(each[name]) for name in columns]
-            for each in records()
+            [name, s.word, steps(s), s.newest.replace("validation", "val.")]
+            for name, s in states.items()
         ]
-        title = f"Study {study.name}: {len(states)} runs, {counted}"
-        return [Table(title, columns, rows, right=frozenset({"step", "of"}))]
+        title = f"Study {study.name}: {_runs(states)}, {counted}"
+        return [Table(title, shown, rows, right=frozenset({"step"}), extra=1, keys=1)]
 
     return {
         "tables": tables,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msngan.figures import layered
 from msngan.figures.accuracy import accuracy
 from msngan.figures.arms import Arm, make_arms, pages
+from msngan.figures.drift import drift
 from msngan.figures.gradients import gradients
 from msngan.figures.records import Unavailable
 from msngan.figures.sheet import Sheet
@@ -31,7 +32,7 @@ FIGURES: dict[str, tuple[str, Maker]] = {
     "4": ("fig4_weight_means", layered.weight_means),
     "5": ("fig5_gradients", gradients),
     "6": ("fig6_singular_values", spectra),
-    "drift": ("drift", layered.drift),
+    "drift": ("drift", drift),
     "dead": ("dead_units", layered.dead),
     "norms": ("norms", layered.norms),
     "complexity": ("spectral_complexity", layered.complexity),

@@ -15,12 +15,13 @@ from msngan.figures.quantities import BINS, by_magnitude, linear_density, varian
 from msngan.figures.records import Layer, Recorded, shared_layers, with_dynamics
 from msngan.figures.sheet import Sheet
 from msngan.figures.style import style
-from msngan.figures.words import entries, subject
+from msngan.figures.words import PROJECTED, entries, subject
 
 NOTES = (
     f"(a) As released: the first gradient only, so at initialisation; {BINS} bins over each net's"
     " own range, density. The authors also average 5 neighbouring entries before they count, which"
-    " narrows the shape (up to 2.2 times); from counts that cannot be redone, and it is left out.",
+    " narrows the shape (up to 2.2 times); from counts that cannot be redone, and it is left out."
+    f" {PROJECTED}.",
     "(b) As stated: the same bins for all arms, both signs together; exact zeros are in no bin (see"
     " Figure 1). Beside it: the variance later in training over that at the first gradient; ?, of a"
     " run without a measurement there.",
@@ -49,6 +50,7 @@ def gradients(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Sheet, list[s
             "gradient",
             "density",
         )
+        _few_ticks(left)
         for axes, step in zip(others, times, strict=True):
             if axes.lines:
                 axes.set_xscale("log")
@@ -69,6 +71,12 @@ def _released(axes: Any, each: Recorded, layer: Layer) -> None:  # noqa: ANN401 
     edges, density = linear_density(record.edges, counts[measured[0]])
     look = style(each.arm.style)
     axes.stairs(density, edges, color=look.colour, linestyle=look.dash, linewidth=1.3)
+
+
+def _few_ticks(axes: Any) -> None:  # noqa: ANN401
+    """Numbers of a small range in few digits, with their power of ten at the axis's end."""
+    axes.locator_params(axis="x", nbins=4)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
 
 
 def _stated(axes: Any, each: Recorded, layer: Layer, step: int) -> None:  # noqa: ANN401

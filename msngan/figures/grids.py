@@ -31,7 +31,8 @@ Draw = Callable[["Axes", Recorded, Layer, Style], None]
 class Column:
     """heading: what it shows; up, across: the labels with their units; level: a line to compare.
 
-    logarithmic: of the upright axis. positive: of what is never below 0.
+    logarithmic: of the upright axis. positive: of what is never below 0. early: steps on a log
+    scale, with 0.
     """
 
     heading: str
@@ -41,6 +42,7 @@ class Column:
     level: float | None = None
     logarithmic: bool = False
     positive: bool = False
+    early: bool = False
 
 
 def grid(
@@ -51,14 +53,18 @@ def grid(
     layers: Sequence[Layer],
     notes: Sequence[str],
     verdict: Callable[[Recorded, Layer], str] | None = None,
+    compared: Callable[[Sequence[Recorded], Layer], str] | None = None,
 ) -> Sheet:
-    """A panel for each layer and column. verdict: words on each arm, beside its last panel."""
+    """A panel for each layer and column.
+
+    verdict: words on each arm, beside a layer's last panel; compared: on all of them, above these.
+    """
     sheet = Sheet(
         f"{title}{subject(arms)}",
         entries(arms, recorded),
         notes,
         (len(layers), len(columns)),
-        aside=1.7 if verdict else 0,
+        aside=2.6 if verdict else 0,
     )
     for row, layer in enumerate(layers):
         for column, axes in zip(columns, sheet.axes[row], strict=True):
@@ -69,10 +75,15 @@ def grid(
             if column.positive and axes.lines:
                 axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])
             sheet.finish(axes, column.heading, layer.words(sheet.letters), column.across, column.up)
+            if column.early and axes.lines:
+                axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+                axes.set_xlim(-0.3, 1.3 * max(x for each in axes.lines for x in each.get_xdata()))
             if column.level is not None and axes.lines:
                 axes.axhline(column.level, color="#444444", linewidth=0.9, linestyle=(0, (2, 2)))
         if verdict is not None and sheet.axes[row][-1].lines:
-            beside(sheet.axes[row][-1], recorded, [verdict(each, layer) for each in recorded])
+            words = [verdict(each, layer) for each in recorded]
+            above = compared(recorded, layer) if compared else ""
+            beside(sheet.axes[row][-1], recorded, words, above)
     return sheet
 
 
@@ -119,10 +130,10 @@ def stated(name: str, thick: float = 1.5) -> Draw:
     return draw
 
 
-def released(name: str, smooth: bool = True, spread: str | None = None) -> Draw:
-    """As the authors plot it: one run, by the number of the measurement, running mean of 15.
+def released(name: str, smooth: bool = False, spread: str | None = None) -> Draw:
+    """As the authors plot it: one run, by the number of the measurement.
 
-    spread: half an sd of this is drawn to each side.
+    smooth: by their running mean of 15. spread: half an sd of this is drawn to each side.
     """
 
     def draw(axes: Axes, each: Recorded, layer: Layer, look: Style) -> None:

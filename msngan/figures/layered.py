@@ -1,4 +1,4 @@
-"""Figures 1, 3 and 4 of the paper, and beyond it drift, dead units, norms and complexity.
+"""Figures 1, 3 and 4 of the paper, and beyond it dead units, norms and complexity.
 
 What the authors' code plots is in the left column: arXiv 1907.04003, and its released code.
 """
@@ -7,31 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from msngan.figures.arms import Arm
+from msngan.figures.drift import DRIFT
 from msngan.figures.grids import (
     LOG_INDEX,
     STEP,
     Column,
     both,
     channels,
-    column_of,
     grid,
     released,
     stated,
 )
-from msngan.figures.quantities import DRIFTS, Curve, drifts, over_runs
-from msngan.figures.records import Layer, Recorded, shared_layers, with_dynamics
+from msngan.figures.quantities import Curve, over_runs
+from msngan.figures.records import shared_layers, with_dynamics
 from msngan.figures.sheet import Sheet, line, logarithmic
 from msngan.figures.style import style
-from msngan.figures.words import MEANS, entries, seeds, smoothing, subject
+from msngan.figures.words import MEANS, PROJECTED, entries, seeds, smoothing, smooths, subject
 
 Made = tuple[Sheet, list[str]]
 WEIGHTS = (
     "(a) As released: the code logs the mean of the weights, not of what the layer puts out; the"
     " mean drift that the paper speaks of is of pre-activations. The released x axis is the log"
-    " index, labelled as epoch."
+    " index, labelled as epoch. Of a layer under a spectral norm it is the normed weight, which the"
+    " code writes over the weight."
 )
 
 
@@ -43,7 +42,7 @@ def sparsity(arms: Sequence[Arm], wanted: Sequence[str]) -> Made:
         Column(
             "(a) As released: exact zeros of the gradient",
             "zero entries (fraction)",
-            released("gradient_zero", smooth=False),
+            released("gradient_zero"),
             LOG_INDEX,
             positive=True,
         ),
@@ -57,7 +56,8 @@ def sparsity(arms: Sequence[Arm], wanted: Sequence[str]) -> Made:
     notes = [
         "(a) The code counts entries of one batch's weight gradient that are exactly 0. After ReLU"
         " such entries come from channels that are dead on the whole batch; after LeakyReLU there"
-        " are next to none. The authors measure the first batch of each epoch, without smoothing.",
+        " are next to none. The authors measure the first batch of each epoch, without smoothing."
+        f" {PROJECTED}, and has no exact zeros.",
         f"(b) Thick, with markers: entries below {share:g} of the layer's rms; thin: exact zeros.",
     ]
     title = "Figure 1: gradient sparsity"
@@ -71,7 +71,7 @@ def weight_spread(arms: Sequence[Arm], wanted: Sequence[str]) -> Made:
         Column(
             "(a) As released: weights, mean ± sd/2",
             "weight",
-            released("weight_mean", spread="weight_sd"),
+            released("effective_mean", smooths(recorded), spread="effective_sd"),
             LOG_INDEX,
         ),
         Column("(b) As stated: pre-activation means", "mean of a channel", channels),
@@ -91,44 +91,16 @@ def weight_means(arms: Sequence[Arm], wanted: Sequence[str]) -> Made:
     layers = shared_layers(recorded, wanted)
     columns = [
         Column(
-            "(a) As released: mean of the weights", "weight", released("weight_mean"), LOG_INDEX
+            "(a) As released: mean of the weights",
+            "weight",
+            released("effective_mean", smooths(recorded)),
+            LOG_INDEX,
         ),
         Column("(b) As stated: drift of pre-activations", "drift (sd)", stated("drift")),
     ]
     notes = [f"{WEIGHTS} {smoothing(recorded)}", f"(b) {DRIFT}"]
     title = "Figure 4: mean drift"
     return grid(title, columns, arms, recorded, layers, notes + seeds(recorded)), remarks
-
-
-DRIFT = (
-    "Mean over channels of |mean now - mean at the first measurement| / sd now, of what enters the"
-    " activation, on a fixed batch."
-)
-
-
-def drift(arms: Sequence[Arm], wanted: Sequence[str]) -> Made:
-    """Does it drift? The verdict is on the last measurement, of the mean over the arm's runs."""
-    recorded, remarks = with_dynamics(arms)
-    layers = shared_layers(recorded, wanted)
-    columns = [
-        Column("Pre-activation means", "mean of a channel", channels),
-        Column("Drift of the pre-activation means", "drift (sd)", stated("drift"), level=DRIFTS),
-    ]
-    notes = [
-        f"Right: {DRIFT} A layer drifts where this is above {DRIFTS:g} sd at the end (dashed line)."
-        " Left: mean over channels; the band holds those from the 10th to the 90th percentile.",
-        *seeds(recorded, MEANS),
-    ]
-    title = "Mean drift: does it drift?"
-    return grid(title, columns, arms, recorded, layers, notes, verdict), remarks
-
-
-def verdict(each: Recorded, layer: Layer) -> str:
-    """The drift at the last measurement, and whether it is one."""
-    ends = [column_of(record, "drift", layer)[-1] for _, record in each.runs]
-    amount = float(np.mean(ends))
-    answer = {True: "drifts", False: "does not drift", None: "not measured"}[drifts(amount)]
-    return f"{amount:.2f} sd: {answer}" if np.isfinite(amount) else answer
 
 
 def dead(arms: Sequence[Arm], wanted: Sequence[str]) -> Made:

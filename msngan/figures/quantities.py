@@ -134,8 +134,3 @@ def over_runs(curves: Sequence[Curve]) -> Curve:
     values = np.array([[each[x] for x in shared] for each in finite]).reshape(len(curves), -1)
     mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
     return Curve(np.array(shared), mean, mean - sd, mean + sd)
-
-
-def drifts(amount: float) -> bool | None:
-    """Whether a layer whose channels' means moved by `amount` sd drifts; None if not measured."""
-    return bool(amount > DRIFTS) if np.isfinite(amount) else None

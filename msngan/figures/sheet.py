@@ -120,6 +120,7 @@ def logarithmic(axes: Axes) -> None:
         FormatStrFormatter,
         LogFormatterSciNotation,
         LogLocator,
+        MaxNLocator,
         NullFormatter,
     )
 
@@ -129,6 +130,9 @@ def logarithmic(axes: Axes) -> None:
         plain = low > 1e-4 and high < 1e5
         every = LogFormatterSciNotation(minor_thresholds=(float("inf"), float("inf")))
         subs = (1, 1.5, 2, 3, 5, 7) if high / low < 6 else (1, 2, 5)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+        narrow = high / low < 2  # none of these may lie inside
+        axes.yaxis.set_major_locator(
+            MaxNLocator(5, steps=[1, 2, 5, 10]) if narrow else LogLocator(subs=subs)
+        )
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g") if plain else every)
         axes.yaxis.set_minor_formatter(NullFormatter())

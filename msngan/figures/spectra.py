@@ -13,7 +13,7 @@ from msngan.figures.moments import at, moments
 from msngan.figures.records import Layer, Recorded, shared_layers, with_dynamics
 from msngan.figures.sheet import Sheet, logarithmic
 from msngan.figures.style import style
-from msngan.figures.words import entries, seeds, smoothing, subject
+from msngan.figures.words import entries, seeds, smoothing, smooths, subject
 
 RANGE = 1e-4  # of the largest singular value: what is below is not drawn
 
@@ -39,7 +39,7 @@ def spectra(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Sheet, list[str
         left, *middle, right = sheet.axes[row]
         for each in recorded:
             look = style(each.arm.style)
-            released("kernel_singular")(left, each, layer, look)
+            released("kernel_singular", smooths(recorded))(left, each, layer, look)
             for axes, step in zip(middle, times, strict=True):
                 _spectrum(axes, each, layer, step)
             norms(right, each, layer, look)

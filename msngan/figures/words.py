@@ -12,6 +12,10 @@ from msngan.figures.records import Recorded, status
 from msngan.figures.style import Style, style
 
 MEANS = "their mean, with a band of one sd to each side, as far as all of them go"
+PROJECTED = (
+    "Under a spectral norm this is the gradient of the parameter (the paper's equation 9), not, as"
+    " in the code, that of the normed weight: it is divided by sigma and freed of u v^T"
+)
 BOTH_KINDS = f"(a) the first; otherwise {MEANS}"
 
 
@@ -50,17 +54,25 @@ def subject(arms: Sequence[Arm]) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
+def smooths(recorded: Sequence[Recorded]) -> bool:
+    """Whether the released panels are smoothed: all of an arm's first runs, or none.
+
+    Curves of which one is a mean and the other not, or a few means that hide all that moved before
+    them, would not compare.
+    """
+    lengths = [len(each.runs[0][1]) for each in recorded]
+    return min(lengths) >= WINDOW and max(lengths) >= 3 * WINDOW
+
+
 def smoothing(recorded: Sequence[Recorded]) -> str:
     """What the running mean of the released panels, each arm's first run, spans here."""
     records = [each.runs[0][1] for each in recorded]
-    longest = max(records, key=len)
-    if len(longest) < WINDOW:
-        return f"Too few measurements ({len(longest)}) for the authors' running mean of {WINDOW}."
-    every = int(np.median(np.diff(longest.step)))
-    words = f"Running mean of {WINDOW} measurements, {every} steps apart"
-    if min(map(len, records)) < WINDOW:
-        words += "; none of a run with fewer"
-    return f"{words}."
+    if not smooths(recorded):
+        counts = sorted({min(map(len, records)), max(map(len, records))})
+        found = " to ".join(map(str, counts))
+        return f"Too few measurements ({found}) for the authors' running mean of {WINDOW}."
+    every = int(np.median(np.diff(max(records, key=len).step)))
+    return f"Running mean of {WINDOW} measurements, {every} steps apart."
 
 
 def seeds(recorded: Sequence[Recorded], panels: str = BOTH_KINDS) -> list[str]:

@@ -29,7 +29,8 @@ def put_norms(
 ) -> None:
     """Put `norm` on the layers that norm_layers selects (None: all), `other_norm` on the others.
 
-    In place, as `msngan.norms.convert` does it. ValueError for what neither can mean.
+    In place, as `msngan.norms.convert` does it. ValueError for what neither can mean, as a norm of
+    outputs alone for the head alone.
     """
     chosen = select(network, norm_layers)
     rest = [name for name in select(network) if name not in chosen]
@@ -38,6 +39,13 @@ def put_norms(
             f"other_norm {other_norm!r} has no layer: norm_layers leaves none; name fewer there"
         )
     options = norm_options or {}
+    for each, given, names in ((norm, options, list(chosen)), (other_norm, {}, rest)):
+        entry = configured(each, given)
+        if names == [head] and entry.output and not entry.weight:
+            raise ValueError(
+                f"norm {each!r} has no part for the weights, and the last layer, {head}, gets no"
+                " other: nothing would be normed; choose further layers"
+            )
     convert(network, norm, head=head, conv_bias=conv_bias, layers=[*chosen], **options)
     if rest:
         convert(network, other_norm, head=head, conv_bias=conv_bias, layers=rest)

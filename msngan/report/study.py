@@ -95,10 +95,8 @@ def progress(run: Run, results: Json, children: list[Json]) -> str:
     found.append((f"msngan study {name}{root} --table", "print its table"))
     if results.get("task") == "gan":
         found.append((f"msngan leaderboard{root}", "rank all runs"))
-    measured = [each["run"] for each in children if Run(each["run"], run.root).dynamics.is_file()]
-    if measured:
-        first = " ".join(map(shlex.quote, measured[:4]))
-        found.append((f"msngan figures {first}{root}", "draw the paper's figures"))
+    if any(Run(each["run"], run.root).dynamics.is_file() for each in children):
+        found.append((f"msngan figures {name}{root}", "draw the paper's figures"))
     found.append((f"msngan report {name}{root}", "write this page anew"))
     by = (
         lines_of(made, fold=True)

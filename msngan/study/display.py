@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msngan.study.plan import Study
-from msngan.study.state import FINISHED, State
+from msngan.study.state import FINISHED, State, steps
 
 HEARTBEAT_SECONDS = 30
 ORDER = ("running", "failed", "diverged", "part", "collapsed", "done", "to do")
@@ -74,7 +74,8 @@ class Display:
             state = states[name]
             left = seconds_left(state) if state.word == "running" else None
             speed = f"{state.speed:.1f}" if state.speed and state.word == "running" else ""
-            cells = [name, words[name], steps(state), speed, state.newest]
+            short = name.removeprefix(f"{self._study.name}-")  # the title says the rest
+            cells = [short, words[name], steps(state), speed, state.newest]
             drawn.add_row(*map(Text, [*cells, "" if left is None else clock(left)]))
         if len(order) > room:
             drawn.add_row(Text(f"… and {len(order) - room} more"))
@@ -84,12 +85,6 @@ class Display:
 def word_of(name: str, state: State, failures: dict[str, str]) -> str:
     """The state, or that the run failed since the study was started."""
     return "failed" if name in failures and state.word not in FINISHED else state.word
-
-
-def steps(state: State) -> str:
-    if state.word == "to do":
-        return ""
-    return f"{state.step}/{'?' if state.total is None else state.total}"
 
 
 def seconds_left(state: State) -> float | None:

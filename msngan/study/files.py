@@ -12,9 +12,9 @@ import yaml
 
 from msngan.config import find_config
 from msngan.leaderboard.files import read_up_to
-from msngan.runs import UserError, replacing
+from msngan.runs import NAME, UserError, replacing
 from msngan.study.axes import OWN, Options, flat
-from msngan.study.plan import Study, make_study
+from msngan.study.plan import LETTERS, Study, make_study
 
 LARGEST_FILE = 64 * 1024  # bytes
 # What YAML 1.2 and people take for a number, and YAML 1.1 for text: it has no dot.
@@ -46,7 +46,16 @@ class Place:
 
 
 class Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which plain YAML drops one without a word."""
+    """Refuses a key that is there twice, of which plain YAML drops one without a word.
+
+    And an alias: a few lines of them can mean more values than memory holds.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
+        if self.check_event(yaml.AliasEvent):
+            name = self.peek_event().anchor
+            raise UserError(f"the alias *{name} is not read; write what it stands for")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ANN401
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -58,10 +67,12 @@ class Loader(yaml.SafeLoader):
 
 def open_study(word: str, root: Path, name: str | None, changes: list[str]) -> Study:
     """The study that `word` means: a file, a known config, or the copy of one started here."""
-    path = _find(word, root)
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} is no name of a study; use {LETTERS}")
+    path, options = _find(word, root), read_changes(changes)
     stem = path.parent.name if path.name == "study.yaml" else path.stem
     try:
-        return make_study(name or stem, read_yaml(path), read_changes(changes))
+        return make_study(name or stem, read_yaml(path), options)
     except UserError as problem:
         raise UserError(f"{path}: {problem}") from problem
 
@@ -73,7 +84,10 @@ def started_study(place: Place) -> Study | None:
     try:
         return make_study(place.name, read_yaml(place.copy))
     except UserError as problem:
-        raise UserError(f"{place.copy}: {problem}") from problem
+        raise UserError(
+            f"{place.copy}: {problem}; it is only a copy of the study as it was started: remove it"
+            " to go on without it"
+        ) from problem
 
 
 def save_study(study: Study, place: Place) -> None:
@@ -100,6 +114,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(read_up_to(path, LARGEST_FILE).decode(), Loader=Loader)  # noqa: S506
     except UserError:
         raise
+    except OSError as problem:
+        raise UserError(f"it cannot be read: {problem.strerror}") from problem
+    except yaml.MarkedYAMLError as problem:
+        line = f"line {problem.problem_mark.line + 1}: " if problem.problem_mark else ""
+        raise UserError(f"no YAML: {line}{problem.problem}") from problem
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         line = " ".join(str(problem).split())
         raise UserError(f"no YAML: {line[:200]}") from problem
@@ -125,7 +144,7 @@ def read_changes(changes: list[str]) -> Options:
             raise UserError(f"--set {change!r}: write option=value, epochs=5 for instance")
         try:
             value = numbered(yaml.safe_load(text))
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             value = text
         found |= flat({name: value}, "--set")
     return found
@@ -133,5 +152,8 @@ def read_changes(changes: list[str]) -> Options:
 
 def base_options(path: Path) -> Options:
     """What a run's config says, by dotted names."""
-    content = read_yaml(path)
+    try:
+        content = read_yaml(path)
+    except UserError as problem:
+        raise UserError(f"{path}: {problem}") from problem
     return flat({key: value for key, value in content.items() if key not in OWN}, str(path))

@@ -15,6 +15,7 @@ from msngan.study.axes import SEED, Options, Point, flat, make_axes, text_of
 
 KEYS = ("config", "options", "arms", "grid", "rows", "baseline", "compare")
 MOST = 10_000  # runs of one study
+LETTERS = "letters, digits, '.', '_' and '-'"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def make_study(name: str, content: dict[str, Any], changes: Options | None = Non
             f" `msngan fit --config {name}`"
         )
     if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name of a study; use letters, digits, '.', '_' and '-'")
+        raise UserError(f"{name!r} is no name of a study; use {LETTERS}")
     for key in content:
         if key not in KEYS:
             near = did_you_mean(str(key), list(KEYS))
@@ -73,6 +74,7 @@ def make_study(name: str, content: dict[str, Any], changes: Options | None = Non
     rows_axis = _rows_axis(content, axes)
     columns_axes = [axis for axis in axes if axis not in (rows_axis, SEED)]
     children = list(_children(name, axes, fixed, rows_axis, columns_axes))
+    _refuse_same(children)
     rows = [point.label for point in axes[rows_axis]]
     source = {key: content[key] for key in KEYS if key in content}
     if fixed:
@@ -94,10 +96,21 @@ def _refuse_double(fixed: Options, changes: Options, axes: dict[str, list[Point]
     """An option whose value would depend on where one looks."""
     arms = {name for point in axes.get("arm", []) for name in point.options}
     for name in axes:
+        if name in changes:
+            raise UserError(f"--set {name}: the study varies it; change it in the file")
         if name in fixed or name in arms:
             raise UserError(f"{name!r} is an axis of the grid and is set elsewhere too")
     if hidden := sorted(arms & changes.keys()):
         raise UserError(f"--set {hidden[0]}: the study's arms set it already")
+
+
+def _refuse_same(children: list[Child]) -> None:
+    """Two names of one run, which would be trained twice and compared with itself."""
+    seen: dict[str, str] = {}
+    for child in children:
+        meant = repr((child.config, sorted(child.options.items(), key=lambda item: item[0])))
+        if (other := seen.setdefault(meant, child.name)) != child.name:
+            raise UserError(f"{other} and {child.name} set the same options; leave one of them out")
 
 
 def _rows_axis(content: dict[str, Any], axes: dict[str, list[Point]]) -> str:
@@ -109,7 +122,8 @@ def _rows_axis(content: dict[str, Any], axes: dict[str, list[Point]]) -> str:
             near = did_you_mean(str(wanted), names)
             raise UserError(f"rows: no axis {wanted!r}{near}; there are {', '.join(names)}")
         return str(wanted)
-    return next((name for name in ("arm", *names) if len(axes.get(name, [])) > 1), names[0])
+    several = (name for name in ("arm", *names) if len(axes.get(name, [])) > 1)
+    return next(several, "arm" if "arm" in axes else names[0])
 
 
 def _children(

@@ -10,6 +10,7 @@ from typing import Any
 
 from msngan.config import find_config
 from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN, read_config
+from msngan.leaderboard.files import read_up_to
 from msngan.runs import Run, UserError
 from msngan.study.axes import SEED, Options, flat
 from msngan.study.files import Place, base_options
@@ -18,6 +19,7 @@ from msngan.study.plan import Child
 
 BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
 TAIL = 32 * 1024  # bytes, more than a record has
+LARGEST_JSON = 64 * 2**20  # bytes
 # What a trained network does not depend on, and a study may say otherwise than when it began.
 FREE = (WITHOUT | {"dynamics", "ckpt_path"}) - {SEED}
 FINISHED = ("done", "collapsed", "diverged")
@@ -37,6 +39,13 @@ class State:
     speed: float | None = None
     newest: str = ""
     reason: str | None = None
+
+
+def steps(state: State) -> str:
+    """'38/190': how many are done, and of how many."""
+    if state.word == "to do":
+        return ""
+    return f"{state.step}/{'?' if state.total is None else state.total}"
 
 
 class Reader:
@@ -96,13 +105,14 @@ class Reader:
     def _progress(self, run: Run, config: Options, word: str, result: dict[str, Any]) -> State:
         metrics, accuracy = map(newest, (run.metrics, run.accuracy))
         data = json.dumps({name: config[name] for name in config if name.startswith("data.")})
-        if accuracy.get("epoch"):
-            self._epochs[data] = accuracy["step"] / accuracy["epoch"]
-        total = config.get("steps")
+        at, epoch = number(accuracy.get("step")), number(accuracy.get("epoch"))
+        if at and epoch:
+            self._epochs[data] = at / epoch
+        total = config["steps"] if isinstance(config.get("steps"), int) else None
         if total is None and data in self._epochs and isinstance(config.get("epochs"), int):
             total = round(config["epochs"] * self._epochs[data])
-        step = max(each.get("step", 0) for each in (metrics, accuracy, result))
-        speed = metrics.get("steps_per_second")
+        steps = [number(each.get("step")) or 0 for each in (metrics, accuracy, result)]
+        step, speed = int(max(steps)), number(metrics.get("steps_per_second"))
         return State(word, step, total, speed, _in_words(run, accuracy), result.get("reason"))
 
 
@@ -127,13 +137,19 @@ def _free(name: str, config: Options) -> bool:
 def _in_words(run: Run, accuracy: dict[str, Any]) -> str:
     """The newest accuracy, of the validation images where there are any; else the newest score."""
     for part in ("validation", "test"):
-        if (value := accuracy.get(f"{part}_accuracy")) is not None:
+        if (value := number(accuracy.get(f"{part}_accuracy"))) is not None:
             return f"{part} {100 * value:.2f} %"
-    scores = newest(run.scores).get("scores") or {}
-    for name, score in scores.items():
-        if isinstance(score, dict) and score.get("mean") is not None:
-            return f"{name.partition('/')[0]} {score['mean']:.4g}"
+    scores = newest(run.scores).get("scores")
+    for name, score in scores.items() if isinstance(scores, dict) else ():
+        if isinstance(score, dict) and (mean := number(score.get("mean"))) is not None:
+            return f"{name.partition('/')[0]} {mean:.4g}"
     return ""
+
+
+def number(value: Any) -> float | None:  # noqa: ANN401  any JSON value
+    """A record's finite number; None for anything else that a damaged one may hold."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if plain and abs(value) < 2**63 else None
 
 
 def newest(path: Path) -> dict[str, Any]:
@@ -142,6 +158,8 @@ def newest(path: Path) -> dict[str, Any]:
 
 
 def _backwards(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():  # opening a pipe would wait for ever
+        return
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -152,7 +170,7 @@ def _backwards(path: Path) -> Iterator[dict[str, Any]]:
     for line in reversed(lines):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             yield record
@@ -160,7 +178,7 @@ def _backwards(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_up_to(path, LARGEST_JSON))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

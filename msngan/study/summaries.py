@@ -72,20 +72,36 @@ def comparisons(study: Study, children: list[Json]) -> list[Json]:
                     else:
                         differences[seed] = one - other
                 difference = _summary(list(differences.values()))
+                diverged = {
+                    side: [s for s in study.seeds if _diverged(by_place.get((row, column, s)))]
+                    for side, row in (("A", a), ("B", b))
+                }
                 about: Json = {"a": a, "b": b, "column": column, "measure": measure}
-                about |= {"seeds": list(differences), "missing": missing}
-                found.append({**about, "difference": difference, "verdict": verdict(difference)})
+                about |= {"seeds": list(differences), "missing": missing, "diverged": diverged}
+                words = verdict(difference, diverged)
+                found.append({**about, "difference": difference, "verdict": words})
     return found
 
 
-def verdict(difference: Json | None) -> str:
+def verdict(difference: Json | None, diverged: dict[str, list[int]]) -> str:
+    """What the interval shows, and which side's runs are missing from it because they diverged.
+
+    Pairs are of seeds that both sides trained with: a side that loses its bad runs looks better.
+    """
     if difference is None:
-        return "no pair"
-    if difference["low"] is None:
-        return "one pair: no interval"
-    if difference["low"] <= 0 <= difference["high"]:
-        return "no difference shown"
-    return "A better" if difference["mean"] > 0 else "B better"
+        shown = "no pair"
+    elif difference["low"] is None:
+        shown = "one pair: no interval"
+    elif difference["low"] <= 0 <= difference["high"]:
+        shown = "no difference shown"
+    else:
+        shown = "A better" if difference["mean"] > 0 else "B better"
+    lost = [f"{side} diverged {len(seeds)} times" for side, seeds in diverged.items() if seeds]
+    return ", but ".join([shown, " and ".join(lost)]) if lost else shown
+
+
+def _diverged(child: Json | None) -> bool:
+    return child is not None and child["state"] == "diverged"
 
 
 def _summary(values: list[float]) -> Json | None:

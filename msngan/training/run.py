@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from msngan.machine import environment
 from msngan.memory import keep_freed_memory
 from msngan.models import read_checkpoint
 from msngan.options import FitCLI
-from msngan.runs import Diverged, Run, UserError, new_run, now, replacing, write_json
+from msngan.runs import Diverged, Failure, Run, UserError, new_run, now, replacing, write_json
 from msngan.training.checkpoint import check, check_steps, say_changes
 from msngan.training.classifier_task import ClassifierTask
 from msngan.training.gan_task import GanTask
 from msngan.training.task import Task, resume_command
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+TORCH_WRITER = "inline_container.cc"  # the source that torch names when it cannot write
 TASKS: dict[str, type[Task]] = {each.name: each for each in (GanTask, ClassifierTask)}
 
 
@@ -100,6 +103,13 @@ def _train(cli: FitCLI, start: Start) -> int:
     except Diverged as problem:
         _write_result(run, "diverged", trainer.global_step, str(problem))
         raise
+    except (OSError, RuntimeError) as problem:
+        if (cause := _no_room(problem)) is None:
+            raise
+        raise Failure(
+            f"cannot write to {run.folder}: {cause}; what it had saved is whole: make"
+            f" room and go on with `{resume_command(run)}`"
+        ) from problem
     finally:
         for logger in trainer.loggers:
             logger.finalize("finished")
@@ -116,6 +126,14 @@ def _train(cli: FitCLI, start: Start) -> int:
     lines = [f"done: run {run.name}", f"  checkpoints  {run.folder}", *task.ending(run)]
     progress.say("\n".join(lines))
     return 0
+
+
+def _no_room(problem: Exception) -> str | None:
+    """What a full or lost disk is called, None where the error is another."""
+    if isinstance(problem, OSError) and problem.errno in NO_ROOM:
+        return problem.strerror
+    # torch writes a checkpoint in C++ and has no error number to give
+    return "no room for a checkpoint" if TORCH_WRITER in str(problem) else None
 
 
 def _ended_unsaid(run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
