@@ -261,7 +261,7 @@ def test_a_benchmark_leaves_the_global_generator_as_it_was(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "norms|step|fold"),
+        ([], "norms|step|classify|fold|scores"),
         (["nroms"], "did you mean 'norms'"),
         (["norms", "--norms", "spectrall"], "unknown norm 'spectrall' (did you mean 'spectral'?)"),
         (["norms", "--norms", ","], "names none"),
