@@ -150,6 +150,11 @@ def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]
         raise UserError(f"{run.folder} cannot be read: {problem.strerror}") from problem
     if newest is not None:
         return newest, run
+    if (run.folder / "study.yaml").is_file():
+        raise UserError(
+            f"{run.name!r} is a study of many runs; name one of them, {run.name}-... in"
+            f" {run.folder.parent}"
+        )
     raise UserError(f"run {run.name!r} has no checkpoint yet in {run.folder}")
 
 

@@ -12,11 +12,13 @@ import yaml
 from rich.console import Console
 
 from msngan.__main__ import main
+from msngan.config import known_configs
 from msngan.report.study import progress
 from msngan.runs import Run
 from msngan.study.display import Display
 from msngan.study.files import Place, open_study, read_yaml
 from msngan.study.plan import Study, make_study
+from msngan.study.results import collect, save
 from msngan.study.state import Reader, State, newest, read_object
 
 BASE = "task: classifier\nepochs: 2\ndata: {dataset: digits}\nmodel: {norm: none, lr: 0.5}\n"
@@ -210,3 +212,47 @@ def test_configs_fold_for_a_terminal_and_stay_a_line_each_for_a_pipe(
 def test_the_page_of_a_study_draws_its_figures_by_the_study_s_name(study: Study) -> None:
     (begun() / "dynamics.npz").write_bytes(b"")
     assert "msngan figures mine " in progress(Run("mine"), {}, [{"run": "mine-plain-lr0.1-s0"}])
+
+
+@pytest.mark.parametrize(
+    "text", ['{"children": 3}', '{"children": [3]}', '{"children": [{"state": "failed"}]}', "[]"]
+)
+def test_a_damaged_results_file_is_written_anew(tmp_path: Path, text: str) -> None:
+    place = Place("mine", tmp_path)
+    place.folder.mkdir(parents=True)
+    place.results.write_text(text)
+    study = make_study("mine", {"config": "digits_cnn3_msn", "grid": {"seed": [0]}})
+    found = collect(study, Reader(place), "msngan study mine")
+    assert [each["state"] for each in found["children"]] == ["to do"]
+    save(found, place)
+    assert json.loads(place.results.read_text())["study"] == "mine"
+
+
+def test_lines_of_an_accuracy_file_that_hold_no_numbers_are_left_out(tmp_path: Path) -> None:
+    place = Place("mine", tmp_path)
+    study = make_study("mine", {"config": "digits_cnn3_msn", "grid": {"seed": [0]}})
+    folder = tmp_path / "checkpoints" / study.children[0].name
+    folder.mkdir(parents=True)
+    good = '{"step": 1, "epoch": 1.0, "test_accuracy": 0.5, "train_loss": NaN}'
+    bad = '{"step": 2, "epoch": 2.0, "test_accuracy": "high"}'
+    (folder / "accuracy.jsonl").write_text(f"{good}\n{bad}\n[]\n")
+    found = collect(study, Reader(place), "msngan study mine")
+    assert found["children"][0]["epochs"] == [{"step": 1, "epoch": 1.0, "test_accuracy": 0.5}]
+    save(found, place)
+
+
+def test_a_study_whose_runs_are_all_there_already_is_known_by_name_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("config: digits_cnn3_msn\ngrid: {seed: [0]}\n")
+    folder = tmp_path / "checkpoints" / "mine-s0"
+    folder.mkdir(parents=True)
+    options = yaml.safe_load(known_configs()["digits_cnn3_msn"].read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**options, "run": "mine-s0", "seed": 0}))
+    result = {"format": 1, "status": "done", "step": 760, "reason": None, "time": "now"}
+    (folder / "result.json").write_text(json.dumps(result))
+    line = {"step": 760, "epoch": 20.0, "test_accuracy": 0.5}
+    (folder / "accuracy.jsonl").write_text(json.dumps(line) + "\n")
+    assert main(["study", "mine.yaml"]) == 0
+    assert (tmp_path / "checkpoints" / "mine" / "study.yaml").is_file()

@@ -131,10 +131,10 @@ def test_a_verdict_says_whose_runs_diverged_and_so_are_in_no_pair(study: Study) 
         write(f"mine-msn-lr0.01-s{seed}", *tests, status=state)
         write(f"mine-plain-lr0.01-s{seed}", 0.1, 0.5)
     found = {each["column"]: each for each in results(study)["comparisons"][::2]}
-    words = "one pair: no interval, but A diverged 1 times and B diverged 1 times"
+    words = "one pair: no interval, but A diverged once and B diverged once"
     assert found["lr 0.1"]["verdict"] == words
     assert found["lr 0.1"]["diverged"] == {"A": [2], "B": [1]}
-    assert found["lr 0.01"]["verdict"] == "A better, but A diverged 1 times"
+    assert found["lr 0.01"]["verdict"] == "A better, but A diverged once"
 
 
 def test_a_diverged_run_is_in_no_mean_and_in_every_table(

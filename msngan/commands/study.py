@@ -93,6 +93,8 @@ def _run(args: argparse.Namespace, study: Study, reader: Reader, command: str) -
         code, failures = _train(args, study, reader, left, command)
     results = collect(study, reader, command, failures)
     with writing(reader.place):
+        if not left:  # its runs were trained one by one, perhaps
+            save_study(study, reader.place)
         save(results, reader.place)
     if code >= 128:
         sys.stderr.write(f"stopped; continue with:\n  {command}\n")

@@ -30,6 +30,7 @@ PAIRED_LEGEND = [
     " 95 % CI: of their mean, Student's t with n - 1.",
     "'better' is written where the interval leaves 0 out; of twenty such lines about one does so"
     " by chance alone.",
+    "'but A diverged': those runs are in no pair, so the difference flatters A.",
 ]
 
 

@@ -10,13 +10,14 @@ from msngan.runs import Run, now, read_lines, write_json
 from msngan.study.arguments import command as command_of
 from msngan.study.files import Place
 from msngan.study.plan import Child, Study
-from msngan.study.state import FINISHED, Reader, read_object
+from msngan.study.state import FINISHED, Reader, number, read_object
 from msngan.study.summaries import cells, comparisons
 
 # Of an environment, what differs between two runs of one version on one machine.
 PASSING = ("time", "command", "config")
 # Of an accuracy line; the whole is in the run's own folder.
 EPOCH = ("step", "epoch", "train_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
+NEEDED = {"step", "epoch", "test_accuracy"}
 
 
 def collect(
@@ -73,11 +74,17 @@ def _child(
         "command": command_of(child),
         "environment": _environment(run, environments),
         "steps_per_second": _speed(run),
-        "epochs": [
-            {name: line[name] for name in EPOCH if name in line}
-            for line in read_lines(run.accuracy)
-        ],
+        "epochs": _epochs(run),
     }
+
+
+def _epochs(run: Run) -> list[dict[str, Any]]:
+    """The run's lines without what is no finite number, which only a damaged file holds."""
+    lines = read_lines(run.accuracy)
+    kept = [
+        {name: line[name] for name in EPOCH if number(line.get(name)) is not None} for line in lines
+    ]
+    return [line for line in kept if {*line} >= NEEDED]
 
 
 def _environment(run: Run, environments: list[dict[str, Any]]) -> int | None:
@@ -94,13 +101,20 @@ def _environment(run: Run, environments: list[dict[str, Any]]) -> int | None:
 def _speed(run: Run) -> float | None:
     """The median of the steps a second that the run recorded."""
     speeds = [line.get("steps_per_second") for line in read_lines(run.metrics)]
-    known = [speed for speed in speeds if isinstance(speed, (int, float))]
+    known = [speed for each in speeds if (speed := number(each)) is not None]
     return statistics.median(known) if known else None
 
 
 def _failures_before(place: Place) -> dict[str, str]:
-    children = read_object(place.results).get("children", [])
-    return {each["run"]: each["reason"] for each in children if each.get("state") == "failed"}
+    children = read_object(place.results).get("children")
+    known = (
+        [each for each in children if isinstance(each, dict)] if isinstance(children, list) else []
+    )
+    return {
+        str(each.get("run")): str(each.get("reason"))
+        for each in known
+        if each.get("state") == "failed"
+    }
 
 
 def whole(results: dict[str, Any]) -> bool:

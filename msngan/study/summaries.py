@@ -96,8 +96,12 @@ def verdict(difference: Json | None, diverged: dict[str, list[int]]) -> str:
         shown = "no difference shown"
     else:
         shown = "A better" if difference["mean"] > 0 else "B better"
-    lost = [f"{side} diverged {len(seeds)} times" for side, seeds in diverged.items() if seeds]
+    lost = [f"{side} diverged {_times(len(seeds))}" for side, seeds in diverged.items() if seeds]
     return ", but ".join([shown, " and ".join(lost)]) if lost else shown
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _diverged(child: Json | None) -> bool:
