@@ -191,7 +191,9 @@ def test_no_end_at_any_moment_changes_the_results(
     send(process.pid, number)
     _, shown = process.communicate()
     if number == signal.SIGTERM and process.returncode:
-        assert process.returncode == 143, (moment, shown)
+        # After the last run nothing is left to save, and the signal may have its usual effect.
+        over = shown.count(": done at") == 4
+        assert process.returncode in ({143, -number} if over else {143}), (moment, shown)
         assert "Traceback" not in shown
         states = {child["state"] for child in table()["children"]}
         assert states <= {"done", "part", "to do"}, moment  # and none runs on
