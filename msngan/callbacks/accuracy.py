@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch.nn import functional as F
 
 from msngan import checks
-from msngan.callbacks.base import RunCallback
+from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.progress import Progress
 from msngan.models import evaluating
@@ -78,7 +78,8 @@ class Accuracy(RunCallback):
             logger.log_metrics(shown, step)
         if self._take(line):
             best = {"score": "validation_accuracy", "value": line["validation_accuracy"]}
-            _other(trainer, Checkpoints).save_best(trainer, best)
+            for checkpoints in callbacks_of(trainer, Checkpoints):
+                checkpoints.save_best(trainer, best)
         self._note(trainer)
         self._since = time.monotonic()
 
@@ -125,13 +126,9 @@ class Accuracy(RunCallback):
         text = f"test {self.last['test_accuracy']:.2%}"
         if "validation_accuracy" in self.last:
             text = f"validation {self.last['validation_accuracy']:.2%} {text}"
-        _other(trainer, Progress).note = text
+        for progress in callbacks_of(trainer, Progress):
+            progress.note = text
 
 
 def _rate(trainer: Trainer) -> float:
     return float(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-def _other(trainer: Trainer, kind: type[Any]) -> Any:  # noqa: ANN401  an instance of `kind`
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next(each for each in callbacks if isinstance(each, kind))

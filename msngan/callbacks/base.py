@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pytorch_lightning import Callback, Trainer
 
 from msngan.runs import Run
@@ -26,3 +28,12 @@ class RunCallback(Callback):
         """
         step = trainer.global_step
         return step >= self.steps or (every > 0 and step % every == 0)
+
+
+C = TypeVar("C", bound=Callback)
+
+
+def callbacks_of(trainer: Trainer, kind: type[C]) -> list[C]:
+    """The trainer's callbacks of one kind."""
+    known: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009  set where mypy does not look
+    return [callback for callback in known if isinstance(callback, kind)]

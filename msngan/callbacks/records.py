@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from msngan import checks
+from msngan import checks, classifier_options, gan_options
 from msngan.callbacks.base import RunCallback
 from msngan.runs import append_line, keep_until
 
 # Names of the learning rates, by how many optimizers there are: of a classifier or a GAN.
-RATES = {1: ("lr",), 2: ("generator_lr", "critic_lr")}
+RATES = {len(each.RATES): each.RATES for each in (classifier_options, gan_options)}
 
 
 class Records(RunCallback):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 from msngan import checks
 from msngan.callbacks import watch
-from msngan.callbacks.base import RunCallback
+from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.cost import Cost
 from msngan.callbacks.progress import Progress, clock
@@ -156,7 +156,7 @@ class Scores(RunCallback):
             append_line(self.run.scores, line)
         self._show(trainer, scored, f"{seconds:.1f} s{', the best' if 'best' in line else ''}")
         if top is not None and top.step == step:
-            for checkpoints in _callbacks(trainer, Checkpoints):
+            for checkpoints in callbacks_of(trainer, Checkpoints):
                 checkpoints.save_best(trainer, {"score": self._key, "value": top.value})
         self._judge(trainer)
         self._cost.add(time.monotonic() - start)
@@ -174,7 +174,7 @@ class Scores(RunCallback):
         text = scored.text.replace(f"/{name}", "")
         _say(trainer, f"step {trainer.global_step}: {text}  ({name}, {note})")
         if self._key in means:
-            for progress in _callbacks(trainer, Progress):
+            for progress in callbacks_of(trainer, Progress):
                 progress.note = f"{self._key.partition('/')[0]} {means[self._key]:.4g}"
 
     def _judge(self, trainer: Trainer) -> None:
@@ -190,14 +190,5 @@ class Scores(RunCallback):
 
 
 def _say(trainer: Trainer, text: str) -> None:
-    for progress in _callbacks(trainer, Progress):
+    for progress in callbacks_of(trainer, Progress):
         progress.say(text)
-
-
-C = TypeVar("C", bound=Callback)
-
-
-def _callbacks(trainer: Trainer, kind: type[C]) -> list[C]:
-    """The trainer's callbacks of one kind."""
-    known: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009  set where mypy does not look
-    return [callback for callback in known if isinstance(callback, kind)]
