@@ -19,13 +19,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class UserError(ValueError):
     """Bad input: commands print it in one line and exit with 2."""
 
+    together = False  # whether all processes of the run raise it: the first one then tells it
+
 
 class Failure(RuntimeError):
     """What nobody's input is to blame for: commands print it in one line and exit with 1."""
 
+    together = False
+
 
 class Diverged(Failure):
-    """Training produced a NaN or an infinity."""
+    """Training produced a NaN or an infinity, in every process of the run."""
+
+    together = True
 
 
 @dataclass(frozen=True)

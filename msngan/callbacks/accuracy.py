@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.nn import functional as F
 
-from msngan import checks
+from msngan import checks, processes
 from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.progress import Progress
@@ -45,7 +45,7 @@ class Accuracy(RunCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             keep_until(self.run.accuracy, trainer.global_step)
-        for line in read_lines(self.run.accuracy):
+        for line in processes.decided(lambda: read_lines(self.run.accuracy)):
             self._take(line)
         self._note(trainer)
         self._since = time.monotonic()

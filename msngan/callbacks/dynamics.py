@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from msngan import checks, rng
+from msngan import checks, processes, rng
 from msngan import dynamics as record
 from msngan import images as convert
 from msngan.callbacks.base import RunCallback
@@ -75,7 +75,8 @@ class Dynamics(RunCallback):
 
     def _measure(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        made = measure(self._subjects, step, self._known)
+        with processes.alone():
+            made = measure(self._subjects, step, self._known)
         try:
             self._known = record.appended(self._known, made)
         except ValueError as problem:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytorch_lightning import LightningModule, Trainer
 
-from msngan import checks
+from msngan import checks, processes
 from msngan.callbacks import watch
 from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
@@ -122,12 +122,14 @@ class Scores(RunCallback):
             keep_until(self.run.scores, trainer.global_step)
         self._weights = "ema" if cast("GAN", pl_module).ema is not None else "raw"
         like = {"protocol_id": self._scorer.protocol.id, "weights": self._weights, "source": "fit"}
-        before = [line for line in read_lines(self.run.scores) if line.get("source") == "fit"]
+        # Read by one process: what the others decide by must be the same.
+        lines = processes.decided(lambda: read_lines(self.run.scores))
+        before = [line for line in lines if line.get("source") == "fit"]
         self._lines = watch.comparable(before, like)
         _say(trainer, f"{self._scorer.announcement} (ready after {clock(self._prepared)})")
         if before and not self._lines:
             _say(trainer, "the scores so far are of another protocol; the best is chosen anew")
-        elif (other := self._chosen_by()) not in (None, self._key):
+        elif (other := processes.decided(self._chosen_by)) not in (None, self._key):
             self._after = trainer.global_step
             _say(trainer, f"best.ckpt was chosen by {other}; it is chosen anew, by {self._key}")
 

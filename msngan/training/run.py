@@ -14,15 +14,19 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from msngan import processes
 from msngan.callbacks import AtomicIO, Interrupt, Progress, RunCallback, StopAt
 from msngan.machine import environment
 from msngan.memory import keep_freed_memory
 from msngan.models import read_checkpoint
 from msngan.options import FitCLI
 from msngan.runs import Diverged, Failure, Run, UserError, new_run, now, replacing, write_json
+from msngan.strategy import Together, synchronise
+from msngan.training import launch
 from msngan.training.checkpoint import check, check_steps, say_changes
 from msngan.training.classifier_task import ClassifierTask
 from msngan.training.gan_task import GanTask
+from msngan.training.machine import say_machine, threads_of
 from msngan.training.task import Task, resume_command
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -45,42 +49,59 @@ def fit(cli: FitCLI) -> int:
     config = cli.config
     stems = getattr(cli.parser, "config_stems", [])
     stem = stems[-1] if stems else config.data.dataset
-    root = Path(config.root)
-    run = new_run(config.run, stem, config.seed, root)
     checkpoint = Path(config.ckpt_path) if config.ckpt_path else None
-    return _train(cli, Start(run, checkpoint, stem))
+    with launch.world(config.trainer) as world:
+        if launch.may_restart() and config.run is None:
+            raise UserError("give --run NAME: torchrun may start again, and must find the run")
+        known = Run(config.run or "", Path(config.root))
+        if launch.restarted() and processes.decided(known.config.is_file):
+            return _continue(cli, known, processes.decided(lambda: known.newest), world)
+        run = processes.decided(lambda: new_run(config.run, stem, config.seed, Path(config.root)))
+        return world.code(_train(cli, Start(run, checkpoint, stem), world))
 
 
 def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
     """Continue `run` in its own folder."""
-    before = json.loads(run.environment.read_text()) if run.environment.is_file() else {}
-    threads = cli.config.threads or torch.get_num_threads()
-    if before.get("threads", threads) != threads:
-        sys.stderr.write(
-            f"threads: {before['threads']} -> {threads}; the run goes on, its last bits may differ"
-            f" (--threads {before['threads']} keeps them)\n"
-        )
+    with launch.world(cli.config.trainer) as world:
+        return _continue(cli, run, processes.decided(lambda: checkpoint), world)
+
+
+def _continue(cli: FitCLI, run: Run, checkpoint: Path | None, world: launch.World) -> int:
+    before = processes.decided(lambda: _environment_of(run))
+    say_machine(before, cli.config, world)
     if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
         checkpoint = Path(cli.config.ckpt_path)
-    return _train(cli, Start(run, checkpoint, before.get("config", run.name), resumed=True))
+    start = Start(run, checkpoint, before.get("config", run.name), resumed=True)
+    return world.code(_train(cli, start, world))
 
 
-def _train(cli: FitCLI, start: Start) -> int:
+def _environment_of(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if run.environment.is_file():
+        found = json.loads(run.environment.read_text())
+    return found
+
+
+def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
     config, run = cli.config, start.run
     # Said aloud even where it is the default: left to the environment, another arithmetic may be
     # chosen for the same number of threads, and with it other last bits.
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    torch.set_num_threads(threads_of(config, world))
     keep_freed_memory()
     task = TASKS[cli.task](config, cli.parser.instantiate(config))
     module = task.module()
+    if world.size > 1:
+        options = config.model.norm_options or {}
+        synchronise(module, centring=options.get("sync") is not False)
     if start.checkpoint is not None:
         checkpoint = read_checkpoint(start.checkpoint)
         options = dict(module.hparams)
         check(checkpoint, task.name, options, start.checkpoint)
-        if start.resumed and _ended_unsaid(run, checkpoint, task.steps):
+        if start.resumed and processes.decided(lambda: _ended_unsaid(run, checkpoint, task.steps)):
             return 0
         check_steps(checkpoint, task.steps, start.checkpoint, task.steps_option)
-        say_changes(checkpoint, task.name, options, task.data.description)
+        if processes.rank() == 0:
+            say_changes(checkpoint, task.name, options, task.data.description)
     interrupt, progress = Interrupt(), Progress()
     built = task.built
     recorders = [built.records, built.dynamics]
@@ -88,14 +109,14 @@ def _train(cli: FitCLI, start: Start) -> int:
     for callback in callbacks:
         if isinstance(callback, RunCallback):
             callback.attach(run, config.seed, task.steps, start.config_name)
-    trainer = _trainer(config, run, callbacks)
+    trainer = _trainer(config, run, callbacks, world)
     # Lightning would restore a checkpoint first, and float64 weights would pass through float32.
     trainer.precision_plugin.convert_module(module)
     # All that can be wrong with the input is found before anything is written.
     task.data.check(trainer.world_size)
     task.prepare(trainer.strategy.root_device)
-    fresh = not run.folder.exists()
-    _prepare_folder(cli, start)
+    fresh = processes.decided(lambda: not run.folder.exists())
+    processes.decided(lambda: _prepare_folder(cli, start))
     state = "new" if fresh else "continued"
     progress.say(f"run {run.name}: {state}, in {run.folder}\n{task.beginning(module)}")
     try:
@@ -147,15 +168,17 @@ def _ended_unsaid(run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
 
 
 def _write_result(run: Run, status: str, step: int, reason: str | None = None) -> None:
+    if processes.rank() > 0:
+        return
     about = {"status": status, "step": step, "reason": reason, "time": now()}
     write_json(run.result, {"format": 1, **about})
 
 
-def _trainer(config: Any, run: Run, callbacks: list[Any]) -> Trainer:  # noqa: ANN401
+def _trainer(config: Any, run: Run, callbacks: list[Any], world: launch.World) -> Trainer:  # noqa: ANN401
     options = config.trainer.as_dict()
-    if options["devices"] not in ("auto", 1, "1") or options["num_nodes"] != 1:
-        raise UserError("several processes are not supported yet; use --trainer.devices 1")
-    options["devices"] = 1
+    options |= {"devices": world.devices, "num_nodes": world.nodes}
+    if world.environment is not None:
+        options["strategy"] = Together(world.environment)
     try:
         return Trainer(
             **options,
