@@ -65,7 +65,10 @@ def _work(
         codes = []
         for index, job in enumerate(jobs):
             seen = _seen()
-            codes.append(main([str(word) for word in job]))
+            try:
+                codes.append(main([str(word) for word in job]))
+            except SystemExit as ending:  # of a process that leaves the word to the first
+                codes.append(int(ending.code or 0))
             if seen:
                 torch.save(seen[-1].state_dict(), folder / f"{rank}-{index}.pt")
         (folder / f"{rank}.codes").write_text(" ".join(map(str, codes)))
