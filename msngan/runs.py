@@ -6,11 +6,12 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -29,9 +30,14 @@ class Failure(RuntimeError):
 
 
 class Diverged(Failure):
-    """Training produced a NaN or an infinity, in every process of the run."""
+    """Training produced a NaN or an infinity, in every process of the run.
+
+    step: the one that did, counted from 1, where it is known; figures: that step's numbers.
+    """
 
     together = True
+    step: int | None = None
+    figures: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,11 @@ class Run:
     @property
     def dynamics(self) -> Path:
         return self.folder / "dynamics.npz"
+
+    @property
+    def health(self) -> Path:
+        """What is looked at for a collapse, a line a check."""
+        return self.folder / "health.jsonl"
 
     @property
     def result(self) -> Path:
@@ -228,26 +239,3 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 def now() -> str:
     """The time for a record, UTC."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file, none if there is no file; a line cut by a kill is left out."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
-
-
-def keep_until(path: Path, step: int) -> None:
-    """Drop records later than `step`, which a resumed run is about to write again."""
-    if path.is_file():
-        kept = [record for record in read_lines(path) if record.get("step", 0) <= step]
-        with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))

@@ -15,8 +15,9 @@ from PIL import Image
 
 from msngan.config import is_study, known_configs, summary, top_level
 from msngan.leaderboard.configs import setup_of
+from msngan.lines import read_lines
 from msngan.models import load_generator
-from msngan.runs import append_line, read_lines
+from msngan.runs import append_line
 
 FAMILIES = ["coverage", "cs", "density", "fd", "kd", "precision", "recall"]
 Run = Callable[..., int]

@@ -13,8 +13,9 @@ from msngan import checks, processes
 from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.progress import Progress
+from msngan.lines import keep_until, read_lines
 from msngan.models import evaluating
-from msngan.runs import append_line, keep_until, read_lines
+from msngan.runs import append_line
 
 if TYPE_CHECKING:
     from msngan.classifier import Classifier

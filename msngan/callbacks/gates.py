@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from pytorch_lightning import LightningModule, Trainer
 
 from msngan.callbacks.base import RunCallback
+from msngan.lines import keep_until
 from msngan.norms import OptionalSpectralNorm
-from msngan.runs import append_line, keep_until
+from msngan.runs import append_line
 
 if TYPE_CHECKING:
     from msngan.classifier import Classifier

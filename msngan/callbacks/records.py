@@ -11,7 +11,8 @@ from pytorch_lightning import LightningModule, Trainer
 
 from msngan import checks, classifier_options, gan_options
 from msngan.callbacks.base import RunCallback
-from msngan.runs import append_line, keep_until
+from msngan.lines import keep_until
+from msngan.runs import append_line
 
 # Names of the learning rates, by how many optimizers there are: of a classifier or a GAN.
 RATES = {len(each.RATES): each.RATES for each in (classifier_options, gan_options)}

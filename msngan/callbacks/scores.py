@@ -15,11 +15,12 @@ from msngan.callbacks.cost import Cost
 from msngan.callbacks.progress import Progress, clock
 from msngan.callbacks.wanted import check_sizes, role_of
 from msngan.leaderboard.lines import score_line
+from msngan.lines import keep_until, read_lines
 from msngan.metrics.floors import floors
 from msngan.metrics.measuring import roles_of
 from msngan.metrics.presets import metric_names, preset
 from msngan.models import read_checkpoint
-from msngan.runs import append_line, keep_until, read_lines
+from msngan.runs import append_line
 from msngan.scoring import Scored, Scorer
 
 if TYPE_CHECKING:
