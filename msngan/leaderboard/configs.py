@@ -24,7 +24,7 @@ NONE = "–"  # an option that a config does not have
 # What a trained network does not depend on: names and places, how often something is recorded, and
 # on what it is computed. Whatever is not named here tells two configs apart, new options included.
 WITHOUT = {"run", "root", "seed", "threads", "samples", "checkpoint", "records"}
-WITHOUT |= {"dynamics", "accuracy"}
+WITHOUT |= {"dynamics", "health", "accuracy", "detect_anomaly"}
 WITHOUT_IN = {
     "trainer": {"accelerator"}  # not devices: a batch is of one process
     | {"deterministic", "benchmark", "profiler", "detect_anomaly"},

@@ -9,7 +9,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from msngan.callbacks import Accuracy, Checkpoints, Dynamics, Records, Samples, Scores
+from msngan.callbacks import Accuracy, Checkpoints, Dynamics, Health, Records, Samples, Scores
 from msngan.classifier import Classifier
 from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
@@ -78,6 +78,11 @@ class FitCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="Of every random number.")
         parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all.")
         parser.add_argument(
+            "--detect-anomaly",
+            action="store_true",
+            help="Name the layer that a NaN begins in; slower, the same bits.",
+        )
+        parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Start a new run from a checkpoint."
         )
         return parser
@@ -90,6 +95,9 @@ class FitCLI(LightningCLI):
         parser.add_class_arguments(
             Trainer, "trainer", skip=names - TRAINER_OPTIONS, instantiate=False
         )
+        for action in parser._actions:
+            if action.dest == "trainer.detect_anomaly":
+                action.help = "The same as --detect-anomaly; torch's own mode stays off."
         parser.add_argument(
             "--trainer.precision", type=Precision, default="32-true", help="Of the arithmetic."
         )
@@ -123,6 +131,7 @@ class GanCLI(FitCLI):
         "checkpoint": Checkpoints,
         "records": Records,
         "dynamics": Dynamics,
+        "health": Health,
     }
 
     def add_budget(self, parser: LightningArgumentParser) -> None:
@@ -139,6 +148,7 @@ class ClassifierCLI(FitCLI):
         "checkpoint": Checkpoints,
         "records": Records,
         "dynamics": Dynamics,
+        "health": Health,
     }
 
     def add_budget(self, parser: LightningArgumentParser) -> None:

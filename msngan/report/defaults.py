@@ -20,6 +20,7 @@ ALWAYS = {
     "checkpoint": ("callbacks/checkpoints.py", "Checkpoints"),
     "records": ("callbacks/records.py", "Records"),
     "dynamics": ("callbacks/dynamics.py", "Dynamics"),
+    "health": ("callbacks/health.py", "Health"),
 }
 CLASSES = {
     "gan": {

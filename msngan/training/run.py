@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan import processes
-from msngan.callbacks import AtomicIO, Interrupt, Progress, RunCallback, StopAt
+from msngan.callbacks import Anomaly, AtomicIO, Dump, Interrupt, Progress, RunCallback, StopAt
 from msngan.machine import environment
 from msngan.memory import keep_freed_memory
 from msngan.models import read_checkpoint
@@ -104,8 +104,18 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
             say_changes(checkpoint, task.name, options, task.data.description)
     interrupt, progress = Interrupt(), Progress()
     built = task.built
-    recorders = [built.records, built.dynamics]
-    callbacks = [StopAt(), interrupt, *recorders, *task.callbacks, built.checkpoint, progress]
+    recorders = [built.records, built.dynamics, built.health]
+    watching = config.detect_anomaly or config.trainer.detect_anomaly
+    watchers = [Anomaly(config.model.compile), Dump()] if watching else [Dump()]
+    callbacks = [
+        *watchers,
+        StopAt(),
+        interrupt,
+        *recorders,
+        *task.callbacks,
+        built.checkpoint,
+        progress,
+    ]
     for callback in callbacks:
         if isinstance(callback, RunCallback):
             callback.attach(run, config.seed, task.steps, start.config_name)
@@ -122,6 +132,9 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
     try:
         trainer.fit(module, task.data, ckpt_path=start.checkpoint, weights_only=True)
     except Diverged as problem:
+        if not watching:
+            more = f"`{resume_command(run)} --detect-anomaly` names the layer"
+            problem.args = (f"{problem}; {more}",)
         _write_result(run, "diverged", trainer.global_step, str(problem))
         raise
     except (OSError, RuntimeError) as problem:
@@ -177,6 +190,7 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
 def _trainer(config: Any, run: Run, callbacks: list[Any], world: launch.World) -> Trainer:  # noqa: ANN401
     options = config.trainer.as_dict()
     options |= {"devices": world.devices, "num_nodes": world.nodes}
+    options["detect_anomaly"] = False  # Anomaly is in its place, which names layers
     if world.environment is not None:
         options["strategy"] = Together(world.environment)
     try:
@@ -206,7 +220,7 @@ def _prepare_folder(cli: FitCLI, start: Start) -> None:
         run.result.unlink(missing_ok=True)
         config = cli.config.clone()
         config.run = run.name
-        for transient in ("config", "root", "ckpt_path"):
+        for transient in ("config", "root", "ckpt_path", "detect_anomaly"):
             config.pop(transient, None)
         if cli.config.ckpt_path:  # part of what the run is: it did not begin at nothing
             config.ckpt_path = str(Path(cli.config.ckpt_path).resolve())
