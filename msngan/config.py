@@ -11,6 +11,9 @@ from msngan.runs import UserError, did_you_mean
 
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
 
+# What PyYAML raises for a scalar that is not what its tag says, !!timestamp x for one.
+NONSENSE = (AttributeError, KeyError, TypeError)
+
 
 def packaged_folder() -> Path:
     """Where the packaged configs lie: inside an installed wheel, or beside the source."""
@@ -27,7 +30,7 @@ def known_configs() -> dict[str, Path]:
 
 def find_config(name: str) -> Path:
     """`name` as a path, then in ./configs, then among the packaged ones; '.yaml' may be missing."""
-    if Path(name).is_file():
+    if is_file(name):
         return Path(name)
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     known = known_configs()
@@ -36,6 +39,14 @@ def find_config(name: str) -> Path:
     raise UserError(
         f"no config {name!r}{did_you_mean(stem, list(known))}; `msngan configs` lists them"
     )
+
+
+def is_file(name: str) -> bool:
+    """Whether there is such a file; no system has one of a name too long or with a NUL in it."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def top_level(path: Path) -> dict[str, Any]:
@@ -47,7 +58,7 @@ def top_level(path: Path) -> dict[str, Any]:
 
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, *NONSENSE):
         return {}
     return found if isinstance(found, dict) else {}
 

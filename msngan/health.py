@@ -21,6 +21,8 @@ VANISHED = 1e-10  # of a gradient's root mean square
 SAME = 0.02  # distance between samples, as a share of that between real images
 GROWN = 100.0  # times what a layer's weight was before the first step
 
+LARGEST = 1e300
+
 Line = dict[str, Any]  # of health.jsonl
 
 STEADY = "try a lower --model.critic_lr, another --model.norm or --model.loss, or a --model.penalty"
@@ -76,7 +78,8 @@ class _Episode:
 
 def _number(line: Line, name: str) -> float | None:
     value = line.get(name)
-    return float(value) if isinstance(value, (int, float)) else None
+    whole = isinstance(value, (int, float)) and abs(value) < LARGEST  # a larger one is no float
+    return float(value) if whole else None
 
 
 def constant_critic(line: Line) -> str | None:

@@ -43,6 +43,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [line.record for line in lines if line.record is not None]
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no file or it is damaged."""
+    try:
+        return _record(path.read_bytes() if path.is_file() else b"") or {}
+    except OSError:
+        return {}
+
+
 def keep_until(path: Path, step: int) -> None:
     """Drop records later than `step`, which a resumed run is about to write again.
 
@@ -62,7 +70,7 @@ def _stays(line: _Line, step: int) -> bool:
     if line.record is None:
         return not line.cut
     own = line.record.get("step", 0)
-    return not isinstance(own, (int, float)) or own <= step
+    return not (isinstance(own, (int, float)) and own > step)
 
 
 def _lines(path: Path) -> Iterator[_Line]:

@@ -47,7 +47,8 @@ class Accuracy(RunCallback):
         if trainer.is_global_zero:
             keep_until(self.run.accuracy, trainer.global_step)
         for line in processes.decided(lambda: read_lines(self.run.accuracy)):
-            self._take(line)
+            if _is_whole(line):
+                self._take(line)
         self._note(trainer)
         self._since = time.monotonic()
 
@@ -125,7 +126,7 @@ class Accuracy(RunCallback):
         if self.last is None:
             return
         text = f"test {self.last['test_accuracy']:.2%}"
-        if "validation_accuracy" in self.last:
+        if self.last.get("validation_accuracy") is not None:
             text = f"validation {self.last['validation_accuracy']:.2%} {text}"
         for progress in callbacks_of(trainer, Progress):
             progress.note = text
@@ -133,3 +134,11 @@ class Accuracy(RunCallback):
 
 def _rate(trainer: Trainer) -> float:
     return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _is_whole(line: dict[str, Any]) -> bool:
+    """Whether a line of the file has the numbers that are shown and compared."""
+    needed = [line.get(name) for name in ("step", "epoch", "test_accuracy")]
+    if line.get("validation_accuracy") is not None:
+        needed.append(line["validation_accuracy"])
+    return all(isinstance(value, (int, float)) for value in needed)

@@ -149,7 +149,7 @@ def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
     members = {
         member.filename.replace("\\", "/"): member
         for member in archive.infolist()
-        if not (member.is_dir() or _hidden(member.filename))
+        if not (member.filename.endswith("/") or _hidden(member.filename))
     }
     turn = threading.Lock()  # ZipFile counts its open members without one
 

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from dataclasses import fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,17 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         if sum(member.file_size for member in archive.infolist()) > LARGEST:
             raise ValueError(f"larger than {LARGEST // 2**20} MiB")
     with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        return {name: _array(archive, name) for name in archive.files}
+
+
+def _array(archive: Any, name: str) -> NDArray[Any]:
+    try:
+        found = archive[name]
+    except (TokenError, SyntaxError, AttributeError) as problem:  # of a damaged header
+        raise ValueError(f"{name} is damaged") from problem
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return found
 
 
 def _checked(arrays: dict[str, NDArray[Any]]) -> Dynamics:

@@ -49,7 +49,7 @@ def task_of(args: list[str]) -> str:
             task, where = top_level(path).get("task", task), f"{path}: task"
         elif option == "--task":
             task, where = value, "--task"
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         near = did_you_mean(str(task), list(TASKS))
         raise UserError(f"{where} {task!r} is not known{near}; use {' or '.join(TASKS)}")
     return task

@@ -14,6 +14,7 @@ from msngan.classifier import Classifier
 from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
 from msngan.options.parser import NamedConfig, Parser
+from msngan.runs import UserError
 
 # The Trainer's options that a step obeys. The rest either count epochs or validation, which do not
 # exist here, or are refused in manual optimization.
@@ -27,6 +28,9 @@ DESCRIPTIONS = {
     "gan": "Train a GAN. `msngan fit --task classifier --help` has a classifier's options.",
     "classifier": "Train a classifier. `msngan fit --help` has a GAN's options.",
 }
+# What PyYAML and jsonargparse raise for a value that is not what its tag says, as !!timestamp x,
+# and for one with a NUL in it or nested too deep.
+NONSENSE = (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError)
 
 
 class FitCLI(LightningCLI):
@@ -107,7 +111,13 @@ class FitCLI(LightningCLI):
             parser.add_class_arguments(kind, group)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config: Namespace = parser.parse_args(args)
+        try:
+            self.config: Namespace = parser.parse_args(args)
+        except UserError:
+            raise
+        except NONSENSE as problem:
+            reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+            raise UserError(f"an option's value cannot be read: {reason}") from problem
 
     def _set_seed(self) -> None:
         """Randomness is derived from --seed where it is drawn."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan import processes
 from msngan.callbacks import Anomaly, AtomicIO, Dump, Interrupt, Progress, RunCallback, StopAt
+from msngan.lines import read_object
 from msngan.machine import environment
 from msngan.memory import keep_freed_memory
 from msngan.models import read_checkpoint
@@ -67,19 +67,12 @@ def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
 
 
 def _continue(cli: FitCLI, run: Run, checkpoint: Path | None, world: launch.World) -> int:
-    before = processes.decided(lambda: _environment_of(run))
+    before = processes.decided(lambda: read_object(run.environment))
     say_machine(before, cli.config, world)
     if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
         checkpoint = Path(cli.config.ckpt_path)
-    start = Start(run, checkpoint, before.get("config", run.name), resumed=True)
+    start = Start(run, checkpoint, str(before.get("config", run.name)), resumed=True)
     return world.code(_train(cli, start, world))
-
-
-def _environment_of(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if run.environment.is_file():
-        found = json.loads(run.environment.read_text())
-    return found
 
 
 def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
