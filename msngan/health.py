@@ -78,8 +78,9 @@ class _Episode:
 
 def _number(line: Line, name: str) -> float | None:
     value = line.get(name)
-    whole = isinstance(value, (int, float)) and abs(value) < LARGEST  # a larger one is no float
-    return float(value) if whole else None
+    if not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < LARGEST else None  # a larger one may be no float
 
 
 def constant_critic(line: Line) -> str | None:

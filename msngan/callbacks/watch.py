@@ -96,8 +96,9 @@ def _score(line: Line, key: str) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    whole = isinstance(value, (int, float)) and abs(value) < LARGEST  # nor is a NaN below it
-    return float(value) if whole else None
+    if not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < LARGEST else None  # a NaN is not below it either
 
 
 def _has(line: Line, key: str) -> bool:
