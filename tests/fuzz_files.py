@@ -13,43 +13,33 @@ from typing import Any
 import numpy as np
 import report_runs
 import torch
-from fuzz_harness import command
+from conftest import QUIET, TINY
+from fuzz_harness import command, outcome
 from fuzz_inputs import VALUES, changed, damaged, damaged_zip, json_text
 from PIL import Image
 
-from msngan import __version__, dynamics
+from msngan import dynamics
 from msngan.data.folder import load_folder
 from msngan.data.given import load_given
-from msngan.gan import GAN
 from msngan.models import load_generator, read_checkpoint
 
 Case = Callable[[random.Random], Callable[[], Any]]
 
 
-def checkpoint_bytes() -> tuple[dict[str, Any], bytes]:
-    """A small GAN's checkpoint, as training writes it."""
-    gan = GAN(width=2, latent_dim=4, channels=1, size=8)
-    about = {"format": 1, "version": __version__, "step": 6, "run": "mine", "task": "gan"}
-    about["data"] = {"dataset": "digits"}
-    content = {
-        "epoch": 0,
-        "global_step": 6,
-        "pytorch-lightning_version": "2.6.6",
-        "state_dict": gan.state_dict(),
-        "hyper_parameters": dict(gan.hparams),
-        "optimizer_states": [each.state_dict() for each in gan.configure_optimizers()],
-        "msngan": about,
-    }
-    made = io.BytesIO()
-    torch.save(content, made)
-    return content, made.getvalue()
+def checkpoint_bytes(root: Path) -> tuple[dict[str, Any], bytes]:
+    """A tiny GAN's checkpoint, as training writes it."""
+    path = root / "checkpoints" / "base" / "last.ckpt"
+    if not path.is_file():
+        options = [*TINY, *QUIET, "--steps", "1", "--dynamics.every", "0", "--root", root]
+        assert outcome(command("fit", *options, "--run", "base")) == "ok"
+    return torch.load(path, weights_only=True), path.read_bytes()
 
 
 def checkpoint(root: Path) -> Case:
     """Its bytes, its zip index, its pickle, and plain values of it that are others."""
     root.mkdir(parents=True, exist_ok=True)
     path = root / "mine.ckpt"
-    content, whole = checkpoint_bytes()
+    content, whole = checkpoint_bytes(root)
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         pickled = next(each for each in archive.namelist() if each.endswith("data.pkl"))
         program = archive.read(pickled)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from classifier_runs import TINY_CLASSIFIER
+from conftest import QUIET, TINY
 from fuzz_harness import command
 from fuzz_inputs import SCALARS, changed, damaged
 from fuzz_records import odd_yaml
@@ -103,5 +106,40 @@ def command_line(root: Path) -> Case:
         first = draw.choice([word for word in COMMANDS if word not in SLOW])
         words = [draw.choice([*WORDS, value(draw)]) for _ in range(draw.randrange(5))]
         return command(first, *[word for word in words if "\0" not in word])
+
+    return case
+
+
+def training(root: Path) -> Case:
+    """A whole run of one step, with one option that is odd and all else small."""
+    names = {task: options(task) for task in TASKS}
+    small = {"gan": [*TINY, *QUIET, "--steps", "1"], "classifier": [*TINY_CLASSIFIER]}
+    small["classifier"] += ["--steps", "1"]
+    left = {"run", "root", "ckpt_path", "threads", "data.root", "task", "detect_anomaly"}
+    left |= {"model.compile", "trainer.profiler", "trainer.num_nodes", "trainer.devices"}
+    numbers = ["0", "1", "-1", "2", "3", "7", "1.5", "1e-30", "1e30", "true", "null", "[]", "[1,2]"]
+    numbers += [
+        ".nan",
+        ".inf",
+        "9223372036854775807",
+        "9223372036854775808",
+        "4000000000",
+        "100000",
+    ]
+
+    def case(draw: random.Random) -> Callable[[], Any]:
+        shutil.rmtree(root / "checkpoints", ignore_errors=True)
+        shutil.rmtree(root / "samples", ignore_errors=True)
+        task = draw.choice(list(TASKS))
+        name = draw.choice([name for name in names[task] if name not in left])
+        given = f"--{name}={draw.choice((draw.choice(numbers), value(draw)))}".replace("\0", "")
+        call = command("fit", *small[task], "--root", root, given)
+
+        def train() -> int:
+            code = call()
+            assert code != 2 or not (root / "checkpoints").exists(), "refused, and written"
+            return code
+
+        return train
 
     return case

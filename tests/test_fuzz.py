@@ -18,6 +18,7 @@ from fuzz_harness import many
 KINDS: dict[str, tuple[Callable[[Path], Any], int, int]] = {
     "config": (fuzz_options.config, 40, 2500),
     "command line": (fuzz_options.command_line, 40, 2500),
+    "training": (fuzz_options.training, 12, 600),
     "checkpoint": (fuzz_files.checkpoint, 300, 20_000),
     "sample": (fuzz_files.sampled, 40, 2000),
     "zip of pictures": (fuzz_files.zip_of_pictures, 300, 20_000),
@@ -60,4 +61,6 @@ def tried(kind: str, count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(folder)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # nobody pulls a plug here
     case = KINDS[kind][0](folder)
-    return many(case, count, folder, f"{kind}/{SEED}")
+    found = many(case, count, folder, f"{kind}/{SEED}")
+    assert found["ok"], "nothing got past the first check"
+    return found
