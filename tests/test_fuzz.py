@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,14 @@ import fuzz_files
 import fuzz_options
 import fuzz_records
 import pytest
-from fuzz_harness import many
+import report_runs
+from classifier_runs import TINY_CLASSIFIER
+from conftest import QUIET, TINY
+from fuzz_harness import many, outcome
+
+from msngan import dynamics
+from msngan.data.folder import load_folder
+from msngan.report.scale import logarithmic
 
 # How many inputs of each kind: in CI, and in the long form.
 KINDS: dict[str, tuple[Callable[[Path], Any], int, int]] = {
@@ -64,3 +73,78 @@ def tried(kind: str, count: int, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     found = many(case, count, folder, f"{kind}/{SEED}")
     assert found["ok"], "nothing got past the first check"
     return found
+
+
+# What was found by such inputs once, and what each is answered now.
+FOUND = {
+    "a learning rate at which the first update is the last": (
+        ["fit", *TINY_CLASSIFIER, "--steps", "1", "--model.lr=1e30"],
+        1,
+        "diverged at step 1",
+    ),
+    "a size that torch cannot hold": (
+        ["fit", *TINY, *QUIET, f"--model.latent_dim={2**63}"],
+        2,
+        "is more than 9223372036854775807",
+    ),
+    "a tag that the value is not of": (
+        ["fit", "--seed=!!timestamp x"],
+        2,
+        "an option's value cannot be read",
+    ),
+    "a NUL": (["fit", "--config", "mine.yaml"], 2, "mine.yaml"),
+    "a task that is a list": (["fit", "--config", "task.yaml"], 2, "task ['gan'] is not known"),
+    "a config in a config": (["fit", "--config", "config.yaml"], 2, "config.yaml"),
+    "a name too long for a file": (["study", "x" * 300], 2, "x"),
+    "a study of nonsense": (["study", "nonsense.yaml", "--list"], 2, "nonsense.yaml"),
+    "a study of sets": (["study", "sets.yaml", "--list"], 2, "no single value"),
+    "a study nested too deep": (["study", "deep.yaml", "--list"], 2, "no YAML"),
+}
+FILES = {
+    "mine.yaml": 'run: "a\\0b"\ndata: {root: "\\0"}\nsteps: "\\0"\n',
+    "task.yaml": "task: [gan]\n",
+    "config.yaml": "config: 3\n",
+    "nonsense.yaml": "arms: {a: !!timestamp x}\n",
+    "sets.yaml": "config: digits_msn\ngrid:\n  steps: [!!set {a, b}]\n",
+    "deep.yaml": f"arms: {'[' * 3000}\n",
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_was_found_stays_answered(
+    what: str, run: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments, code, words = FOUND[what]
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+    assert run(*arguments) == code
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "error: " in last
+    assert words in last
+
+
+@pytest.mark.parametrize("held", [b"", b"PK", b"x" * 200])
+def test_a_zip_with_a_member_without_a_name_is_read(held: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "pictures.zip"
+    draw = random.Random(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", held)
+        archive.filelist[0].filename = ""
+        for name in ("a.png", "b.png"):
+            archive.writestr(name, fuzz_files.picture_bytes(draw))
+    assert outcome(lambda: load_folder(path, None, None) and None) in ("ok", "refused")
+
+
+def test_a_curve_may_span_more_than_a_number_holds() -> None:
+    axis = logarithmic([5e-324, 1e308])
+    assert 0 < axis.low < axis.high
+    assert 0 <= axis.fraction(1e308) <= 1
+
+
+def test_dynamics_with_a_member_that_is_no_array_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dynamics.npz"
+    report_runs.write(path, report_runs.dynamics(1))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other", b"x")
+    with pytest.raises(ValueError, match="other is no array"):
+        dynamics.read(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,8 @@ from msngan import checks, processes
 from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.progress import Progress
+from msngan.classifier_options import REMEDY
+from msngan.divergence import diverged
 from msngan.lines import keep_until, read_lines
 from msngan.models import evaluating
 from msngan.runs import append_line
@@ -73,6 +76,7 @@ class Accuracy(RunCallback):
         line |= self._measured(module, data, "test")
         if not rest:
             module.next_epoch()
+        _refuse_nan(line)
         if trainer.is_global_zero:
             append_line(self.run.accuracy, line)
         shown = {name: each for name, each in line.items() if name.endswith(("_loss", "_accuracy"))}
@@ -142,3 +146,11 @@ def _is_whole(line: dict[str, Any]) -> bool:
     if line.get("validation_accuracy") is not None:
         needed.append(line["validation_accuracy"])
     return all(isinstance(value, (int, float)) for value in needed)
+
+
+def _refuse_nan(line: dict[str, Any]) -> None:
+    """Diverged for a loss that is no number: the step's own was, before it moved the weights."""
+    figures = {name: value for name, value in line.items() if isinstance(value, float)}
+    wrong = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
+    if wrong:
+        raise diverged(line["step"], ", ".join(wrong), REMEDY, figures)
