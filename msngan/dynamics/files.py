@@ -74,7 +74,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _array(archive: Any, name: str) -> NDArray[Any]:
     try:
         found = archive[name]
-    except (TokenError, SyntaxError, AttributeError) as problem:  # of a damaged header
+    except (AttributeError, RuntimeError, SyntaxError, TokenError) as problem:  # a damaged header
         raise ValueError(f"{name} is damaged") from problem
     if not isinstance(found, np.ndarray):
         raise ValueError(f"{name} is no array")
