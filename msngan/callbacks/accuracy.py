@@ -145,7 +145,7 @@ def _is_whole(line: dict[str, Any]) -> bool:
     needed = [line.get(name) for name in ("step", "epoch", "test_accuracy")]
     if line.get("validation_accuracy") is not None:
         needed.append(line["validation_accuracy"])
-    return all(isinstance(value, (int, float)) for value in needed)
+    return all(isinstance(value, (int, float)) and abs(value) < 1e300 for value in needed)
 
 
 def _refuse_nan(line: dict[str, Any]) -> None:
