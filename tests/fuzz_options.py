@@ -33,7 +33,7 @@ WORDS += [
     "x.ckpt",
 ]
 # What starts something that takes longer than an input may, and is asked for elsewhere.
-SLOW = {"bench", "extractor", "fit", "resume"}
+SLOW = {"bench", "extractor", "fit", "params", "resume"}
 
 
 def options(task: str) -> list[str]:
