@@ -153,4 +153,6 @@ def _refuse_nan(line: dict[str, Any]) -> None:
     figures = {name: value for name, value in line.items() if isinstance(value, float)}
     wrong = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
     if wrong:
-        raise diverged(line["step"], ", ".join(wrong), REMEDY, figures)
+        problem = diverged(line["step"], ", ".join(wrong), REMEDY, figures)
+        problem.together = False  # the other processes may have met nothing
+        raise problem

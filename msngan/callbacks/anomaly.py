@@ -33,7 +33,9 @@ class Anomaly(Callback):
         remedy = (gan_options if "critic" in networks else classifier_options).REMEDY
 
         def found(text: str) -> NoReturn:
-            raise diverged(trainer.global_step + 1, text, remedy)
+            problem = diverged(trainer.global_step + 1, text, remedy)
+            problem.together = False  # the other processes may have met nothing
+            raise problem
 
         self._watch = LayerWatch(networks, found)
 
