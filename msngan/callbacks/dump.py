@@ -35,6 +35,8 @@ class Dump(RunCallback):
     ) -> None:
         if not isinstance(exception, Diverged):
             return
+        if exception.together and not trainer.is_global_zero:  # the first process writes for all
+            return
         step = exception.step or trainer.global_step + 1
         path = self.run.folder / f"diverged-{step:08d}.ckpt"
         try:
