@@ -14,7 +14,7 @@ from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.progress import Progress
 from msngan.models import evaluating
-from msngan.runs import append_line, keep_until, read_lines
+from msngan.runs import read_lines
 
 if TYPE_CHECKING:
     from msngan.classifier import Classifier
@@ -44,7 +44,7 @@ class Accuracy(RunCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            keep_until(self.run.accuracy, trainer.global_step)
+            self.keep_until(trainer, self.run.accuracy)
         for line in processes.decided(lambda: read_lines(self.run.accuracy)):
             self._take(line)
         self._note(trainer)
@@ -72,7 +72,7 @@ class Accuracy(RunCallback):
         if not rest:
             module.next_epoch()
         if trainer.is_global_zero:
-            append_line(self.run.accuracy, line)
+            self.append(trainer, self.run.accuracy, line)
         shown = {name: each for name, each in line.items() if name.endswith(("_loss", "_accuracy"))}
         for logger in trainer.loggers:
             logger.log_metrics(shown, step)
