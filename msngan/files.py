@@ -51,13 +51,19 @@ def sync_folder(folder: Path) -> None:
 
 def append(path: Path, line: bytes) -> None:
     """Add a line, whole or not at all; a last line that a kill has cut stays a line of its own."""
-    with open(path, "ab+", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = b"\n" + line
-        rest = memoryview(line + b"\n")
+    add(path, line + b"\n")
+
+
+def add(path: Path, data: bytes) -> None:
+    """Add to a file's end, all or nothing where the disk has no room."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        rest = memoryview(data)
         try:
             while rest:  # a disk that fills up takes a part, and refuses the next
                 rest = rest[file.write(rest) :]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
 from argparse import Namespace
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
@@ -20,6 +19,8 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from msngan.callbacks.saving import Saving
+from msngan.files import add
+from msngan.runs import Run
 
 
 class Board(Logger):
@@ -29,11 +30,12 @@ class Board(Logger):
     display is worth no run, so a failure is said and never stops it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__()
-        self.folder = folder
-        self.saving = Saving("continue")
-        self._file: BinaryIO | None = None
+        self.folder = run.folder / "tensorboard"
+        self.saving = Saving("continue", run)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self.path = self.folder / name
 
     @property
     def name(self) -> str:
@@ -65,32 +67,14 @@ class Board(Logger):
         }
         self._write(summary.hparams(plain, {}), None)
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self._close()
-
     def _write(self, summaries: Iterable[Summary], step: int | None) -> None:
+        events = [Event(wall_time=time.time(), summary=each, step=step) for each in summaries]
         with self.saving.attempt("tensorboard", step or 0):
-            try:
-                file = self._file or self._open()
-                for each in summaries:
-                    event = Event(wall_time=time.time(), summary=each, step=step)
-                    RecordWriter(file).write(event.SerializeToString())
-                file.flush()
-            except OSError:
-                self._close()  # its end may be cut; the next one begins a new file
-                raise
-
-    def _open(self) -> BinaryIO:
-        self.folder.mkdir(exist_ok=True)  # not its parents: a run's folder may have vanished
-        stem = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self._file = open(self.folder / stem, "ab")  # noqa: SIM115  for as long as training is
-        header = Event(wall_time=time.time(), file_version="brain.Event:2")
-        RecordWriter(self._file).write(header.SerializeToString())
-        return self._file
-
-    def _close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError):  # what it still holds finds no room either
-                file.close()
+            self.folder.mkdir(exist_ok=True)  # not its parents: the run's folder may have vanished
+            if not self.path.exists():
+                events.insert(0, Event(wall_time=time.time(), file_version="brain.Event:2"))
+            block = io.BytesIO()
+            for event in events:
+                RecordWriter(block).write(event.SerializeToString())
+            # At once: of an event in part, no reader would read on.
+            add(self.path, block.getvalue())
