@@ -39,6 +39,8 @@ OPTIONS = {
     + ["--model.generator_lr", "0.05"],
     "classifier": [*TINY_CLASSIFIER, *COMMON, "--steps", "14", "--model.lr", "0.05"],
 }
+DELICATE = ["open .environment.json.tmp", "half of metrics.jsonl", "half of ..next.ckpt.tmp"]
+DELICATE += ["os.link last.ckpt", "os.rename .next.ckpt", "half of .result.json.tmp"]
 
 
 class Ticks:
@@ -279,11 +281,11 @@ def undisturbed(folder: Path, task: str) -> tuple[dict[str, Any], list[str], flo
     return trial.said(), json.loads((folder / "ticks.json").read_text()), seconds
 
 
-def each_operation(folder: Path, task: str, every: int, offset: int) -> Report:
-    """Kill a run at each file operation, or at every so many from an offset."""
+def each_operation(folder: Path, task: str, wanted: Callable[[list[str]], list[int]]) -> Report:
+    """Kill a run at file operations; wanted: which, counted from 1, by the list of all."""
     report = Report()
     whole, labels, _ = undisturbed(folder / "whole", task)
-    for number in range(1 + offset % every, len(labels) + 1, every):
+    for number in wanted(labels):
         trial = Trial(folder / str(number), task)
         code = wait(trial.start(kill_at=number))
         about = f"{task}: kill at operation {number} of {len(labels)} ({labels[number - 1]})"
@@ -296,8 +298,8 @@ def each_operation(folder: Path, task: str, every: int, offset: int) -> Report:
     return report
 
 
-def each_of_a_resume(folder: Path, task: str, every: int, offset: int) -> Report:
-    """Kill a run in the middle, then its resumption at each file operation."""
+def each_of_a_resume(folder: Path, task: str, wanted: Callable[[list[str]], list[int]]) -> Report:
+    """Kill a run in the middle, then its resumption at file operations."""
     report = Report()
     whole, labels, _ = undisturbed(folder / "whole", task)
     middle = [i for i, label in enumerate(labels, 1) if label.startswith("half of metrics")]
@@ -307,7 +309,7 @@ def each_of_a_resume(folder: Path, task: str, every: int, offset: int) -> Report
     shutil.copytree(first.folder, counted.folder, dirs_exist_ok=True)
     assert wait(counted.start(count=True)) == 0, counted.log.read_text()
     labels = json.loads((counted.folder / "ticks.json").read_text())
-    for number in range(1 + offset % every, len(labels) + 1, every):
+    for number in wanted(labels):
         trial = Trial(folder / str(number), task)
         shutil.copytree(first.folder, trial.folder, dirs_exist_ok=True)
         code = wait(trial.start(kill_at=number))
@@ -343,12 +345,21 @@ def at_random(folder: Path, task: str, kills: int, seed: int, other: str) -> Rep
     return report
 
 
+def few(labels: list[str]) -> list[int]:
+    """A file operation of each delicate kind, from the middle of the run."""
+    found = []
+    for label in DELICATE:
+        places = [number for number, each in enumerate(labels, 1) if each == label]
+        found.append(places[len(places) // 2])
+    return found
+
+
 def command_line() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("how", choices=["operations", "resumption", "random"])
     parser.add_argument("task", choices=list(OPTIONS))
     parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--offset", type=int, default=0)
+    parser.add_argument("--few", action="store_true", help="delicate operations only")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--other", default="/dev/shm")
@@ -360,7 +371,11 @@ def command_line() -> None:
             report = at_random(place, options.task, options.kills, options.seed, options.other)
         else:
             how = each_operation if options.how == "operations" else each_of_a_resume
-            report = how(place, options.task, options.every, options.offset)
+
+            def wanted(labels: list[str]) -> list[int]:
+                return few(labels) if options.few else [*range(1, len(labels) + 1, options.every)]
+
+            report = how(place, options.task, wanted)
     report.show()
 
 
