@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from classifier_runs import TINY_CLASSIFIER
 from conftest import TINY
 
 from msngan.__main__ import main
+
+# Once, for all children; `main` would import them in each.
+for _name in ("commands.fit", "commands.resume", "options", "training"):
+    import_module(f"msngan.{_name}")
 
 CLOCK = ("seconds", "steps_per_second", "time")  # what no run repeats
 COMMON = ["--checkpoint.every", "2", "--records.every", "1", "--dynamics.every", "3"]
