@@ -70,10 +70,11 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether its folder holds more than `fit` writes before the config, and a kill leaves."""
+        if not self.folder.is_dir():
+            return self.folder.exists()
         known = (self.environment, self.lock)
-        return self.folder.exists() and any(
-            path not in known and path.suffix != ".tmp" for path in self.folder.iterdir()
-        )
+        found = self.folder.iterdir()
+        return any(path not in known and path.suffix != ".tmp" for path in found)
 
     @property
     def lock(self) -> Path:

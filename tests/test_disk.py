@@ -177,7 +177,7 @@ def test_a_run_that_may_continue_fails_when_its_last_checkpoint_is_missing(
     at_step: Callable[[int, Callable[[], object]], None],
     capfd: Shown,
 ) -> None:
-    disk = fill(small, 0)
+    disk = fill(small, 60_000)  # for records, not for a checkpoint
     at_step(3, lambda: disk.__enter__())
     options = [*TINY, *QUIET, *EACH, "--run", "mine", "--root", str(small)]
     assert run("fit", *options, "--checkpoint.on_save_error", "continue") == 1
@@ -208,6 +208,7 @@ def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_anew(
 
     at_step(3, vanish)
     options = [*TINY, *QUIET, *EACH, "--run", "mine", "--root", str(small)]
+    options += ["--records.every", "100", "--dynamics.every", "0", "--samples.every", "0"]
     assert run("fit", *options) == 1
     assert last_line(capfd).startswith(f"msngan: error: cannot write to {folder}: ")
     assert not folder.exists()

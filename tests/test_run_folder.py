@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import torch
 from conftest import QUIET, TINY, same_bits, weights
 
+from msngan.callbacks import AtomicIO
 from msngan.locks import lock
 
 Run = Callable[..., int]
@@ -93,8 +95,10 @@ def test_a_folder_that_holds_anything_else_is_taken(run: Run, capfd: Shown) -> N
     folder = Path("checkpoints/mine")
     folder.mkdir(parents=True)
     (folder / "notes.txt").touch()
-    assert run("fit", *TINY, *QUIET, "--run", "mine") == 2
-    assert "run 'mine' is taken" in capfd.readouterr().err
+    Path("checkpoints/file").touch()
+    for name in ("mine", "file"):
+        assert run("fit", *TINY, *QUIET, "--run", name) == 2
+        assert f"run '{name}' is taken" in capfd.readouterr().err
 
 
 def cut(path: Path) -> None:
@@ -113,11 +117,11 @@ def blank(path: Path) -> None:
 def test_a_damaged_last_checkpoint_is_set_aside_for_the_one_before(
     tiny: Tiny, run: Run, capfd: Shown, damage: Callable[[Path], None]
 ) -> None:
-    whole = weights(tiny("whole", "--steps", "9"))
+    whole = weights(tiny("whole", "--steps", "8"))
     folder = tiny("mine", "--steps", "7", "--checkpoint.every", "4")
     damage(folder / "last.ckpt")
     capfd.readouterr()
-    assert run("resume", "mine", "--steps", "9") == 0
+    assert run("resume", "mine", "--steps", "8") == 0
     shown = capfd.readouterr().err
     said = [line for line in shown.splitlines() if "damaged" in line]
     assert len(said) == 1
@@ -127,7 +131,7 @@ def test_a_damaged_last_checkpoint_is_set_aside_for_the_one_before(
         torch.load(folder / name, weights_only=True)["global_step"]
         for name in ("previous.ckpt", "last.ckpt")
     ]
-    assert steps == [8, 9]
+    assert steps == [4, 8]
 
 
 def test_a_run_without_a_whole_checkpoint_is_one_line_and_stays_as_it_is(
@@ -153,10 +157,14 @@ def test_never_more_than_four_checkpoints_are_there(
     def watch(place: object, name: str) -> None:
         real = getattr(place, name)
 
-        def watched(*arguments: object, **options: object) -> object:
-            result = real(*arguments, **options)
+        def look() -> None:
             found = [*folder.glob("*.ckpt"), *folder.glob(".*.ckpt*")]
             most.append(len({path.stat().st_ino for path in found}))
+
+        def watched(*arguments: object, **options: object) -> object:
+            look()
+            result = real(*arguments, **options)
+            look()
             return result
 
         monkeypatch.setattr(place, name, watched)
@@ -167,6 +175,16 @@ def test_never_more_than_four_checkpoints_are_there(
     options = ["--scores.enabled", "true", "--scores.every", "1", "--scores.samples", "20"]
     tiny("mine", *options, "--checkpoint.every", "1", "--model.generator_lr", "0.05")
     assert max(most) == 4
+
+
+def test_a_kill_between_the_two_names_of_one_checkpoint_leaves_no_third(
+    tiny: Tiny, run: Run
+) -> None:
+    folder = tiny("mine", "--steps", "4", "--checkpoint.every", "2")
+    (folder / "previous.ckpt").unlink()
+    os.link(folder / "last.ckpt", folder / "previous.ckpt")
+    assert run("resume", "mine", "--steps", "6") == 0
+    assert {path.name for path in folder.glob(".*")} == {".lock"}
 
 
 def test_every_record_is_on_disk_before_the_checkpoint_that_stands_for_it(
@@ -196,6 +214,21 @@ def test_every_record_is_on_disk_before_the_checkpoint_that_stands_for_it(
     options += ["--samples.every", "2", "--records.every", "1", "--dynamics.every", "2"]
     tiny("mine", *options, "--checkpoint.every", "2")
     assert checked == [True, True, True]
+
+
+def test_a_save_without_room_is_told_to_who_asks_so_that_no_other_process_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    io = AtomicIO()
+    io.save_checkpoint({}, tmp_path / "a.ckpt")
+    with pytest.raises(OSError, match="No space"):
+        io.take_problem()
+    io.take_problem()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_system_without_links_still_keeps_the_one_before(

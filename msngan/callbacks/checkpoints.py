@@ -135,6 +135,7 @@ class Checkpoints(RunCallback):
             try:
                 os.link(last, kept)
                 os.replace(kept, previous)
+                kept.unlink(missing_ok=True)  # renaming to another name of itself does nothing
             except OSError:  # a file system without links: for a moment there is no last
                 os.replace(last, previous)
         os.replace(fresh, last)
