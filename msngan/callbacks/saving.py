@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from msngan import processes
 from msngan.runs import Failure, Run
 
 OnError = Literal["stop", "continue"]
@@ -45,8 +46,9 @@ class Saving:
         """
         try:
             # Not left to the write: it may well make the folder of a run that has vanished anew.
-            if self.run is not None and not self.run.config.is_file():
-                raise FileNotFoundError(errno.ENOENT, f"the run's {self.run.config.name} is gone")
+            run = self.run if processes.rank() == 0 else None  # others may be on another machine
+            if run is not None and not run.config.is_file():
+                raise FileNotFoundError(errno.ENOENT, f"the run's {run.config.name} is gone")
             yield
         except (OSError, RuntimeError) as problem:
             cause = reason(problem, self.run)

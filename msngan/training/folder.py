@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities import rank_zero_only
 
 from msngan.callbacks.checkpoints import KEPT
 from msngan.files import replacing
@@ -42,7 +41,7 @@ class Hold:
 
     def take(self) -> None:
         """Taken for another process that has it; the run's folder is made, if need be."""
-        if self._descriptor is not None or vars(rank_zero_only).get("rank", 0):
+        if self._descriptor is not None:
             return
         try:
             for _ in range(TRIES):
