@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msngan.runs import UserError, replacing
+from msngan.files import replacing
+from msngan.runs import UserError
 
 MOST_SAID = 10  # damaged lines of one file that are named
 _said: set[tuple[Path, tuple[int, ...]]] = set()

@@ -27,6 +27,7 @@ ROWS = [
     ["images", "machine"],
     ["processes"],
     ["memory", "runs", "rng"],
+    ["files", "locks"],
     ["__init__"],
 ]
 ROW = {name: index for index, row in enumerate(ROWS) for name in row}

@@ -16,9 +16,8 @@ from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.progress import Progress
 from msngan.classifier_options import REMEDY
 from msngan.divergence import diverged
-from msngan.lines import keep_until, read_lines
+from msngan.lines import read_lines
 from msngan.models import evaluating
-from msngan.runs import append_line
 
 if TYPE_CHECKING:
     from msngan.classifier import Classifier
@@ -48,7 +47,7 @@ class Accuracy(RunCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            keep_until(self.run.accuracy, trainer.global_step)
+            self.keep_until(trainer, self.run.accuracy)
         for line in processes.decided(lambda: read_lines(self.run.accuracy)):
             if _is_whole(line):
                 self._take(line)
@@ -78,7 +77,7 @@ class Accuracy(RunCallback):
             module.next_epoch()
         _refuse_nan(line)
         if trainer.is_global_zero:
-            append_line(self.run.accuracy, line)
+            self.append(trainer, self.run.accuracy, line)
         shown = {name: each for name, each in line.items() if name.endswith(("_loss", "_accuracy"))}
         for logger in trainer.loggers:
             logger.log_metrics(shown, step)

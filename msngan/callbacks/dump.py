@@ -10,7 +10,8 @@ from pytorch_lightning import LightningModule, Trainer
 
 from msngan import __version__
 from msngan.callbacks.base import RunCallback
-from msngan.runs import Diverged, replacing
+from msngan.files import replacing
+from msngan.runs import Diverged
 
 DUMP_FORMAT = 1
 

@@ -70,7 +70,8 @@ class Dynamics(RunCallback):
             raise UserError(str(problem)) from problem
         kept = record.until(found, step)
         if len(kept) < len(found):
-            record.write(path, kept)
+            with self.saving.attempt(path.name, step, needed=True):
+                record.write(path, kept)
         return kept
 
     def _measure(self, trainer: Trainer) -> None:
@@ -82,7 +83,8 @@ class Dynamics(RunCallback):
         except ValueError as problem:
             path = self.run.dynamics
             raise UserError(f"{path}: {problem}; move it away to measure anew") from problem
-        record.write(self.run.dynamics, self._known)
+        with self.saving.attempt(self.run.dynamics.name, step):
+            record.write(self.run.dynamics, self._known)
         for logger in trainer.loggers:
             logger.log_metrics(aggregates(made), step)
 

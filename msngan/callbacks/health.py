@@ -14,10 +14,9 @@ from msngan import checks, health, rng
 from msngan import images as convert
 from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.progress import Progress
-from msngan.lines import keep_until, read_lines
+from msngan.lines import read_lines
 from msngan.losses import LOSSES
 from msngan.models import evaluating
-from msngan.runs import append_line
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
@@ -51,7 +50,7 @@ class Health(RunCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            keep_until(self.run.health, trainer.global_step)
+            self.keep_until(trainer, self.run.health)
         if not self.every:
             return
         self._lines = read_lines(self.run.health)
@@ -76,7 +75,7 @@ class Health(RunCallback):
             with trainer.precision_plugin.forward_context():
                 line |= self._of_gan(cast("GAN", pl_module), outputs, step)
         line |= grown(self._start, sizes(networks(pl_module)))
-        append_line(self.run.health, line)
+        self.append(trainer, self.run.health, line)
         self._lines.append(line)
         for text in health.warnings(self._lines):
             for progress in callbacks_of(trainer, Progress):

@@ -15,12 +15,11 @@ from msngan.callbacks.cost import Cost
 from msngan.callbacks.progress import Progress, clock
 from msngan.callbacks.wanted import check_sizes, role_of
 from msngan.leaderboard.lines import score_line
-from msngan.lines import keep_until, read_lines
+from msngan.lines import read_lines
 from msngan.metrics.floors import floors
 from msngan.metrics.measuring import roles_of
 from msngan.metrics.presets import metric_names, preset
 from msngan.models import read_checkpoint
-from msngan.runs import append_line
 from msngan.scoring import Scored, Scorer
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class Scores(RunCallback):
             return
         self._key = self._scorer.keys[self.role]
         if trainer.is_global_zero:
-            keep_until(self.run.scores, trainer.global_step)
+            self.keep_until(trainer, self.run.scores)
         self._weights = "ema" if cast("GAN", pl_module).ema is not None else "raw"
         like = {"protocol_id": self._scorer.protocol.id, "weights": self._weights, "source": "fit"}
         # Read by one process: what the others decide by must be the same.
@@ -156,7 +155,7 @@ class Scores(RunCallback):
         if top is not None and top.step == step:
             line |= {"best": True, "best_by": self._key}
         if trainer.is_global_zero:
-            append_line(self.run.scores, line)
+            self.append(trainer, self.run.scores, line)
         self._show(trainer, scored, f"{seconds:.1f} s{', the best' if 'best' in line else ''}")
         if top is not None and top.step == step:
             for checkpoints in callbacks_of(trainer, Checkpoints):

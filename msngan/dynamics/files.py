@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msngan.dynamics.record import COLUMNS, LISTS, PER_LAYER, Dynamics
-from msngan.runs import replacing
+from msngan.files import replacing
 
 FORMAT = 1
 LARGEST = 2**31  # bytes of all arrays together that are read; a run's file has some megabytes

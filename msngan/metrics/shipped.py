@@ -15,9 +15,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from msngan import images as convert
+from msngan.files import replacing
 from msngan.metrics.embedded import EmbedNet
 from msngan.metrics.interface import Extractor, file_sha256
-from msngan.runs import UserError, replacing
+from msngan.runs import UserError
 
 FORMAT = "msngan-extractor-1"
 SIZE = 32

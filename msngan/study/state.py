@@ -12,10 +12,10 @@ from typing import Any
 from msngan.config import find_config
 from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN, read_config
 from msngan.leaderboard.files import read_up_to
+from msngan.locks import is_locked
 from msngan.runs import Run, UserError
 from msngan.study.axes import SEED, Options, flat
 from msngan.study.files import Place, base_options
-from msngan.study.locks import is_locked
 from msngan.study.plan import Child
 
 BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
@@ -63,7 +63,8 @@ class Reader:
     def look(self, child: Child, own: bool = False) -> State:
         """own: this process holds the run's lock. UserError for a folder of another config."""
         run = self.run(child)
-        running = not own and is_locked(self.place.log(child.name))
+        locks = (self.place.log(child.name), run.lock)
+        running = not own and any(map(is_locked, locks))
         if not run.config.is_file():
             return State("running" if running else "to do")
         config = flat(_config(run), str(run.config))

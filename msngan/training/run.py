@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,27 +9,26 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan import processes
 from msngan.callbacks import Anomaly, AtomicIO, Dump, Interrupt, Progress, RunCallback, StopAt
+from msngan.callbacks.saving import Saving
 from msngan.lines import read_object
-from msngan.machine import environment
 from msngan.memory import keep_freed_memory
 from msngan.models import read_checkpoint
 from msngan.options import FitCLI
-from msngan.runs import Diverged, Failure, Run, UserError, new_run, now, replacing, write_json
+from msngan.runs import Diverged, Run, UserError, new_run, now, write_json
 from msngan.strategy import Together, synchronise
 from msngan.training import launch
+from msngan.training.board import Board
 from msngan.training.checkpoint import check, check_steps, say_changes
 from msngan.training.classifier_task import ClassifierTask
+from msngan.training.folder import Hold, prepare, say_if_short, take_up
 from msngan.training.gan_task import GanTask
 from msngan.training.machine import say_machine, threads_of
 from msngan.training.task import Task, resume_command
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-TORCH_WRITER = "inline_container.cc"  # the source that torch names when it cannot write
 TASKS: dict[str, type[Task]] = {each.name: each for each in (GanTask, ClassifierTask)}
 
 
@@ -41,6 +39,7 @@ class Start:
     run: Run
     checkpoint: Path | None
     config_name: str
+    hold: Hold
     resumed: bool = False
 
 
@@ -55,24 +54,28 @@ def fit(cli: FitCLI) -> int:
             raise UserError("give --run NAME: torchrun may start again, and must find the run")
         known = Run(config.run or "", Path(config.root))
         if launch.restarted() and processes.decided(known.config.is_file):
-            return _continue(cli, known, processes.decided(lambda: known.newest), world)
+            return _continue(cli, known, world)
         run = processes.decided(lambda: new_run(config.run, stem, config.seed, Path(config.root)))
-        return world.code(_train(cli, Start(run, checkpoint, stem), world))
+        with Hold(run) as hold:
+            return world.code(_train(cli, Start(run, checkpoint, stem, hold), world))
 
 
-def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
+def resume(cli: FitCLI, run: Run) -> int:
     """Continue `run` in its own folder."""
     with launch.world(cli.config.trainer) as world:
-        return _continue(cli, run, processes.decided(lambda: checkpoint), world)
+        return _continue(cli, run, world)
 
 
-def _continue(cli: FitCLI, run: Run, checkpoint: Path | None, world: launch.World) -> int:
-    before = processes.decided(lambda: read_object(run.environment))
-    say_machine(before, cli.config, world)
-    if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
-        checkpoint = Path(cli.config.ckpt_path)
-    start = Start(run, checkpoint, str(before.get("config", run.name)), resumed=True)
-    return world.code(_train(cli, start, world))
+def _continue(cli: FitCLI, run: Run, world: launch.World) -> int:
+    with Hold(run) as hold:
+        processes.decided(hold.take)
+        checkpoint = processes.decided(lambda: take_up(run))
+        before = processes.decided(lambda: read_object(run.environment))
+        say_machine(before, cli.config, world)
+        if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
+            checkpoint = Path(cli.config.ckpt_path)
+        name = str(before.get("config", run.name))
+        return world.code(_train(cli, Start(run, checkpoint, name, hold, resumed=True), world))
 
 
 def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
@@ -90,37 +93,37 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
         checkpoint = read_checkpoint(start.checkpoint)
         options = dict(module.hparams)
         check(checkpoint, task.name, options, start.checkpoint)
-        if start.resumed and processes.decided(lambda: _ended_unsaid(run, checkpoint, task.steps)):
+        if start.resumed and processes.decided(
+            lambda: _ended_unsaid(config, run, checkpoint, task.steps)
+        ):
             return 0
         check_steps(checkpoint, task.steps, start.checkpoint, task.steps_option)
         if processes.rank() == 0:
             say_changes(checkpoint, task.name, options, task.data.description)
     interrupt, progress = Interrupt(), Progress()
     built = task.built
+    saving = built.checkpoint.saving
+    saving.run, saving.say = run, progress.say
+    saving.remedy = f"make room and go on with `{resume_command(run)}`"
     recorders = [built.records, built.dynamics, built.health]
     watching = config.detect_anomaly or config.trainer.detect_anomaly
     watchers = [Anomaly(config.model.compile), Dump()] if watching else [Dump()]
-    callbacks = [
-        *watchers,
-        StopAt(),
-        interrupt,
-        *recorders,
-        *task.callbacks,
-        built.checkpoint,
-        progress,
-    ]
+    callbacks = [*watchers, StopAt(), interrupt, *recorders, *task.callbacks, built.checkpoint]
+    callbacks.append(progress)
     for callback in callbacks:
         if isinstance(callback, RunCallback):
             callback.attach(run, config.seed, task.steps, start.config_name)
+            callback.saving = saving
     trainer = _trainer(config, run, callbacks, world)
     # Lightning would restore a checkpoint first, and float64 weights would pass through float32.
     trainer.precision_plugin.convert_module(module)
     # All that can be wrong with the input is found before anything is written.
     task.data.check(trainer.world_size)
     task.prepare(trainer.strategy.root_device)
-    fresh = processes.decided(lambda: not run.folder.exists())
-    processes.decided(lambda: _prepare_folder(cli, start))
-    state = "new" if fresh else "continued"
+    processes.decided(lambda: prepare(cli, run, start.config_name, start.hold))
+    if processes.rank() == 0:
+        say_if_short(run, module)
+    state = "continued" if start.resumed else "new"
     progress.say(f"run {run.name}: {state}, in {run.folder}\n{task.beginning(module)}")
     try:
         trainer.fit(module, task.data, ckpt_path=start.checkpoint, weights_only=True)
@@ -130,17 +133,11 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
             problem.args = (f"{problem}; {more}",)
         _write_result(run, "diverged", trainer.global_step, str(problem))
         raise
-    except (OSError, RuntimeError) as problem:
-        if (cause := _no_room(problem)) is None:
-            raise
-        raise Failure(
-            f"cannot write to {run.folder}: {cause}; what it had saved is whole: make"
-            f" room and go on with `{resume_command(run)}`"
-        ) from problem
     finally:
         for logger in trainer.loggers:
             logger.finalize("finished")
     step = trainer.global_step
+    saving.check(run.last.name)
     if interrupt.signal is not None:
         progress.say(f"stopped at step {step}; continue with:\n  {resume_command(run)}")
         return 128 + interrupt.signal
@@ -155,19 +152,17 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
     return 0
 
 
-def _no_room(problem: Exception) -> str | None:
-    """What a full or lost disk is called, None where the error is another."""
-    if isinstance(problem, OSError) and problem.errno in NO_ROOM:
-        return problem.strerror
-    # torch writes a checkpoint in C++ and has no error number to give
-    return "no room for a checkpoint" if TORCH_WRITER in str(problem) else None
-
-
-def _ended_unsaid(run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
+def _ended_unsaid(config: Any, run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
     """Write the result of a run that was stopped between its last step and its result."""
-    step = checkpoint["msngan"]["step"]
-    if step != steps or run.result.is_file():
+    about = checkpoint["msngan"]
+    step, collapse = about["step"], about.get("collapse")
+    collapsed = collapse is not None and config.scores.stop_on_collapse
+    if run.result.is_file() or not (step == steps or collapsed):
         return False
+    if step < steps:
+        _write_result(run, "collapsed", step, collapse)
+        sys.stderr.write(f"run {run.name} had stopped at step {step}: {collapse}\n")
+        return True
     _write_result(run, "done", step)
     sys.stderr.write(f"run {run.name} had done all of its {step} steps; it is done\n")
     return True
@@ -177,7 +172,8 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
     if processes.rank() > 0:
         return
     about = {"status": status, "step": step, "reason": reason, "time": now()}
-    write_json(run.result, {"format": 1, **about})
+    with Saving(run=run).attempt(run.result.name, step):
+        write_json(run.result, {"format": 1, **about})
 
 
 def _trainer(config: Any, run: Run, callbacks: list[Any], world: launch.World) -> Trainer:  # noqa: ANN401
@@ -192,7 +188,7 @@ def _trainer(config: Any, run: Run, callbacks: list[Any], world: launch.World) -
             max_epochs=-1,
             callbacks=callbacks,
             plugins=[AtomicIO()],
-            logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+            logger=Board(run),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -201,26 +197,3 @@ def _trainer(config: Any, run: Run, callbacks: list[Any], world: launch.World) -
         )
     except (MisconfigurationException, ValueError) as problem:
         raise UserError(f"--trainer options: {problem}") from problem
-
-
-def _prepare_folder(cli: FitCLI, start: Start) -> None:
-    run = start.run
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run.samples.mkdir(parents=True, exist_ok=True)
-        for stale in [*run.folder.glob(".*.tmp"), *run.folder.glob(".*.ckpt")]:
-            stale.unlink()
-        run.result.unlink(missing_ok=True)
-        config = cli.config.clone()
-        config.run = run.name
-        for transient in ("config", "root", "ckpt_path", "detect_anomaly"):
-            config.pop(transient, None)
-        if cli.config.ckpt_path:  # part of what the run is: it did not begin at nothing
-            config.ckpt_path = str(Path(cli.config.ckpt_path).resolve())
-        with replacing(run.config) as temporary:
-            temporary.write_text(cli.parser.dump(config, skip_unset=False))
-        write_json(run.environment, environment(start.config_name))
-    except OSError as problem:
-        raise UserError(
-            f"cannot write to {run.folder}: {problem.strerror}; choose another folder with --root"
-        ) from problem
