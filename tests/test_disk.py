@@ -17,7 +17,7 @@ from conftest import QUIET, TINY, same_bits, weights
 
 from msngan import gan
 from msngan.files import add, append
-from msngan.runs import read_lines
+from msngan.lines import read_lines
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
