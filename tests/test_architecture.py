@@ -26,6 +26,8 @@ ROWS = [
     ["checks"],
     ["images", "machine"],
     ["memory", "runs", "rng"],
+    ["tensors"],
+    ["files"],
     ["__init__"],
 ]
 ROW = {name: index for index, row in enumerate(ROWS) for name in row}

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from msngan import __version__, checks
 from msngan.callbacks.base import RunCallback
-from msngan.models.sampling import CHECKPOINT_FORMAT
+from msngan.models.checkpoint import CHECKPOINT_FORMAT
 from msngan.runs import replacing, sync_folder
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Checkpoints(RunCallback):
         checks.at_least("--checkpoint.every", every, 0)
         self.every = every
         self.saved_step = -1
+        self.options: dict[str, Any] = {}  # of the run, by dotted names; `fit` sets them
         self._best: dict[str, str | float] | None = None  # while best.ckpt is being written
 
     def on_save_checkpoint(
@@ -62,6 +63,8 @@ class Checkpoints(RunCallback):
             "task": "gan" if len(trainer.optimizers) == 2 else "classifier",
             "data": cast("ImageData", getattr(trainer, "datamodule")).description,  # noqa: B009
         }
+        if self.options:
+            checkpoint["msngan"]["options"] = self.options
         if self._best is not None:
             checkpoint["msngan"]["best"] = self._best
 

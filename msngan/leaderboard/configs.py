@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msngan.leaderboard.files import read_up_to
+from msngan.files import read_up_to
 from msngan.leaderboard.lines import clean
 from msngan.runs import Run
 

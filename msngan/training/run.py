@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,20 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan.callbacks import AtomicIO, Interrupt, Progress, RunCallback, StopAt
+from msngan.files import read_json, read_up_to
 from msngan.machine import environment
 from msngan.memory import keep_freed_memory
-from msngan.models import read_checkpoint
 from msngan.options import FitCLI
 from msngan.runs import Diverged, Failure, Run, UserError, new_run, now, replacing, write_json
-from msngan.training.checkpoint import check, check_steps, say_changes
+from msngan.training.changes import flat
+from msngan.training.checkpoint import JudgedIO, check_steps, fit_into, judged, say_changes
 from msngan.training.classifier_task import ClassifierTask
 from msngan.training.gan_task import GanTask
+from msngan.training.room import room_for
 from msngan.training.task import Task, resume_command
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LARGEST_ENVIRONMENT = 2**20  # bytes
 TORCH_WRITER = "inline_container.cc"  # the source that torch names when it cannot write
 TASKS: dict[str, type[Task]] = {each.name: each for each in (GanTask, ClassifierTask)}
 
@@ -53,7 +55,7 @@ def fit(cli: FitCLI) -> int:
 
 def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
     """Continue `run` in its own folder."""
-    before = json.loads(run.environment.read_text()) if run.environment.is_file() else {}
+    before = _environment(run)
     threads = cli.config.threads or torch.get_num_threads()
     if before.get("threads", threads) != threads:
         sys.stderr.write(
@@ -65,6 +67,17 @@ def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
     return _train(cli, Start(run, checkpoint, before.get("config", run.name), resumed=True))
 
 
+def _environment(run: Run) -> dict[str, Any]:
+    """What the run said of its machine, nothing where that cannot be read: it decides nothing."""
+    try:
+        found = read_json(read_up_to(run.environment, LARGEST_ENVIRONMENT))
+    except (OSError, ValueError):
+        return {}
+    kinds = {"threads": int, "config": str}
+    known = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in known if type(value) is kinds.get(name)}
+
+
 def _train(cli: FitCLI, start: Start) -> int:
     config, run = cli.config, start.run
     # Said aloud even where it is the default: left to the environment, another arithmetic may be
@@ -72,15 +85,17 @@ def _train(cli: FitCLI, start: Start) -> int:
     torch.set_num_threads(config.threads or torch.get_num_threads())
     keep_freed_memory()
     task = TASKS[cli.task](config, cli.parser.instantiate(config))
-    module = task.module()
+    checkpoint, options = None, task.options
     if start.checkpoint is not None:
-        checkpoint = read_checkpoint(start.checkpoint)
-        options = dict(module.hparams)
-        check(checkpoint, task.name, options, start.checkpoint)
+        checkpoint = judged(start.checkpoint, task.name, options)
+    with room_for(task.name, options):
+        module = task.module()
+    if start.checkpoint is not None and checkpoint is not None:
+        fit_into(checkpoint, module, start.checkpoint)
         if start.resumed and _ended_unsaid(run, checkpoint, task.steps):
             return 0
         check_steps(checkpoint, task.steps, start.checkpoint, task.steps_option)
-        say_changes(checkpoint, task.name, options, task.data.description)
+        say_changes(checkpoint, task.name, options, task.data.description, config)
     interrupt, progress = Interrupt(), Progress()
     built = task.built
     recorders = [built.records, built.dynamics]
@@ -88,7 +103,8 @@ def _train(cli: FitCLI, start: Start) -> int:
     for callback in callbacks:
         if isinstance(callback, RunCallback):
             callback.attach(run, config.seed, task.steps, start.config_name)
-    trainer = _trainer(config, run, callbacks)
+    built.checkpoint.options = flat(config)
+    trainer = _trainer(config, run, callbacks, JudgedIO(checkpoint))
     # Lightning would restore a checkpoint first, and float64 weights would pass through float32.
     trainer.precision_plugin.convert_module(module)
     # All that can be wrong with the input is found before anything is written.
@@ -151,7 +167,7 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
     write_json(run.result, {"format": 1, **about})
 
 
-def _trainer(config: Any, run: Run, callbacks: list[Any]) -> Trainer:  # noqa: ANN401
+def _trainer(config: Any, run: Run, callbacks: list[Any], files: AtomicIO) -> Trainer:  # noqa: ANN401
     options = config.trainer.as_dict()
     if options["devices"] not in ("auto", 1, "1") or options["num_nodes"] != 1:
         raise UserError("several processes are not supported yet; use --trainer.devices 1")
@@ -161,7 +177,7 @@ def _trainer(config: Any, run: Run, callbacks: list[Any]) -> Trainer:  # noqa: A
             **options,
             max_epochs=-1,
             callbacks=callbacks,
-            plugins=[AtomicIO()],
+            plugins=[files],
             logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
             enable_checkpointing=False,
             enable_progress_bar=False,
