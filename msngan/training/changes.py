@@ -59,7 +59,7 @@ RECORD = {
         *("scores.runs", "scores.samples", "scores.enabled"),
         *("samples.every", "samples.count", "samples.film"),
     },
-    "classifier": _RECORD | {"accuracy.every"},
+    "classifier": _RECORD | {"accuracy.every", "accuracy.batch_size"},
 }
 
 

@@ -100,14 +100,11 @@ def fit_into(checkpoint: dict[str, Any], module: LightningModule, path: Path) ->
     The optimizers' settings are then the module's: Lightning would restore those in the file, and
     a changed one would be said to be taken and be left.
     """
-    held, wanted = checkpoint["state_dict"], module.state_dict()
-    for name in [*wanted, *held]:
-        if name not in held or name not in wanted:
-            which = "lacks" if name in wanted else "holds"
-            raise UserError(f"{path} {which} {name[:80]}, unlike the network of its options")
-        if held[name].shape != wanted[name].shape:
-            has, says = (tuple(each[name].shape) for each in (held, wanted))
-            raise UserError(f"{path}: {name} is {has}, its options say {says}")
+    try:
+        module.load_state_dict(checkpoint["state_dict"])  # Lightning does it again, in its own time
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as problem:
+        reason = " ".join(str(problem).split()).partition(": ")[2][:200]
+        raise UserError(f"{path} does not fit the network of its options: {reason}") from problem
     made = module.configure_optimizers()
     optimizers = [made] if isinstance(made, torch.optim.Optimizer) else made
     for number, (optimizer, saved) in enumerate(
