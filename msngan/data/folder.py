@@ -161,14 +161,15 @@ def _opened(root: Path) -> Iterator[Source]:
 
 
 def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
-    members = {
+    files = {
         member.filename.replace("\\", "/"): member
         for member in archive.infolist()
-        if not (member.is_dir() or _hidden(member.filename))
+        if not member.is_dir()
     }
-    for name, member in members.items():
+    for name, member in files.items():
         if why := zipped.unfit(name, member):
             raise DataError(f"{root} holds {name[:80]!r}, {why}; make the file anew, of images only")
+    members = {name: member for name, member in files.items() if not _hidden(name)}
     turn = threading.Lock()  # ZipFile counts its open members without one
 
     def read(name: str) -> bytes:
