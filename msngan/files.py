@@ -122,9 +122,13 @@ def check_yaml(text: str) -> None:
         raise ValueError("no YAML: it holds a NUL byte")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     mappings: list[_Keys | None] = []  # of those open; None: a list
+    documents = 0
     try:
         for event in yaml.parse(text, Loader=loader):
             _check_event(event, yaml)
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            if documents > 1:
+                raise ValueError("no YAML: more than one document")
             if isinstance(event, yaml.CollectionEndEvent):
                 mappings.pop()
                 continue

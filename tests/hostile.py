@@ -269,9 +269,7 @@ def for_training() -> dict[str, bytes]:
         ),
         "critic of another shape": put(torch.zeros(5, 5), "state_dict", "critic.head.weight"),
         "critic too few": without("state_dict", "critic.head.weight"),
-        "sigma of another shape": put(
-            torch.zeros(9), "state_dict", "critic.head.weight_norm.u"
-        ),
+        "sigma of another shape": put(torch.zeros(9), "state_dict", "critic.head.weight_norm.u"),
         "class_path": put({"class_path": "os.system"}, "hyper_parameters", "norm_options"),
         "unknown norm": put("os", "hyper_parameters", "norm"),
         "unknown penalty": put("os", "hyper_parameters", "penalty"),

@@ -138,7 +138,8 @@ def test_checkpoints_that_only_training_would_look_at(place: Place) -> None:
         commands += [[*FIT, "--ckpt_path", path]]
         run = f"checkpoints/run{index}"
         place.write(f"{run}/last.ckpt", data)
-        place.write(f"{run}/config.yaml", (Path(hostile.FIXTURE).with_name("format-1.yaml")).read_bytes())
+        sound = hostile.FIXTURE.with_name("format-1.yaml").read_bytes()
+        place.write(f"{run}/config.yaml", sound)
         commands += [["resume", f"run{index}", "--steps", "9"]]
     place.refused(commands)
 

@@ -36,7 +36,9 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="msngan sample", description="Draw images from a run or checkpoint.")
-    parser.add_argument("target", help="a run's name or folder, a checkpoint, or an exported generator")
+    parser.add_argument(
+        "target", help="a run's name or folder, a checkpoint, or an exported generator"
+    )
     parser.add_argument("--root", default=".", help="folder that holds checkpoints/ and samples/")
     parser.add_argument("--seed", type=int, default=0, help="of the latents")
     parser.add_argument("--n", type=int, help="so many images, each by itself, instead of a grid")

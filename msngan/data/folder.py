@@ -168,7 +168,9 @@ def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
     }
     for name, member in files.items():
         if why := zipped.unfit(name, member):
-            raise DataError(f"{root} holds {name[:80]!r}, {why}; make the file anew, of images only")
+            raise DataError(
+                f"{root} holds {name[:80]!r}, {why}; make the file anew, of images only"
+            )
     members = {name: member for name, member in files.items() if not _hidden(name)}
     turn = threading.Lock()  # ZipFile counts its open members without one
 

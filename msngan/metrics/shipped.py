@@ -118,7 +118,9 @@ def _network(metadata: dict[str, str], state: dict[str, Tensor]) -> EmbedNet:
         raise ValueError(f"it says {metadata['classes'][:80]} classes")
     with torch.device("meta"):  # of what it claims nothing is built that is not in the file
         claimed = EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths).state_dict()
-    if {name: x.shape for name, x in claimed.items()} != {name: x.shape for name, x in state.items()}:
+    if {name: x.shape for name, x in claimed.items()} != {
+        name: x.shape for name, x in state.items()
+    }:
         raise ValueError("its tensors are not those of the network that it describes")
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn, then replaced
         return EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths)
@@ -144,4 +146,3 @@ def save_extractor(net: EmbedNet, path: Path | str, metadata: dict[str, str]) ->
     _check(metadata)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(to_bytes(halved(net), metadata))
-

@@ -124,9 +124,7 @@ def generator_state(checkpoint: dict[str, Any], ema: bool) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
 
 
-def build_generator(
-    options: dict[str, Any], weights: dict[str, Tensor], path: Path
-) -> nn.Module:
+def build_generator(options: dict[str, Any], weights: dict[str, Tensor], path: Path) -> nn.Module:
     """The generator of these options with these weights, in eval mode.
 
     UserError where they are not of one network: that is found before any of it is built, for

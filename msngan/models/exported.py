@@ -90,7 +90,9 @@ def _read_exported(path: Path, ema: bool | None) -> tuple[nn.Module, dict[str, A
         ) from problem
     wanted = facts["weights"] if ema is None else WEIGHTS[not ema]
     if facts["weights"] != wanted:
-        other = "the moving average; leave out --raw" if wanted == "raw" else "raw weights; use --raw"
+        other = (
+            "the moving average; leave out --raw" if wanted == "raw" else "raw weights; use --raw"
+        )
         raise UserError(f"{path} holds {other}")
     return build_generator(facts["hyper_parameters"], state, path), facts
 
@@ -98,7 +100,9 @@ def _read_exported(path: Path, ema: bool | None) -> tuple[nn.Module, dict[str, A
 def _facts(metadata: dict[str, str]) -> dict[str, Any]:
     """What the metadata say, as in a checkpoint."""
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"its format is {shown(metadata.get('format'))}, this msngan reads {FORMAT}")
+        raise ValueError(
+            f"its format is {shown(metadata.get('format'))}, this msngan reads {FORMAT}"
+        )
     if missing := [name for name in FIELDS if name not in metadata]:
         raise ValueError(f"it does not say {', '.join(missing)}")
     step = metadata["step"]

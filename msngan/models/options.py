@@ -147,7 +147,9 @@ def check_kinds(values: Any, kinds: dict[str, Kind], needed: tuple[str, ...], wh
         raise ValueError(f"its {what} are no mapping")
     for name, value in values.items():
         if type(name) is not str or name not in kinds:
-            raise ValueError(f"its {what} hold {str(name)[:80]!r}, which this version does not know")
+            raise ValueError(
+                f"its {what} hold {str(name)[:80]!r}, which this version does not know"
+            )
         if not kinds[name](value):
             raise ValueError(f"{name} in its {what} is {shown(value)}")
     for name in needed:
