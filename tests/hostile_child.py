@@ -26,6 +26,7 @@ def peak() -> int:
 def main() -> None:
     asked = json.load(sys.stdin)
     import torch
+
     from msngan.__main__ import main as command
 
     torch.set_num_threads(1)

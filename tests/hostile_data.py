@@ -110,7 +110,7 @@ def images(canary: Path) -> dict[str, tuple[str, bytes]]:
     tiff = io.BytesIO()
     Image.new("L", (8, 8)).save(tiff, "TIFF")
     wide = bytearray(tiff.getvalue())
-    at = wide.find(struct.pack("<HHI", 256, 4, 1)) if False else wide.find(struct.pack("<H", 256))
+    at = wide.find(struct.pack("<H", 256))
     wide[at + 8 : at + 12] = struct.pack("<I", 2**31 - 1)
     gif = b"GIF89a" + struct.pack("<2H3B", 65535, 65535, 0, 0, 0)
     text = PngImagePlugin.PngInfo()
@@ -227,7 +227,7 @@ def safetensors(canary: Path, sound: bytes) -> dict[str, bytes]:
         return changed(lambda copy: copy["__metadata__"].update(values))
 
     first, second = names[:2]
-    twice = json.dumps(head).replace("{", '{"%s": {"dtype": "F32", ' % first, 1).encode()
+    twice = json.dumps(head).replace("{", '{"' + first + '": {"dtype": "F32", ', 1).encode()
     entry = {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}
     return {
         "pickle": pickle.dumps(payload(canary)),

@@ -84,7 +84,7 @@ def test_a_structural_change_in_a_config_is_refused_with_its_key(
         ("  size: 8", "  size: 16", "size 8, the config says 16"),
         ("  penalty: none", "  penalty: spectral", "penalty"),
         ("  ema_decay: 0.99", "  ema_decay: 0", "ema_decay"),
-        ("task: gan", "task: classifier", "model.loss"),
+        ("task: gan", "task: classifier", "unknown option 'loss'"),
     ):
         assert line in text
         (folder / "config.yaml").write_text(text.replace(line, other, 1))

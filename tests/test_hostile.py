@@ -17,7 +17,6 @@ from typing import Any
 import hostile
 import hostile_data
 import pytest
-from test_bad_input import snapshot
 
 MOST_MEMORY = 1_500_000_000  # bytes of the whole process, torch among them
 MOST_SECONDS = 30  # of one command

@@ -22,9 +22,11 @@ Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 # From a format to the next: what an older checkpoint lacks is put in, what has moved is moved.
 UPGRADES: dict[int, Upgrade] = {}
 # What torch raises of a file that is not whole, and what a foreign one makes of our own reading.
-DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError)
-DAMAGED += (TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError)
-DAMAGED += (MemoryError, RecursionError, NotImplementedError)
+DAMAGED: tuple[type[Exception], ...] = (
+    *(RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError),
+    *(TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError),
+    *(MemoryError, RecursionError, NotImplementedError),
+)
 
 
 def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:

@@ -134,7 +134,8 @@ DATA: dict[str, Kind] = {
     "crop": whole,
     "test_limit": maybe(whole),
 }
-NEEDED = {  # what every file has said from the first version on; others had a default when they came
+# What every file has said from the first version on; others had a default when they came.
+NEEDED = {
     "gan": ("generator", "latent_dim", "width", "channels", "size", "ema_decay", "channels_last"),
     "classifier": ("network", "norm", "channels", "size", "classes"),
     "data": ("dataset", "root", "split", "size", "channels"),
