@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from msngan.files import load_yaml, read_text
+from msngan.plain import load_yaml, read_text
 from msngan.runs import UserError, did_you_mean
 
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from msngan.files import is_regular, read_json
+from msngan.plain import is_regular, read_json
 
 MOST_HEADER = 2**20  # bytes
 LARGEST = 2**32  # bytes of a file

@@ -27,7 +27,7 @@ ROWS = [
     ["images", "machine"],
     ["memory", "runs", "rng"],
     ["tensors"],
-    ["files"],
+    ["plain"],
     ["__init__"],
 ]
 ROW = {name: index for index, row in enumerate(ROWS) for name in row}

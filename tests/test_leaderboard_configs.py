@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from score_lines import config, score_line, write_run
 
-from msngan.files import LEVELS
+from msngan.plain import LEVELS
 from msngan.leaderboard import find_runs, read
 from msngan.leaderboard.board import make_board
 from msngan.leaderboard.configs import (

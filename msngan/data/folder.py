@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from msngan.data import decode, zipped
-from msngan.files import read_json
+from msngan.plain import read_json
 from msngan.runs import UserError
 
 if TYPE_CHECKING:

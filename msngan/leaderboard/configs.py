@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msngan.files import load_yaml, read_text
+from msngan.plain import load_yaml, read_text
 from msngan.leaderboard.lines import clean
 from msngan.runs import Run
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from msngan import images as convert
-from msngan.files import read_json
+from msngan.plain import read_json
 from msngan.metrics.embedded import EmbedNet
 from msngan.metrics.interface import Extractor, file_sha256
 from msngan.runs import UserError, replacing

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from msngan.files import is_regular
+from msngan.plain import is_regular
 
 MOST_MEMBERS = 20_000
 MOST_PICKLE = 2**22  # bytes of all that is no tensor; a large network's has 2**19

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from msngan import __version__
-from msngan.files import read_json
+from msngan.plain import read_json
 from msngan.models.checkpoint import (
     build_generator,
     check_gan,

@@ -11,7 +11,7 @@ from jsonargparse import ActionConfigFile, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
 from msngan.config import find_config
-from msngan.files import check_yaml, load_yaml, read_text
+from msngan.plain import check_yaml, load_yaml, read_text
 from msngan.runs import UserError, did_you_mean
 
 # jsonargparse's ways to say that an option does not exist; the last quoted word is the option.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msngan.files import read_up_to
+from msngan.plain import read_up_to
 from msngan.leaderboard.configs import read_config
 from msngan.leaderboard.lines import Entry, clean, read
 from msngan.report.thin import Lines, read_lines

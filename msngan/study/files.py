@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from msngan.config import find_config
-from msngan.files import read_up_to
+from msngan.plain import read_up_to
 from msngan.runs import NAME, UserError, replacing
 from msngan.study.axes import OWN, Options, flat
 from msngan.study.plan import LETTERS, Study, make_study

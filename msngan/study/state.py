@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from msngan.config import find_config
-from msngan.files import read_up_to
+from msngan.plain import read_up_to
 from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN, read_config
 from msngan.runs import Run, UserError
 from msngan.study.axes import SEED, Options, flat

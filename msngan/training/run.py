@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan.callbacks import AtomicIO, Interrupt, Progress, RunCallback, StopAt
-from msngan.files import read_json, read_up_to
+from msngan.plain import read_json, read_up_to
 from msngan.machine import environment
 from msngan.memory import keep_freed_memory
 from msngan.options import FitCLI
