@@ -14,6 +14,7 @@ COMMANDS = {
     "fit": "train a GAN or a classifier: --config NAME, then any option",
     "resume": "continue a run exactly where it stopped",
     "sample": "draw images from a run or checkpoint",
+    "export": "write a run's generator as a safetensors file, which holds no program",
     "evaluate": "score runs, checkpoints or any images under a named protocol",
     "leaderboard": "rank the runs, each protocol by itself",
     "params": "count each norm's parameters in the paper's networks, beside its Table III",

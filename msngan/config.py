@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from msngan.plain import load_yaml, read_text
 from msngan.runs import UserError, did_you_mean
 
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
@@ -54,11 +55,9 @@ def top_level(path: Path) -> dict[str, Any]:
 
     What is wrong with a config is said by the parser that reads it in earnest.
     """
-    import yaml
-
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError, *NONSENSE):
+        found = load_yaml(read_text(path))
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -79,7 +78,7 @@ def refuse_study(path: Path) -> None:
 def summary(path: Path) -> str:
     """The first comment line of a config."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as problem:
         return f"cannot be read: {problem}"
     for line in lines:

@@ -27,7 +27,8 @@ ROWS = [
     ["images", "machine"],
     ["processes"],
     ["memory", "runs", "rng"],
-    ["files", "locks"],
+    ["tensors"],
+    ["files", "plain", "locks"],
     ["__init__"],
 ]
 ROW = {name: index for index, row in enumerate(ROWS) for name in row}

@@ -11,7 +11,6 @@ from msngan.leaderboard import find_runs, read
 from msngan.leaderboard.board import make_board
 from msngan.leaderboard.configs import (
     LARGEST_FILE,
-    LEVELS,
     WITHOUT,
     WITHOUT_IN,
     differences,
@@ -19,6 +18,7 @@ from msngan.leaderboard.configs import (
     setup_of,
 )
 from msngan.leaderboard.words import in_words
+from msngan.plain import LEVELS
 
 IRRELEVANT = [(name,) for name in WITHOUT] + [
     (section, name) for section, names in WITHOUT_IN.items() for name in names

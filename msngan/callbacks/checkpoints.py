@@ -14,7 +14,7 @@ from msngan import __version__, checks
 from msngan.callbacks.base import RunCallback
 from msngan.callbacks.saving import OnError, Saving, reason
 from msngan.files import replacing, sync, sync_folder
-from msngan.models.sampling import CHECKPOINT_FORMAT
+from msngan.models.checkpoint import CHECKPOINT_FORMAT
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
@@ -73,6 +73,7 @@ class Checkpoints(RunCallback):
         self.every = every
         self.saving = Saving(on_save_error)
         self.saved_step = -1
+        self.options: dict[str, Any] = {}  # of the run, by dotted names; `fit` sets them
         self._best: dict[str, str | float] | None = None  # while best.ckpt is being written
 
     def on_save_checkpoint(
@@ -86,6 +87,8 @@ class Checkpoints(RunCallback):
             "task": "gan" if len(trainer.optimizers) == 2 else "classifier",
             "data": cast("ImageData", getattr(trainer, "datamodule")).description,  # noqa: B009
         }
+        if self.options:
+            checkpoint["msngan"]["options"] = self.options
         if self._best is not None:
             checkpoint["msngan"]["best"] = self._best
         collapses = [getattr(each, "collapse", None) for each in getattr(trainer, "callbacks")]  # noqa: B009

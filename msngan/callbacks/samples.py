@@ -85,6 +85,8 @@ class Samples(RunCallback):
             return
         pick = torch.linspace(0, len(paths) - 1, min(100, len(paths))).long().unique()
         frames = [Image.open(paths[index]).convert("RGB") for index in pick.tolist()]
+        # A run that went on with another --samples.count has grids of two sizes.
+        frames = [frame for frame in frames if frame.size == frames[-1].size]
         times = [200] * (len(frames) - 1) + [2000]  # milliseconds
         with replacing(self.run.samples / "training.webp") as temporary:
             frames[0].save(

@@ -18,7 +18,7 @@ from msngan.data import DataError, ImageData
 from msngan.data.datasets import fitted
 from msngan.data.given import load_given
 from msngan.metrics.protocol import Preset
-from msngan.models import check_gan, load_generator, read_checkpoint
+from msngan.models import read_generator
 from msngan.runs import Run, UserError
 from msngan.scoring import Progress, Real, Scored, Scorer, check_given
 
@@ -90,17 +90,14 @@ def _loaded(
     options: Namespace, path: Path, run: Run | None
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """A checkpoint's data, as a key and as it is described, and what is known of the Subject."""
-    saved = read_checkpoint(path)
-    check_gan(saved, path)
+    generator, saved = read_generator(path, options.ema)
     network = saved["hyper_parameters"]
-    ema = network["ema_decay"] > 0 if options.ema is None else options.ema
-    generator, _ = load_generator(path, ema)
     described = saved["msngan"]["data"] | {name: network[name] for name in ("size", "channels")}
     facts = {
         "name": run.name if run else path.stem,
         "config": _config(run) if run else path.stem,
         "step": int(saved["msngan"]["step"]),
-        "weights": "ema" if ema else "raw",
+        "weights": saved["weights"],
         "source": "evaluate",
         "run": run,
         "content": generator,

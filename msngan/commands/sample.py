@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     options = _parse(argv)
     path, run = find_checkpoint(options.target, Path(options.root))
-    from msngan.models import load_generator
+    from msngan.models import read_generator
 
-    generator, checkpoint = load_generator(path, ema=options.ema)
-    step = checkpoint["msngan"]["step"]
+    generator, about = read_generator(path, ema=options.ema)
+    step = about["msngan"]["step"]
     place = run.samples if run else Path()
     stem = f"sample-{step:08d}-seed{options.seed}"
     try:
@@ -37,7 +37,9 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="msngan sample", description="Draw images from a run or checkpoint.")
-    parser.add_argument("target", help="a run's name or folder, or a checkpoint file")
+    parser.add_argument(
+        "target", help="a run's name or folder, a checkpoint, or an exported generator"
+    )
     parser.add_argument("--root", default=".", help="folder that holds checkpoints/ and samples/")
     parser.add_argument("--seed", type=int, default=0, help="of the latents")
     parser.add_argument("--n", type=int, help="so many images, each by itself, instead of a grid")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # Pillow goes by content, not by a name's ending, and others of its readers start programs (EPS).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MOST_PIXELS = 2**26  # of one file: 8192 x 8192
+MANY_PIXELS = 2**22  # of files that are decoded one at a time
+_one_at_a_time = threading.Lock()
 
 
 @contextmanager
@@ -31,19 +35,28 @@ def strict() -> Iterator[None]:
         yield
 
 
-def picture(data: bytes) -> Image:
-    """The first frame, upright, in whatever mode the file has.
+@contextmanager
+def picture(data: bytes) -> Iterator[Image]:
+    """The first frame, upright, in whatever mode the file has, while the block lasts.
 
-    ValueError if it is no image; for damaged ones Pillow raises nearly anything.
+    Of large images one at a time is in memory, however many threads there are. ValueError if it is
+    no image, or too large; for damaged ones Pillow raises nearly anything.
     """
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            return _upright(image)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as problem:
         raise ValueError("it is damaged, or no image") from problem
+    with image:
+        count = image.width * image.height
+        if count > MOST_PIXELS:
+            raise ValueError(
+                f"it has {image.width}x{image.height} pixels, over {MOST_PIXELS:,}; resize it"
+            )
+        with _one_at_a_time if count > MANY_PIXELS else nullcontext():
+            image.load()
+            yield _upright(image)
 
 
 def is_grey(image: Image) -> bool:
@@ -70,10 +83,9 @@ def pixels(image: Image, channels: int, size: int) -> Tensor:
 def _upright(image: Image) -> Image:
     from PIL import ImageOps
 
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF data, which is common, says nothing about the pixels
-        return image.copy()
+    with suppress(Exception):  # unreadable EXIF data, common, says nothing about the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _flat(image: Image) -> Image:
@@ -84,7 +96,8 @@ def _flat(image: Image) -> Image:
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("it has 32-bit levels; save it with 8 or 16 bits")
-        return pil.fromarray(np.rint(levels / 257).astype(np.uint8))  # 65535 / 255 = 257
+        # 65535 / 255 = 257, which is odd: no level lies half way
+        return pil.fromarray(((levels.astype(np.int32) + 128) // 257).astype(np.uint8))
     if image.mode in ("F", "LAB"):
         raise ValueError(f"it has mode {image.mode}; save it as grey or RGB")
     if image.mode == "La":

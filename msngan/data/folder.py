@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from msngan.data import decode
+from msngan.data import decode, zipped
+from msngan.plain import read_json
 from msngan.runs import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +47,22 @@ class Source:
     read: Callable[[str], bytes]
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is compared of two images, without their pixels."""
+
+    width: int
+    height: int
+    grey: bool
+
+    @classmethod
+    def of(cls, image: Image) -> Look:
+        return cls(image.width, image.height, decode.is_grey(image))
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
 def load_folder(root: Path, size: int | None, channels: int | None) -> tuple[Tensor, Tensor | None]:
     """Images, uint8 (N, C, H, W), in the order of their names, and labels, int64 (N,), or None.
 
@@ -60,15 +77,14 @@ def load_folder(root: Path, size: int | None, channels: int | None) -> tuple[Ten
         if not names:
             raise DataError(f"no images in {root}; it needs files ending in {' '.join(ENDINGS)}")
         labels = _labels(source, names)
-        first = _picture(source, names[0])
+        first = _look(source, names[0])
         images = torch.empty(_shape(source, names, first, size, channels), dtype=torch.uint8)
 
         def fill(chunk: range) -> None:
             for index in chunk:
                 name = names[index]
-                image = _picture(source, name)
-                _check_alike(root, size, channels, (names[0], first), (name, image))
-                with _naming(root / name):
+                with _naming(root / name), decode.picture(source.read(name)) as image:
+                    _check_alike(root, size, channels, (names[0], first), (name, Look.of(image)))
                     images[index] = decode.pixels(image, *images.shape[1:3])
 
         chunks = [range(at, min(at + CHUNK, len(names))) for at in range(0, len(names), CHUNK)]
@@ -79,12 +95,12 @@ def load_folder(root: Path, size: int | None, channels: int | None) -> tuple[Ten
 
 
 def _shape(
-    source: Source, names: list[str], first: Image, size: int | None, channels: int | None
+    source: Source, names: list[str], first: Look, size: int | None, channels: int | None
 ) -> tuple[int, int, int, int]:
     if size is None and first.width != first.height:
-        what = f"not square ({_size(first)} {names[0]})"
+        what = f"not square ({first} {names[0]})"
         raise DataError(f"images in {source.root} are {what}; set --data.size")
-    side, channels = size or first.width, channels or (1 if decode.is_grey(first) else 3)
+    side, channels = size or first.width, channels or (1 if first.grey else 3)
     need = len(names) * channels * side * side
     if need > MOST_BYTES:
         raise DataError(
@@ -95,21 +111,21 @@ def _shape(
 
 
 def _check_alike(
-    root: Path, size: int | None, channels: int | None, *pair: tuple[str, Image]
+    root: Path, size: int | None, channels: int | None, *pair: tuple[str, Look]
 ) -> None:
     (_, first), (_, other) = pair
-    if size is None and first.size != other.size:
-        both = ", ".join(f"{_size(image)} {name}" for name, image in pair)
+    if size is None and str(first) != str(other):
+        both = ", ".join(f"{look} {name}" for name, look in pair)
         raise DataError(f"images in {root} differ in size ({both}); set --data.size")
-    if channels is None and decode.is_grey(first) != decode.is_grey(other):
-        kinds = ((name, "grey" if decode.is_grey(image) else "colour") for name, image in pair)
+    if channels is None and first.grey != other.grey:
+        kinds = ((name, "grey" if look.grey else "colour") for name, look in pair)
         both = ", ".join(f"{name} is {kind}" for name, kind in kinds)
         raise DataError(f"images in {root} mix grey and colour ({both}); set --data.channels")
 
 
-def _picture(source: Source, name: str) -> Image:
-    with _naming(source.root / name):
-        return decode.picture(source.read(name))
+def _look(source: Source, name: str) -> Look:
+    with _naming(source.root / name), decode.picture(source.read(name)) as image:
+        return Look.of(image)
 
 
 @contextmanager
@@ -117,13 +133,11 @@ def _naming(path: Path) -> Iterator[None]:
     """Whatever fails inside is a DataError about the file at `path`."""
     try:
         yield
+    except DataError:
+        raise
     except Exception as problem:  # damaged files make zlib, json and Pillow raise nearly anything
-        reason = " ".join(str(problem).split()) or type(problem).__name__
+        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise DataError(f"cannot read {path}: {reason}; repair or remove it") from problem
-
-
-def _size(image: Image) -> str:
-    return f"{image.width}x{image.height}"
 
 
 @contextmanager
@@ -140,23 +154,30 @@ def _opened(root: Path) -> Iterator[Source]:
         raise DataError(f"{root} is neither a folder nor a zip file of images")
     else:
         with _naming(root):
+            zipped.check_index(root)
             archive = zipfile.ZipFile(root)
         with archive:
             yield _zipped(root, archive)
 
 
 def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
-    members = {
+    files = {
         member.filename.replace("\\", "/"): member
         for member in archive.infolist()
-        if not (member.filename.endswith("/") or _hidden(member.filename))
+        if not member.filename.endswith("/")
     }
+    for name, member in files.items():
+        if why := zipped.unfit(name, member):
+            raise DataError(
+                f"{root} holds {name[:80]!r}, {why}; make the file anew, of images only"
+            )
+    members = {name: member for name, member in files.items() if not _hidden(name)}
     turn = threading.Lock()  # ZipFile counts its open members without one
 
     def read(name: str) -> bytes:
         _check_bytes(members[name].file_size)
         with turn:
-            return archive.read(members[name])
+            return zipped.read(archive, members[name])
 
     return Source(root, sorted(members), read)
 
@@ -195,7 +216,7 @@ def _labels(source: Source, names: list[str]) -> Tensor | None:
     if "dataset.json" in source.names:
         where = source.root / "dataset.json"
         with _naming(where):
-            record = json.loads(source.read("dataset.json"))
+            record = read_json(source.read("dataset.json"))
         if isinstance(record, dict) and "labels" in record:
             return None if record["labels"] is None else _listed(where, record["labels"], names)
     if not all("/" in name for name in names):

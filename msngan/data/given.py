@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from msngan import images as convert
-from msngan.data import decode, folder
+from msngan.data import decode, folder, zipped
 from msngan.data.datasets import Images
 from msngan.data.folder import DataError
 
@@ -30,6 +30,8 @@ ARRAYS = (".npz", ".npy")
 NAMES = ("arr_0", "images", "samples", "x")  # of the images in an .npz file, the first one there is
 STATISTICS = {"mu", "sigma"}
 CHANNELS = (1, 3)
+MOST_RATIO = 200  # of an array's bytes to what they are compressed to; few colours make it high
+MOST_UNSUSPECTED = 2**28  # bytes
 WHAT = "a folder, or a .zip, .npz or .npy file, of images"
 LAYOUTS = "(N, H, W, C), (N, C, H, W) or, if grey, (N, H, W)"
 
@@ -95,8 +97,10 @@ def _array(path: Path, what: str, size: int | None, channels: int | None) -> Ten
     """what: the option and the path, for messages."""
     if path.suffix.lower() == ".npy":
         return _images(lambda: open(path, "rb"), what, size, channels)
+    zipped.check_index(path)
     with zipfile.ZipFile(path) as archive:
         name = _chosen(archive.namelist(), what)
+        _check_member(archive.getinfo(f"{name}.npy"), what)
         return _images(lambda: archive.open(f"{name}.npy"), f"{what}: {name!r}", size, channels)
 
 
@@ -115,6 +119,17 @@ def _chosen(members: list[str], what: str) -> str:
         held = f"{', '.join(map(repr, names))[:200]}" if names else "no arrays"
         raise DataError(f"{what} holds {held}; save the images in it as one array called 'images'")
     return names[0]
+
+
+def _check_member(member: zipfile.ZipInfo, what: str) -> None:
+    """DataError for a member that may take more memory than it says, or more than images do."""
+    if member.compress_type not in zipped.KINDS:
+        raise DataError(f"{what} is compressed in a way that is not read; use numpy.savez")
+    size, packed = member.file_size, member.compress_size
+    if size > MOST_UNSUSPECTED and size > MOST_RATIO * packed:
+        raise DataError(
+            f"{what} inflates to {size:,} bytes from {packed:,}, as no images do; use numpy.savez"
+        )
 
 
 def _images(opened: Opener, what: str, size: int | None, channels: int | None) -> Tensor:

@@ -20,7 +20,8 @@ from msngan.dynamics.record import COLUMNS, LISTS, PER_LAYER, Dynamics
 from msngan.files import replacing
 
 FORMAT = 1
-LARGEST = 2**31  # bytes of all arrays together that are read; a run's file has some megabytes
+KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+LARGEST = 2**28  # bytes of all arrays together that are read; a run's file has some megabytes
 
 
 def write(path: Path, dynamics: Dynamics) -> None:
@@ -55,7 +56,7 @@ def read(path: Path | str) -> Dynamics:
         return _checked(_arrays(path))
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as problem:
         reason = str(problem)
-    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as problem:
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as problem:
         reason = str(problem)
     raise ValueError(
         f"{path} cannot be read as training dynamics ({' '.join(reason.split()) or 'damaged'});"
@@ -65,6 +66,8 @@ def read(path: Path | str) -> Dynamics:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     with zipfile.ZipFile(path) as archive:
+        if any(each.compress_type not in KINDS for each in archive.infolist()):
+            raise ValueError("compressed in a way that is not read")
         if sum(member.file_size for member in archive.infolist()) > LARGEST:
             raise ValueError(f"larger than {LARGEST // 2**20} MiB")
     with np.load(path, allow_pickle=False) as archive:

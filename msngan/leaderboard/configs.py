@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msngan.leaderboard.files import read_up_to
 from msngan.leaderboard.lines import clean
+from msngan.plain import load_yaml, read_text
 from msngan.runs import Run
 
 LARGEST_FILE = 64 * 1024  # bytes; a resolved config has about 2 KiB
-LEVELS = 12
 NONE = "–"  # an option that a config does not have
 
 # What a trained network does not depend on: names and places, how often something is recorded, and
@@ -108,35 +107,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ValueError for anything that no run of ours has written."""
     if not path.exists():
         raise ValueError("no such file")
-    config = _load(read_up_to(path, LARGEST_FILE))
+    config = load_yaml(read_text(path, LARGEST_FILE))
     if not isinstance(config, dict):
         raise ValueError("no mapping")
     return config
-
-
-def _load(data: bytes) -> Any:  # noqa: ANN401  any YAML value
-    """Plain YAML: what could expand, nest or construct is refused before anything is built."""
-    import yaml
-
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    level = 0
-    refused = ""
-    try:
-        text = data.decode()
-        for event in yaml.parse(text, Loader=loader):
-            level += isinstance(event, yaml.CollectionStartEvent)
-            level -= isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-                refused = "YAML aliases or tags"
-            if level > LEVELS:
-                refused = "nested too deep"
-            if refused:
-                break
-        else:
-            return yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
-        refused = "no YAML"
-    raise ValueError(refused)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  any YAML value

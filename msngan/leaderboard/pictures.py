@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from msngan.leaderboard.files import read_up_to
+from msngan.plain import read_up_to
 
 NAME = re.compile(r"step-(\d{8,12})\.png")
 WIDEST = 384  # pixels of an embedded picture

@@ -19,6 +19,8 @@ from msngan.runs import UserError
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 HASH = "6726825d"  # how the sha256 of the file starts
+# The whole of it: the file is a pickle, and eight digits can be had by trying.
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 VARIABLE = "MSNGAN_INCEPTION"
 LAYERS = ("2048", "logits_unbiased")  # torch-fidelity's names of pool features and logits
 # measured on a CPU: 23 MB in batches of 5, 17 of 25; one layer's output alone is 64 x 147 x 147
@@ -70,10 +72,10 @@ def official_sha256(path: Path) -> str:
         sha256 = file_sha256(path)
     except OSError as problem:
         raise UserError(f"{path} cannot be read ({problem.strerror}); give {FILE}") from problem
-    if not sha256.startswith(HASH):
+    if sha256 != SHA256:
         raise UserError(
-            f"{path} is not the official Inception weights file: its sha256 starts with"
-            f" {sha256[:8]}, not {HASH}; get {FILE} from torch-fidelity's releases"
+            f"{path} is not the official Inception weights file: its sha256 is {sha256[:16]}...,"
+            f" not {SHA256[:16]}...; get {FILE} from torch-fidelity's releases"
         )
     return sha256
 

@@ -6,19 +6,18 @@ wrote it, and its name as an extractor is its hash: another training is another 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from msngan import images as convert
 from msngan.files import replacing
 from msngan.metrics.embedded import EmbedNet
 from msngan.metrics.interface import Extractor, file_sha256
+from msngan.plain import read_json
 from msngan.runs import UserError
+from msngan.tensors import read_tensors, to_bytes
 
 FORMAT = "msngan-extractor-1"
 SIZE = 32
@@ -76,14 +75,12 @@ class EmbeddedExtractor(Extractor):
                 f"no extractor file {path}; make one with `msngan extractor fit --dataset NAME`"
             )
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata, state = read_tensors(path)
             _check(metadata)
-            net = _network(metadata)
+            net = _network(metadata, state)
             net.load_state_dict({name: _loaded(value) for name, value in state.items()})
-        except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as problem:
-            reason = str(problem).splitlines()[0]
+        except (OSError, ValueError, RuntimeError, TypeError) as problem:
+            reason = str(problem).splitlines()[0][:200]
             raise UserError(
                 f"{path} is not a whole extractor file ({reason}); make one with"
                 " `msngan extractor fit`"
@@ -110,13 +107,22 @@ def _check(metadata: dict[str, str]) -> None:
     if missing := [name for name in FIELDS if name not in metadata]:
         raise ValueError(f"it does not say {', '.join(missing)}")
     if metadata["channels"] not in ("1", "3"):
-        raise ValueError(f"it says {metadata['channels']} channels, which can be 1 or 3")
+        raise ValueError(f"it says {metadata['channels'][:80]} channels, which can be 1 or 3")
 
 
-def _network(metadata: dict[str, str]) -> EmbedNet:
-    widths = tuple(json.loads(metadata["widths"]))
-    if len(widths) != 4 or not all(isinstance(w, int) and 0 < w <= 4096 for w in widths):
-        raise ValueError(f"its widths are {metadata['widths']}")
+def _network(metadata: dict[str, str], state: dict[str, Tensor]) -> EmbedNet:
+    """The network that the metadata describe, where it is the one that the tensors are of."""
+    widths = tuple(read_json(metadata["widths"]))
+    if len(widths) != 4 or not all(type(w) is int and 0 < w <= 4096 for w in widths):
+        raise ValueError(f"its widths are {metadata['widths'][:80]}")
+    if not 0 < int(metadata["classes"]) <= 10**6:
+        raise ValueError(f"it says {metadata['classes'][:80]} classes")
+    with torch.device("meta"):  # of what it claims nothing is built that is not in the file
+        claimed = EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths).state_dict()
+    if {name: x.shape for name, x in claimed.items()} != {
+        name: x.shape for name, x in state.items()
+    }:
+        raise ValueError("its tensors are not those of the network that it describes")
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn, then replaced
         return EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths)
 
@@ -140,13 +146,4 @@ def save_extractor(net: EmbedNet, path: Path | str, metadata: dict[str, str]) ->
     metadata = {"format": FORMAT, **metadata}
     _check(metadata)
     with replacing(Path(path)) as temporary:
-        temporary.write_bytes(_in_order(save(halved(net), metadata)))
-
-
-def _in_order(data: bytes) -> bytes:
-    """A safetensors file with its header sorted: the library writes it in a random order."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"))
-    text = header.encode()
-    text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+        temporary.write_bytes(to_bytes(halved(net), metadata))

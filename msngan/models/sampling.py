@@ -1,23 +1,16 @@
-"""Samples from a generator, and generators from checkpoints; no Lightning needed."""
+"""Samples from a generator; no Lightning needed."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from msngan import images as convert
 from msngan import rng
-from msngan.models.dcgan import GENERATORS
-from msngan.runs import UserError
-
-CHECKPOINT_FORMAT = 1
 
 
 @contextmanager
@@ -98,58 +91,3 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     second = torch.where(flat, share, (share * angle).sin() / safe)
     length = torch.lerp(a.expand(steps, -1, -1), b.expand(steps, -1, -1), share)
     return (first * (start / a) + second * (end / b)) * length
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A msngan checkpoint as plain data; nothing in it is executed.
-
-    Raises UserError for a file that is missing, cut, no checkpoint, or not of msngan.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise UserError(f"no checkpoint {path}") from None
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as problem:
-        raise UserError(f"{path} is no readable checkpoint: it is cut or of another program") from (
-            problem
-        )
-    about = checkpoint.get("msngan") if isinstance(checkpoint, dict) else None
-    if not isinstance(about, dict) or about.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(f"{path} is not a msngan checkpoint of format {CHECKPOINT_FORMAT}")
-    return checkpoint
-
-
-def check_gan(checkpoint: dict[str, Any], path: Path) -> None:
-    """UserError for a checkpoint that holds no generator."""
-    task = checkpoint["msngan"].get("task", "gan")
-    if task != "gan":
-        raise UserError(
-            f"{path} is of a {task}, which has no samples and no FID; `msngan report` shows what it"
-            " gets right"
-        )
-
-
-def load_generator(path: Path, ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
-    """The generator in a checkpoint, in eval mode, and the checkpoint itself.
-
-    ema: the moving average; UserError if the run kept none.
-    """
-    checkpoint = read_checkpoint(path)
-    check_gan(checkpoint, path)
-    options, prefix = checkpoint["hyper_parameters"], "ema." if ema else "generator."
-    weights = {
-        key.removeprefix(prefix): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith(prefix)
-    }
-    if not weights:
-        raise UserError(f"{path} holds no moving average (its ema_decay was 0); use --raw")
-    with rng.untouched():
-        generator = GENERATORS[options["generator"]](
-            options["latent_dim"], options["width"], options["channels"], options["size"]
-        )
-    generator.to(next(iter(weights.values())).dtype)
-    generator.load_state_dict(weights)
-    if options.get("channels_last"):  # as in training: twice as fast, and the same last bits
-        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return generator.eval(), checkpoint

@@ -13,7 +13,7 @@ from msngan.callbacks import Accuracy, Checkpoints, Dynamics, Health, Records, S
 from msngan.classifier import Classifier
 from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
-from msngan.options.parser import NamedConfig, Parser
+from msngan.options.parser import NamedConfig, Parser, strict_yaml
 from msngan.runs import UserError
 
 # The Trainer's options that a step obeys. The rest either count epochs or validation, which do not
@@ -51,6 +51,7 @@ class FitCLI(LightningCLI):
             import_path_denylist=["*"],
             import_path_allowlist=["msngan"],
         )
+        strict_yaml()
         super().__init__(
             self.module_class,
             self.data_class,

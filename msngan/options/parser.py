@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
 from msngan.config import find_config
+from msngan.plain import check_yaml, load_yaml, read_text
 from msngan.runs import UserError, did_you_mean
 
 # jsonargparse's ways to say that an option does not exist; the last quoted word is the option.
@@ -63,11 +65,28 @@ def _near(word: str, known: list[str]) -> str:
     return f" (did you mean {(whole | last)[near[0]]!r}?)" if near else ""
 
 
+def strict_yaml() -> None:
+    """Let jsonargparse build nothing from YAML that check_yaml refuses, in a text value neither."""
+    import yaml
+
+    plain = get_loader("yaml")
+    if getattr(plain, "strict", False):
+        return
+
+    def load(text: str) -> Any:  # noqa: ANN401  any YAML value
+        check_yaml(text)
+        return plain(text)
+
+    load.strict = True  # type: ignore[attr-defined]
+    set_loader("yaml", load, (yaml.YAMLError, ValueError))
+
+
 class NamedConfig(ActionConfigFile):
-    """--config by path or by name."""
+    """--config by path or by name: a regular file of plain YAML that names no other file."""
 
     def __call__(self, parser: Any, config: Any, values: Any, option: str | None = None) -> None:
         path = find_config(str(values))
+        _check_content(path, {name.partition(".")[0] for name in _dotted(parser)})
         try:
             super().__call__(parser, config, str(path), option)
         except UserError as problem:  # explained already
@@ -75,3 +94,27 @@ class NamedConfig(ActionConfigFile):
         except (AttributeError, TypeError, ValueError) as problem:  # `config: 1` is in it, say
             raise UserError(f"{path}: {parser._explain(str(problem))}") from problem
         parser.config_stems = [*getattr(parser, "config_stems", []), path.stem]
+
+
+def _dotted(parser: Any) -> list[str]:  # noqa: ANN401  jsonargparse's
+    return [action.dest for action in parser._actions if "." in action.dest]
+
+
+def _check_content(path: Path, groups: set[str]) -> None:
+    """UserError for what a config of options is not.
+
+    A word in place of a group's options would be taken for the path of another file.
+    """
+    try:
+        content = load_yaml(read_text(path))
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read: {problem.strerror}") from problem
+    except ValueError as problem:
+        raise UserError(f"{path}: {problem}") from problem
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no options; write lines such as `steps: 1000`")
+    if "config" in content:
+        raise UserError(f"{path}: a config cannot name another; give --config once for each")
+    for name in sorted(groups & content.keys()):
+        if not isinstance(content[name], dict):
+            raise UserError(f"{path}: {name} must be options, as {name}: {{name: value}}")

@@ -12,7 +12,7 @@ import yaml
 
 from msngan.config import NONSENSE, find_config
 from msngan.files import replacing
-from msngan.leaderboard.files import read_up_to
+from msngan.plain import read_up_to
 from msngan.runs import NAME, UserError
 from msngan.study.axes import OWN, Options, flat
 from msngan.study.plan import LETTERS, Study, make_study

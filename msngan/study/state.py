@@ -11,8 +11,8 @@ from typing import Any
 
 from msngan.config import find_config
 from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN, read_config
-from msngan.leaderboard.files import read_up_to
 from msngan.locks import is_locked
+from msngan.plain import read_up_to
 from msngan.runs import Run, UserError
 from msngan.study.axes import SEED, Options, flat
 from msngan.study.files import Place, base_options

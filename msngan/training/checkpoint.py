@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
+from pytorch_lightning import LightningModule
+from torch import nn
+
+from msngan.callbacks import AtomicIO
 from msngan.classifier import Classifier
 from msngan.gan import GAN
+from msngan.models import read_checkpoint
 from msngan.penalties import PENALTIES
 from msngan.runs import UserError
+from msngan.training.changes import SHAPES, STRUCTURE, TRAINING, flat, plain
 
-# Options that shape the tensors in a checkpoint: another value is another network.
-STRUCTURE = {
-    "gan": [
-        *("norm", "norm_options", "norm_layers", "other_norm", "critic", "generator", "width"),
-        *("critic_width", "latent_dim", "conv_bias", "channels", "size"),
-    ],
-    "classifier": [
-        *("network", "norm", "norm_options", "norm_layers", "other_norm", "as_released"),
-        *("placement", "width", "depth", "conv_bias", "channels", "size", "classes"),
-    ],
-}
 MODULES = {"gan": GAN, "classifier": Classifier}
+
+
+class JudgedIO(AtomicIO):
+    """Gives Lightning the checkpoint that was judged, and not what its path may hold by now."""
+
+    def __init__(self, checkpoint: dict[str, Any] | None) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def load_checkpoint(  # type: ignore[override]
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: Any = None
+    ) -> dict[str, Any]:
+        if self.checkpoint is None:
+            return super().load_checkpoint(path, map_location, weights_only)
+        given, self.checkpoint = self.checkpoint, None
+        return given
+
+
+def judged(path: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint at `path`, found fit for a module of these options before there is one."""
+    if path.suffix == ".safetensors":
+        raise UserError(
+            f"{path} is an exported generator, without the critic and the optimizers that training"
+            " needs; give the checkpoint that it was made from"
+        )
+    checkpoint = read_checkpoint(path, mapped=False)
+    check(checkpoint, task, options, path)
+    return checkpoint
 
 
 def check(checkpoint: dict[str, Any], task: str, options: dict[str, Any], path: Path) -> None:
@@ -32,8 +57,9 @@ def check(checkpoint: dict[str, Any], task: str, options: dict[str, Any], path: 
     if trained != task:
         raise UserError(f"{path} is of a {trained}, the config trains a {task}; use a config of it")
     saved = _saved(checkpoint, task)
-    for name in STRUCTURE[task]:
-        if saved[name] != options[name]:
+    shaping = [x.removeprefix("model.") for x in sorted(STRUCTURE[task]) if x.startswith("model.")]
+    for name in (*shaping, *SHAPES[task]):
+        if plain(saved[name]) != plain(options[name]):
             raise UserError(
                 f"{path} holds a network with {name} {saved[name]}, the config says"
                 f" {options[name]}; use the checkpoint's own"
@@ -52,6 +78,8 @@ def check_steps(checkpoint: dict[str, Any], steps: int, path: Path, option: str)
 
 
 def _check_gan(saved: dict[str, Any], options: dict[str, Any], path: Path) -> None:
+    if saved["penalty"] not in PENALTIES:
+        raise UserError(f"{path} was trained with a penalty {saved['penalty']!r}, which is unknown")
     kept = [PENALTIES[each["penalty"]].prepare for each in (saved, options)]
     if kept[0] is not kept[1]:
         raise UserError(
@@ -66,19 +94,63 @@ def _check_gan(saved: dict[str, Any], options: dict[str, Any], path: Path) -> No
         )
 
 
+def fit_into(checkpoint: dict[str, Any], module: LightningModule, path: Path) -> None:
+    """Refuse a checkpoint whose tensors are not those of `module` and of its optimizers.
+
+    The optimizers' settings are then the module's: Lightning would restore those in the file, and
+    a changed one would be said to be taken and be left.
+    """
+    try:
+        module.load_state_dict(checkpoint["state_dict"])  # Lightning does it again, in its own time
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as problem:
+        reason = " ".join(str(problem).split()).partition(": ")[2][:200]
+        raise UserError(f"{path} does not fit the network of its options: {reason}") from problem
+    made = module.configure_optimizers()
+    optimizers = [made] if isinstance(made, torch.optim.Optimizer) else made
+    for number, (optimizer, saved) in enumerate(
+        zip(optimizers, checkpoint["optimizer_states"], strict=True)  # type: ignore[arg-type]
+    ):
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        _check_moments(saved["state"], parameters, f"{path}: optimizer {number}")
+        saved["param_groups"] = optimizer.state_dict()["param_groups"]
+
+
+def _check_moments(state: dict[int, Any], parameters: list[nn.Parameter], what: str) -> None:
+    for index, moments in state.items():
+        if not 0 <= index < len(parameters):
+            raise UserError(f"{what} has a parameter {index} of {len(parameters)}")
+        for name in ("exp_avg", "exp_avg_sq"):
+            if moments[name].shape != parameters[index].shape:
+                has, says = tuple(moments[name].shape), tuple(parameters[index].shape)
+                raise UserError(f"{what} has {name} {has} for a parameter of {says}")
+
+
 def say_changes(
-    checkpoint: dict[str, Any], task: str, options: dict[str, Any], data: dict[str, Any]
+    checkpoint: dict[str, Any],
+    task: str,
+    options: dict[str, Any],
+    data: dict[str, Any],
+    config: Any = None,  # noqa: ANN401  jsonargparse's Namespace
 ) -> None:
     """One line for each option that training goes on with another value of.
 
-    data: the description of the images that it goes on with.
+    data: the description of the images that it goes on with. config: the whole of it, for the
+    options that are of neither, where the checkpoint has them.
     """
-    saved = {**_saved(checkpoint, task), **checkpoint["msngan"]["data"]}
-    for name, value in {**options, **data}.items():
-        before = saved.get(name)
-        before, value = (list(x) if isinstance(x, tuple) else x for x in (before, value))
-        if before != value:
-            sys.stderr.write(f"{name}: {before} -> {value}\n")
+    about = checkpoint["msngan"]
+    pairs = [(_saved(checkpoint, task), options), (about["data"], data)]
+    for saved, now in pairs:
+        for name, value in now.items():
+            if plain(saved.get(name)) != plain(value):
+                sys.stderr.write(f"{name}: {plain(saved.get(name))} -> {plain(value)}\n")
+    known = {f"model.{name}" for name in options} | {f"data.{name}" for name in data}
+    before, after = about.get("options"), flat(config or {})
+    if not isinstance(before, dict):
+        return
+    for name in sorted(TRAINING[task] - known - {"steps", "epochs", "seed", "threads"}):
+        if name in before and name in after and before[name] != after[name]:
+            sys.stderr.write(f"{name}: {before[name]} -> {after[name]}\n")
 
 
 def _saved(checkpoint: dict[str, Any], task: str) -> dict[str, Any]:

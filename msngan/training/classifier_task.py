@@ -32,10 +32,14 @@ class ClassifierTask(Task):
     def callbacks(self) -> list[Callback]:
         return [Gates(), self.accuracy]
 
-    def module(self) -> Classifier:
+    @property
+    def options(self) -> dict[str, Any]:
         channels, size = self.data.shape
-        options = {**self.config.model.as_dict(), "seed": self.config.seed, "steps": self.steps}
-        return Classifier(**options, channels=channels, size=size, classes=self.data.classes)
+        own = {**self.config.model.as_dict(), "seed": self.config.seed, "steps": self.steps}
+        return {**own, "channels": channels, "size": size, "classes": self.data.classes}
+
+    def module(self) -> Classifier:
+        return Classifier(**self.options)
 
     def prepare(self, device: Any) -> None:
         for part in ("validation", "test"):

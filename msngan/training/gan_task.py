@@ -31,10 +31,14 @@ class GanTask(Task):
     def callbacks(self) -> list[Callback]:
         return [Gates(), self.scores, self.built.samples]
 
-    def module(self) -> GAN:
+    @property
+    def options(self) -> dict[str, Any]:
         channels, size = self.data.shape
-        options = {**self.config.model.as_dict(), "seed": self.config.seed, "steps": self.steps}
-        return GAN(**options, channels=channels, size=size)
+        own = {**self.config.model.as_dict(), "seed": self.config.seed, "steps": self.steps}
+        return {**own, "channels": channels, "size": size}
+
+    def module(self) -> GAN:
+        return GAN(**self.options)
 
     def prepare(self, device: torch.device) -> None:
         self.scores.prepare(self.data, device)

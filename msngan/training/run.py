@@ -14,21 +14,23 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from msngan import processes
 from msngan.callbacks import Anomaly, AtomicIO, Dump, Interrupt, Progress, RunCallback, StopAt
 from msngan.callbacks.saving import Saving
-from msngan.lines import read_object
 from msngan.memory import keep_freed_memory
-from msngan.models import read_checkpoint
 from msngan.options import FitCLI
+from msngan.plain import read_json, read_up_to
 from msngan.runs import Diverged, Run, UserError, new_run, now, write_json
 from msngan.strategy import Together, synchronise
 from msngan.training import launch
 from msngan.training.board import Board
-from msngan.training.checkpoint import check, check_steps, say_changes
+from msngan.training.changes import flat
+from msngan.training.checkpoint import JudgedIO, check_steps, fit_into, judged, say_changes
 from msngan.training.classifier_task import ClassifierTask
 from msngan.training.folder import Hold, prepare, say_if_short, take_up
 from msngan.training.gan_task import GanTask
 from msngan.training.machine import say_machine, threads_of
+from msngan.training.room import room_for
 from msngan.training.task import Task, resume_command
 
+LARGEST_ENVIRONMENT = 2**20  # bytes
 TASKS: dict[str, type[Task]] = {each.name: each for each in (GanTask, ClassifierTask)}
 
 
@@ -70,12 +72,23 @@ def _continue(cli: FitCLI, run: Run, world: launch.World) -> int:
     with Hold(run) as hold:
         processes.decided(hold.take)
         checkpoint = processes.decided(lambda: take_up(run))
-        before = processes.decided(lambda: read_object(run.environment))
+        before = processes.decided(lambda: _environment(run))
         say_machine(before, cli.config, world)
         if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
             checkpoint = Path(cli.config.ckpt_path)
-        name = str(before.get("config", run.name))
-        return world.code(_train(cli, Start(run, checkpoint, name, hold, resumed=True), world))
+        start = Start(run, checkpoint, before.get("config", run.name), hold, resumed=True)
+        return world.code(_train(cli, start, world))
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """What the run said of its machine, nothing where that cannot be read: it decides nothing."""
+    try:
+        found = read_json(read_up_to(run.environment, LARGEST_ENVIRONMENT))
+    except (OSError, ValueError):
+        return {}
+    kinds = {"threads": int, "processes": int, "config": str}
+    known = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in known if type(value) is kinds.get(name)}
 
 
 def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
@@ -85,21 +98,23 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
     torch.set_num_threads(threads_of(config, world))
     keep_freed_memory()
     task = TASKS[cli.task](config, cli.parser.instantiate(config))
-    module = task.module()
-    if world.size > 1:
-        options = config.model.norm_options or {}
-        synchronise(module, centring=options.get("sync") is not False)
+    checkpoint, options = None, task.options
     if start.checkpoint is not None:
-        checkpoint = read_checkpoint(start.checkpoint)
-        options = dict(module.hparams)
-        check(checkpoint, task.name, options, start.checkpoint)
+        checkpoint = judged(start.checkpoint, task.name, options)
+    with room_for(task.name, options):
+        module = task.module()
+    if world.size > 1:
+        own = config.model.norm_options or {}
+        synchronise(module, centring=own.get("sync") is not False)
+    if start.checkpoint is not None and checkpoint is not None:
+        fit_into(checkpoint, module, start.checkpoint)
         if start.resumed and processes.decided(
             lambda: _ended_unsaid(config, run, checkpoint, task.steps)
         ):
             return 0
         check_steps(checkpoint, task.steps, start.checkpoint, task.steps_option)
         if processes.rank() == 0:
-            say_changes(checkpoint, task.name, options, task.data.description)
+            say_changes(checkpoint, task.name, options, task.data.description, config)
     interrupt, progress = Interrupt(), Progress()
     built = task.built
     saving = built.checkpoint.saving
@@ -114,7 +129,8 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
         if isinstance(callback, RunCallback):
             callback.attach(run, config.seed, task.steps, start.config_name)
             callback.saving = saving
-    trainer = _trainer(config, run, callbacks, world)
+    built.checkpoint.options = flat(config)
+    trainer = _trainer(config, run, callbacks, world, JudgedIO(checkpoint))
     # Lightning would restore a checkpoint first, and float64 weights would pass through float32.
     trainer.precision_plugin.convert_module(module)
     # All that can be wrong with the input is found before anything is written.
@@ -176,7 +192,13 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
         write_json(run.result, {"format": 1, **about})
 
 
-def _trainer(config: Any, run: Run, callbacks: list[Any], world: launch.World) -> Trainer:  # noqa: ANN401
+def _trainer(
+    config: Any,  # noqa: ANN401
+    run: Run,
+    callbacks: list[Any],
+    world: launch.World,
+    files: AtomicIO,
+) -> Trainer:
     options = config.trainer.as_dict()
     options |= {"devices": world.devices, "num_nodes": world.nodes}
     options["detect_anomaly"] = False  # Anomaly is in its place, which names layers
@@ -187,7 +209,7 @@ def _trainer(config: Any, run: Run, callbacks: list[Any], world: launch.World) -
             **options,
             max_epochs=-1,
             callbacks=callbacks,
-            plugins=[AtomicIO()],
+            plugins=[files],
             logger=Board(run),
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -42,6 +42,11 @@ class Task(ABC):
     def callbacks(self) -> list[Callback]:
         """Those of the task, in order; they come before the one that saves."""
 
+    @property
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """Every argument of the module, by name."""
+
     @abstractmethod
     def module(self) -> LightningModule:
         """The networks, not yet trained."""

@@ -1,0 +1,44 @@
+"""msngan export: a run's generator as a file in which nothing can be a program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msngan.commands.parser import Parser
+from msngan.runs import UserError, find_checkpoint
+
+ENDING = ".safetensors"
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(
+        prog="msngan export",
+        description="Write a generator and its options as a file that holds no pickle;"
+        " `msngan sample` and `msngan evaluate` read it.",
+    )
+    parser.add_argument("target", help="a run's name or folder, or a checkpoint file")
+    parser.add_argument("--root", default=".", help="folder that holds checkpoints/")
+    parser.add_argument("--format", choices=("safetensors",), default="safetensors")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: ./NAME-STEP{ENDING}")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--ema", dest="ema", action="store_true", default=None)
+    weights.add_argument("--raw", dest="ema", action="store_false", help="not the moving average")
+    options = parser.parse_args(argv)
+    if options.out and options.out.suffix != ENDING:
+        raise UserError(f"--out {options.out} must end in {ENDING}, by which commands know it")
+    path, run = find_checkpoint(options.target, Path(options.root))
+    from msngan.models import read_checkpoint
+    from msngan.models.exported import export
+
+    step = read_checkpoint(path)["msngan"]["step"]
+    name = run.name if run else path.stem
+    out = options.out or Path(f"{name}-{step:08d}{ENDING}")
+    if out.exists():
+        raise UserError(f"{out} exists; choose another --out, or remove it")
+    try:
+        kind, sha256 = export(path, out, options.ema)
+    except OSError as problem:
+        raise UserError(f"cannot write {out}: {problem.strerror}") from problem
+    average = "moving average" if kind == "ema" else "raw weights"
+    print(f"{out}\n  {average} at step {step}, {out.stat().st_size:,} bytes\n  sha256 {sha256}")
+    return 0
