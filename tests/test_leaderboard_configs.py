@@ -20,8 +20,8 @@ from msngan.leaderboard.configs import (
 from msngan.leaderboard.words import in_words
 from msngan.plain import LEVELS
 
-IRRELEVANT = [(name,) for name in WITHOUT] + [
-    (section, name) for section, names in WITHOUT_IN.items() for name in names
+IRRELEVANT = [(name,) for name in sorted(WITHOUT)] + [
+    (section, name) for section, names in WITHOUT_IN.items() for name in sorted(names)
 ]
 
 
