@@ -57,7 +57,7 @@ def top_level(path: Path) -> dict[str, Any]:
     """
     try:
         found = load_yaml(read_text(path))
-    except (OSError, ValueError):
+    except (OSError, ValueError, *NONSENSE):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -28,7 +28,8 @@ ROWS = [
     ["processes"],
     ["memory", "runs", "rng"],
     ["tensors"],
-    ["files", "plain", "locks"],
+    ["files", "locks"],
+    ["plain"],
     ["__init__"],
 ]
 ROW = {name: index for index, row in enumerate(ROWS) for name in row}

@@ -193,7 +193,7 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
 
 
 def _trainer(
-    config: Any,  # noqa: ANN401
+    config: Any,  # noqa: ANN401  jsonargparse's Namespace
     run: Run,
     callbacks: list[Any],
     world: launch.World,
