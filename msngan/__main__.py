@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from importlib import import_module
@@ -68,6 +69,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, say) has had enough
         sys.stderr.close()
         return 0
+    except OSError as problem:
+        if problem.errno != errno.ENAMETOOLONG:
+            raise
+        return _fail(2, UserError(f"no file can have so long a name: {str(problem.filename)[:60]}"))
 
 
 def _fail(code: int, problem: Exception) -> int:

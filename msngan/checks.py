@@ -8,9 +8,13 @@ from contextlib import contextmanager
 
 from msngan.runs import UserError
 
+LARGEST = 2**63 - 1  # of a whole number that torch can hold
+
 
 def at_least(option: str, value: int | None, least: int, meaning: str = "") -> None:
     """None passes: it means a default."""
+    if value is not None and value > LARGEST:
+        raise UserError(f"{option} {value} is more than {LARGEST}")
     if value is not None and value < least:
         raise UserError(f"{option} {value} is less than {least}{meaning and '; ' + meaning}")
 

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from msngan import norms, rng
+from msngan import norms, processes, rng
 from msngan.checks import named
 from msngan.classifier_options import RATES, REMEDY, check_options
 from msngan.divergence import refuse_nan
@@ -135,9 +135,10 @@ class Classifier(LightningModule):
         images, labels = batch
         optimizer = cast("LightningOptimizer", self.optimizers())
         set_learning_rates(self.trainer.optimizers, RATES, o, step)
-        torch.manual_seed(rng.derive(o.seed, step, self.trainer.global_rank, "global"))
+        torch.manual_seed(rng.derive(o.seed, step, processes.rank(), "global"))
         with self.bank.shared():
-            logits = self.logits(images)
+            logits = processes.gathered(self.logits(images))
+            labels = processes.gathered(labels)
             loss = F.cross_entropy(logits, labels, label_smoothing=o.label_smoothing)
         optimizer.zero_grad()
         self.manual_backward(loss)

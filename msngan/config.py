@@ -12,6 +12,9 @@ from msngan.runs import UserError, did_you_mean
 
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
 
+# What PyYAML raises for a scalar that is not what its tag says, !!timestamp x for one.
+NONSENSE = (AttributeError, KeyError, TypeError)
+
 
 def packaged_folder() -> Path:
     """Where the packaged configs lie: inside an installed wheel, or beside the source."""
@@ -28,7 +31,7 @@ def known_configs() -> dict[str, Path]:
 
 def find_config(name: str) -> Path:
     """`name` as a path, then in ./configs, then among the packaged ones; '.yaml' may be missing."""
-    if Path(name).is_file():
+    if is_file(name):
         return Path(name)
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     known = known_configs()
@@ -39,6 +42,14 @@ def find_config(name: str) -> Path:
     )
 
 
+def is_file(name: str) -> bool:
+    """Whether there is such a file; no system has one of a name too long or with a NUL in it."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def top_level(path: Path) -> dict[str, Any]:
     """What a config says at its top level; nothing where it cannot be read as a mapping.
 
@@ -46,7 +57,7 @@ def top_level(path: Path) -> dict[str, Any]:
     """
     try:
         found = load_yaml(read_text(path))
-    except (OSError, ValueError):
+    except (OSError, ValueError, *NONSENSE):
         return {}
     return found if isinstance(found, dict) else {}
 

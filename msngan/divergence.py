@@ -16,8 +16,17 @@ def refuse_nan(figures: dict[str, Tensor], step: int, remedy: str) -> None:
     # One look a step: each look makes a GPU wait.
     if torch.stack(list(figures.values())).isfinite().all():
         return
-    wrong = [f"{name} {value.item()}" for name, value in figures.items() if not value.isfinite()]
-    raise Diverged(
-        f"training diverged at step {step}: {', '.join(wrong)}. The last checkpoint is as it was."
-        f" Try {remedy}"
+    values = {name: value.item() for name, value in figures.items()}
+    wrong = [f"{name} {values[name]}" for name, value in figures.items() if not value.isfinite()]
+    raise diverged(step, ", ".join(wrong), remedy, values)
+
+
+def diverged(
+    step: int, what: str, remedy: str, figures: dict[str, float] | None = None
+) -> Diverged:
+    """The error that ends a run. step: the one that failed, counted from 1. figures: its own."""
+    problem = Diverged(
+        f"training diverged at step {step}: {what}. The last checkpoint is as it was. Try {remedy}"
     )
+    problem.step, problem.figures = step, figures or {}
+    return problem

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from msngan import norms, rng
+from msngan import norms, processes, rng
 from msngan.checks import named
 from msngan.divergence import refuse_nan
 from msngan.gan_options import RATES, REMEDY, check_options
@@ -17,6 +17,7 @@ from msngan.losses import LOSSES, LossName
 from msngan.models import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
 from msngan.models.averaging import update_average
 from msngan.norms import NormName, SigmaBank
+from msngan.norms.precision import widened
 from msngan.penalties import PENALTIES, PenaltyName
 from msngan.schedule import Decay, set_learning_rates
 
@@ -154,15 +155,15 @@ class GAN(LightningModule):
         generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
         # Lightning re-installs these counters before each batch. Without the critic's, one global
         # step is one generator update, whatever critic_steps is.
-        critic_optimizer._on_before_step = critic_optimizer._on_after_step = _nothing
+        critic_optimizer._on_before_step = critic_optimizer._on_after_step = lambda: None
         set_learning_rates(self.trainer.optimizers, RATES, self.options, step)
-        torch.manual_seed(self._derived(step, "global"))
+        torch.manual_seed(rng.derive(self.options.seed, step, processes.rank(), "global"))
         batch = batch.to(self.dtype)
         if self.options.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        latents = self._latents(len(batch), step, "critic")
+        latents = self._latents(len(batch), step, "critic", self.options.critic_steps)
         chunk = len(batch) // self.options.critic_steps
-        draw = torch.Generator(self.device).manual_seed(self._derived(step, "penalty"))
+        draw = rng.generator(self.options.seed, step, 0, "penalty", self.device)
         figures: dict[str, Tensor] = {}
         for real, z in zip(batch.split(chunk), latents.split(chunk), strict=True):
             figures = self._critic_update(critic_optimizer, real, z, draw)
@@ -200,17 +201,21 @@ class GAN(LightningModule):
         return {name: value.detach() for name, value in figures.items()}
 
     def _score(self, real: Tensor, fake: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-        """Logits (n,) of both, float32, from one pass or two."""
+        """Logits of both, those of all processes, (n,), float32 at least, from one pass or two."""
         if not joint:
-            return self.critic(real).float(), self.critic(fake).float()
-        real_logits, fake_logits = self.critic(torch.cat([real, fake])).float().split(len(real))
-        return real_logits, fake_logits
+            return self._logits(real), self._logits(fake)
+        halves = widened(self.critic(torch.cat([real, fake]))).split(len(real))
+        return processes.gathered(halves[0]), processes.gathered(halves[1])
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Of the images of all processes."""
+        return processes.gathered(widened(self.critic(images)))
 
     def _penalty(self, real: Tensor, fake: Tensor, draw: torch.Generator) -> Tensor | None:
         if self.penalty.value is None:
             return None
         with norms.statistics(self.critic, self.options.penalty_statistics):
-            return self.penalty.value(self.critic, real, fake.float(), draw)
+            return processes.mean(self.penalty.value(self.critic, real, widened(fake), draw))
 
     def _generator_update(
         self, optimizer: LightningOptimizer, real: Tensor, z: Tensor
@@ -223,19 +228,16 @@ class GAN(LightningModule):
             if joint or self.loss.paired:
                 real_logits, fake_logits = self._score(real, fake, joint)
             else:
-                real_logits, fake_logits = fake.new_empty(0), self.critic(fake).float()
+                real_logits, fake_logits = fake.new_empty(0), self._logits(fake)
             loss = self.loss.generator(real_logits, fake_logits)
             optimizer.zero_grad()
             self.manual_backward(loss)
         optimizer.step()
         return {"generator_loss": loss.detach()}
 
-    def _derived(self, step: int, stream: rng.Stream) -> int:
-        return rng.derive(self.options.seed, step, self.trainer.global_rank, stream)
-
-    def _latents(self, count: int, step: int, stream: rng.Stream) -> Tensor:
-        draw = torch.Generator(self.device).manual_seed(self._derived(step, stream))
-        return torch.randn(count, self.options.latent_dim, generator=draw, device=self.device)
+    def _latents(self, count: int, step: int, stream: rng.Stream, parts: int = 1) -> Tensor:
+        draw = rng.generator(self.options.seed, step, 0, stream, self.device)
+        return processes.normal((count, self.options.latent_dim), draw, self.device, parts)
 
     def sampler(self, ema: bool = True) -> nn.Module:
         """The network that samples: the moving average if there is one and it is wanted."""
@@ -244,7 +246,3 @@ class GAN(LightningModule):
     def sample(self, count: int, seed: int, ema: bool = True) -> Tensor:
         """uint8 (count, C, H, W), eval mode; the same seed gives the same latents."""
         return torch.cat(list(draw_samples(self.sampler(ema), count, seed)))
-
-
-def _nothing() -> None:
-    pass

@@ -107,8 +107,13 @@ def to_pil(picture: Tensor, scale: int = 1) -> Image:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
-    """Write uint8 (N, C, H, W) as one PNG; small images are enlarged so that a person sees them."""
+def save_grid(
+    images: Tensor, path: Path, columns: int | None = None, kind: str | None = None
+) -> None:
+    """Write uint8 (N, C, H, W) as one picture; small images are enlarged for a person to see.
+
+    kind: PIL's name of the format; None: by the path's suffix.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scale = max(1, round(64 / images.shape[-1]))
-    to_pil(tile(images, columns), scale).save(path)
+    to_pil(tile(images, columns), scale).save(path, kind)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from msngan import __version__
+from msngan import __version__, processes
 from msngan.runs import now
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-fidelity", "numpy")
@@ -28,6 +28,7 @@ def environment(config_name: str) -> dict[str, Any]:
         "platform": about["platform"],
         "processor": processor(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "gpu": gpu(),
         "versions": about["versions"],
         "command": about["command"],

@@ -17,7 +17,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from msngan import processes
 from msngan.norms import SpectralNorm
+from msngan.norms.precision import widened
 
 Score = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
 
@@ -42,7 +44,7 @@ def gradient_norms(critic: Score, images: Tensor) -> Tensor:
     """|d D(x) / d x|, (N,), differentiable in the critic's weights."""
     images = images.detach().requires_grad_()
     with torch.autocast(images.device.type, enabled=False):
-        scores = critic(images.float())
+        scores = critic(widened(images))
         (slope,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     # The tiny constant keeps the square root differentiable where the critic is flat.
     return slope.flatten(1).square().sum(1).add(1e-24).sqrt()
@@ -50,7 +52,7 @@ def gradient_norms(critic: Score, images: Tensor) -> Tensor:
 
 def between(real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
     """One point on the segment of each pair, uniformly."""
-    share = torch.rand(len(real), 1, 1, 1, generator=draw, device=real.device)
+    share = processes.uniform((len(real), 1, 1, 1), draw, real.device)
     return torch.lerp(real.detach(), fake.detach(), share)
 
 
@@ -80,9 +82,9 @@ def dragan(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor
     A point is x + a * (sd(x) / 2) * e, with a and each entry of e uniform in [0, 1], as in the
     authors' code; sd is that of all the batch's pixels.
     """
-    share = torch.rand(len(real), 1, 1, 1, generator=draw, device=real.device)
-    noise = torch.rand(real.shape, generator=draw, device=real.device)
-    near = real.detach() + share * real.detach().std() / 2 * noise
+    share = processes.uniform((len(real), 1, 1, 1), draw, real.device)
+    noise = processes.uniform(tuple(real.shape), draw, real.device)
+    near = real.detach() + share * processes.deviation(real.detach()) / 2 * noise
     return (gradient_norms(critic, near) - 1).square().mean()
 
 

@@ -28,6 +28,7 @@ Stream = Literal[
     "global",  # whatever a user's layer (dropout, say) takes from torch's global generator
     "samples",  # latents of grids and of scored samples
     "scores",  # which real images a score sees
+    "health",  # latents of what is looked at for a collapse
     "extractor",  # training of an embedded feature extractor
 ]
 

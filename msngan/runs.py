@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from msngan.files import append, replacing
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -19,13 +19,28 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class UserError(ValueError):
     """Bad input: commands print it in one line and exit with 2."""
 
+    together = False  # whether all processes of the run raise it: the first one then tells it
+
+
+class Taken(UserError):
+    """Another process trains this run."""
+
 
 class Failure(RuntimeError):
     """What nobody's input is to blame for: commands print it in one line and exit with 1."""
 
+    together = False
+
 
 class Diverged(Failure):
-    """Training produced a NaN or an infinity."""
+    """Training produced a NaN or an infinity, in every process of the run.
+
+    step: the one that did, counted from 1, where it is known; figures: that step's numbers.
+    """
+
+    together = True
+    step: int | None = None
+    figures: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,20 @@ class Run:
         except OSError:
             return "gan"
         return "classifier" if "task: classifier" in lines else "gan"
+
+    @property
+    def begun(self) -> bool:
+        """Whether its folder holds more than `fit` writes before the config, and a kill leaves."""
+        if not self.folder.is_dir():
+            return self.folder.exists()
+        known = (self.environment, self.lock)
+        found = self.folder.iterdir()
+        return any(path not in known and path.suffix != ".tmp" for path in found)
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that trains the run; the file itself stays."""
+        return self.folder / ".lock"
 
     @property
     def last(self) -> Path:
@@ -94,6 +123,11 @@ class Run:
         return self.folder / "dynamics.npz"
 
     @property
+    def health(self) -> Path:
+        """What is looked at for a collapse, a line a check."""
+        return self.folder / "health.jsonl"
+
+    @property
     def result(self) -> Path:
         """How the run ended; there is none while it trains, or after a kill."""
         return self.folder / "result.json"
@@ -114,7 +148,7 @@ def new_run(name: str | None, stem: str, seed: int, root: Path = Path()) -> Run:
         if not NAME.fullmatch(name):
             raise UserError(f"--run {name!r} is no run name; use letters, digits, '.', '_' and '-'")
         run = Run(name, root)
-        if run.folder.exists():
+        if run.begun:
             raise UserError(
                 f"run {name!r} is taken ({run.folder}); choose another --run, or continue it with"
                 f" `msngan resume {name}`"
@@ -166,82 +200,16 @@ def did_you_mean(word: str, known: list[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file so that at every moment the old or the new one is whole.
-
-    Yields a path in the same folder (a rename across file systems is a copy, which a kill can cut)
-    and renames it to `path` when the block ends well; the data is on disk before the name is.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a rename on disk, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON line; NaN and infinity are refused, for JSON has none.
-
-    A last line that a kill has cut stays a line of its own.
-    """
-    line = json.dumps(record, allow_nan=False).encode()
-    with open(path, "ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = b"\n" + line
-        file.write(line + b"\n")
+    """Add one JSON line, whole or not at all; NaN and infinity are refused, for JSON has none."""
+    append(path, json.dumps(record, allow_nan=False).encode())
 
 
 def now() -> str:
     """The time for a record, UTC."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file, none if there is no file; a line cut by a kill is left out."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
-
-
-def keep_until(path: Path, step: int) -> None:
-    """Drop records later than `step`, which a resumed run is about to write again."""
-    if path.is_file():
-        kept = [record for record in read_lines(path) if record.get("step", 0) <= step]
-        with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))

@@ -94,5 +94,10 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def has_data() -> bool:
-    return bool(os.environ.get("MSNGAN_DATA"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Nothing is downloaded: what needs the official files runs where they are."""
+    if os.environ.get("MSNGAN_DATA"):
+        return
+    for item in items:
+        if item.get_closest_marker("data"):
+            item.add_marker(pytest.mark.skip(reason="needs MSNGAN_DATA"))

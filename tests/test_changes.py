@@ -14,7 +14,7 @@ from msngan.training.changes import CONDITIONAL, RECORD, STRUCTURE, TRAINING
 
 ARGUMENTS = {"gan": ["--config", "digits_msn"], "classifier": ["--task", "classifier"]}
 GROUPS = {"model", "data", "trainer", "scores", "samples", "checkpoint", "records", "dynamics"}
-GROUPS |= {"accuracy"}
+GROUPS |= {"accuracy", "health"}
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from msngan.classifier import Classifier
 from msngan.data import LabelledData
+from msngan.lines import read_lines
 from msngan.norms import NORMS
-from msngan.runs import read_lines
 
 Run = Callable[..., int]
 

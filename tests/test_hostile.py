@@ -143,16 +143,18 @@ def test_checkpoints_that_only_training_would_look_at(place: Place) -> None:
     place.refused(commands)
 
 
-@pytest.mark.parametrize("ending", ["pt", "npz", "npy", "safetensors", "ckpt", "pth"])
-def test_a_program_under_any_name(place: Place, ending: str) -> None:
+@pytest.mark.slow
+def test_a_program_under_any_name(place: Place) -> None:
     data = hostile.programs(place.canary)["bare pickle"]
-    path = place.write(f"evil.{ending}", data)
-    commands = [["sample", path], ["evaluate", path], [*FIT, "--ckpt_path", path]]
-    commands += [["evaluate", "--samples", path, "--against", path]]
-    commands += [["extractor", "card", path]]
-    scored = [*FIT, "--scores.enabled", "true", "--scores.extractor"]
-    commands += [[*scored, path], [*scored, "inception", "--scores.inception_weights", path]]
-    commands += [["evaluate", path, "--inception-weights", path], ["fit", "--config", path]]
+    commands = []
+    for ending in ("pt", "npz", "npy", "safetensors", "ckpt", "pth"):
+        path = place.write(f"evil.{ending}", data)
+        commands += [["sample", path], ["evaluate", path], [*FIT, "--ckpt_path", path]]
+        commands += [["evaluate", "--samples", path, "--against", path]]
+        commands += [["extractor", "card", path]]
+        scored = [*FIT, "--scores.enabled", "true", "--scores.extractor"]
+        commands += [[*scored, path], [*scored, "inception", "--scores.inception_weights", path]]
+        commands += [["evaluate", path, "--inception-weights", path], ["fit", "--config", path]]
     place.refused(commands)
 
 

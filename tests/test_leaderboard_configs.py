@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from score_lines import config, score_line, write_run
 
-from msngan.plain import LEVELS
 from msngan.leaderboard import find_runs, read
 from msngan.leaderboard.board import make_board
 from msngan.leaderboard.configs import (
@@ -19,6 +18,7 @@ from msngan.leaderboard.configs import (
     setup_of,
 )
 from msngan.leaderboard.words import in_words
+from msngan.plain import LEVELS
 
 IRRELEVANT = [(name,) for name in WITHOUT] + [
     (section, name) for section, names in WITHOUT_IN.items() for name in names

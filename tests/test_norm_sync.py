@@ -8,16 +8,21 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from msngan.norms import convert
+from msngan.norms import convert, synchronise
 
 SHARDS = (5, 3)  # images of each process: unequal, so that a mean of means would be wrong
+Found = dict[tuple[str, bool], dict[str, Tensor]]  # by norm, and whether a penalty was taken
+NORMS = ["mean_spectral", "batch", "batch_no_gain"]
 
 
-def network(sync: bool) -> nn.Module:
+def network(norm: str, sync: bool) -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.LeakyReLU(0.1, inplace=True), nn.Flatten()]
     plain = nn.Sequential(*layers, nn.Linear(16, 1)).double()
-    return convert(plain, "mean_spectral", head="3", sync=sync)
+    normed = convert(plain, norm, head="3")
+    if sync:
+        synchronise(normed)
+    return normed
 
 
 def images() -> Tensor:
@@ -36,7 +41,7 @@ def measured(module: nn.Module, x: Tensor, penalty: bool) -> dict[str, Tensor]:
     loss.backward()
     found = {"logits": logits.detach(), "images": x.grad}
     found |= {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    return found | {"running_mean": module[0].output_norm.running_mean}
+    return found | {f"moving {name}": each for name, each in module[0].output_norm.named_buffers()}
 
 
 def work(rank: int, folder: str) -> None:
@@ -45,28 +50,35 @@ def work(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(SHARDS)
     )
     part = images().split(SHARDS)[rank]
-    found = {penalty: measured(network(sync=True), part, penalty) for penalty in (False, True)}
+    found = {
+        (norm, penalty): measured(network(norm, sync=True), part, penalty)
+        for norm in NORMS
+        for penalty in (False, True)
+    }
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[bool, dict[str, Tensor]]]:
+def parts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[Found]:
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(work, (str(folder),), nprocs=len(SHARDS))
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARDS))]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("penalty", [False, True])
 def test_two_processes_give_what_one_gives_on_both_batches(
-    parts: list[dict[bool, dict[str, Tensor]]], penalty: bool
+    parts: list[Found], norm: str, penalty: bool
 ) -> None:
-    for name, expected in measured(network(sync=False), images(), penalty).items():
-        mine = [part[penalty][name] for part in parts]
+    for name, expected in measured(network(norm, sync=False), images(), penalty).items():
+        mine = [part[norm, penalty][name] for part in parts]
         if name in ("logits", "images"):
             found = torch.cat(mine)
-        elif name == "running_mean":
+        elif name.startswith("moving"):
             assert torch.equal(*mine)
             found = mine[0]
         else:
@@ -75,5 +87,6 @@ def test_two_processes_give_what_one_gives_on_both_batches(
 
 
 def test_without_several_processes_sync_changes_nothing() -> None:
-    alone, synced = (measured(network(sync), images(), False) for sync in (False, True))
+    pair = (measured(network("mean_spectral", sync), images(), False) for sync in (False, True))
+    alone, synced = pair
     torch.testing.assert_close(synced, alone, rtol=0, atol=0)

@@ -251,7 +251,7 @@ def test_lines_that_are_no_records_are_counted_and_left_out(tmp_path: Path) -> N
     found = read_lines(path)
     assert found is not None
     assert [record["step"] for record in found.records] == [1, 2]
-    assert found.broken == 4
+    assert len(found.broken) == 4
     assert read_lines(tmp_path / "none.jsonl") is None
 
 

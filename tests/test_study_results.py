@@ -15,9 +15,9 @@ import yaml
 from scipy import stats
 from score_lines import score_line
 
+from msngan.locks import lock
 from msngan.runs import UserError
 from msngan.study.files import Place, save_study
-from msngan.study.locks import lock
 from msngan.study.plan import Study, make_study
 from msngan.study.results import collect
 from msngan.study.state import Reader

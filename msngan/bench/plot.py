@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from msngan.runs import replacing
+from msngan.files import replacing
 
 OURS, REFERENCE, FLOOR = "#1f5fa8", "#b0562c", "#555555"
 WORDS = {

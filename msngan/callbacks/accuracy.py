@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,12 +10,14 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.nn import functional as F
 
-from msngan import checks
+from msngan import checks, processes
 from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
 from msngan.callbacks.progress import Progress
+from msngan.classifier_options import REMEDY
+from msngan.divergence import diverged
+from msngan.lines import read_lines
 from msngan.models import evaluating
-from msngan.runs import append_line, keep_until, read_lines
 
 if TYPE_CHECKING:
     from msngan.classifier import Classifier
@@ -44,9 +47,10 @@ class Accuracy(RunCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            keep_until(self.run.accuracy, trainer.global_step)
-        for line in read_lines(self.run.accuracy):
-            self._take(line)
+            self.keep_until(trainer, self.run.accuracy)
+        for line in processes.decided(lambda: read_lines(self.run.accuracy)):
+            if _is_whole(line):
+                self._take(line)
         self._note(trainer)
         self._since = time.monotonic()
 
@@ -71,8 +75,9 @@ class Accuracy(RunCallback):
         line |= self._measured(module, data, "test")
         if not rest:
             module.next_epoch()
+        _refuse_nan(line)
         if trainer.is_global_zero:
-            append_line(self.run.accuracy, line)
+            self.append(trainer, self.run.accuracy, line)
         shown = {name: each for name, each in line.items() if name.endswith(("_loss", "_accuracy"))}
         for logger in trainer.loggers:
             logger.log_metrics(shown, step)
@@ -124,7 +129,7 @@ class Accuracy(RunCallback):
         if self.last is None:
             return
         text = f"test {self.last['test_accuracy']:.2%}"
-        if "validation_accuracy" in self.last:
+        if self.last.get("validation_accuracy") is not None:
             text = f"validation {self.last['validation_accuracy']:.2%} {text}"
         for progress in callbacks_of(trainer, Progress):
             progress.note = text
@@ -132,3 +137,21 @@ class Accuracy(RunCallback):
 
 def _rate(trainer: Trainer) -> float:
     return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _is_whole(line: dict[str, Any]) -> bool:
+    """Whether a line of the file has the numbers that are shown and compared."""
+    needed = [line.get(name) for name in ("step", "epoch", "test_accuracy")]
+    if line.get("validation_accuracy") is not None:
+        needed.append(line["validation_accuracy"])
+    return all(isinstance(value, (int, float)) and abs(value) < 1e300 for value in needed)
+
+
+def _refuse_nan(line: dict[str, Any]) -> None:
+    """Diverged for a loss that is no number: the step's own was, before it moved the weights."""
+    figures = {name: value for name, value in line.items() if isinstance(value, float)}
+    wrong = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
+    if wrong:
+        problem = diverged(line["step"], ", ".join(wrong), REMEDY, figures)
+        problem.together = False  # the other processes may have met nothing
+        raise problem

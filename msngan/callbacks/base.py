@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, Trainer
 
-from msngan.runs import Run
+from msngan.callbacks.saving import Saving
+from msngan.lines import keep_until
+from msngan.runs import Run, append_line
 
 
 class RunCallback(Callback):
-    """A callback that `fit` tells its run, the run's seed, its last step and its config's name."""
+    """A callback that `fit` tells its run, the run's seed, its last step and its config's name.
+
+    saving: what guards its writes; of all callbacks of a run the same.
+    """
 
     run: Run
     seed: int
     steps: int
     config_name: str
+    saving: Saving = Saving()
 
     def attach(self, run: Run, seed: int, steps: int, config_name: str) -> None:
         self.run, self.seed, self.steps, self.config_name = run, seed, steps, config_name
@@ -28,6 +35,16 @@ class RunCallback(Callback):
         """
         step = trainer.global_step
         return step >= self.steps or (every > 0 and step % every == 0)
+
+    def keep_until(self, trainer: Trainer, path: Path) -> None:
+        """Drop the records that training is about to write again."""
+        with self.saving.attempt(path.name, trainer.global_step, needed=True):
+            keep_until(path, trainer.global_step)
+
+    def append(self, trainer: Trainer, path: Path, record: dict[str, Any]) -> None:
+        """Add one JSON line for the step just done."""
+        with self.saving.attempt(path.name, trainer.global_step):
+            append_line(path, record)
 
 
 C = TypeVar("C", bound=Callback)

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from msngan import checks, rng
+from msngan import checks, processes, rng
 from msngan import dynamics as record
 from msngan import images as convert
 from msngan.callbacks.base import RunCallback
@@ -70,18 +70,21 @@ class Dynamics(RunCallback):
             raise UserError(str(problem)) from problem
         kept = record.until(found, step)
         if len(kept) < len(found):
-            record.write(path, kept)
+            with self.saving.attempt(path.name, step, needed=True):
+                record.write(path, kept)
         return kept
 
     def _measure(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        made = measure(self._subjects, step, self._known)
+        with processes.alone():
+            made = measure(self._subjects, step, self._known)
         try:
             self._known = record.appended(self._known, made)
         except ValueError as problem:
             path = self.run.dynamics
             raise UserError(f"{path}: {problem}; move it away to measure anew") from problem
-        record.write(self.run.dynamics, self._known)
+        with self.saving.attempt(self.run.dynamics.name, step):
+            record.write(self.run.dynamics, self._known)
         for logger in trainer.loggers:
             logger.log_metrics(aggregates(made), step)
 

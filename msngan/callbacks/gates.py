@@ -9,7 +9,6 @@ from pytorch_lightning import LightningModule, Trainer
 
 from msngan.callbacks.base import RunCallback
 from msngan.norms import OptionalSpectralNorm
-from msngan.runs import append_line, keep_until
 
 if TYPE_CHECKING:
     from msngan.classifier import Classifier
@@ -36,7 +35,7 @@ class Gates(RunCallback):
             if isinstance(gate, OptionalSpectralNorm):
                 self._gates[name] = gate
         if trainer.is_global_zero:
-            keep_until(self.path, trainer.global_step)
+            self.keep_until(trainer, self.path)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,5 +44,5 @@ class Gates(RunCallback):
             for decision in gate.decisions:
                 if trainer.is_global_zero:
                     line = {"step": trainer.global_step, "layer": name, **decision}
-                    append_line(self.path, line)
+                    self.append(trainer, self.path, line)
             gate.decisions.clear()

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from msngan import processes
 from msngan.callbacks.base import RunCallback
 
 HEARTBEAT_SECONDS = 30
@@ -37,13 +38,15 @@ class Progress(RunCallback):
         self._start = (0, 0.0)
 
     def say(self, line: str) -> None:
-        """A line of its own, above the bar."""
+        """A line of its own, above the bar; the first process speaks for all."""
+        if processes.rank() > 0:
+            return
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = (trainer.global_step, time.monotonic())
         self._shown = time.monotonic()
-        if self._console.is_terminal:
+        if self._console.is_terminal and processes.rank() == 0:
             self._bar = Bar(
                 TextColumn("step"),
                 MofNCompleteColumn(),

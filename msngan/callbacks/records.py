@@ -11,7 +11,6 @@ from pytorch_lightning import LightningModule, Trainer
 
 from msngan import checks, classifier_options, gan_options
 from msngan.callbacks.base import RunCallback
-from msngan.runs import append_line, keep_until
 
 # Names of the learning rates, by how many optimizers there are: of a classifier or a GAN.
 RATES = {len(each.RATES): each.RATES for each in (classifier_options, gan_options)}
@@ -31,7 +30,7 @@ class Records(RunCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            keep_until(self.run.metrics, trainer.global_step)
+            self.keep_until(trainer, self.run.metrics)
         self._since = (trainer.global_step, time.monotonic())
 
     def on_train_batch_end(
@@ -52,7 +51,7 @@ class Records(RunCallback):
         rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
         figures |= zip(RATES[len(rates)], rates, strict=True)
         if trainer.is_global_zero:
-            append_line(self.run.metrics, {"step": step, **figures})
+            self.append(trainer, self.run.metrics, {"step": step, **figures})
         for logger in trainer.loggers:
             logger.log_metrics(figures, step)
         self._since = (step, now)

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from msngan import checks
 from msngan import images as convert
 from msngan.callbacks.base import RunCallback
-from msngan.runs import replacing
+from msngan.files import replacing
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
@@ -38,9 +38,10 @@ class Samples(RunCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        for stale in self._grids():  # of a longer run that this one was resumed from the middle of
-            if int(stale.stem.removeprefix("step-")) > trainer.global_step:
-                stale.unlink()
+        with self.saving.attempt("a grid", trainer.global_step, needed=True):
+            for stale in self._grids():  # of a longer run that this one goes on in the middle of
+                if int(stale.stem.removeprefix("step-")) > trainer.global_step:
+                    stale.unlink()
         data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
         pick = torch.linspace(0, len(data.real) - 1, min(self.count, len(data.real))).long()
         self._save(trainer, data.real[pick], "real.png")
@@ -55,16 +56,19 @@ class Samples(RunCallback):
         if self.due(trainer, self.every):
             self._draw(trainer, pl_module)
         if self.film and trainer.global_step >= self.steps:
-            self._write_film()
+            with self.saving.attempt("training.webp", trainer.global_step):
+                self._write_film()
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         images = cast("GAN", module).sample(self.count, self.seed)
         self._save(trainer, images, f"step-{trainer.global_step:08d}.png")
 
     def _save(self, trainer: Trainer, images: torch.Tensor, name: str) -> None:
-        convert.save_grid(images, self.run.samples / name)
+        path, step = self.run.samples / name, trainer.global_step
+        with self.saving.attempt("a grid", step), replacing(path) as temporary:
+            convert.save_grid(images, temporary, kind="PNG")
         for logger in trainer.loggers:
-            add = getattr(getattr(logger, "experiment", None), "add_image", None)
+            add = getattr(logger, "log_picture", None)
             if add is not None:
                 tag = "samples" if name.startswith("step") else "real"
                 add(tag, convert.tile(images), trainer.global_step)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytorch_lightning import LightningModule, Trainer
 
-from msngan import checks
+from msngan import checks, processes
 from msngan.callbacks import watch
 from msngan.callbacks.base import RunCallback, callbacks_of
 from msngan.callbacks.checkpoints import Checkpoints
@@ -15,11 +15,11 @@ from msngan.callbacks.cost import Cost
 from msngan.callbacks.progress import Progress, clock
 from msngan.callbacks.wanted import check_sizes, role_of
 from msngan.leaderboard.lines import score_line
+from msngan.lines import read_lines
 from msngan.metrics.floors import floors
 from msngan.metrics.measuring import roles_of
 from msngan.metrics.presets import metric_names, preset
 from msngan.models import read_checkpoint
-from msngan.runs import append_line, keep_until, read_lines
 from msngan.scoring import Scored, Scorer
 
 if TYPE_CHECKING:
@@ -119,15 +119,17 @@ class Scores(RunCallback):
             return
         self._key = self._scorer.keys[self.role]
         if trainer.is_global_zero:
-            keep_until(self.run.scores, trainer.global_step)
+            self.keep_until(trainer, self.run.scores)
         self._weights = "ema" if cast("GAN", pl_module).ema is not None else "raw"
         like = {"protocol_id": self._scorer.protocol.id, "weights": self._weights, "source": "fit"}
-        before = [line for line in read_lines(self.run.scores) if line.get("source") == "fit"]
+        # Read by one process: what the others decide by must be the same.
+        lines = processes.decided(lambda: read_lines(self.run.scores))
+        before = [line for line in lines if line.get("source") == "fit"]
         self._lines = watch.comparable(before, like)
         _say(trainer, f"{self._scorer.announcement} (ready after {clock(self._prepared)})")
         if before and not self._lines:
             _say(trainer, "the scores so far are of another protocol; the best is chosen anew")
-        elif (other := self._chosen_by()) not in (None, self._key):
+        elif (other := processes.decided(self._chosen_by)) not in (None, self._key):
             self._after = trainer.global_step
             _say(trainer, f"best.ckpt was chosen by {other}; it is chosen anew, by {self._key}")
 
@@ -153,7 +155,7 @@ class Scores(RunCallback):
         if top is not None and top.step == step:
             line |= {"best": True, "best_by": self._key}
         if trainer.is_global_zero:
-            append_line(self.run.scores, line)
+            self.append(trainer, self.run.scores, line)
         self._show(trainer, scored, f"{seconds:.1f} s{', the best' if 'best' in line else ''}")
         if top is not None and top.step == step:
             for checkpoints in callbacks_of(trainer, Checkpoints):

@@ -6,7 +6,6 @@ alone. The bounds are rules of thumb, not of any paper.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,6 +17,8 @@ IN_A_ROW = 3  # evaluations that must agree: one alone may be an accident of its
 FACTOR = 2  # this many times worse than the best is bad
 NEAR_ZERO = 0.01  # of precision and recall, which are shares
 PRESENT = 0.1  # a share that has been here and is near zero needs no confirmation
+
+LARGEST = 1e300
 
 Line = dict[str, Any]  # of scores.jsonl
 
@@ -60,8 +61,8 @@ def points(lines: Sequence[Line], key: str) -> list[Point]:
     for line in lines:
         score = _score(line, key)
         value, sd = _number(score.get("mean")), _number(score.get("sd"))
-        if value is not None:
-            found.append(Point(line.get("step", 0), value, sd))
+        if value is not None and isinstance(step := line.get("step", 0), int):
+            found.append(Point(step, value, sd))
     return found
 
 
@@ -95,7 +96,9 @@ def _score(line: Line, key: str) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    if not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < LARGEST else None  # a NaN is not below it either
 
 
 def _has(line: Line, key: str) -> bool:

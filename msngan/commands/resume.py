@@ -32,4 +32,4 @@ def main(argv: list[str]) -> int:
     from msngan.training import resume
 
     options = ["--config", str(run.config), *overrides, "--root", str(run.root)]
-    return resume(parse(options), run, run.newest)
+    return resume(parse(options), run)

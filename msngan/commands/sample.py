@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 from msngan import checks
 from msngan.commands.parser import Parser
-from msngan.runs import UserError, find_checkpoint, replacing
+from msngan.files import replacing
+from msngan.runs import UserError, find_checkpoint
 
 if TYPE_CHECKING:
     import argparse

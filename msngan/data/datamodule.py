@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from msngan import checks, rng
+from msngan import checks, processes, rng
 from msngan import images as convert
 from msngan.data.datasets import DATASETS, DatasetName, Images, load
 from msngan.data.folder import DataError
@@ -120,6 +120,7 @@ class ImageData(LightningDataModule):
             lambda: trainer.global_step,
             trainer.global_rank,
             trainer.world_size,
+            parts=self.critic_steps,
         )
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
@@ -128,6 +129,7 @@ class ImageData(LightningDataModule):
         trainer = self.trainer
         if not self.mirror or trainer is None:
             return images
-        draw = rng.generator(self.seed, trainer.global_step, trainer.global_rank, "flip")
-        coin = torch.rand(len(images), generator=draw).to(images.device) < 0.5
+        draw = rng.generator(self.seed, trainer.global_step, 0, "flip")
+        coins = torch.rand(len(images) * processes.count(), generator=draw)
+        coin = processes.own(coins, parts=self.critic_steps).to(images.device) < 0.5
         return torch.where(coin[:, None, None, None], images.flip(3), images)

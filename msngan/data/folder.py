@@ -164,7 +164,7 @@ def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
     files = {
         member.filename.replace("\\", "/"): member
         for member in archive.infolist()
-        if not member.is_dir()
+        if not member.filename.endswith("/")
     }
     for name, member in files.items():
         if why := zipped.unfit(name, member):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msngan import checks, rng
+from msngan import checks, processes, rng
 from msngan import images as convert
 from msngan.data.datamodule import ImageData
 from msngan.data.datasets import DATASETS, DatasetName, Images
@@ -142,8 +142,8 @@ class LabelledData(ImageData):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of one process; images that do not fill a batch are left for another epoch."""
-        return len(self.real) // self.batch_size
+        """Images that do not fill a batch of all processes are left for another epoch."""
+        return len(self.real) // (self.batch_size * processes.count())
 
     @property
     def description(self) -> dict[str, str | int | bool | None]:
@@ -193,15 +193,16 @@ class LabelledData(ImageData):
         images, labels = batch
         trainer = self.trainer
         if trainer is not None and (self.crop or self.mirror):
-            images = self._augmented(images, trainer.global_step, trainer.global_rank)
+            images = self._augmented(images, trainer.global_step)
         return self.prepared(images), labels
 
-    def _augmented(self, images: Tensor, step: int, rank: int) -> Tensor:
-        count, size, c = len(images), images.shape[-1], self.crop
-        draw = rng.generator(self.seed, step, rank, "crop")
-        top, left = torch.randint(0, 2 * c + 1, (2, count), generator=draw).to(images.device)
+    def _augmented(self, images: Tensor, step: int) -> Tensor:
+        count, size, c = len(images) * processes.count(), images.shape[-1], self.crop
+        draw = rng.generator(self.seed, step, 0, "crop")
+        corners = torch.randint(0, 2 * c + 1, (2, count), generator=draw)
+        top, left = processes.own(corners, axis=1).to(images.device)
         coin = None
         if self.mirror:
-            draw = rng.generator(self.seed, step, rank, "flip")
-            coin = (torch.rand(count, generator=draw) < 0.5).to(images.device)
+            draw = rng.generator(self.seed, step, 0, "flip")
+            coin = (processes.own(torch.rand(count, generator=draw)) < 0.5).to(images.device)
         return convert.windows(F.pad(images, (c, c, c, c)), top, left, size, coin)

@@ -25,7 +25,8 @@ class StepLoader:
     Each epoch is a new permutation, derived from (seed, epoch); the images left over at its end are
     too few for a step and are skipped. Epoch and place in it follow from the step that
     iteration starts at (`step` is asked), so there is no state to save: a resumed run sees the next
-    image. With several processes each takes its own share of a step's images.
+    image. With several processes each takes its own share of every update's images: together they
+    see what one process would.
 
     It has no length on purpose: Lightning then sees a single epoch, whose bookkeeping on resume
     cannot go wrong.
@@ -39,10 +40,13 @@ class StepLoader:
         step: Callable[[], int],
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
     ) -> None:
+        """chunk: images of a step, per process, for `parts` updates of the same size."""
+        assert chunk % parts == 0
         assert 0 < chunk * world_size <= len(images)
         self.images, self.chunk, self.seed, self.step = images, chunk, seed, step
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.parts = rank, world_size, parts
 
     @property
     def steps_per_epoch(self) -> int:
@@ -54,6 +58,9 @@ class StepLoader:
             draw = rng.generator(self.seed, epoch, 0, "order")
             order = torch.randperm(len(self.images), generator=draw)
             for index in range(place, self.steps_per_epoch):
-                first = (index * self.world_size + self.rank) * self.chunk
-                yield self.images[order[first : first + self.chunk]]
+                whole = order[index * self.chunk * self.world_size :][
+                    : self.chunk * self.world_size
+                ]
+                each = whole.view(self.parts, self.world_size, -1)
+                yield self.images[each[:, self.rank].flatten()]
             epoch, place = epoch + 1, 0

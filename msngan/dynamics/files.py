@@ -10,13 +10,14 @@ import zipfile
 import zlib
 from dataclasses import fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msngan.dynamics.record import COLUMNS, LISTS, PER_LAYER, Dynamics
-from msngan.runs import replacing
+from msngan.files import replacing
 
 FORMAT = 1
 KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -70,7 +71,17 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         if sum(member.file_size for member in archive.infolist()) > LARGEST:
             raise ValueError(f"larger than {LARGEST // 2**20} MiB")
     with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        return {name: _array(archive, name) for name in archive.files}
+
+
+def _array(archive: Any, name: str) -> NDArray[Any]:
+    try:
+        found = archive[name]
+    except (AttributeError, RuntimeError, SyntaxError, TokenError) as problem:  # a damaged header
+        raise ValueError(f"{name} is damaged") from problem
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return found
 
 
 def _checked(arrays: dict[str, NDArray[Any]]) -> Dynamics:

@@ -10,7 +10,7 @@ from msngan.figures.sources import Source
 
 # What no trained network depends on; whatever is not named here tells two arms apart.
 WITHOUT = {"run", "root", "seed", "threads", "samples", "checkpoint", "records", "scores"}
-WITHOUT |= {"dynamics", "accuracy", "trainer", "data.root", "data.download"}
+WITHOUT |= {"dynamics", "health", "accuracy", "trainer", "data.root", "data.download"}
 WITHOUT |= {"model.seed", "data.seed"}
 FIRST = ("none", "batch", "spectral", "mean_spectral")  # the paper's, in its order
 MOST = 8  # arms that one panel can hold

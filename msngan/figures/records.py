@@ -14,7 +14,8 @@ from msngan import dynamics
 from msngan.dynamics import Dynamics
 from msngan.figures.arms import Arm
 from msngan.figures.sources import Source
-from msngan.runs import UserError, did_you_mean, read_lines
+from msngan.lines import read_lines
+from msngan.runs import UserError, did_you_mean
 
 HOW = "train with --dynamics.every N (0 records none)"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msngan.runs import replacing
+from msngan.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from msngan.plain import load_yaml, read_text
 from msngan.leaderboard.lines import clean
+from msngan.plain import load_yaml, read_text
 from msngan.runs import Run
 
 LARGEST_FILE = 64 * 1024  # bytes; a resolved config has about 2 KiB
@@ -23,7 +23,7 @@ NONE = "–"  # an option that a config does not have
 # What a trained network does not depend on: names and places, how often something is recorded, and
 # on what it is computed. Whatever is not named here tells two configs apart, new options included.
 WITHOUT = {"run", "root", "seed", "threads", "samples", "checkpoint", "records"}
-WITHOUT |= {"dynamics", "accuracy"}
+WITHOUT |= {"dynamics", "health", "accuracy", "detect_anomaly"}
 WITHOUT_IN = {
     "trainer": {"accelerator"}  # not devices: a batch is of one process
     | {"deterministic", "benchmark", "profiler", "detect_anomaly"},

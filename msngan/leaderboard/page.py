@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from msngan.runs import UserError, replacing
+from msngan.files import replacing
+from msngan.runs import UserError
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 ADDRESS = re.compile(r"https://[A-Za-z0-9./_~#%?=&+-]*[A-Za-z0-9/_~#-]")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from msngan.runs import replacing
+from msngan.files import replacing
 
 ARRAYS = ("mean", "root", "features", "logits", "kernel_within")
 

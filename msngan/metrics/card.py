@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from msngan import images as convert
+from msngan.files import replacing
 from msngan.metrics import core
 from msngan.metrics.card_text import Evidence, markdown
 from msngan.metrics.embedded import EmbedNet
@@ -23,7 +24,7 @@ from msngan.metrics.protocol import Protocol
 from msngan.metrics.reference import Reference, in_random_order
 from msngan.metrics.responses import enlarged_blur, responses
 from msngan.metrics.shipped import SIZE, EmbeddedExtractor, halved, save_extractor
-from msngan.runs import UserError, replacing
+from msngan.runs import UserError
 
 Labelled = tuple[Tensor, Tensor]  # uint8 images (N, C, H, W) and int64 labels (N,)
 Report = Callable[[str], None]  # is told what is being measured

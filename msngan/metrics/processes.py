@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed
 
+from msngan import processes
+
 
 def share(count: int) -> Tensor:
     """int64 indices, of range(count), of this process: rank, rank + n, rank + 2n and so on.
@@ -71,8 +73,7 @@ def first_goes_first() -> Iterator[None]:
 
 
 def _many() -> bool:
-    initialized = distributed.is_available() and distributed.is_initialized()
-    return initialized and distributed.get_world_size() > 1
+    return processes.count() > 1
 
 
 def _from_all(part: Tensor) -> Tensor:

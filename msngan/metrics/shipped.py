@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from msngan import images as convert
-from msngan.plain import read_json
+from msngan.files import replacing
 from msngan.metrics.embedded import EmbedNet
 from msngan.metrics.interface import Extractor, file_sha256
-from msngan.runs import UserError, replacing
+from msngan.plain import read_json
+from msngan.runs import UserError
 from msngan.tensors import read_tensors, to_bytes
 
 FORMAT = "msngan-extractor-1"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from msngan.models.normed import check_norms, put_norms
 from msngan.norms import NormName, SampleNorm
+from msngan.norms.batch import BatchNorm2d
 from msngan.norms.sequence import FusedSequential
 
 
@@ -52,11 +53,11 @@ class Generator(nn.Module):
             raise ValueError(f"latent_dim {latent_dim} is not positive")
         self.latent_dim, self.bottom = latent_dim, size // 8
         self.stem = nn.Linear(latent_dim, 8 * width * self.bottom**2, bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(8 * width), nn.ReLU()]
+        layers: list[nn.Module] = [BatchNorm2d(8 * width), nn.ReLU()]
         for factor in (4, 2, 1):
             layers += [
                 nn.ConvTranspose2d(2 * factor * width, factor * width, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(factor * width),
+                BatchNorm2d(factor * width),
                 nn.ReLU(),
             ]
         self.body = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, 1, 1), nn.Tanh())

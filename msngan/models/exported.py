@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from msngan import __version__
-from msngan.plain import read_json
+from msngan.files import replacing
 from msngan.models.checkpoint import (
     build_generator,
     check_gan,
@@ -20,7 +20,8 @@ from msngan.models.checkpoint import (
 )
 from msngan.models.options import DATA, NEEDED, OPTIONS, check_kinds, shown, word
 from msngan.models.schema import MOST_STEPS, check_tensor
-from msngan.runs import UserError, replacing
+from msngan.plain import read_json
+from msngan.runs import UserError
 from msngan.tensors import read_tensors, to_bytes
 
 FORMAT = "msngan-generator-1"

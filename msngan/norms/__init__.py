@@ -31,6 +31,7 @@ from msngan.norms.sample import SampleNorm
 from msngan.norms.sequence import FusedSequential
 from msngan.norms.spectral import SpectralNorm
 from msngan.norms.spectral_clip import SpectralClip
+from msngan.norms.sync import own_statistics, synchronise
 from msngan.norms.table import NORMS, NormName
 from msngan.norms.weight import WeightNorm
 
@@ -66,5 +67,7 @@ __all__ = [
     "gate_figures",
     "is_batch_coupled",
     "normalise",
+    "own_statistics",
     "statistics",
+    "synchronise",
 ]

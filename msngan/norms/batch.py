@@ -8,12 +8,71 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from msngan import processes
 from msngan.norms.base import Norm
 from msngan.norms.parts import outputs_of
 
 
-class BatchNormLast(nn.BatchNorm1d):
+class Shared(_BatchNorm):
+    """torch's batch norm whose statistics can be those of all processes' batches.
+
+    sync: whether they are, in training; torch's own SyncBatchNorm does it on GPUs alone. Otherwise,
+    and for one process, this is torch's.
+    """
+
+    sync = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.sync and self.training) or processes.count() == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        return self._over_all(input)
+
+    @torch.compiler.disable
+    def _over_all(self, x: Tensor) -> Tensor:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        local = x.numel() // x.shape[1]
+        sums = processes.total(torch.cat([wide.sum(axes), wide.new_tensor([local])]))
+        number = sums[-1].detach()
+        mean = sums[:-1] / number
+        centred = wide - mean.view(shape)
+        variance = processes.total(centred.square().sum(axes)) / number
+        if self.track_running_stats:
+            self._move(mean.detach(), variance.detach() * number / (number - 1))
+        y = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum
+        share = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+class BatchNorm1d(Shared, nn.BatchNorm1d):
+    """Of (N, C) or (N, C, L)."""
+
+
+class BatchNorm2d(Shared, nn.BatchNorm2d):
+    """Of (N, C, H, W)."""
+
+
+class BatchNorm3d(Shared, nn.BatchNorm3d):
+    """Of (N, C, D, H, W)."""
+
+
+class BatchNormLast(Shared, nn.BatchNorm1d):
     """torch's BatchNorm1d for (..., C): statistics are over all axes but the last."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -21,7 +80,7 @@ class BatchNormLast(nn.BatchNorm1d):
         return super().forward(rows).reshape(input.shape)
 
 
-class _NoGain(nn.modules.batchnorm._BatchNorm):
+class _NoGain(_BatchNorm):
     """A learned offset alone; torch's own switches drop either the offset or both.
 
     The gain is a constant one and not None, for which torch's second derivative in the offset is
@@ -34,15 +93,15 @@ class _NoGain(nn.modules.batchnorm._BatchNorm):
         self.register_buffer("weight", torch.ones(channels), persistent=False)
 
 
-class BatchNorm1dNoGain(_NoGain, nn.BatchNorm1d):
+class BatchNorm1dNoGain(_NoGain, BatchNorm1d):
     """torch's BatchNorm1d with an offset and no gain."""
 
 
-class BatchNorm2dNoGain(_NoGain, nn.BatchNorm2d):
+class BatchNorm2dNoGain(_NoGain, BatchNorm2d):
     """torch's BatchNorm2d with an offset and no gain."""
 
 
-class BatchNorm3dNoGain(_NoGain, nn.BatchNorm3d):
+class BatchNorm3dNoGain(_NoGain, BatchNorm3d):
     """torch's BatchNorm3d with an offset and no gain."""
 
 
@@ -52,9 +111,9 @@ class BatchNormLastNoGain(_NoGain, BatchNormLast):
 
 KINDS = {
     2: (BatchNormLast, BatchNormLastNoGain),
-    3: (nn.BatchNorm1d, BatchNorm1dNoGain),
-    4: (nn.BatchNorm2d, BatchNorm2dNoGain),
-    5: (nn.BatchNorm3d, BatchNorm3dNoGain),
+    3: (BatchNorm1d, BatchNorm1dNoGain),
+    4: (BatchNorm2d, BatchNorm2dNoGain),
+    5: (BatchNorm3d, BatchNorm3dNoGain),
 }  # by the axes of the layer's weight
 
 

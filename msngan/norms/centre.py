@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from msngan import processes
 from msngan.norms.precision import LOW_PRECISION
 
 
@@ -143,4 +144,4 @@ def _mean_of(total: Tensor, count: int, sync: bool) -> Tensor:
 
 
 def _processes(sync: bool) -> int:
-    return dist.get_world_size() if sync and dist.is_initialized() else 1
+    return processes.count() if sync else 1

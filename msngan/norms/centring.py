@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from msngan import processes
 from msngan.norms.centre import along, batch_mean, centred, subtract
 from msngan.norms.precision import LOW_PRECISION, Precise
 
@@ -97,6 +98,16 @@ class Centring(Precise):
         return self.bias if self.weight is None else None
 
     def _by_batch(self, x: Tensor, axis: int, slope: float | None = None) -> Tensor:
+        if self.sync and processes.count() > 1:
+            return self._over_all(x, axis, slope)
+        return self._over_batch(x, axis, slope)
+
+    @torch.compiler.disable
+    def _over_all(self, x: Tensor, axis: int, slope: float | None) -> Tensor:
+        """Compiled code has no exchange between processes."""
+        return self._over_batch(x, axis, slope)
+
+    def _over_batch(self, x: Tensor, axis: int, slope: float | None) -> Tensor:
         mean, count = batch_mean(x, axis, self.sync)
         if count <= 1:
             raise ValueError(

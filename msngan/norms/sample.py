@@ -64,6 +64,8 @@ class SampleNorm(nn.Module):
         if last:
             y = F.group_norm(x.movedim(-1, 1), groups, gain, offset, self.eps)
             return y.movedim(1, -1)
+        if torch.compiler.is_compiling():  # torch 2.14 traces another memory layout than it runs
+            x = x.contiguous()
         return F.group_norm(x, groups, gain, offset, self.eps)
 
     def _needs_several(self, x: Tensor, values: int) -> None:

@@ -14,15 +14,24 @@ from msngan.runs import UserError, did_you_mean
 
 __all__ = ["TASKS", "ClassifierCLI", "FitCLI", "GanCLI", "parse", "quiet", "task_of"]
 
+SHORT = {"--on-save-error": "--checkpoint.on_save_error"}
+
 
 def parse(args: list[str]) -> FitCLI:
     """Parse and check what single types cannot say; raises UserError."""
     quiet()
+    args = [_whole(word) for word in args]
     cli = TASKS[task_of(args)](args)
     # Plain ints, checked here: jsonargparse's own kinds of int would end up in checkpoints.
     for name, least in (("steps", 1), ("epochs", 1), ("seed", 0), ("threads", 0)):
         checks.at_least(f"--{name}", cli.config.get(name), least)
     return cli
+
+
+def _whole(word: str) -> str:
+    """A word of the command line, its short name replaced."""
+    option, equals, value = word.partition("=")
+    return SHORT.get(option, option) + equals + value
 
 
 def quiet() -> None:
@@ -49,7 +58,7 @@ def task_of(args: list[str]) -> str:
             task, where = top_level(path).get("task", task), f"{path}: task"
         elif option == "--task":
             task, where = value, "--task"
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         near = did_you_mean(str(task), list(TASKS))
         raise UserError(f"{where} {task!r} is not known{near}; use {' or '.join(TASKS)}")
     return task

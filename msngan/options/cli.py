@@ -9,11 +9,12 @@ from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from msngan.callbacks import Accuracy, Checkpoints, Dynamics, Records, Samples, Scores
+from msngan.callbacks import Accuracy, Checkpoints, Dynamics, Health, Records, Samples, Scores
 from msngan.classifier import Classifier
 from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
 from msngan.options.parser import NamedConfig, Parser, strict_yaml
+from msngan.runs import UserError
 
 # The Trainer's options that a step obeys. The rest either count epochs or validation, which do not
 # exist here, or are refused in manual optimization.
@@ -27,6 +28,9 @@ DESCRIPTIONS = {
     "gan": "Train a GAN. `msngan fit --task classifier --help` has a classifier's options.",
     "classifier": "Train a classifier. `msngan fit --help` has a GAN's options.",
 }
+# What PyYAML and jsonargparse raise for a value that is not what its tag says, as !!timestamp x,
+# and for one with a NUL in it or nested too deep.
+NONSENSE = (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError)
 
 
 class FitCLI(LightningCLI):
@@ -79,6 +83,11 @@ class FitCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="Of every random number.")
         parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all.")
         parser.add_argument(
+            "--detect-anomaly",
+            action="store_true",
+            help="Name the layer that a NaN begins in; slower, the same bits.",
+        )
+        parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Start a new run from a checkpoint."
         )
         return parser
@@ -91,6 +100,9 @@ class FitCLI(LightningCLI):
         parser.add_class_arguments(
             Trainer, "trainer", skip=names - TRAINER_OPTIONS, instantiate=False
         )
+        for action in parser._actions:
+            if action.dest == "trainer.detect_anomaly":
+                action.help = "The same as --detect-anomaly; torch's own mode stays off."
         parser.add_argument(
             "--trainer.precision", type=Precision, default="32-true", help="Of the arithmetic."
         )
@@ -100,7 +112,13 @@ class FitCLI(LightningCLI):
             parser.add_class_arguments(kind, group)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config: Namespace = parser.parse_args(args)
+        try:
+            self.config: Namespace = parser.parse_args(args)
+        except UserError:
+            raise
+        except NONSENSE as problem:
+            reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+            raise UserError(f"an option's value cannot be read: {reason}") from problem
 
     def _set_seed(self) -> None:
         """Randomness is derived from --seed where it is drawn."""
@@ -124,6 +142,7 @@ class GanCLI(FitCLI):
         "checkpoint": Checkpoints,
         "records": Records,
         "dynamics": Dynamics,
+        "health": Health,
     }
 
     def add_budget(self, parser: LightningArgumentParser) -> None:
@@ -140,6 +159,7 @@ class ClassifierCLI(FitCLI):
         "checkpoint": Checkpoints,
         "records": Records,
         "dynamics": Dynamics,
+        "health": Health,
     }
 
     def add_budget(self, parser: LightningArgumentParser) -> None:

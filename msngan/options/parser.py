@@ -91,7 +91,7 @@ class NamedConfig(ActionConfigFile):
             super().__call__(parser, config, str(path), option)
         except UserError as problem:  # explained already
             raise UserError(f"{path}: {problem}") from problem
-        except (TypeError, ValueError) as problem:
+        except (AttributeError, TypeError, ValueError) as problem:  # `config: 1` is in it, say
             raise UserError(f"{path}: {parser._explain(str(problem))}") from problem
         parser.config_stems = [*getattr(parser, "config_stems", []), path.stem]
 

@@ -158,5 +158,5 @@ def _images(right: Any, accuracy: float) -> int | None:  # noqa: ANN401  any JSO
     if not counts or any((whole(count) or 0) > 100 or whole(count) is None for count in counts):
         return None
     total = sum(counts)
-    images = round(total / accuracy) if accuracy > 0 else 100 * len(counts)
+    images = round(total / accuracy) if accuracy > 1e-9 else 100 * len(counts)
     return images if 100 * (len(counts) - 1) < images <= 100 * len(counts) else None

@@ -20,6 +20,7 @@ ALWAYS = {
     "checkpoint": ("callbacks/checkpoints.py", "Checkpoints"),
     "records": ("callbacks/records.py", "Records"),
     "dynamics": ("callbacks/dynamics.py", "Dynamics"),
+    "health": ("callbacks/health.py", "Health"),
 }
 CLASSES = {
     "gan": {
@@ -43,7 +44,7 @@ TOP: dict[str, dict[str, Any]] = {
 TRAINER = {"accelerator": "auto", "devices": "auto", "num_nodes": 1, "precision": "32-true"}
 TRAINER |= {"detect_anomaly": False}
 # A null is no option that anybody set, and these say only where a run lies.
-UNTOLD = {"run", "root", "config", "ckpt_path"}
+UNTOLD = {"run", "root", "config", "ckpt_path", "detect_anomaly"}
 
 
 def differences(config: Mapping[str, Any], task: str) -> list[tuple[str, str, str]]:

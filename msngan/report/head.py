@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from msngan.plain import read_up_to
 from msngan.leaderboard.page import escape, table
+from msngan.plain import read_up_to
 from msngan.report.defaults import differences, flat
 from msngan.report.markup import folded, lines_of, missing, note, pairs
 from msngan.report.records import Records, whole

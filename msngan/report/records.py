@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msngan.plain import read_up_to
 from msngan.leaderboard.configs import read_config
 from msngan.leaderboard.lines import Entry, clean, read
+from msngan.plain import read_up_to
 from msngan.report.thin import Lines, read_lines
 from msngan.runs import NAME, Run, UserError, did_you_mean
 

@@ -24,7 +24,8 @@ class Axis:
     def fraction(self, value: float) -> float:
         """Where the value lies: 0 at `low`, 1 at `high`."""
         if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
+            whole = math.log(self.high) - math.log(self.low)
+            return (math.log(value) - math.log(self.low)) / whole
         return (value - self.low) / (self.high - self.low)
 
     def placed(self, start: float, end: float) -> Callable[[float], float]:
@@ -51,7 +52,8 @@ def logarithmic(values: Iterable[float], most: int = 5) -> Axis:
     low, high = _ends((value for value in values if value > 0), (0.1, 1.0))
     if high < 1.5 * low:
         low, high = low / 1.5, high * 1.5
-    low, high = low * (high / low) ** -0.04, high * (high / low) ** 0.04
+    room = 0.04 * (math.log(high) - math.log(low))  # the quotient may be more than a number holds
+    low, high = max(low * math.exp(-room), 5e-324), min(high * math.exp(room), 1e308)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, -(-(last - first - 1) // most))
     decades = [10.0**power for power in range(first, last + 1) if power % every == 0]

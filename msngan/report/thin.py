@@ -21,13 +21,13 @@ LEVELS = 4  # of a line's JSON
 class Lines:
     """records: those kept, in order. every: 1 line in so many was read. total: lines there are.
 
-    broken: kept lines that are no JSON object.
+    broken: the numbers of kept lines that are no JSON object.
     """
 
     records: list[dict[str, Any]]
     every: int = 1
     total: int = 0
-    broken: int = 0
+    broken: tuple[int, ...] = ()
 
     @property
     def note(self) -> str | None:
@@ -36,7 +36,9 @@ class Lines:
         if self.every > 1:
             parts.append(f"1 of {self.every} of its {self.total:,} lines is read")
         if self.broken:
-            parts.append(f"{self.broken} lines are no JSON object and left out")
+            first, more = self.broken[0], len(self.broken) - 1
+            others = f" and {more} more lines are" if more else " is"
+            parts.append(f"line {first}{others} no JSON object and left out")
         return "; ".join(parts) or None
 
 
@@ -47,20 +49,21 @@ def read_lines(path: Path) -> Lines | None:
     """
     if not path.is_file():
         return None
-    kept: list[bytes] = []
+    kept: list[tuple[int, bytes]] = []
     every, total, last = 1, 0, b""
     with open(path, "rb") as file:
         while line := file.readline(LONGEST_LINE):
             if total % every == 0:
-                kept.append(line)
+                kept.append((total + 1, line))
             total, last = total + 1, line
             if len(kept) > MOST_LINES:
                 kept, every = kept[::2], 2 * every
     if total and (total - 1) % every:
-        kept.append(last)
-    records = [record for line in kept if line.strip() for record in [_parsed(line)]]
-    sound = [record for record in records if record is not None]
-    return Lines(sound, every, total, len(records) - len(sound))
+        kept.append((total, last))
+    records = [(number, _parsed(line)) for number, line in kept if line.strip()]
+    sound = [record for _, record in records if record is not None]
+    broken = tuple(number for number, record in records if record is None)
+    return Lines(sound, every, total, broken)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ def fit_arguments(child: Child) -> list[str]:
 
 
 def _word(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def command(child: Child) -> str:

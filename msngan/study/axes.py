@@ -91,7 +91,7 @@ def _axis(name: str, values: object) -> list[Point]:
         raise UserError(f"grid: {name}: {values!r} is no list of values; write [value, value]")
     points = []
     for value in values:
-        if isinstance(value, (dict, list)):
+        if isinstance(value, (dict, list, set, tuple, bytes)):
             raise UserError(f"grid: {name}: {value!r} is no single value; give it a name in arms")
         if name == SEED and (type(value) is not int or value < 0):
             raise UserError(f"grid: seed: {value!r} is no whole number from 0")
@@ -102,7 +102,7 @@ def _axis(name: str, values: object) -> list[Point]:
 
 
 def text_of(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _part(label: object, where: str) -> str:

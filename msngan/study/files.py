@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from msngan.config import find_config
+from msngan.config import NONSENSE, find_config
+from msngan.files import replacing
 from msngan.plain import read_up_to
-from msngan.runs import NAME, UserError, replacing
+from msngan.runs import NAME, UserError
 from msngan.study.axes import OWN, Options, flat
 from msngan.study.plan import LETTERS, Study, make_study
 
@@ -112,6 +113,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, numbers like 1e-4 as numbers. UserError says what it is not."""
     try:
         content = yaml.load(read_up_to(path, LARGEST_FILE).decode(), Loader=Loader)  # noqa: S506
+        content = numbered(content)
     except UserError:
         raise
     except OSError as problem:
@@ -119,12 +121,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as problem:
         line = f"line {problem.problem_mark.line + 1}: " if problem.problem_mark else ""
         raise UserError(f"no YAML: {line}{problem.problem}") from problem
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError, *NONSENSE) as problem:
         line = " ".join(str(problem).split())
         raise UserError(f"no YAML: {line[:200]}") from problem
     if not isinstance(content, dict):
         raise UserError("it holds no options")
-    return numbered(content)
+    return content
 
 
 def numbered(value: Any) -> Any:  # noqa: ANN401  any YAML value
@@ -144,7 +146,7 @@ def read_changes(changes: list[str]) -> Options:
             raise UserError(f"--set {change!r}: write option=value, epochs=5 for instance")
         try:
             value = numbered(yaml.safe_load(text))
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError, *NONSENSE):
             value = text
         found |= flat({name: value}, "--set")
     return found

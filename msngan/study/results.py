@@ -6,7 +6,8 @@ import statistics
 from typing import Any
 
 from msngan.config import find_config, top_level
-from msngan.runs import Run, now, read_lines, write_json
+from msngan.lines import read_lines
+from msngan.runs import Run, now, write_json
 from msngan.study.arguments import command as command_of
 from msngan.study.files import Place
 from msngan.study.plan import Child, Study

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from msngan.config import find_config
-from msngan.plain import read_up_to
 from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN, read_config
+from msngan.locks import is_locked
+from msngan.plain import read_up_to
 from msngan.runs import Run, UserError
 from msngan.study.axes import SEED, Options, flat
 from msngan.study.files import Place, base_options
-from msngan.study.locks import is_locked
 from msngan.study.plan import Child
 
 BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
@@ -62,7 +63,8 @@ class Reader:
     def look(self, child: Child, own: bool = False) -> State:
         """own: this process holds the run's lock. UserError for a folder of another config."""
         run = self.run(child)
-        running = not own and is_locked(self.place.log(child.name))
+        locks = (self.place.log(child.name), run.lock)
+        running = not own and any(map(is_locked, locks))
         if not run.config.is_file():
             return State("running" if running else "to do")
         config = flat(_config(run), str(run.config))
@@ -89,7 +91,8 @@ class Reader:
             if name in BUDGET and whole and wanted > have:
                 grown[name] = wanted
                 continue
-            different.append(f"{name} {json.dumps(have)} there, {json.dumps(wanted)} asked")
+            there, asked = (json.dumps(each, default=str) for each in (have, wanted))
+            different.append(f"{name} {there} there, {asked} asked")
         if different:
             raise UserError(
                 f"{run.folder} holds another run: {', '.join(different)}; give the study another"
@@ -104,7 +107,8 @@ class Reader:
 
     def _progress(self, run: Run, config: Options, word: str, result: dict[str, Any]) -> State:
         metrics, accuracy = map(newest, (run.metrics, run.accuracy))
-        data = json.dumps({name: config[name] for name in config if name.startswith("data.")})
+        own = {name: config[name] for name in config if name.startswith("data.")}
+        data = json.dumps(own, default=str)
         at, epoch = number(accuracy.get("step")), number(accuracy.get("epoch"))
         if at and epoch:
             self._epochs[data] = at / epoch
@@ -169,7 +173,7 @@ def _backwards(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in reversed(lines):
         try:
-            record = json.loads(line)
+            record = _loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
@@ -178,7 +182,17 @@ def _backwards(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_up_to(path, LARGEST_JSON))
+        content = _loads(read_up_to(path, LARGEST_JSON))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _loads(text: bytes) -> Any:  # noqa: ANN401  any JSON value
+    """JSON, with null for what is no finite number: results.json has none."""
+    return json.loads(text, parse_constant=lambda word: None, parse_float=_finite)
+
+
+def _finite(word: str) -> float | None:
+    value = float(word)
+    return value if math.isfinite(value) else None

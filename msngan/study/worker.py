@@ -8,10 +8,10 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from msngan.runs import Failure, Run, UserError
+from msngan.locks import lock
+from msngan.runs import Failure, Taken, UserError
 from msngan.study.arguments import fit_arguments
 from msngan.study.files import Place
-from msngan.study.locks import lock
 from msngan.study.plan import Child
 from msngan.study.processes import leave_with_parent
 from msngan.study.scheduler import BAD_INPUT, TAKEN
@@ -77,6 +77,8 @@ def train(child: Child, place: Place, threads: int | None, jobs: int, retry: boo
             traceback.print_exc()
         print(f"msngan: error: {' '.join(str(problem).split())}", file=sys.stderr)
         code = BAD_INPUT if isinstance(problem, UserError) else 1
+        if isinstance(problem, Taken):
+            code = TAKEN
     except KeyboardInterrupt:
         code = 130
     except Exception:
@@ -96,22 +98,10 @@ def _train(child: Child, reader: Reader, threads: int | None, jobs: int, retry: 
         return 0  # by another process, since the study last looked
     place = ["--root", str(run.root)]
     if not run.config.is_file():
-        _clear(run)
         if threads is None and jobs > 1 and "threads" not in child.options:
             threads = max(1, cores() // jobs)
         asked = [] if threads is None else [f"--threads={threads}"]
         return fit(parse([*fit_arguments(child), *place, *asked]))
     asked = [] if threads is None else [f"--threads={threads}"]
     grown = [f"--{name}={value}" for name, value in reader.grown(child).items()]
-    return resume(parse(["--config", str(run.config), *grown, *asked, *place]), run, run.newest)
-
-
-def _clear(run: Run) -> None:
-    """Remove the folder of a run that was killed before it had a config."""
-    if run.folder.is_dir():
-        left = list(run.folder.iterdir())
-        if not all(path.name.startswith(".") and path.suffix == ".tmp" for path in left):
-            raise UserError(f"{run.folder} is there but holds no run; move it away")
-        for path in left:
-            path.unlink()
-        run.folder.rmdir()
+    return resume(parse(["--config", str(run.config), *grown, *asked, *place]), run)

@@ -50,6 +50,7 @@ TRAINING = {
 _RECORD = {
     *("config", "run", "root", "ckpt_path", "trainer.profiler", "trainer.detect_anomaly"),
     *("data.download", "checkpoint.every", "records.every", "dynamics.every"),
+    *("detect_anomaly", "checkpoint.on_save_error", "health.every"),
 }
 RECORD = {
     "gan": _RECORD

@@ -10,7 +10,8 @@ from pytorch_lightning import Callback
 
 from msngan.callbacks import Gates
 from msngan.gan import GAN
-from msngan.runs import Run, read_lines
+from msngan.lines import read_lines
+from msngan.runs import Run
 from msngan.training.task import Task, count, place, resume_command
 
 

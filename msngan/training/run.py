@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +9,27 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from msngan.callbacks import AtomicIO, Interrupt, Progress, RunCallback, StopAt
-from msngan.plain import read_json, read_up_to
-from msngan.machine import environment
+from msngan import processes
+from msngan.callbacks import Anomaly, AtomicIO, Dump, Interrupt, Progress, RunCallback, StopAt
+from msngan.callbacks.saving import Saving
+from msngan.lines import read_object
 from msngan.memory import keep_freed_memory
 from msngan.options import FitCLI
-from msngan.runs import Diverged, Failure, Run, UserError, new_run, now, replacing, write_json
+from msngan.runs import Diverged, Run, UserError, new_run, now, write_json
+from msngan.strategy import Together, synchronise
+from msngan.training import launch
+from msngan.training.board import Board
 from msngan.training.changes import flat
 from msngan.training.checkpoint import JudgedIO, check_steps, fit_into, judged, say_changes
 from msngan.training.classifier_task import ClassifierTask
+from msngan.training.folder import Hold, prepare, say_if_short, take_up
 from msngan.training.gan_task import GanTask
+from msngan.training.machine import say_machine, threads_of
 from msngan.training.room import room_for
 from msngan.training.task import Task, resume_command
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-LARGEST_ENVIRONMENT = 2**20  # bytes
-TORCH_WRITER = "inline_container.cc"  # the source that torch names when it cannot write
 TASKS: dict[str, type[Task]] = {each.name: each for each in (GanTask, ClassifierTask)}
 
 
@@ -39,6 +40,7 @@ class Start:
     run: Run
     checkpoint: Path | None
     config_name: str
+    hold: Hold
     resumed: bool = False
 
 
@@ -47,42 +49,41 @@ def fit(cli: FitCLI) -> int:
     config = cli.config
     stems = getattr(cli.parser, "config_stems", [])
     stem = stems[-1] if stems else config.data.dataset
-    root = Path(config.root)
-    run = new_run(config.run, stem, config.seed, root)
     checkpoint = Path(config.ckpt_path) if config.ckpt_path else None
-    return _train(cli, Start(run, checkpoint, stem))
+    with launch.world(config.trainer) as world:
+        if launch.may_restart() and config.run is None:
+            raise UserError("give --run NAME: torchrun may start again, and must find the run")
+        known = Run(config.run or "", Path(config.root))
+        if launch.restarted() and processes.decided(known.config.is_file):
+            return _continue(cli, known, world)
+        run = processes.decided(lambda: new_run(config.run, stem, config.seed, Path(config.root)))
+        with Hold(run) as hold:
+            return world.code(_train(cli, Start(run, checkpoint, stem, hold), world))
 
 
-def resume(cli: FitCLI, run: Run, checkpoint: Path | None) -> int:
+def resume(cli: FitCLI, run: Run) -> int:
     """Continue `run` in its own folder."""
-    before = _environment(run)
-    threads = cli.config.threads or torch.get_num_threads()
-    if before.get("threads", threads) != threads:
-        sys.stderr.write(
-            f"threads: {before['threads']} -> {threads}; the run goes on, its last bits may differ"
-            f" (--threads {before['threads']} keeps them)\n"
-        )
-    if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
-        checkpoint = Path(cli.config.ckpt_path)
-    return _train(cli, Start(run, checkpoint, before.get("config", run.name), resumed=True))
+    with launch.world(cli.config.trainer) as world:
+        return _continue(cli, run, world)
 
 
-def _environment(run: Run) -> dict[str, Any]:
-    """What the run said of its machine, nothing where that cannot be read: it decides nothing."""
-    try:
-        found = read_json(read_up_to(run.environment, LARGEST_ENVIRONMENT))
-    except (OSError, ValueError):
-        return {}
-    kinds = {"threads": int, "config": str}
-    known = found.items() if isinstance(found, dict) else ()
-    return {name: value for name, value in known if type(value) is kinds.get(name)}
+def _continue(cli: FitCLI, run: Run, world: launch.World) -> int:
+    with Hold(run) as hold:
+        processes.decided(hold.take)
+        checkpoint = processes.decided(lambda: take_up(run))
+        before = processes.decided(lambda: read_object(run.environment))
+        say_machine(before, cli.config, world)
+        if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
+            checkpoint = Path(cli.config.ckpt_path)
+        name = str(before.get("config", run.name))
+        return world.code(_train(cli, Start(run, checkpoint, name, hold, resumed=True), world))
 
 
-def _train(cli: FitCLI, start: Start) -> int:
+def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
     config, run = cli.config, start.run
     # Said aloud even where it is the default: left to the environment, another arithmetic may be
     # chosen for the same number of threads, and with it other last bits.
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    torch.set_num_threads(threads_of(config, world))
     keep_freed_memory()
     task = TASKS[cli.task](config, cli.parser.instantiate(config))
     checkpoint, options = None, task.options
@@ -90,46 +91,57 @@ def _train(cli: FitCLI, start: Start) -> int:
         checkpoint = judged(start.checkpoint, task.name, options)
     with room_for(task.name, options):
         module = task.module()
+    if world.size > 1:
+        told = config.model.norm_options or {}
+        synchronise(module, centring=told.get("sync") is not False)
     if start.checkpoint is not None and checkpoint is not None:
         fit_into(checkpoint, module, start.checkpoint)
-        if start.resumed and _ended_unsaid(run, checkpoint, task.steps):
+        if start.resumed and processes.decided(
+            lambda: _ended_unsaid(config, run, checkpoint, task.steps)
+        ):
             return 0
         check_steps(checkpoint, task.steps, start.checkpoint, task.steps_option)
-        say_changes(checkpoint, task.name, options, task.data.description, config)
+        if processes.rank() == 0:
+            say_changes(checkpoint, task.name, options, task.data.description, config)
     interrupt, progress = Interrupt(), Progress()
     built = task.built
-    recorders = [built.records, built.dynamics]
-    callbacks = [StopAt(), interrupt, *recorders, *task.callbacks, built.checkpoint, progress]
+    saving = built.checkpoint.saving
+    saving.run, saving.say = run, progress.say
+    saving.remedy = f"make room and go on with `{resume_command(run)}`"
+    recorders = [built.records, built.dynamics, built.health]
+    watching = config.detect_anomaly or config.trainer.detect_anomaly
+    watchers = [Anomaly(config.model.compile), Dump()] if watching else [Dump()]
+    callbacks = [*watchers, StopAt(), interrupt, *recorders, *task.callbacks, built.checkpoint]
+    callbacks.append(progress)
     for callback in callbacks:
         if isinstance(callback, RunCallback):
             callback.attach(run, config.seed, task.steps, start.config_name)
+            callback.saving = saving
     built.checkpoint.options = flat(config)
-    trainer = _trainer(config, run, callbacks, JudgedIO(checkpoint))
+    trainer = _trainer(config, run, callbacks, world, JudgedIO(checkpoint))
     # Lightning would restore a checkpoint first, and float64 weights would pass through float32.
     trainer.precision_plugin.convert_module(module)
     # All that can be wrong with the input is found before anything is written.
     task.data.check(trainer.world_size)
     task.prepare(trainer.strategy.root_device)
-    fresh = not run.folder.exists()
-    _prepare_folder(cli, start)
-    state = "new" if fresh else "continued"
+    processes.decided(lambda: prepare(cli, run, start.config_name, start.hold))
+    if processes.rank() == 0:
+        say_if_short(run, module)
+    state = "continued" if start.resumed else "new"
     progress.say(f"run {run.name}: {state}, in {run.folder}\n{task.beginning(module)}")
     try:
         trainer.fit(module, task.data, ckpt_path=start.checkpoint, weights_only=True)
     except Diverged as problem:
+        if not watching:
+            more = f"`{resume_command(run)} --detect-anomaly` names the layer"
+            problem.args = (f"{problem}; {more}",)
         _write_result(run, "diverged", trainer.global_step, str(problem))
         raise
-    except (OSError, RuntimeError) as problem:
-        if (cause := _no_room(problem)) is None:
-            raise
-        raise Failure(
-            f"cannot write to {run.folder}: {cause}; what it had saved is whole: make"
-            f" room and go on with `{resume_command(run)}`"
-        ) from problem
     finally:
         for logger in trainer.loggers:
             logger.finalize("finished")
     step = trainer.global_step
+    saving.check(run.last.name)
     if interrupt.signal is not None:
         progress.say(f"stopped at step {step}; continue with:\n  {resume_command(run)}")
         return 128 + interrupt.signal
@@ -144,41 +156,49 @@ def _train(cli: FitCLI, start: Start) -> int:
     return 0
 
 
-def _no_room(problem: Exception) -> str | None:
-    """What a full or lost disk is called, None where the error is another."""
-    if isinstance(problem, OSError) and problem.errno in NO_ROOM:
-        return problem.strerror
-    # torch writes a checkpoint in C++ and has no error number to give
-    return "no room for a checkpoint" if TORCH_WRITER in str(problem) else None
-
-
-def _ended_unsaid(run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
+def _ended_unsaid(config: Any, run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
     """Write the result of a run that was stopped between its last step and its result."""
-    step = checkpoint["msngan"]["step"]
-    if step != steps or run.result.is_file():
+    about = checkpoint["msngan"]
+    step, collapse = about["step"], about.get("collapse")
+    collapsed = collapse is not None and config.scores.stop_on_collapse
+    if run.result.is_file() or not (step == steps or collapsed):
         return False
+    if step < steps:
+        _write_result(run, "collapsed", step, collapse)
+        sys.stderr.write(f"run {run.name} had stopped at step {step}: {collapse}\n")
+        return True
     _write_result(run, "done", step)
     sys.stderr.write(f"run {run.name} had done all of its {step} steps; it is done\n")
     return True
 
 
 def _write_result(run: Run, status: str, step: int, reason: str | None = None) -> None:
+    if processes.rank() > 0:
+        return
     about = {"status": status, "step": step, "reason": reason, "time": now()}
-    write_json(run.result, {"format": 1, **about})
+    with Saving(run=run).attempt(run.result.name, step):
+        write_json(run.result, {"format": 1, **about})
 
 
-def _trainer(config: Any, run: Run, callbacks: list[Any], files: AtomicIO) -> Trainer:  # noqa: ANN401
+def _trainer(
+    config: Any,  # noqa: ANN401  jsonargparse's Namespace
+    run: Run,
+    callbacks: list[Any],
+    world: launch.World,
+    files: AtomicIO,
+) -> Trainer:
     options = config.trainer.as_dict()
-    if options["devices"] not in ("auto", 1, "1") or options["num_nodes"] != 1:
-        raise UserError("several processes are not supported yet; use --trainer.devices 1")
-    options["devices"] = 1
+    options |= {"devices": world.devices, "num_nodes": world.nodes}
+    options["detect_anomaly"] = False  # Anomaly is in its place, which names layers
+    if world.environment is not None:
+        options["strategy"] = Together(world.environment)
     try:
         return Trainer(
             **options,
             max_epochs=-1,
             callbacks=callbacks,
             plugins=[files],
-            logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+            logger=Board(run),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -187,26 +207,3 @@ def _trainer(config: Any, run: Run, callbacks: list[Any], files: AtomicIO) -> Tr
         )
     except (MisconfigurationException, ValueError) as problem:
         raise UserError(f"--trainer options: {problem}") from problem
-
-
-def _prepare_folder(cli: FitCLI, start: Start) -> None:
-    run = start.run
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run.samples.mkdir(parents=True, exist_ok=True)
-        for stale in [*run.folder.glob(".*.tmp"), *run.folder.glob(".*.ckpt")]:
-            stale.unlink()
-        run.result.unlink(missing_ok=True)
-        config = cli.config.clone()
-        config.run = run.name
-        for transient in ("config", "root", "ckpt_path"):
-            config.pop(transient, None)
-        if cli.config.ckpt_path:  # part of what the run is: it did not begin at nothing
-            config.ckpt_path = str(Path(cli.config.ckpt_path).resolve())
-        with replacing(run.config) as temporary:
-            temporary.write_text(cli.parser.dump(config, skip_unset=False))
-        write_json(run.environment, environment(start.config_name))
-    except OSError as problem:
-        raise UserError(
-            f"cannot write to {run.folder}: {problem.strerror}; choose another folder with --root"
-        ) from problem

@@ -1,0 +1,388 @@
+"""Runs in forked processes that are killed at a chosen file operation, or at a chosen time.
+
+`python kills.py TASK ...` is its own process, for a fork is sound only where torch has not yet
+computed anything. It writes one JSON object: kills tried, what was lost, seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from classifier_runs import TINY_CLASSIFIER
+from conftest import TINY
+
+from msngan.__main__ import main
+
+# Once, for all children; `main` would import them in each.
+for _name in ("commands.fit", "commands.resume", "options", "training"):
+    import_module(f"msngan.{_name}")
+
+CLOCK = ("seconds", "steps_per_second", "time")  # what no run repeats
+COMMON = ["--checkpoint.every", "2", "--records.every", "1", "--dynamics.every", "3"]
+COMMON += ["--model.norm", "optional_spectral", "--model.norm_options.criterion", "random"]
+COMMON += ["--model.norm_options.on", "0.8", "--model.norm_options.off", "0.3"]
+OPTIONS = {
+    "gan": [*TINY, *COMMON, "--scores.every", "2", "--scores.samples", "20", "--scores.runs", "2"]
+    + ["--scores.metrics", "fid", "--samples.every", "2", "--samples.count", "4"]
+    + ["--model.generator_lr", "0.05"],
+    "classifier": [*TINY_CLASSIFIER, *COMMON, "--steps", "14", "--model.lr", "0.05"],
+}
+DELICATE = ["open .environment.json.tmp", "half of metrics.jsonl", "half of ..next.ckpt.tmp"]
+DELICATE += ["os.link last.ckpt", "os.rename .next.ckpt", "half of .result.json.tmp"]
+
+
+class Ticks:
+    """Counts this process's file operations in the run's folders, and kills it at one of them."""
+
+    def __init__(self, last: int | None) -> None:
+        self.count, self.last, self.place = 0, last, str(Path.cwd())
+        self.labels: list[str] = []
+        self._begun: set[str] = set()
+
+    def at(self, label: str) -> bool:
+        """Whether this is the one to be killed at."""
+        self.count += 1
+        self.labels.append(label)
+        return self.count == self.last
+
+    def tick(self, label: str) -> None:
+        if self.at(label):
+            die(label)
+
+    def ours(self, path: object) -> bool:
+        if not isinstance(path, (str, os.PathLike)):
+            return False
+        whole = os.path.abspath(os.fspath(path))
+        return whole.startswith(self.place) and "tensorboard" not in whole
+
+    def install(self) -> None:
+        sys.addaudithook(self._audit)
+        fsync, save, opened = os.fsync, torch.save, builtins.open
+
+        def watched_fsync(descriptor: int) -> None:
+            self.tick("fsync")
+            fsync(descriptor)
+
+        def watched_save(value: Any, path: Any) -> None:
+            if self.at(f"half of {name(path)}"):
+                buffer = io.BytesIO()
+                save(value, buffer)
+                whole = buffer.getvalue()
+                Path(path).write_bytes(whole[: len(whole) // 2])
+                die(f"half of {name(path)}")
+            save(value, path)
+
+        def watched_open(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+            file = opened(path, mode, *rest, **options)
+            if set(mode) & set("wax+") and self.ours(path):
+                return Torn(file, name(path), self)
+            return file
+
+        os.fsync, torch.save = watched_fsync, watched_save
+        builtins.open = io.open = watched_open
+
+    def first(self, label: str) -> bool:
+        """Of a temporary file only the first write counts: which is cut makes no difference."""
+        if ".tmp" in label and label in self._begun:
+            return False
+        self._begun.add(label)
+        return True
+
+    def _audit(self, event: str, given: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = given
+            if flags & (os.O_WRONLY | os.O_RDWR) and self.ours(path):
+                self.tick(f"open {name(path)}")
+        elif event in ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod"):
+            if self.ours(given[0]):
+                self.tick(f"{event} {name(given[0])}")
+        elif event == "fcntl.flock":
+            self.tick(event)
+
+
+class Torn:
+    """A file whose writes may be cut in the middle."""
+
+    def __init__(self, file: Any, label: str, ticks: Ticks) -> None:
+        self._file, self._label, self._ticks = file, label, ticks
+
+    def write(self, data: Any) -> int:
+        if self._ticks.first(self._label) and self._ticks.at(f"half of {self._label}"):
+            self._file.write(data[: len(data) // 2])
+            self._file.flush()
+            die(self._label)
+        return self._file.write(data)
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._file, attribute)
+
+    def __enter__(self) -> Torn:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        self._file.close()
+
+
+def name(path: Any) -> str:
+    """Without the random part of a temporary one."""
+    parts = Path(os.fspath(path)).name.split(".")
+    return ".".join([*parts[:-2], "tmp"]) if parts[-1] == "tmp" else ".".join(parts)
+
+
+def die(label: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(label)
+
+
+def fork(work: Callable[[], int], log: Path) -> int:
+    """A child that does the work; its process id."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        code = work()
+    except SystemExit as ending:
+        code = int(ending.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+class Trial:
+    """One run in a folder of its own, killed and taken up again."""
+
+    def __init__(self, folder: Path, task: str, temporary: str | None = None) -> None:
+        self.folder, self.task, self.temporary = folder, task, temporary
+        folder.mkdir(parents=True)
+        self.log = folder / "log"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "checkpoints" / "mine"
+
+    def start(self, kill_at: int | None = None, count: bool = False) -> int:
+        """What a user would type next, in a child; its process id."""
+        begun = (self.run / "config.yaml").exists()
+        command = ["resume", "mine"] if begun else ["fit", *OPTIONS[self.task], "--run", "mine"]
+
+        def work() -> int:
+            os.chdir(self.folder)
+            if self.temporary:
+                os.environ["TMPDIR"], tempfile.tempdir = self.temporary, None
+            ticks = Ticks(kill_at)
+            if kill_at is not None or count:
+                ticks.install()
+            code = main(command)
+            if count:
+                Path("ticks.json").write_text(json.dumps(ticks.labels[:]))
+            return code
+
+        return fork(work, self.log)
+
+    @property
+    def done(self) -> bool:
+        return (self.run / "result.json").exists()
+
+    def finish(self) -> str | None:
+        """Take it up and let it end; what went wrong, if anything did."""
+        if self.done:
+            return None
+        code = wait(self.start())
+        return None if code == 0 else f"exit code {code}: {self.log.read_text()[-2000:]}"
+
+    def said(self) -> dict[str, Any]:
+        """Everything that the run has left and must be the same."""
+        found: dict[str, Any] = {}
+        for path in sorted([*self.run.glob("*.ckpt"), *self.run.glob(".*.ckpt")]):
+            whole = torch.load(path, weights_only=True)
+            kept = {key: whole[key] for key in ("state_dict", "optimizer_states", "global_step")}
+            found[path.name] = flat(kept)
+        found.pop("previous.ckpt", None)  # a kill may leave it nearer to the last
+        for path in self.run.glob("*.jsonl"):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[path.name] = [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
+        with np.load(self.run / "dynamics.npz") as arrays:
+            found["dynamics"] = {n: arrays[n].tobytes() for n in arrays.files if n != "seconds"}
+        pictures = (self.folder / "samples" / "mine").iterdir()
+        found["pictures"] = {path.name: path.read_bytes() for path in pictures}
+        found["result"] = json.loads((self.run / "result.json").read_text())["status"]
+        found["left"] = [str(path) for path in self.folder.rglob("*.tmp")]
+        return found
+
+    def differs(self, whole: dict[str, Any]) -> str | None:
+        try:
+            mine = self.said()
+        except Exception:
+            return traceback.format_exc()[-2000:]
+        names = [key for key in whole.keys() | mine.keys() if mine.get(key) != whole.get(key)]
+        return f"not as the undisturbed run: {', '.join(sorted(names))}" if names else None
+
+
+def flat(value: Any) -> Any:
+    """Nested plain data with tensors as bytes."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: flat(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [flat(each) for each in value]
+    return value
+
+
+class Report:
+    def __init__(self) -> None:
+        self.tried, self.losses, self.began = 0, [], time.monotonic()
+
+    def judge(self, trial: Trial, whole: dict[str, Any], about: str) -> None:
+        problem = trial.finish() or trial.differs(whole)
+        if problem:
+            self.losses.append(f"{about}: {problem}")
+        shutil.rmtree(trial.folder)
+
+    def show(self, **more: Any) -> None:
+        seconds = round(time.monotonic() - self.began, 1)
+        print(json.dumps({"kills": self.tried, "losses": self.losses, "seconds": seconds} | more))
+
+
+def undisturbed(folder: Path, task: str) -> tuple[dict[str, Any], list[str], float]:
+    """What it leaves, its file operations, its seconds."""
+    trial = Trial(folder, task)
+    wait(trial.start())  # fills the caches of references
+    shutil.rmtree(folder)
+    trial = Trial(folder, task)
+    start = time.monotonic()
+    code = wait(trial.start(count=True))
+    seconds = time.monotonic() - start
+    assert code == 0, trial.log.read_text()
+    return trial.said(), json.loads((folder / "ticks.json").read_text()), seconds
+
+
+def each_operation(folder: Path, task: str, wanted: Callable[[list[str]], list[int]]) -> Report:
+    """Kill a run at file operations; wanted: which, counted from 1, by the list of all."""
+    report = Report()
+    whole, labels, _ = undisturbed(folder / "whole", task)
+    for number in wanted(labels):
+        trial = Trial(folder / str(number), task)
+        code = wait(trial.start(kill_at=number))
+        about = f"{task}: kill at operation {number} of {len(labels)} ({labels[number - 1]})"
+        if code != -signal.SIGKILL:
+            report.losses.append(f"{about}: not killed, exit code {code}")
+            shutil.rmtree(trial.folder)
+            continue
+        report.tried += 1
+        report.judge(trial, whole, about)
+    return report
+
+
+def each_of_a_resume(folder: Path, task: str, wanted: Callable[[list[str]], list[int]]) -> Report:
+    """Kill a run in the middle, then its resumption at file operations."""
+    report = Report()
+    whole, labels, _ = undisturbed(folder / "whole", task)
+    middle = [i for i, label in enumerate(labels, 1) if label.startswith("half of metrics")]
+    first = Trial(folder / "first", task)
+    wait(first.start(kill_at=middle[len(middle) * 2 // 3]))
+    counted = Trial(folder / "counted", task)
+    shutil.copytree(first.folder, counted.folder, dirs_exist_ok=True)
+    assert wait(counted.start(count=True)) == 0, counted.log.read_text()
+    labels = json.loads((counted.folder / "ticks.json").read_text())
+    for number in wanted(labels):
+        trial = Trial(folder / str(number), task)
+        shutil.copytree(first.folder, trial.folder, dirs_exist_ok=True)
+        code = wait(trial.start(kill_at=number))
+        about = f"{task}: kill at operation {number} of {len(labels)} of a resumption"
+        if code != -signal.SIGKILL:
+            report.losses.append(f"{about}: not killed, exit code {code}")
+        report.tried += 1
+        report.judge(trial, whole, f"{about} ({labels[number - 1]})")
+    return report
+
+
+def at_random(folder: Path, task: str, kills: int, seed: int, other: str) -> Report:
+    """Kill at random times, several times a run; every second run has TMPDIR elsewhere."""
+    report = Report()
+    whole, _, seconds = undisturbed(folder / "whole", task)
+    draw = random.Random(seed)
+    number = 0
+    while report.tried < kills:
+        number += 1
+        trial = Trial(folder / str(number), task, other if number % 2 else None)
+        moments = []
+        for _ in range(min(draw.randint(1, 4), kills - report.tried)):
+            moments.append(draw.uniform(0, seconds))
+            child = trial.start()
+            time.sleep(moments[-1])
+            os.kill(child, signal.SIGKILL)
+            report.tried += 1
+            if wait(child) != -signal.SIGKILL:
+                report.tried -= 1  # it had ended by itself
+                break
+        said = ", ".join(f"{moment:.3f}" for moment in moments)
+        report.judge(trial, whole, f"{task}: seed {seed}, run {number}, killed after {said} s")
+    return report
+
+
+def few(labels: list[str]) -> list[int]:
+    """A file operation of each delicate kind, from the middle of the run."""
+    found = []
+    for label in DELICATE:
+        places = [number for number, each in enumerate(labels, 1) if each == label]
+        found.append(places[len(places) // 2])
+    return found
+
+
+def command_line() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("how", choices=["operations", "resumption", "random"])
+    parser.add_argument("task", choices=list(OPTIONS))
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--few", action="store_true", help="delicate operations only")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--other", default="/dev/shm")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder).resolve()
+        if options.how == "random":
+            report = at_random(place, options.task, options.kills, options.seed, options.other)
+        else:
+            how = each_operation if options.how == "operations" else each_of_a_resume
+
+            def wanted(labels: list[str]) -> list[int]:
+                return few(labels) if options.few else [*range(1, len(labels) + 1, options.every)]
+
+            report = how(place, options.task, wanted)
+    report.show()
+
+
+if __name__ == "__main__":
+    command_line()

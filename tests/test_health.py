@@ -1,0 +1,157 @@
+"""A run whose critic or generator has stopped working is told so once, and no other run is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from classifier_runs import TINY_CLASSIFIER
+from conftest import TINY, same_bits, weights
+from torch import Tensor
+
+from msngan import health
+from msngan.gan import GAN
+from msngan.losses import LOSSES
+
+Run = Callable[..., int]
+Tiny = Callable[..., Path]
+SOUND: dict[str, Any] = {"critic_loss": 1.2, "fixed_loss": 2.0, "blank_loss": 2.0}
+SOUND |= {"real_logit": 0.1, "fake_logit": -0.2, "logit_spread": 0.4, "sample_distance": 0.9}
+SOUND |= {"generator_gradient": 1e-3, "growth": 1.5, "grown": "sigma of critic.head.weight"}
+FAULTS: dict[str, dict[str, Any]] = {
+    "tells no image from another": {"logit_spread": 0.0, "critic_loss": 2.0},
+    "the critic has won": {"critic_loss": 1e-6, "fixed_loss": 3.0},
+    "nothing to learn from": {"generator_gradient": 0.0},
+    "makes one image": {"sample_distance": 1e-3},
+    "sigma of critic.head.weight is 1e+03 times": {"growth": 1000.0},
+}
+
+
+def lines(*faults: dict[str, Any], start: int = 1000) -> list[health.Line]:
+    return [{"step": start + 10 * at, **SOUND, **fault} for at, fault in enumerate(faults)]
+
+
+@pytest.mark.parametrize(("words", "fault"), FAULTS.items())
+def test_three_checks_in_a_row_make_one_warning(words: str, fault: dict[str, Any]) -> None:
+    seen = lines({}, fault, fault, {}, fault, fault, fault, fault, {}, fault, {}, {}, {})
+    found = list(health.found(seen))
+    assert [step for step, _ in found] == [1060]
+    assert words in found[0][1]
+    assert "at step 1060" in found[0][1]
+    assert "; try " in found[0][1]
+    assert health.warnings(seen[:7]) == [found[0][1]]
+    assert health.warnings(seen[:8]) == []
+
+
+def test_a_fault_that_was_over_is_said_again() -> None:
+    fault = FAULTS["makes one image"]
+    seen = lines(*[fault] * 4, {}, {}, {}, *[fault] * 4)
+    assert [step for step, _ in health.found(seen)] == [1020, 1090]
+
+
+def test_a_start_is_near_nothing_and_no_fault() -> None:
+    fault = FAULTS["makes one image"]
+    assert not list(health.found(lines(*[fault] * 6, start=0)))
+    assert list(health.found(lines({}, *[fault] * 6, start=0)))
+    assert list(health.found(lines(*[fault] * 6, start=health.WARM_UP)))
+
+
+@pytest.mark.parametrize("damage", [{"step": "x"}, {"critic_loss": None}, {"growth": "big"}])
+def test_a_strange_line_is_no_fault(damage: dict[str, Any]) -> None:
+    assert not list(health.found([{**SOUND, **damage}] * 5 + [{}] * 5))
+
+
+WATCH = ["--health.every", "2", "--steps", "16"]
+
+
+@pytest.fixture
+def from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "WARM_UP", 0)
+
+
+def after_each_step(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[GAN], None]) -> None:
+    train = GAN.training_step
+
+    def spoiled(self: GAN, batch: Tensor, batch_idx: int) -> Any:
+        figures = train(self, batch, batch_idx)
+        with torch.no_grad():
+            spoil(self)
+        return figures
+
+    monkeypatch.setattr(GAN, "training_step", spoiled)
+
+
+def told(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
+
+
+@pytest.mark.usefixtures("from_the_start")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_constant_critic_is_said_under_every_loss(
+    tiny: Tiny, loss: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    after_each_step(monkeypatch, lambda gan: gan.critic.head.weight.zero_())  # type: ignore
+    tiny("mine", *WATCH, "--model.norm", "none", "--model.loss", loss)
+    critic = [line for line in told(capfd) if "the critic tells no image from another" in line]
+    assert len(critic) == 1
+    assert "at step 6" in critic[0]
+    assert "--model.critic_lr" in critic[0]
+
+
+@pytest.mark.usefixtures("from_the_start")
+def test_a_generator_that_makes_one_image_is_said_once_by_a_run_and_its_resume(
+    tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    after_each_step(monkeypatch, lambda gan: gan.generator.stem.weight.zero_())  # type: ignore
+    words = "warning: the generator makes one image"
+    whole = tiny("whole", *WATCH)
+    assert sum(line.startswith(words) for line in told(capfd)) == 1
+    tiny("mine", *WATCH, "--steps", "8")
+    assert sum(line.startswith(words) for line in told(capfd)) == 1
+    assert run("resume", "mine", *WATCH) == 0
+    assert not told(capfd)
+    records = [(folder / "health.jsonl").read_text() for folder in (whole, whole.parent / "mine")]
+    assert records[0] == records[1]
+
+
+def test_a_weight_that_explodes_is_said(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    tiny("mine", *WATCH, "--model.critic_lr", "50")
+    (said,) = [line for line in told(capfd) if "times what it was before" in line]
+    assert said.startswith("warning: sigma of critic.")
+    assert "lower learning rate" in said
+
+
+def test_a_critic_that_has_won_is_said(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    strong = ["--model.norm", "none", "--model.critic_lr", "0.02", "--model.generator_lr", "1e-9"]
+    tiny("mine", *strong, "--steps", "60", "--health.every", "4", "--model.width", "8")
+    assert any("the critic has won" in line for line in told(capfd))
+
+
+def test_a_classifiers_weights_are_looked_at(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    wild = ["--model.lr", "50", "--health.every", "1", "--epochs", "1"]
+    assert run("fit", *TINY_CLASSIFIER, *wild, "--run", "mine") == 0
+    assert any(line.startswith("warning: sigma of network.") for line in told(capfd))
+
+
+@pytest.mark.parametrize("norm", ["mean_spectral", "batch"])
+def test_looking_changes_no_bit_of_training(tiny: Tiny, norm: str) -> None:
+    options = ["--model.norm", norm]
+    looked = tiny("looked", *options, "--health.every", "1")
+    assert same_bits(weights(looked), weights(tiny("not", *options, "--health.every", "0")))
+    assert len((looked / "health.jsonl").read_text().splitlines()) == 6
+    assert not Path("checkpoints/not/health.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_is_told_nothing(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    sound = [*TINY, "--scores.enabled", "false", "--samples.every", "0", "--model.width", "4"]
+    assert run("fit", *sound, "--steps", "300", "--health.every", "3", "--run", "mine") == 0
+    assert not told(capfd)
+    records = Path("checkpoints/mine/health.jsonl").read_text().splitlines()
+    seen = [json.loads(line) for line in records]
+    assert len(seen) == 100
+    assert max(line["growth"] for line in seen) < health.GROWN / 10

@@ -1,0 +1,267 @@
+"""Who may train a run, what it goes on from, and how much it keeps."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUIET, TINY, same_bits, weights
+
+from msngan.callbacks import AtomicIO
+from msngan.locks import lock
+
+Run = Callable[..., int]
+Tiny = Callable[..., Path]
+Shown = pytest.CaptureFixture[str]
+
+
+def test_a_run_that_another_process_trains_is_refused_and_left_alone(
+    tiny: Tiny, run: Run, capfd: Shown
+) -> None:
+    folder = tiny("mine", "--steps", "4")
+    theirs = folder / ".last.ckpt.abc.tmp"
+    theirs.touch()
+    before = (folder / "config.yaml").read_bytes()
+    held = lock(folder / ".lock")
+    assert held is not None
+    capfd.readouterr()
+    try:
+        assert run("resume", "mine", "--steps", "6") == 2
+    finally:
+        os.close(held)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("msngan: error: run 'mine' is being trained by another process")
+    assert theirs.exists()
+    assert (folder / "config.yaml").read_bytes() == before
+    assert run("resume", "mine", "--steps", "6") == 0
+
+
+def test_a_run_holds_its_lock_while_it_trains_and_gives_it_back(
+    tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msngan import gan
+
+    original = gan.GAN.training_step
+    seen: list[object] = []
+
+    def stepped(self: gan.GAN, *batch: object) -> object:
+        seen.append(lock(Path("checkpoints/mine/.lock")))
+        return original(self, *batch)
+
+    monkeypatch.setattr(gan.GAN, "training_step", stepped)
+    tiny("mine", "--steps", "2")
+    assert run("resume", "mine", "--steps", "3") == 0
+    assert seen == [None, None, None]
+    free = lock(Path("checkpoints/mine/.lock"))
+    assert free is not None
+    os.close(free)
+
+
+def test_what_a_killed_training_left_is_removed_and_what_others_write_is_not(
+    tiny: Tiny, run: Run
+) -> None:
+    folder, samples = tiny("mine", "--steps", "2"), Path("samples/mine")
+    stale = [folder / ".last.ckpt.a_b1.tmp", folder / "..next.ckpt.xyz.tmp", folder / ".next.ckpt"]
+    stale += [folder / ".metrics.jsonl.xyz.tmp", folder / ".config.yaml.xyz.tmp"]
+    stale += [samples / ".step-00000002.png.xyz.tmp", samples / ".training.webp.xyz.tmp"]
+    others = [folder / ".report.html.xyz.tmp", samples / ".mine-n8.npz.xyz.tmp"]
+    for path in stale + others:
+        path.touch()
+    assert run("resume", "mine", "--steps", "3") == 0
+    assert [path for path in stale if path.exists()] == []
+    assert all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize(
+    "left", [(), (".lock",), (".lock", "environment.json", ".config.yaml.a.tmp")]
+)
+def test_a_run_killed_before_it_had_a_config_is_begun_again_by_fit(
+    tiny: Tiny, left: tuple[str, ...]
+) -> None:
+    folder = Path("checkpoints/mine")
+    folder.mkdir(parents=True)
+    for name in left:
+        (folder / name).touch()
+    tiny("mine", "--steps", "1")
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_a_folder_that_holds_anything_else_is_taken(run: Run, capfd: Shown) -> None:
+    folder = Path("checkpoints/mine")
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").touch()
+    Path("checkpoints/file").touch()
+    for name in ("mine", "file"):
+        assert run("fit", *TINY, *QUIET, "--run", name) == 2
+        assert f"run '{name}' is taken" in capfd.readouterr().err
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def blank(path: Path) -> None:
+    """A block of it reads as zeros, which is what some file systems leave after a power cut."""
+    content = bytearray(path.read_bytes())
+    middle = content.rindex(b"generator.stem.weight") // 2
+    content[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, blank])
+def test_a_damaged_last_checkpoint_is_set_aside_for_the_one_before(
+    tiny: Tiny, run: Run, capfd: Shown, damage: Callable[[Path], None]
+) -> None:
+    whole = weights(tiny("whole", "--steps", "8"))
+    folder = tiny("mine", "--steps", "7", "--checkpoint.every", "4")
+    damage(folder / "last.ckpt")
+    capfd.readouterr()
+    assert run("resume", "mine", "--steps", "8") == 0
+    shown = capfd.readouterr().err
+    said = [line for line in shown.splitlines() if "damaged" in line]
+    assert len(said) == 1
+    assert "last.ckpt is damaged (now damaged.ckpt); the run goes on from" in said[0]
+    assert same_bits(whole, weights(folder))
+    steps = [
+        torch.load(folder / name, weights_only=True)["global_step"]
+        for name in ("previous.ckpt", "last.ckpt")
+    ]
+    assert steps == [4, 8]
+
+
+def test_a_run_without_a_whole_checkpoint_is_one_line_and_stays_as_it_is(
+    tiny: Tiny, run: Run, capfd: Shown
+) -> None:
+    folder = tiny("mine", "--checkpoint.every", "4")
+    for name in ("last.ckpt", "previous.ckpt"):
+        cut(folder / name)
+    before = sorted(path.name for path in folder.iterdir())
+    capfd.readouterr()
+    assert run("resume", "mine", "--steps", "9") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "last.ckpt and checkpoints/mine/previous.ckpt cannot be read" in line
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_never_more_than_four_checkpoints_are_there(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("checkpoints/mine")
+    most: list[int] = []
+
+    def watch(place: object, name: str) -> None:
+        real = getattr(place, name)
+
+        def look() -> None:
+            found = [*folder.glob("*.ckpt"), *folder.glob(".*.ckpt*")]
+            most.append(len({path.stat().st_ino for path in found}))
+
+        def watched(*arguments: object, **options: object) -> object:
+            look()
+            result = real(*arguments, **options)
+            look()
+            return result
+
+        monkeypatch.setattr(place, name, watched)
+
+    for name in ("replace", "link", "unlink", "fsync"):
+        watch(os, name)
+    watch(torch, "save")
+    options = ["--scores.enabled", "true", "--scores.every", "1", "--scores.samples", "20"]
+    tiny("mine", *options, "--checkpoint.every", "1", "--model.generator_lr", "0.05")
+    assert max(most) == 4
+
+
+def test_a_kill_between_the_two_names_of_one_checkpoint_leaves_no_third(
+    tiny: Tiny, run: Run
+) -> None:
+    folder = tiny("mine", "--steps", "4", "--checkpoint.every", "2")
+    (folder / "previous.ckpt").unlink()
+    os.link(folder / "last.ckpt", folder / "previous.ckpt")
+    assert run("resume", "mine", "--steps", "6") == 0
+    assert {path.name for path in folder.glob(".*")} == {".lock"}
+
+
+def test_every_record_is_on_disk_before_the_checkpoint_that_stands_for_it(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("checkpoints/mine")
+    synced: dict[int, int] = {}  # bytes by inode
+    checked: list[bool] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        about = os.fstat(descriptor)
+        synced[about.st_ino] = about.st_size
+
+    def watched_replace(source: Path, target: Path) -> None:
+        if Path(target).name == "last.ckpt":
+            records = [*folder.glob("*.jsonl"), *folder.glob("*.npz")]
+            records += [*Path("samples/mine").iterdir(), folder / ".next.ckpt"]
+            found = [path.stat() for path in records]
+            checked.append(all(synced.get(each.st_ino) == each.st_size for each in found))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    options = ["--scores.enabled", "true", "--scores.every", "2", "--scores.samples", "20"]
+    options += ["--samples.every", "2", "--records.every", "1", "--dynamics.every", "2"]
+    tiny("mine", *options, "--checkpoint.every", "2")
+    assert checked == [True, True, True]
+
+
+def test_a_save_without_room_is_told_to_who_asks_so_that_no_other_process_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    io = AtomicIO()
+    io.save_checkpoint({}, tmp_path / "a.ckpt")
+    with pytest.raises(OSError, match="No space"):
+        io.take_problem()
+    io.take_problem()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_links_still_keeps_the_one_before(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    folder = tiny("mine", "--checkpoint.every", "4")
+    found = [torch.load(folder / f"{n}.ckpt", weights_only=True) for n in ("previous", "last")]
+    assert [each["global_step"] for each in found] == [4, 6]
+
+
+def test_a_collapse_whose_result_a_kill_has_prevented_still_ends_the_run(
+    tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: Shown
+) -> None:
+    from msngan.callbacks import watch
+
+    def sign(lines: list[dict[str, int]], *_: object) -> list[watch.Sign]:
+        return [watch.Sign("fd is far off", True)] if lines[-1]["step"] == 3 else []
+
+    monkeypatch.setattr(watch, "signs", sign)
+    options = ["--scores.enabled", "true", "--scores.every", "1", "--scores.samples", "20"]
+    folder = tiny("mine", *options, "--scores.stop_on_collapse", "true")
+    result = folder / "result.json"
+    assert json.loads(result.read_text())["status"] == "collapsed"
+    result.unlink()
+    before = weights(folder)
+    capfd.readouterr()
+    assert run("resume", "mine") == 0
+    assert capfd.readouterr().err == "run mine had stopped at step 3: fd is far off\n"
+    assert json.loads(result.read_text())["status"] == "collapsed"
+    assert same_bits(before, weights(folder))
+    assert run("resume", "mine") == 0  # asked for once more, it goes on
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 6
