@@ -62,7 +62,7 @@ class Place:
 
     def refused(self, commands: list[list[str]], *, lines: bool = True) -> None:
         """Each with one line and nothing written."""
-        before = snapshot_of_small(self.folder)
+        before = snapshot(self.folder)
         found = self.run(commands)
         problems = []
         for words, told in found:
@@ -72,7 +72,7 @@ class Place:
                 problems.append((words, told["code"], text[-1500:]))
         assert not problems, "\n".join(map(str, problems))
         self.bounded(found)
-        assert snapshot_of_small(self.folder) == before
+        assert snapshot(self.folder) == before
 
     def bounded(self, found: Told) -> None:
         peak, words = max((told["peak"], words) for words, told in found)
@@ -85,11 +85,12 @@ class Place:
                 file.write(f"{len(found)} commands, peak {peak:,}, slowest {slowest:.1f} s\n")
 
 
-def snapshot_of_small(folder: Path) -> object:
-    """Content of small files, size and time of large ones: these are made by the test."""
+def snapshot(folder: Path) -> object:
+    """Every file by its size and time; the locks of runs, which are empty, are none."""
     return [
         (str(path), path.lstat().st_size, path.lstat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
+        if not (path.is_dir() or (path.name.startswith(".") and not path.lstat().st_size))
     ]
 
 

@@ -91,7 +91,12 @@ class NamedConfig(ActionConfigFile):
             super().__call__(parser, config, str(path), option)
         except UserError as problem:  # explained already
             raise UserError(f"{path}: {problem}") from problem
-        except (AttributeError, TypeError, ValueError) as problem:  # `config: 1` is in it, say
+        except (
+            AttributeError,
+            IndexError,
+            TypeError,
+            ValueError,
+        ) as problem:  # `config: 1` is in it, say
             raise UserError(f"{path}: {parser._explain(str(problem))}") from problem
         parser.config_stems = [*getattr(parser, "config_stems", []), path.stem]
 
@@ -107,6 +112,7 @@ def _check_content(path: Path, groups: set[str]) -> None:
     """
     try:
         content = load_yaml(read_text(path))
+        _check_texts(content)
     except OSError as problem:
         raise UserError(f"{path} cannot be read: {problem.strerror}") from problem
     except ValueError as problem:
@@ -118,3 +124,15 @@ def _check_content(path: Path, groups: set[str]) -> None:
     for name in sorted(groups & content.keys()):
         if not isinstance(content[name], dict):
             raise UserError(f"{path}: {name} must be options, as {name}: {{name: value}}")
+
+
+def _check_texts(value: Any) -> None:  # noqa: ANN401  any YAML value
+    """ValueError for a text that jsonargparse would read as YAML with aliases.
+
+    It does not always go through the loader that strict_yaml has set.
+    """
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_texts(each)
+    elif isinstance(value, str) and "&" in value and "*" in value:
+        check_yaml(value)

@@ -15,6 +15,7 @@ from msngan.runs import UserError
 
 COPIES = 4  # weights, gradients, and Adam's two moments
 BYTES = 4
+DEEPEST = 1000  # layers of a block
 
 
 @contextmanager
@@ -44,6 +45,8 @@ def _values(task: str, options: dict[str, Any]) -> int:
     """Parameters of the networks, without their norms'."""
     o = options
     shape = o["channels"], o["size"]
+    if max(o.get("depth") or 0, 0) > DEEPEST:  # each layer takes its time, of whatever size it is
+        return 2**62
     try:
         with rng.untouched(), torch.device("meta"):
             if task == "gan":
@@ -55,7 +58,7 @@ def _values(task: str, options: dict[str, Any]) -> int:
             else:
                 sizes = {name: o[name] for name in ("width", "depth") if o[name] is not None}
                 nets = [CLASSIFIERS[o["network"]]("none", o["classes"], *shape, **sizes)]
-    except ValueError:  # said where the network is built
+    except (ValueError, TypeError, OverflowError):  # said where the network is built
         return 0
     except RuntimeError:  # of so many values that no number of bytes holds them
         return 2**62
