@@ -92,7 +92,8 @@ def refused(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Call
             "x.safetensors",
         ),
         ([*FIT, "--trainer.precision", "16-mixed"], "bf16-mixed"),
-        ([*FIT, "--trainer.devices", "2"], "--trainer.devices 1"),
+        ([*FIT, "--trainer.devices", "2"], "torchrun"),
+        ([*FIT, "--trainer.devices", "0"], "--trainer.devices 0 is less than 1"),
         ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
         ([*FIT, "--run", "../elsewhere"], "no run name"),
         ([*FIT, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
@@ -160,7 +161,7 @@ class TestCheckpoints:
         folder = tiny("mine")
         whole = (folder / "last.ckpt").read_bytes()
         (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-        assert "cut or of another program" in refused("resume", "mine")
+        assert "it is cut or changed" in refused("resume", "mine")
         assert "cut or of another program" in refused("sample", "mine")
 
     def test_empty(self, refused: Callable[..., str], tmp_path: Path) -> None:

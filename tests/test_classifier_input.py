@@ -45,7 +45,7 @@ WRONG = [
     (["--accuracy.every", "0"], ["--accuracy.every 0"]),
     (["--dynamics.every", "-1"], ["--dynamics.every -1"]),
     (["--scores.every", "5"], ["scores.every"]),
-    (["--trainer.devices", "2"], ["--trainer.devices 1"]),
+    (["--trainer.devices", "2"], ["torchrun"]),
 ]
 
 

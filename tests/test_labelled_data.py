@@ -76,7 +76,7 @@ def test_given_means_and_deviations_are_used_as_torchvision_uses_them() -> None:
 def test_a_crop_is_a_window_of_the_bordered_image() -> None:
     data = digits(crop=2)
     images = data.real[:64]
-    cropped = data._augmented(images, 5, 0)
+    cropped = data._augmented(images, 5)
     bordered = torch.nn.functional.pad(images, (2, 2, 2, 2))
     found = set()
     for image, made in zip(bordered, cropped, strict=True):
@@ -94,7 +94,7 @@ def test_a_crop_is_a_window_of_the_bordered_image() -> None:
 def test_half_of_the_images_are_mirrored_by_coins_of_their_own() -> None:
     data = digits(mirror=True)
     images = data.real[:200]
-    made = data._augmented(images, 0, 0)
+    made = data._augmented(images, 0)
     flipped = (made == images.flip(3)).flatten(1).all(1)
     kept = (made == images).flatten(1).all(1)
     assert (flipped | kept).all()
@@ -113,7 +113,7 @@ def test_a_window_is_what_slicing_gives() -> None:
 
 def test_augmentation_is_another_one_at_each_step_and_the_same_again() -> None:
     data = digits(crop=2)
-    first, again, other = (data._augmented(data.real[:32], step, 0) for step in (1, 1, 2))
+    first, again, other = (data._augmented(data.real[:32], step) for step in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -44,9 +44,9 @@ class Health(RunCallback):
         self._real: Tensor | None = None
         self._distance = 0.0  # mean, between two real images
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Before a checkpoint is read the weights are those that the seed gives.
-        self._start = sizes(networks(pl_module)) if self.every else {}
+    def begin(self, module: LightningModule) -> None:
+        """Measure the weights that the seed gives; for before a checkpoint is read into them."""
+        self._start = sizes(networks(module)) if self.every else {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

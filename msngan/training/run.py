@@ -103,6 +103,7 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
         checkpoint = judged(start.checkpoint, task.name, options)
     with room_for(task.name, options):
         module = task.module()
+    task.built.health.begin(module)
     if world.size > 1:
         own = config.model.norm_options or {}
         synchronise(module, centring=own.get("sync") is not False)
