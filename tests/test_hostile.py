@@ -144,7 +144,7 @@ def test_checkpoints_that_only_training_would_look_at(place: Place) -> None:
     place.refused(commands)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_program_under_any_name(place: Place) -> None:
     data = hostile.programs(place.canary)["bare pickle"]
     commands = []
