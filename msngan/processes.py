@@ -112,31 +112,25 @@ def deviation(x: Tensor) -> Tensor:
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace each gradient by the sum over the processes, in one exchange a dtype."""
-    if count() == 1:
-        return
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for parameter in parameters:
-        if parameter.grad is not None:
-            by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
-    _exchange(by_dtype, dist.all_reduce)
+    if count() > 1:
+        _exchange((p.grad for p in parameters if p.grad is not None), dist.all_reduce)
 
 
 def from_first(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by that of the first process, in one exchange a dtype."""
-    if count() == 1:
-        return
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for each in tensors:
-        by_dtype.setdefault(each.dtype, []).append(each)
-    _exchange(by_dtype, lambda flat: dist.broadcast(flat, 0))
+    if count() > 1:
+        _exchange(tensors, lambda flat: dist.broadcast(flat, 0))
 
 
 @torch.no_grad()
-def _exchange(by_dtype: dict[torch.dtype, list[Tensor]], do: Callable[[Tensor], Any]) -> None:
-    for tensors in by_dtype.values():
-        flat = torch.cat([each.detach().reshape(-1) for each in tensors])
+def _exchange(tensors: Iterable[Tensor], do: Callable[[Tensor], Any]) -> None:
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for each in tensors:
+        by_dtype.setdefault(each.dtype, []).append(each)
+    for alike in by_dtype.values():
+        flat = torch.cat([each.detach().reshape(-1) for each in alike])
         do(flat)
-        for each, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        for each, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
             each.copy_(part.view(each.shape))
 
 
