@@ -15,7 +15,7 @@ from msngan.classifier_options import RATES, REMEDY, check_options
 from msngan.divergence import refuse_nan
 from msngan.models import CLASSIFIERS, ActivationName, ClassifierName
 from msngan.norms import NormName, SigmaBank
-from msngan.norms.precision import widened
+from msngan.norms.parts import widened
 from msngan.schedule import Decay, set_learning_rates
 
 if TYPE_CHECKING:

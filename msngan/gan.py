@@ -17,7 +17,7 @@ from msngan.losses import LOSSES, LossName
 from msngan.models import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
 from msngan.models.averaging import update_average
 from msngan.norms import NormName, SigmaBank
-from msngan.norms.precision import widened
+from msngan.norms.parts import widened
 from msngan.penalties import PENALTIES, PenaltyName
 from msngan.schedule import Decay, set_learning_rates
 

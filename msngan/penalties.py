@@ -18,8 +18,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from msngan import processes
-from msngan.norms import SpectralNorm
-from msngan.norms.precision import widened
+from msngan.norms import SpectralNorm, stored
+from msngan.norms.parts import widened
 
 Score = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
 
@@ -101,8 +101,7 @@ def spectral_penalty(critic: Score, real: Tensor, fake: Tensor, draw: Generator)
         raise ValueError("spectral_penalty needs a prepared critic; call estimate_sigmas(critic)")
     sigmas = []
     for layer in layers:
-        weight, estimate = layer.weight, layer.sigma_estimate
-        assert isinstance(weight, Tensor)
+        weight, estimate = stored(layer), layer.sigma_estimate
         assert isinstance(estimate, SpectralNorm)
         if critic.training:
             estimate.iterate(weight)

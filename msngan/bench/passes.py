@@ -98,7 +98,7 @@ def _as_it_is(network: nn.Module) -> nn.Module:
 
 
 def _has_weight_part(part: nn.Module) -> bool:
-    return isinstance(part, NormLayer) and part.weight_norm is not None
+    return isinstance(part, NormLayer) and "weight_norm" in part._modules
 
 
 class OwnWork:
@@ -128,7 +128,7 @@ class OwnWork:
 
     def _weights(self) -> list[Tensor]:
         def weight(layer: Any) -> Tensor:  # noqa: ANN401  torch's layers have no common type
-            return layer.weight if self.variant.reference else layer.effective_weight()
+            return layer.weight
 
         return [weight(layer) for layer in self.layers]
 

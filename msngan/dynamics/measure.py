@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from msngan.dynamics.complexity import lipschitz_of, output_lengths, spectral_complexity
 from msngan.dynamics.gradients import EDGES, THRESHOLD, gradient_figures, histogram
-from msngan.dynamics.layers import effective_weight, parameter_of
+from msngan.dynamics.layers import effective_weight
 from msngan.dynamics.operator import operator_norm
 from msngan.dynamics.preactivations import Seen, figures, look
 from msngan.dynamics.record import PER_LAYER, Dynamics
 from msngan.dynamics.spectra import kernel_singular, matrix_of, singular_values, stable_rank
-from msngan.norms.parts import outputs_of
+from msngan.norms import stored
+from msngan.norms.base import outputs_of
 from msngan.norms.select import layers_of
 
 
@@ -70,7 +71,7 @@ def _measure(
             index = len(found) + len(own)
             mean = first.channel_mean[index][0] if first is not None and len(first) else None
             own[f"{subject.name}.{name}"] = _measured(layer, seen.get(name), mean)
-            shapes.append(tuple(parameter_of(layer).shape))
+            shapes.append(tuple(stored(layer).shape))
         complexities.append(_complexity(subject.network, list(own.values())))
         found |= own
     one = list(found.values())
@@ -98,7 +99,7 @@ def _measure(
 def _measured(
     layer: nn.Module, seen: Seen | None, first_mean: NDArray[np.float32] | None
 ) -> _Layer:
-    parameter, weight = parameter_of(layer), effective_weight(layer)
+    parameter, weight = stored(layer), effective_weight(layer)
     values = singular_values(matrix_of(layer, weight))
     found = {
         "weight_mean": float(parameter.double().mean()),

@@ -6,32 +6,25 @@ network needs an `if`. A new norm is one file and one line in the table.
 """
 
 from msngan.norms.bank import SigmaBank
-from msngan.norms.base import Norm, is_batch_coupled, statistics
-from msngan.norms.bidirectional import BidirectionalSpectralNorm
+from msngan.norms.base import Norm, is_batch_coupled, own_statistics, statistics, synchronise
 from msngan.norms.centring import Centring
 from msngan.norms.convert import convert, fold
 from msngan.norms.layers import (
     MSNConv2d,
     MSNConvTranspose2d,
     MSNLinear,
-    NormConv1d,
-    NormConv2d,
-    NormConv3d,
-    NormConvTranspose2d,
     NormLayer,
-    NormLinear,
     normalise,
+    parts_of,
+    stored,
 )
-from msngan.norms.lipschitz_projection import LipschitzProjection
-from msngan.norms.offset import Offset
-from msngan.norms.operator import OperatorNorm
+from msngan.norms.mean_spectral import Offset
+from msngan.norms.operator import LipschitzProjection, OperatorNorm, SpectralClip
 from msngan.norms.optional_spectral import OptionalSpectralNorm, follow, gate_figures
 from msngan.norms.parts import WeightPart
 from msngan.norms.sample import SampleNorm
 from msngan.norms.sequence import FusedSequential
-from msngan.norms.spectral import SpectralNorm
-from msngan.norms.spectral_clip import SpectralClip
-from msngan.norms.sync import own_statistics, synchronise
+from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
 from msngan.norms.table import NORMS, NormName
 from msngan.norms.weight import WeightNorm
 
@@ -45,12 +38,7 @@ __all__ = [
     "MSNConvTranspose2d",
     "MSNLinear",
     "Norm",
-    "NormConv1d",
-    "NormConv2d",
-    "NormConv3d",
-    "NormConvTranspose2d",
     "NormLayer",
-    "NormLinear",
     "NormName",
     "Offset",
     "OperatorNorm",
@@ -68,6 +56,8 @@ __all__ = [
     "is_batch_coupled",
     "normalise",
     "own_statistics",
+    "parts_of",
     "statistics",
+    "stored",
     "synchronise",
 ]

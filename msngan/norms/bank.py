@@ -15,22 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.parts import WeightPart
-from msngan.norms.precision import LOW_PRECISION
-from msngan.norms.spectral import TINY, SpectralNorm, is_channels_last
+from msngan.norms.estimate import BLOCK, ENOUGH, advance
+from msngan.norms.layers import parts_of, stored
+from msngan.norms.parts import WeightPart, stamp
+from msngan.norms.spectral import SpectralNorm, quotient_gradient
+
+Owned = tuple[WeightPart, nn.Module, str]
 
 
 class SigmaBank:
-    """Takes over the power iterations (and projections, and gates) of a network's norms.
+    """Takes over the iterations (and projections, and gates) of a network's norms.
 
-    Call `update()` after each optimizer step, or give the optimizer, which then calls it. Run
-    forward passes whose losses go into one backward inside `shared()`: they use the same weights,
-    whose gradients are collected and divided by sigma once.
+    Call `update()` after each optimizer step, or give the optimizer, which then calls it; it must
+    hold all parameters of the network that ask for a gradient, else ValueError. Run forward passes
+    whose losses go into one backward inside `shared()`: they use the same weights, whose gradients
+    are collected and divided by sigma once.
 
     each_pass: leave the norms that can iterate in each of their passes, as PyTorch's do, alone.
 
-    A change of a weight between two updates is noticed by its version. Fused optimizers and writes
-    through `.data` leave the version alone: there only `update()` makes the new weight known.
+    A weight that was written between two updates is noticed, and estimated anew, by its version;
+    one written through `.data` by its length, on a CPU. On other devices call `update()` after
+    such a write. A weight that pruning or another hook makes in each pass is not lent.
     """
 
     def __init__(
@@ -39,21 +44,23 @@ class SigmaBank:
         optimizer: torch.optim.Optimizer | None = None,
         each_pass: bool = False,
     ) -> None:
+        if optimizer is not None:
+            _check_holds(optimizer, module)
         self.parts: list[WeightPart] = []
-        self._fast: list[tuple[SpectralNorm, nn.Module]] = []  # all of them together
-        self._slow: list[tuple[WeightPart, nn.Module]] = []  # each by itself
-        for layer in module.modules():
-            part = getattr(layer, "weight_norm", None)
+        self._fast: list[tuple[SpectralNorm, nn.Module, str]] = []  # all of them together
+        self._slow: list[Owned] = []  # each by itself
+        for layer, name, part in parts_of(module):
             if isinstance(part, WeightPart) and not (each_pass and part.may_iterate_in_passes):
                 part.managed = True
                 self.parts.append(part)
                 if type(part) is SpectralNorm and part.groups == 1 and not part.output_axis:
-                    self._fast.append((part, layer))
+                    self._fast.append((part, layer, name))
                 else:
-                    self._slow.append((part, layer))
+                    self._slow.append((part, layer, name))
+        self._block = _Blocks([part for part, _, _ in self._fast])
         self._divided: list[Tensor] = []  # scale * W / sigma of the fast ones
         self._sigmas: list[Tensor] = []
-        self._seen: list[tuple[int, int]] = []  # of which weights
+        self._seen: list[Any] = []  # of which weights
         self.updates = 0
         if optimizer is not None:
             optimizer.register_step_post_hook(self._after_step)
@@ -63,16 +70,18 @@ class SigmaBank:
 
     @torch.no_grad()
     def update(self) -> None:
-        """One power iteration for each weight as it is now."""
+        """An iteration for each weight as it is now."""
         self.updates += 1
         self._divided = []
-        for part, layer in self._slow:
-            part.iterate(_weight(layer))
+        self._release_made()
+        for part in self.parts:
+            part._past = None
+        for part, layer, name in self._slow:
+            part.iterate(stored(layer, name))
         if self._fast:
             norms, weights = self._fast_ones()
-            with torch.autocast(weights[0].device.type, enabled=False):
-                self._iterate_fast(norms, weights)
-            self._seen = [_stamp(weight) for weight in weights]
+            self._block.iterate(norms, weights)
+            self._seen = _content(weights)
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -81,114 +90,156 @@ class SigmaBank:
         They carry a graph if grad mode is on at entry: one backward may go through it, before the
         next update.
         """
-        before = [part._shared for part in self.parts]
+        self._release_made()
+        before = [part._lent for part in self.parts]
         try:
-            for part, layer in self._slow:
-                part.lend(part.normalised(_weight(layer)))
+            for part, layer, name in self._slow:
+                weight = stored(layer, name)
+                part.follow(weight)
+                part.lend(part.quotient(weight))
             if self._fast:
                 norms, weights = self._fast_ones()
                 self._refresh(norms, weights)
-                for norm, weight in zip(norms, _Divide.apply(self, *weights), strict=True):
+                made = _Divide.apply(self, *weights)  # type: ignore[no-untyped-call]
+                for norm, weight in zip(norms, made, strict=True):
                     norm.lend(weight)
             yield
         finally:
             for part, weight in zip(self.parts, before, strict=True):
                 part.lend(weight)
 
-    def _fast_ones(self) -> tuple[list[SpectralNorm], list[Tensor]]:
-        return [norm for norm, _ in self._fast], [_weight(layer) for _, layer in self._fast]
+    def _release_made(self) -> None:
+        """Leave parts alone whose weight is made in each pass, by pruning or another hook."""
+        made = [p for p in (*self._fast, *self._slow) if not _is_parameter(*p[1:])]
+        if made:
+            for part, _, _ in made:
+                part.managed = False
+            self._fast = [each for each in self._fast if each not in made]
+            self._slow = [each for each in self._slow if each not in made]
+            self.parts = [part for part in self.parts if part.managed]
+            self._block = _Blocks([part for part, _, _ in self._fast])
+            self._divided = []
 
-    def _iterate_fast(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
-        """Two products a layer; the norms and quotients of all layers together."""
-        matrices = [norm.matrix(weight)[0] for norm, weight in zip(norms, weights, strict=True)]
-        us = [norm.u[0] for norm in norms]
-        vs = [norm.columns(norm.v, weight)[0] for norm, weight in zip(norms, weights, strict=True)]
-        for u, v, matrix in zip(us, vs, matrices, strict=True):
-            torch.addmv(v, matrix.t(), u, beta=TINY, out=v)
-        torch._foreach_div_(vs, torch._foreach_norm(vs))
-        for u, v, matrix in zip(us, vs, matrices, strict=True):
-            torch.addmv(u, matrix, v, beta=TINY, out=u)
-        sigmas = torch._foreach_norm(us)
-        torch._foreach_div_(us, sigmas)
-        torch._foreach_copy_([norm.last_sigma for norm in norms], sigmas)
-        for norm, v, weight in zip(norms, vs, weights, strict=True):
-            if v.data_ptr() != norm.v.data_ptr():  # v lies in memory in another order
-                norm.v.copy_(norm.uncolumned(v[None], weight))
+    def _fast_ones(self) -> tuple[list[SpectralNorm], list[Tensor]]:
+        norms = [norm for norm, _, _ in self._fast]
+        return norms, [stored(layer, name) for _, layer, name in self._fast]
 
     @torch.no_grad()
     def _refresh(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
         """W / sigma of the fast ones, unless it is there already."""
-        seen = [_stamp(weight) for weight in weights]
+        seen = _content(weights)
         if self._divided and self._seen == seen:
             return
         if self._seen != seen:
             # Written since the last update: by a checkpoint with its own sigma, or by hand.
             for norm, weight in zip(norms, weights, strict=True):
-                norm.correct(weight)
+                if not norm.fits(weight):
+                    norm.settle(weight)
         self._seen = seen
         self._divided = []  # freed before the next are made
-        self._sigmas = [n.last_sigma if n.scale == 1 else n.last_sigma / n.scale for n in norms]
+        self._sigmas = [n.last_sigma if n.scale == 1 else n.divisor() for n in norms]
         self._divided = list(torch._foreach_div(weights, self._sigmas))
 
-    def _divided_gradients(self, wanted: list[int], given: list[Tensor]) -> list[Tensor]:
-        norms = [self._fast[index][0] for index in wanted]
-        divided = [self._divided[index] for index in wanted]
-        sigmas = [self._sigmas[index] for index in wanted]
-        if any(gradient.dtype in LOW_PRECISION for gradient in given):
-            wide = self._divided_gradients(wanted, [gradient.float() for gradient in given])
-            return [each.to(gradient.dtype) for each, gradient in zip(wide, given, strict=True)]
-        if given[0].is_cpu:  # numbers cost nothing here, and save a pass over each gradient
-            each = zip(norms, given, divided, sigmas, strict=True)
-            return [_divided_gradient(*arguments) for arguments in each]
-        made = list(torch._foreach_div(given, sigmas))
-        inner = [_inner(each, weight) for each, weight in zip(made, divided, strict=True)]
-        us = torch._foreach_mul([norm.rows(norm.u) for norm in norms], inner)
-        scales = [-1 / norm.scale for norm in norms]
-        torch._foreach_addcmul_(made, us, [norm.v for norm in norms], scales)
-        return made
+
+def _check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    named = module.named_parameters()
+    left = [name for name, p in named if p.requires_grad and id(p) not in held]
+    if left:
+        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+        raise ValueError(
+            f"the optimizer does not hold {', '.join(left[:5])}{more} of the network; make it after"
+            " `convert`, from network.parameters()"
+        )
 
 
-def _divided_gradient(norm: SpectralNorm, given: Tensor, divided: Tensor, sigma: Tensor) -> Tensor:
-    inner, size = _number(_inner(given, divided)), _number(sigma)
-    v = norm.columns(norm.v, given)[0]
-    alpha = -inner / (size * norm.scale)
-    made = torch.addr(norm.matrix(given)[0], norm.u[0], v, beta=1 / size, alpha=alpha)
-    return norm.unmatrixed(made[None], given)
+def _is_parameter(layer: nn.Module, name: str) -> bool:
+    return layer._parameters.get(name) is not None
 
 
-def _number(x: Tensor) -> float:
-    return float(x.numpy())
+def _content(weights: list[Tensor]) -> list[Any]:
+    """What tells whether weights have been written since."""
+    seen: list[Any] = [stamp(weight) for weight in weights]
+    if weights[0].is_cpu:  # also of what was written through `.data`
+        seen.append(torch.stack(torch._foreach_norm(weights)).tolist())
+    return seen
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight
+class _Blocks:
+    """The iterations of many spectral norms, of one group each, with the small algebra batched."""
 
+    def __init__(self, norms: list[SpectralNorm]) -> None:
+        self.norms = norms
+        self._padded: Tensor | None = None
 
-def _stamp(weight: Tensor) -> tuple[int, int]:
-    return weight._version, weight.data_ptr()
+    def _made(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x and z (layers, d, k), y (sum of n, k), zeros where a layer has less; rows of y."""
+        like = self.norms[0].block
+        if self._padded is None or self._padded.device != like.device:
+            sides = [norm.block.shape[1] for norm in self.norms]
+            lengths = [max(norm.u.shape[1], norm.v[0].numel()) for norm in self.norms]
+            self._padded = like.new_zeros(len(sides), max(sides), BLOCK)
+            self._z = torch.zeros_like(self._padded)
+            self._y = like.new_zeros(sum(lengths), BLOCK)
+            which = torch.arange(len(lengths), device=like.device)
+            self._rows = which.repeat_interleave(torch.tensor(lengths, device=like.device))
+            self._lengths = lengths
+        return self._padded, self._z, self._y, self._rows
 
+    def iterate(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
+        with torch.autocast(weights[0].device.type, enabled=False):
+            self._iterate(norms, weights)
+        # More for those whose estimate still moves; where a look does not make a device wait.
+        if weights[0].is_cpu:
+            for norm, weight, moves in zip(norms, weights, self._growth.tolist(), strict=True):
+                if not moves <= ENOUGH:
+                    norm.iterate(weight)
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b>, without a copy where both lie alike in memory."""
-    if is_channels_last(a) and is_channels_last(b):
-        a, b = a.movedim(1, -1), b.movedim(1, -1)
-    return torch.dot(a.flatten(), b.flatten().to(a.dtype))
+    def _iterate(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
+        x, z, y, rows = self._made()
+        views = [block[: n.block.shape[1], : n.block.shape[2]] for n, block in zip(norms, x)]
+        torch._foreach_copy_(views, [norm.block[0] for norm in norms])
+        at = 0
+        tall = []
+        for i, (norm, weight) in enumerate(zip(norms, weights, strict=True)):
+            a = norm.matrix(weight)[0]
+            tall.append(a.shape[0] > a.shape[1])
+            if tall[-1]:
+                a = a.t()
+            d, k = views[i].shape
+            mine = y[at : at + a.shape[1], :k]
+            torch.mm(a.t(), views[i], out=mine)
+            torch.mm(a, mine, out=z[i, :d, :k])
+            at += a.shape[1]
+        found = advance(x, z)
+        right = torch.bmm(y[:, None], found.weights.index_select(0, rows)).view(-1)
+        sigma = found.sigma.masked_fill(found.sigma == 0, 1)
+        left = found.left / sigma[:, None]
+        self._growth = found.growth()
+        given, made = [], []
+        for i, (norm, v) in enumerate(zip(norms, right.split(self._lengths), strict=True)):
+            d, k = views[i].shape
+            u = left[i, :d]
+            if tall[i]:
+                u, v = v, u
+            given += [norm.u[0], norm.columns(norm.v, weights[i])[0], norm.last_sigma, norm.block[0]]
+            made += [u, v, sigma[i], found.block[i, :d, :k]]
+        torch._foreach_copy_(given, made)
+        for i, norm in enumerate(norms):
+            if given[4 * i + 1].data_ptr() != norm.v.data_ptr():  # v lies in another order
+                norm.v.copy_(norm.uncolumned(made[4 * i + 1][None], weights[i]))
 
 
 class _Divide(torch.autograd.Function):
-    """W -> scale * W / sigma for many weights, u and v constant (equation 9).
-
-    dL/dW = (scale * G - <G, W'> u v^T) / sigma for W' = scale * W / sigma and G = dL/dW'.
-    """
+    """W -> scale * W / sigma for many weights, u and v constant (equation 9)."""
 
     @staticmethod
     def forward(ctx: Any, bank: SigmaBank, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.bank, ctx.updates = bank, bank.updates
         # u, v and sigma are buffers, which are written in place (also by others, as when several
-        # processes start alike): `updates` guards them, and nothing of them is saved here.
-        ctx.save_for_backward(*weights)
+        # processes start alike): `updates` guards them, and nothing of them is saved here. Nor are
+        # the weights, so that several backward passes can go through.
+        ctx.bank, ctx.updates, ctx.weights = bank, bank.updates, weights
         return tuple(weight.detach() for weight in bank._divided)
 
     @staticmethod
@@ -203,12 +254,17 @@ class _Divide(torch.autograd.Function):
         given = [gradient for gradient in gradients if gradient is not None]
         made: Sequence[Tensor]
         if torch.is_grad_enabled():  # this gradient is to be differentiated again
-            weights = [ctx.saved_tensors[index] for index in wanted]
+            weights = [ctx.weights[index] for index in wanted]
             norms = [bank._fast[index][0] for index in wanted]
             outputs = [n.normalised(weight) for n, weight in zip(norms, weights, strict=True)]
             made = torch.autograd.grad(outputs, weights, given, create_graph=True)
         else:
-            made = bank._divided_gradients(wanted, given)
+            made = [_gradient(bank, index, each) for index, each in zip(wanted, given, strict=True)]
         for index, gradient in zip(wanted, made, strict=True):
             found[index] = gradient
         return (None, *found)
+
+
+def _gradient(bank: SigmaBank, index: int, given: Tensor) -> Tensor:
+    norm = bank._fast[index][0]
+    return quotient_gradient(norm, given, bank._divided[index], bank._sigmas[index], norm.u, norm.v)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from msngan.norms.centring import Centring
 
@@ -18,8 +19,8 @@ from msngan.norms.centring import Centring
 class Norm:
     """One entry of NORMS.
 
-    weight: makes, for a layer, the module that maps its weight to the weight it computes with: a
-        WeightPart, or any module of one tensor.
+    weight: makes, for a layer and the name of one of its weights, the module that maps the stored
+        weight to the one that the layer computes with: a WeightPart, or any module of one tensor.
     output: makes, for a layer, the module that its output goes through.
     cancels_bias: the output part removes or replaces any constant per channel, so that a bias of
         the layer would be dead (its gradient is rounding noise, which Adam turns into a random
@@ -27,7 +28,7 @@ class Norm:
     options: makes this norm with other options, its keyword arguments; None where it has none.
     """
 
-    weight: Callable[[nn.Module], nn.Module] | None = None
+    weight: Callable[[nn.Module, str], nn.Module] | None = None
     output: Callable[[nn.Module], nn.Module] | None = None
     cancels_bias: bool = False
     options: Callable[..., Norm] | None = None
@@ -43,6 +44,16 @@ class Norm:
                 has = f"its options are {', '.join(known)}" if known else "it has none"
                 raise ValueError(f"this norm has no option {name!r}; {has}")
         return self.options(**options) if options and self.options else self
+
+
+def outputs_of(layer: nn.Module) -> tuple[int, int]:
+    """How many channels a layer puts out, and along which axis."""
+    if isinstance(layer, _ConvNd):
+        return layer.out_channels, 1
+    if isinstance(layer, (nn.Linear, nn.Bilinear)):
+        return layer.out_features, -1
+    assert isinstance(layer, nn.Embedding)
+    return layer.embedding_dim, -1
 
 
 # Modules whose output for one sample depends on the rest of the batch, in training.
@@ -84,3 +95,21 @@ def statistics(module: nn.Module, mode: Literal["batch", "running", "last"]) -> 
             part.training, part.track_running_stats = training, track
             if mode == "last":
                 part.fixed_mean = None
+
+
+def synchronise(module: nn.Module) -> None:
+    """Let every norm that couples the batch use the batches of all processes, in training.
+
+    One process's arithmetic on the same global batch is the measure; for one process nothing
+    changes. torch's own batch norms, in a network of another's making, stay as they are.
+    """
+    for part in module.modules():
+        if hasattr(part, "sync"):
+            part.sync = True  # type: ignore[assignment]
+
+
+def own_statistics(module: nn.Module) -> Iterator[Tensor]:
+    """The running statistics that each process moves by its own batches alone."""
+    for part in module.modules():
+        if isinstance(part, BATCH_COUPLED) and not getattr(part, "sync", False):
+            yield from part.buffers(recurse=False)

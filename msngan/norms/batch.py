@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from msngan import processes
-from msngan.norms.base import Norm
-from msngan.norms.parts import outputs_of
+from msngan.norms.base import Norm, outputs_of
 
 
 class Shared(_BatchNorm):
@@ -90,7 +89,10 @@ class _NoGain(_BatchNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         del self.weight
-        self.register_buffer("weight", torch.ones(channels), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        return torch.ones_like(self.bias.detach())
 
 
 class BatchNorm1dNoGain(_NoGain, BatchNorm1d):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan import processes
-from msngan.norms.precision import LOW_PRECISION
+from msngan.norms.parts import LOW_PRECISION, traced
 
 
 def along(vector: Tensor, x: Tensor, axis: int) -> Tensor:
@@ -30,11 +30,16 @@ def batch_mean(x: Tensor, axis: int, sync: bool) -> tuple[Tensor, int]:
         return _mean_of(_sum(x, axis), count, sync), count * _processes(sync)
 
 
-def subtract(x: Tensor, shift: Tensor, axis: int) -> Tensor:
-    """x - shift per channel in the dtype of x, computed in float32 at least; differentiable."""
+def subtract(x: Tensor, shift: Tensor, axis: int, inplace: bool = False) -> Tensor:
+    """x - shift per channel in the dtype of x, computed in float32 at least; differentiable.
+
+    inplace: write it over x where that is possible.
+    """
     if x.dtype not in LOW_PRECISION:
+        if inplace and not traced() and not x._is_view():
+            return x.sub_(along(shift, x, axis))
         return x - along(shift, x, axis)
-    if axis != 1 or _looked_into():
+    if axis != 1 or traced():
         return (x - along(shift, x, axis)).to(x.dtype)
     y: Tensor = _Subtract.apply(x, shift)  # type: ignore[no-untyped-call]
     return y
@@ -53,7 +58,7 @@ def centred(
 
     slope: LeakyReLU of this slope > 0 comes after. Its own gradient is then centred in place.
     """
-    if _looked_into():
+    if traced():
         mean = x.mean([each for each in range(x.dim()) if each != axis], dtype=mean.dtype)
         y = (x - along(mean if offset is None else mean - offset, x, axis)).to(x.dtype)
         return y if slope is None else F.leaky_relu(y, slope)
@@ -61,11 +66,6 @@ def centred(
         x, mean, offset, axis, sync, inplace, slope
     )
     return made
-
-
-def _looked_into() -> bool:
-    """Whether something that has to see plain operations is at work."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class _Subtract(torch.autograd.Function):

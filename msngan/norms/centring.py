@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from msngan import processes
 from msngan.norms.centre import along, batch_mean, centred, subtract
-from msngan.norms.precision import LOW_PRECISION, Precise
+from msngan.norms.parts import Precise, recomputing
 
 
 class Centring(Precise):
@@ -64,7 +64,10 @@ class Centring(Precise):
 
     def forward(self, x: Tensor) -> Tensor:
         axis = self.channel_axis % x.dim()
-        y = self._by_batch(x, axis) if self.by_batch else subtract(x, -self.shift(), axis)
+        if self.by_batch:
+            y = self._by_batch(x, axis)
+        else:
+            y = subtract(x, self._constant(), axis, inplace=self.inplace)
         if self.weight is None:
             return y
         y = y * along(self.weight, y, axis)
@@ -79,19 +82,11 @@ class Centring(Precise):
         """Whether it is the mean of the batch at hand that is subtracted."""
         return self.training and self.fixed_mean is None
 
-    def shift(self) -> Tensor:
-        """What is added to each channel otherwise, (C,), before the gain: m - running_mean."""
+    def _constant(self) -> Tensor:
+        """What is taken from each channel otherwise, (C,), before the gain: running_mean - m."""
         mean = self.running_mean if self.fixed_mean is None else self.fixed_mean
         offset = self._offset()
-        return -mean if offset is None else offset - mean
-
-    def is_shift(self, x: Tensor) -> bool:
-        """Whether on the outputs of a layer of x it is a mere shift that the layer can take over.
-
-        Not in low precision, where the layer would round the shift.
-        """
-        low = x.dtype in LOW_PRECISION or torch.is_autocast_enabled(x.device.type)
-        return not (self.by_batch or low) and self.weight is None
+        return mean if offset is None else mean - offset
 
     def _offset(self) -> Tensor | None:
         """m, unless a gain comes before it."""
@@ -114,14 +109,24 @@ class Centring(Precise):
                 f"centring needs more than one value per channel in training, got {tuple(x.shape)};"
                 " use a larger batch or eval()"
             )
-        if self.track_running_stats:
+        if self.track_running_stats and not recomputing():
             self.last_mean = mean
-            with torch.no_grad():
-                self.num_batches_tracked += 1
-                average = mean.to(self.running_mean.dtype)
-                if self.momentum is None:
-                    share = 1 / self.num_batches_tracked.to(average.dtype)
-                    self.running_mean.lerp_(average, share)
-                else:
-                    self.running_mean.lerp_(average, self.momentum)
+            try:
+                self._move(mean.detach())
+            except RuntimeError as problem:
+                if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+                    raise
+                raise RuntimeError(
+                    "running means cannot be updated inside torch.func transforms; use eval(), or"
+                    " msngan.norms.statistics(network, 'batch')"
+                ) from problem
         return centred(x, mean, self._offset(), axis, self.sync, self.inplace, slope)
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor) -> None:
+        self.num_batches_tracked += 1
+        average = mean.to(self.running_mean.dtype)
+        if self.momentum is None:
+            self.running_mean.lerp_(average, 1 / self.num_batches_tracked.to(average.dtype))
+        else:
+            self.running_mean.lerp_(average, self.momentum)

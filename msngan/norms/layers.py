@@ -1,121 +1,241 @@
-"""Convolutions and linear layers with a norm inside, drop-in for torch's.
+"""Layers under a norm: whoever reads `layer.weight` gets the weight that the layer computes with.
 
-state_dict keys: weight, bias (where it is alive), weight_norm.u, weight_norm.v, output_norm.*.
+A layer under a norm is of a subclass of its own class that has a property in place of each normed
+weight, as with `torch.nn.utils.parametrize`. Unlike there, the parameter stays registered under its
+own name. So plain state dicts fit, the order of parameters (and with it an optimizer's state) is
+the plain layer's, the whole network can be pickled, and torch's pruning works. The output half of a
+norm is a submodule that a forward hook runs, which is how torch's transformers see that they must
+not take their fast path around it.
+
+state_dict keys of a layer: weight, bias (where it is alive), weight_norm.*, output_norm.*; of a
+weight with another name, as in_proj_weight, in_proj_weight_norm.*.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize, prune
 
 from msngan.norms.base import Norm
-from msngan.norms.centring import Centring
 from msngan.norms.mean_spectral import MEAN_SPECTRAL, centring_of
 from msngan.norms.parts import WeightPart
+from msngan.norms.states import translate
 
-
-class NormLayer(nn.Module):
-    """The part that all kinds share: normalise the weight, apply the layer, norm the output."""
-
-    weight: Tensor
-    bias: Tensor | None
-    weight_norm: nn.Module | None
-    output_norm: nn.Module | None
-
-    def effective_weight(self) -> Tensor:
-        """The weight that the layer computes with."""
-        return self.weight if self.weight_norm is None else self.weight_norm(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._normed(x, self._weight_for(x))
-
-    def activated(self, x: Tensor, slope: float) -> Tensor:
-        """LeakyReLU of the output, under a Centring that subtracts the batch's means."""
-        assert isinstance(self.output_norm, Centring)
-        return self.output_norm.activated(self.operate(x, self._weight_for(x), self.bias), slope)
-
-    def _weight_for(self, x: Tensor) -> Tensor:
-        """The weight to compute with on this input, which the layer must be able to take."""
-        if isinstance(self.weight_norm, WeightPart):
-            self.weight_norm.prepare(self, x)
-        self._needs_batch(x)
-        return self.effective_weight()
-
-    def _normed(self, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
-        output = self.output_norm
-        if output is None:
-            return self.operate(x, weight, self.bias, **options)
-        if isinstance(output, Centring) and self.bias is None and output.is_shift(x):
-            # A constant per channel costs nothing as the bias of the layer.
-            return self.operate(x, weight, output.shift(), **options)
-        return output(self.operate(x, weight, self.bias, **options))
-
-    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The plain layer with this weight and bias."""
-        return self._conv_forward(x, weight, bias)  # type: ignore[operator]
-
-    def _needs_batch(self, x: Tensor) -> None:
-        # torch's convolutions take one image without a batch axis; a norm would then take the
-        # image's rows for its channels.
-        if self.output_norm is not None and x.dim() != self.weight.dim():
-            raise ValueError(
-                f"a normed convolution takes a batch (N, C, ...), not a tensor of {tuple(x.shape)}"
-            )
-
-
-class NormConv1d(NormLayer, nn.Conv1d):
-    """torch.nn.Conv1d with a norm; see `normalise`."""
-
-
-class NormConv2d(NormLayer, nn.Conv2d):
-    """torch.nn.Conv2d with a norm; see `normalise`."""
-
-
-class NormConv3d(NormLayer, nn.Conv3d):
-    """torch.nn.Conv3d with a norm; see `normalise`."""
-
-
-class NormLinear(NormLayer, nn.Linear):  # type: ignore[misc]  # torch types its bias as alive
-    """torch.nn.Linear with a norm; see `normalise`. Leading axes are batch (or token) axes."""
-
-    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
-
-    def _needs_batch(self, x: Tensor) -> None:
-        pass
-
-
-class NormConvTranspose2d(NormLayer, nn.ConvTranspose2d):
-    """torch.nn.ConvTranspose2d with a norm; see `normalise`."""
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return self._normed(x, self._weight_for(x), output_size=output_size)
-
-    def operate(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        output_size: list[int] | None = None,
-    ) -> Tensor:
-        stride, dilation = list(self.stride), list(self.dilation)
-        padding = [int(each) for each in self.padding]
-        extra = self._output_padding(
-            x, output_size, stride, padding, list(self.kernel_size), 2, dilation
-        )
-        return F.conv_transpose2d(x, weight, bias, stride, padding, extra, self.groups, dilation)
-
-
-KINDS: dict[type[nn.Module], type[NormLayer]] = {
-    nn.Conv1d: NormConv1d,
-    nn.Conv2d: NormConv2d,
-    nn.Conv3d: NormConv3d,
-    nn.ConvTranspose2d: NormConvTranspose2d,
-    nn.Linear: NormLinear,
+# What takes a weight over from its layer must get the parameter, not what is made of it.
+TAKES_OVER = {
+    parametrize.register_parametrization.__code__,
+    prune.BasePruningMethod.apply.__func__.__code__,  # type: ignore[attr-defined]
 }
+# What reads the biases of the layers in it, and cannot do with None.
+READS_BIAS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+class _Class(type):
+    """The class of a normed layer's class: a property that torch's parametrize sets for a normed
+    weight, on a subclass, gives what the norm starts from, and the norm stays on top of it."""
+
+    normed: tuple[str, ...]
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if isinstance(value, property) and name in getattr(cls, "normed", ()):
+            value = _property(name, value)
+        super().__setattr__(name, value)
+
+
+class NormLayer(nn.Module, metaclass=_Class):
+    """What all layers under a norm share, mixed into their own class."""
+
+    normed: tuple[str, ...]  # names of the weights that are read through their part
+    plain: type[nn.Module]  # the class without the norm
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> NormLayer:
+        """As torch's, with the parameters themselves for `fn` to initialise."""
+        with parameters_bare(self):
+            super().apply(fn)
+        return self
+
+    def reset_parameters(self) -> None:
+        with parameters_bare(self):
+            super().reset_parameters()  # type: ignore[misc]
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        for name in self.normed:
+            stored(self, name)  # keeps what was written into a weight that was read
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        translate(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        kind = type(self)
+        if kind is not class_of(self.plain, self.normed):  # another class on top, as parametrize's
+            return super().__reduce_ex__(protocol)
+        own = getattr(kind, "__getstate__", None) not in (None, getattr(object, "__getstate__", 0))
+        state = dict(self.__getstate__() if own else self.__dict__)
+        for name in self.normed:
+            if isinstance(state.get(name), Tensor):  # computed by a hook, with a graph
+                state[name] = state[name].detach()
+        if "_flat_weights" in state:  # of a recurrent layer: made anew in each pass
+            state["_flat_weights"] = [self._parameters.get(n) for n in state["_flat_weights_names"]]
+            state.pop("_flat_weight_refs", None)
+        return _empty, (self.plain, self.normed), state
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            f"torch.jit.script cannot compile {type(self).__name__}: a norm chooses by values; fold"
+            " the network first, or use torch.compile, torch.export or torch.jit.trace"
+        )
+
+
+def _empty(plain: type[nn.Module], normed: tuple[str, ...]) -> nn.Module:
+    kind = class_of(plain, normed)
+    return kind.__new__(kind)
+
+
+@lru_cache(maxsize=None)
+def class_of(plain: type[nn.Module], normed: tuple[str, ...]) -> type[NormLayer]:
+    """The subclass of a layer's class in which these weights go through a norm."""
+    names: dict[str, Any] = {"normed": normed, "plain": plain, "__doc__": plain.__doc__}
+    for name in normed:
+        inner = getattr(plain, name, None)
+        names[name] = _property(name, inner if isinstance(inner, property) else None)
+    kind = _Class if issubclass(_Class, type(plain)) else type("_Class", (_Class, type(plain)), {})
+    return kind(f"Norm{plain.__name__}", (NormLayer, plain), names)
+
+
+def _property(name: str, inner: property | None) -> property:
+    """What a normed weight is read and written by. inner: what the stored weight itself is."""
+    part_name = name + "_norm"
+
+    def read(layer: nn.Module) -> Tensor:
+        return _registered(layer, name) if inner is None else inner.fget(layer)  # type: ignore[misc]
+
+    def get(layer: nn.Module) -> Tensor:
+        part = layer._modules.get(part_name)
+        if part is None:
+            return read(layer)
+        weight = read(layer)
+        if torch.compiler.is_compiling():
+            return part(weight)
+        if "_bare" in layer.__dict__ or sys._getframe(1).f_code in TAKES_OVER:
+            return weight
+        _adopt(part, weight)
+        made = part(weight)
+        if isinstance(part, WeightPart) and part._lent is not made:
+            _remember(part, made)
+        return made
+
+    def put(layer: nn.Module, value: Any) -> None:
+        if inner is None:
+            layer.__dict__[name] = value  # of pruning, hooks, replicas; parameters are registered
+        else:
+            inner.fset(layer, value)  # type: ignore[misc]
+
+    def delete(layer: nn.Module) -> None:
+        if layer.__dict__.pop(name, None) is None:
+            raise AttributeError(name)
+
+    get.read = read  # type: ignore[attr-defined]
+    return property(get, put, delete)
+
+
+def _registered(layer: nn.Module, name: str) -> Tensor:
+    found = layer._parameters.get(name)
+    if found is None:
+        found = layer.__dict__.get(name)
+    if found is None:
+        raise AttributeError(f"{type(layer).__name__} has no {name!r}")
+    return found
+
+
+def stored(layer: nn.Module, name: str = "weight") -> Tensor:
+    """The weight that an optimizer moves: the parameter, or what pruning and the like make of it."""
+    if not isinstance(layer, NormLayer) or name not in layer.normed:
+        return getattr(layer, name)
+    weight = getattr(type(layer), name).fget.read(layer)
+    part = layer._modules.get(name + "_norm")
+    if part is not None:
+        _adopt(part, weight)
+    return weight
+
+
+def _remember(part: WeightPart, made: Tensor) -> None:
+    """What was handed out, as others may write into it: on a plain layer it is the parameter."""
+    if not made.is_inference():
+        kept = made.detach()
+        part.__dict__["_handed"] = (kept, kept._version)
+
+
+@torch.no_grad()
+def _adopt(part: nn.Module, weight: Tensor) -> None:
+    """Write into the parameter what was written in place into the weight that was read."""
+    handed = part.__dict__.pop("_handed", None)
+    if handed is None or handed[0]._version == handed[1] or not weight.is_leaf:
+        return
+    if handed[0].data_ptr() != weight.data_ptr():
+        weight.copy_(handed[0])
+
+
+def settle(layer: nn.Module, *_: Any) -> None:
+    """The hook after a load: what is estimated of the weights fits them."""
+    for name in layer.normed:  # type: ignore[union-attr]
+        part = layer._modules.get(name + "_norm")
+        if isinstance(part, WeightPart):
+            part.loaded(stored(layer, name))
+
+
+@contextmanager
+def parameters_bare(layer: nn.Module) -> Iterator[None]:
+    """Inside, the layer's weights are the parameters themselves."""
+    stored_before = layer.__dict__.get("_bare")
+    layer.__dict__["_bare"] = True
+    try:
+        yield
+    finally:
+        if stored_before is None:
+            del layer.__dict__["_bare"]
+
+
+def parts_of(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """(layer, name of its weight, part) of every normed weight in a network."""
+    for layer in module.modules():
+        if isinstance(layer, NormLayer):
+            for name in layer.normed:
+                part = layer._modules.get(name + "_norm")
+                if part is not None:
+                    yield layer, name, part
+
+
+def weights_of(layer: nn.Module) -> tuple[str, ...]:
+    """The names of the matrices that a layer of torch's, or a subclass of one, multiplies by."""
+    names: tuple[str, ...] = ()
+    if isinstance(layer, nn.MultiheadAttention):
+        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    elif isinstance(layer, nn.RNNBase):
+        names = tuple(n for n in layer._flat_weights_names if n.startswith("weight"))
+    elif isinstance(layer, nn.RNNCellBase):
+        names = ("weight_ih", "weight_hh")
+    elif isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+        # max_norm writes into the weight in each pass; sparse gradients do not go through sigma.
+        names = () if layer.sparse or layer.max_norm is not None else ("weight",)
+    elif isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear)):
+        names = ("weight",)
+    return tuple(name for name in names if getattr(layer, name, None) is not None)
+
+
+def has_output(layer: nn.Module) -> bool:
+    """Whether an output part can follow the layer."""
+    return isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding))
 
 
 def normalise(
@@ -127,30 +247,74 @@ def normalise(
         of every batch, and the Wasserstein gradient would be exactly zero.
     conv_bias: keep a bias that the norm cancels, as the published networks do; it is dead.
     """
-    if norm.weight is None and (norm.output is None or head):
+    names = weights_of(layer)
+    output = norm.output if has_output(layer) and not head else None
+    if norm.weight is None and output is None:
         return layer
-    if type(layer) not in KINDS:
-        names = ", ".join(kind.__name__ for kind in KINDS)
-        raise TypeError(f"cannot put a norm on {type(layer).__name__}; it goes on {names}")
-    weight_norm = norm.weight(layer) if norm.weight else None
-    output_norm = norm.output(layer) if norm.output and not head else None
+    if not names:
+        raise TypeError(f"cannot put a norm on {type(layer).__name__}, which has no weight matrix")
+    like = getattr(layer, names[0])
+    parts = {name + "_norm": norm.weight(layer, name) for name in names} if norm.weight else {}
+    if output:
+        parts["output_norm"] = output(layer)
     # The layer becomes its own subclass: parameters, hooks and references to it stay.
-    layer.__class__ = KINDS[type(layer)]
-    assert isinstance(layer, NormLayer)
-    layer.weight_norm, layer.output_norm = weight_norm, output_norm
-    if norm.cancels_bias and not head and not conv_bias:
-        layer.register_parameter("bias", None)
-    return _like(layer)
+    layer.__class__ = class_of(type(layer), names)
+    layer.register_module("output_norm", None)
+    for name, part in parts.items():
+        part.to(device=like.device, dtype=like.dtype).train(layer.training)
+        layer.register_module(name, part)
+    if any(hasattr(part, "prepare") for part in parts.values()):
+        layer.register_forward_pre_hook(_prepare, with_kwargs=True)
+    layer.register_load_state_dict_post_hook(settle)
+    if output:
+        layer.register_forward_hook(norm_output, prepend=True)
+        if norm.cancels_bias and not conv_bias and getattr(layer, "bias", None) is not None:
+            layer.register_parameter("bias", None)
+    return layer
 
 
-def _like(layer: nn.Module) -> nn.Module:
-    """The norm's own state on the device and in the dtype of the layer's weight."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return layer.to(device=weight.device, dtype=weight.dtype).train(layer.training)
+def _prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
+    for name in layer.normed:  # type: ignore[union-attr]
+        part = layer._modules[name + "_norm"]
+        part.prepare(stored(layer, name), args[0] if args else next(iter(kwargs.values())))  # type: ignore[operator]
 
 
-class _MSN(NormLayer):
+def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
+    """The forward hook that runs a layer's output part."""
+    # torch's convolutions take one image without a batch axis; a norm would then take the image's
+    # rows for its channels.
+    if isinstance(layer, _ConvNd) and output.dim() != len(layer.kernel_size) + 2:
+        raise ValueError(
+            f"a normed convolution takes a batch (N, C, ...), not a tensor of {tuple(args[0].shape)}"
+        )
+    return layer.output_norm(output)  # type: ignore[operator]
+
+
+def norm_attention(attention: nn.Module, args: Any, output: tuple[Tensor, Any]) -> Any:
+    """The forward hook for the output part of an attention's out_proj, which is not called."""
+    return attention.out_proj.output_norm(output[0]), *output[1:]  # type: ignore[operator, union-attr]
+
+
+def join(module: nn.Module) -> None:
+    """Fit normed layers to those of torch's modules that read them instead of calling them."""
+    for parent in module.modules():
+        if isinstance(parent, READS_BIAS):
+            for child in parent.children():
+                if isinstance(child, NormLayer) and child._parameters.get("bias", 0) is None:
+                    zeros = torch.zeros_like(stored(child)[:, 0])
+                    del child._parameters["bias"]
+                    child.register_buffer("bias", zeros, persistent=False)
+        if isinstance(parent, nn.MultiheadAttention):
+            hooked = norm_attention in parent._forward_hooks.values()
+            if getattr(parent.out_proj, "output_norm", None) is not None and not hooked:
+                parent.register_forward_hook(norm_attention, prepend=True)
+        if isinstance(parent, nn.TransformerEncoder) and any(
+            getattr(part, "output_norm", None) is not None for part in parent.modules()
+        ):
+            parent.use_nested_tensor = False  # its layers do not take their fast path
+
+
+class _MSN(nn.Module):
     """What the three drop-in layers add: MSN from birth. `bias` says whether m is learned."""
 
     def __init__(self, *args: Any, gain: bool = False, **options: Any) -> None:
@@ -158,13 +322,11 @@ class _MSN(NormLayer):
         arguments = signature(super().__init__).bind(*args, **options).arguments
         bias = arguments.pop("bias", True)
         super().__init__(**arguments, bias=False)
-        assert MEAN_SPECTRAL.weight
-        self.weight_norm = MEAN_SPECTRAL.weight(self)
-        self.output_norm = centring_of(self, offset=bias, gain=gain)
-        _like(self)
+        output = lambda layer: centring_of(layer, offset=bias, gain=gain)  # noqa: E731
+        normalise(self, Norm(MEAN_SPECTRAL.weight, output, cancels_bias=True))
 
 
-class MSNConv2d(_MSN, NormConv2d):
+class MSNConv2d(_MSN, nn.Conv2d):
     """torch.nn.Conv2d under Mean Spectral Normalization (arXiv:1907.04003, equations 6 and 7).
 
     Arguments as torch's, and `bias`: whether the offset m is learned; `gain`: a learned factor per
@@ -173,9 +335,9 @@ class MSNConv2d(_MSN, NormConv2d):
     """
 
 
-class MSNConvTranspose2d(_MSN, NormConvTranspose2d):
+class MSNConvTranspose2d(_MSN, nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d under Mean Spectral Normalization; see MSNConv2d."""
 
 
-class MSNLinear(_MSN, NormLinear):  # type: ignore[misc]  # as above
+class MSNLinear(_MSN, nn.Linear):
     """torch.nn.Linear under Mean Spectral Normalization; means are over all axes but the last."""

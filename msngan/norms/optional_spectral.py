@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from msngan.norms.base import Norm
 from msngan.norms.parts import WeightPart
-from msngan.norms.spectral import TINY, SpectralNorm
+from msngan.norms.spectral import SpectralNorm
 
 # The thresholds that each criterion has by default: above the first a gate goes on, below the
 # second it goes off.
@@ -76,9 +76,9 @@ class OptionalSpectralNorm(WeightPart):
         self._decided: int | None = None  # version of the weight at the last decision
 
     @classmethod
-    def of(cls, layer: nn.Module, **options: Any) -> OptionalSpectralNorm:
-        """The gate of a torch convolution, transposed convolution or linear layer."""
-        return cls(SpectralNorm.of(layer), **options)
+    def of(cls, layer: nn.Module, name: str = "weight", **options: Any) -> OptionalSpectralNorm:
+        """The gate of a weight of a torch layer."""
+        return cls(SpectralNorm.of(layer, name), **options)
 
     def extra_repr(self) -> str:
         return f"criterion={self.criterion}, on above {self.above}, off below {self.below}"
@@ -87,10 +87,23 @@ class OptionalSpectralNorm(WeightPart):
         """W / sigma or W (a view of it), differentiable in W; writes nothing."""
         return self.estimate.normalised(weight) if self._on else weight.view_as(weight)
 
+    def quotient(self, weight: Tensor) -> Tensor:
+        return self.estimate.quotient(weight) if self._on else weight.view_as(weight)
+
+    def fits(self, weight: Tensor) -> bool:
+        return self.estimate.fits(weight)
+
+    def settle(self, weight: Tensor) -> None:
+        self.estimate.settle(weight)
+
+    def loaded(self, weight: Tensor) -> None:
+        self._mirror()
+        self.estimate.loaded(weight)
+
     @torch.no_grad()
-    def iterate(self, weight: Tensor, times: int = 1) -> None:
+    def iterate(self, weight: Tensor) -> None:
         """Improve sigma in place, then decide; a gate that goes off divides the weight by sigma."""
-        self.estimate.iterate(weight, times)
+        self.estimate.iterate(weight)
         if not self.training or torch.compiler.is_compiling():
             return  # a compiled pass cannot choose by a value: there a bank decides
         if not self.managed and self._decided == weight._version:
@@ -115,7 +128,7 @@ class OptionalSpectralNorm(WeightPart):
         if self._on:  # of the weight computed with, so that the two states compare
             norm = norm * self.estimate.last_sigma
         known = self._count >= self.memory
-        value = (norm / self.average.clamp_min(TINY)).item() if known else None
+        value = (norm / self.average.clamp_min(1e-12)).item() if known else None
         self._advance()
         self.average.lerp_(norm, 1 / min(self._count, self.memory))
         return value
@@ -139,11 +152,8 @@ class OptionalSpectralNorm(WeightPart):
 
     def _mirror(self) -> None:
         # Python's own copies: reading a buffer in each pass would make a GPU wait.
-        self._on, self._count = bool(self.on), int(self.count)
-
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*arguments, **options)
-        self._mirror()
+        known = not self.on.is_meta
+        self._on, self._count = known and bool(self.on), int(self.count) if known else 0
 
     def __deepcopy__(self, memo: dict[int, object]) -> OptionalSpectralNorm:
         memo[id(self.rescale)] = None  # the copy's weight is in no optimizer

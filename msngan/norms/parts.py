@@ -1,63 +1,195 @@
-"""What happens to a layer's weight: the module that maps the weight to the one computed with."""
+"""The weight half of a norm: a module that maps the stored weight to the one to compute with."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.autograd import forward_ad
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from msngan.norms.precision import Precise
+LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 Part = TypeVar("Part", bound="WeightPart")
 Matrix = TypeVar("Matrix", bound="MatrixPart")
+
+_fused_steps = 0
+
+
+def _count_fused(optimizer: Optimizer, *_: Any) -> None:
+    global _fused_steps
+    _fused_steps += any(group.get("fused") for group in optimizer.param_groups)
+
+
+# Fused optimizers write parameters without a new version of the tensor.
+register_optimizer_step_post_hook(_count_fused)
+
+
+def stamp(weight: Tensor) -> tuple[int, int, int]:
+    """What changes when a tensor is replaced or written, except through `.data`."""
+    version = -1 if weight.is_inference() else weight._version
+    return version, weight.data_ptr(), _fused_steps
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(weight: Tensor) -> torch.autocast:
+    """Outside autocast, also for a weight on the meta device."""
+    return torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False)
+
+
+def traced() -> bool:
+    """Whether plain operations without values are wanted: compile, export, trace, torch.func."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.jit.is_tracing()
+        or forward_ad._current_level >= 0
+    )
+
+
+def recomputing() -> bool:
+    """Whether this runs within a backward pass, as activation checkpointing makes forwards do."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+class Precise(nn.Module):
+    """A module of which some buffers stay in float32 at least, whatever the module is cast to."""
+
+    precise: tuple[str, ...] = ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Precise:
+        before = {name: getattr(self, name) for name in self.precise}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            moved = getattr(self, name)
+            if moved.dtype in LOW_PRECISION:
+                setattr(self, name, buffer.to(moved.device, torch.float32))
+        return self
 
 
 class WeightPart(Precise):
     """forward(weight) is the weight that the layer computes with, of the same shape and dtype.
 
-    In training each call of a part that keeps an estimate improves it first (`iterate`), unless a
-    SigmaBank has taken over, which does so once per update. In eval nothing is written.
+    A part that estimates something of the weight overrides `iterate`, `fits` and `settle`. Without
+    a SigmaBank each training pass calls `iterate` if the weight has changed since the last one;
+    with one, the bank does after each optimizer step. A pass whose weight the estimate does not
+    fit, because something else wrote it, estimates it anew first. In eval nothing is written but
+    for that, and going back to training restores what was written then.
     """
 
-    # Whether training without a bank is the same but for the number of iterations.
+    # Whether training without a bank iterates.
     may_iterate_in_passes = True
+    # Python state that belongs to one network and one moment: no copy or pickle has it.
+    transient = {"managed": False, "_lent": None, "_past": None, "_seen": None, "_handed": None}
 
     def __init__(self) -> None:
         super().__init__()
         self.managed = False  # a SigmaBank iterates, once per update
-        self._shared: Tensor | None = None
+        self._lent: Tensor | None = None
+        self._past: Tensor | None = None  # lent before, for what is computed again in backward
+        self._seen: object = None  # stamp of the weight that the estimate is of
+        self._in_training: dict[str, Tensor] = {}  # buffers that eval has replaced
+        self._zero = True  # the weight may be zero: then it is divided by 1
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self._shared is not None:
-            return self._shared
-        if self.training and not self.managed:
-            self.iterate(weight)
-        return self.normalised(weight)
+        again = recomputing()
+        lent = self._past if again and self._lent is None else self._lent
+        if lent is not None and (lent.requires_grad or not _needs_graph(weight)):
+            return lent
+        if self._zero and not (traced() or weight.is_meta):
+            self._zero = not bool(weight.any())
+            if self._zero:
+                return weight
+        if traced() or weight.is_meta:
+            if torch.compiler.is_compiling() and self._iterates():
+                self.iterate(weight)
+            return self.normalised(weight)
+        if not again:
+            self.follow(weight)
+        return self.quotient(weight)
+
+    def follow(self, weight: Tensor) -> None:
+        """Bring the estimate up to date with a weight that may have changed."""
+        seen = self._seen == stamp(weight)
+        if seen and not weight.is_cpu:
+            return  # a look at the values would make a GPU wait
+        if self._iterates():
+            if not (seen and self.fits(weight)):
+                self.iterate(weight)
+        elif not self.fits(weight):
+            if not self.training and not self._in_training:
+                self._in_training = {name: x.clone() for name, x in self.named_buffers()}
+            self.settle(weight)
+        self._seen = stamp(weight)
+
+    def _iterates(self) -> bool:
+        return self.training and not self.managed and self.may_iterate_in_passes
+
+    def train(self: Part, mode: bool = True) -> Part:
+        super().train(mode)
+        if mode and self._in_training:
+            for name, buffer in self.named_buffers():
+                buffer.data.copy_(self._in_training[name])
+            self._in_training, self._seen = {}, None
+        return self
 
     def lend(self, weight: Tensor | None) -> None:
-        """Compute with this weight until another is lent, or, with None, with its own."""
+        """Use this weight in place of the layer's own; None restores the layer's own."""
         # Past torch's registration: a part may lend the very parameter.
-        object.__setattr__(self, "_shared", weight)
+        object.__setattr__(self, "_lent", weight)
+        if weight is not None:
+            object.__setattr__(self, "_past", weight)
 
     def normalised(self, weight: Tensor) -> Tensor:
-        """The weight to compute with, differentiable twice in `weight`; writes nothing."""
+        """The weight to compute with by plain operations, differentiable twice; writes nothing."""
         raise NotImplementedError
 
-    def iterate(self, weight: Tensor, times: int = 1) -> None:
-        """Improve what is estimated about the weight, in place; called after each update."""
+    def quotient(self, weight: Tensor) -> Tensor:
+        """The same as fast as it can be in eager mode."""
+        return self.normalised(weight)
 
-    def prepare(self, layer: nn.Module, x: Tensor) -> None:
-        """See the layer and its input before it asks for a weight."""
+    def iterate(self, weight: Tensor) -> None:
+        """Improve in place what is estimated about the weight."""
+
+    def fits(self, weight: Tensor) -> bool:
+        """Whether the estimate is of this weight."""
+        return True
+
+    def settle(self, weight: Tensor) -> None:
+        """Estimate from the start, until it is right."""
+        self.iterate(weight)
+
+    def loaded(self, weight: Tensor) -> None:
+        """A state dict has been read, of this weight or of this part or of both."""
+        self._in_training, self._seen, self._zero = {}, None, True
+        if not weight.is_meta and not self.fits(weight):
+            self.settle(weight)
+
+    def state_of(self, weight: Tensor) -> dict[str, Any]:
+        """The state that a state dict lacks which is that of a plain layer with this weight."""
+        return self.state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A lent weight belongs to the bank's graph, and the bank knows the original only.
+        return {**self.__dict__, **self.transient}
 
     def __deepcopy__(self: Part, memo: dict[int, object]) -> Part:
-        # A lent weight belongs to the bank's graph, and the bank knows the original only.
         duplicate = self.__class__.__new__(self.__class__)
         memo[id(self)] = duplicate
-        state = {**self.__dict__, "_shared": None, "managed": False}
-        duplicate.__dict__.update(copy.deepcopy(state, memo))
+        duplicate.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
         return duplicate
+
+
+def _needs_graph(weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and weight.requires_grad
 
 
 class MatrixPart(WeightPart):
@@ -71,18 +203,9 @@ class MatrixPart(WeightPart):
         self.output_axis, self.groups = output_axis, groups
 
     @classmethod
-    def of(cls: type[Matrix], layer: nn.Module, **options: Any) -> Matrix:
-        """The part of a torch convolution, transposed convolution or linear layer."""
-        assert isinstance(layer.weight, Tensor)
+    def of(cls: type[Matrix], layer: nn.Module, name: str = "weight", **options: Any) -> Matrix:
+        """The part of the weight `name` of a torch layer."""
         # Transposed convolutions store the inputs first.
         axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
-        groups = getattr(layer, "groups", 1)
-        return cls(layer.weight, output_axis=axis, groups=groups, **options)
-
-
-def outputs_of(layer: nn.Module) -> tuple[int, int]:
-    """How many channels a convolution or linear layer puts out, and along which axis."""
-    linear = isinstance(layer, nn.Linear)
-    channels = layer.out_features if linear else layer.out_channels
-    assert isinstance(channels, int)
-    return channels, -1 if linear else 1
+        groups = layer.groups if isinstance(layer, _ConvNd) else 1
+        return cls(getattr(layer, name), output_axis=axis, groups=groups, **options)

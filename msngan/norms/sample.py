@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msngan.norms.base import Norm
-from msngan.norms.parts import outputs_of
+from msngan.norms.base import Norm, outputs_of
 
 
 class SampleNorm(nn.Module):

@@ -10,11 +10,10 @@ from typing import Any, get_args, get_type_hints
 from torch import nn
 
 from msngan.norms.base import Norm
-from msngan.norms.layers import KINDS, NormLayer
+from msngan.norms.layers import NormLayer, weights_of
 from msngan.norms.table import NORMS
 from msngan.runs import did_you_mean
 
-KIND_NAMES = [kind.__name__ for kind in KINDS]
 SHOWN = 12  # names of layers in a message
 
 
@@ -59,15 +58,15 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def layers_of(module: nn.Module) -> dict[str, nn.Module]:
-    """The convolution and linear layers, with a norm or without, by qualified name and in order.
+    """The layers with weight matrices, with a norm or without, by qualified name and in order.
 
-    A layer with several names goes by its first. Only torch's own classes and ours count: a
-    subclass may compute something else.
+    Those of torch's and their subclasses; see `msngan.norms.layers.weights_of`. A layer with
+    several names goes by its first.
     """
     return {
         name: part
         for name, part in module.named_modules()
-        if type(part) in KINDS or isinstance(part, NormLayer)
+        if isinstance(part, NormLayer) or weights_of(part)
     }
 
 
@@ -81,7 +80,9 @@ def select(module: nn.Module, layers: Sequence[int | str] | None = None) -> dict
     """
     found = layers_of(module)
     if not found:
-        raise ValueError(f"{type(module).__name__} has no layer to put a norm on: no {_kinds()}")
+        raise ValueError(
+            f"{type(module).__name__} has no layer to put a norm on: none with a weight matrix"
+        )
     if layers is None:
         return found
     if isinstance(layers, str) or not layers:
@@ -108,7 +109,7 @@ def _matching(
         matched = {
             name
             for name, layer in found.items()
-            if _kind(layer) == word or any(fnmatchcase(each, word) for each in names[name])
+            if word in _kinds(layer) or any(fnmatchcase(each, word) for each in names[name])
         }
         if not matched:
             raise ValueError(_nothing_matches(item, word, names, found))
@@ -131,8 +132,8 @@ def _nothing_matches(
     if any(each.startswith(f"{word}.") for each in known):
         near = f" (did you mean {word + '.*'!r}?)"
     else:
-        near = did_you_mean(word, [*known, *KIND_NAMES])
-    kinds = dict.fromkeys(map(_kind, found.values()))
+        near = did_you_mean(word, [*known, "Conv2d", "Linear"])
+    kinds = dict.fromkeys(_kinds(layer)[0] for layer in found.values())
     return (
         f"no layer matches {item!r}{near}; the layers are {listed(found)};"
         f" their kinds are {', '.join(kinds)}"
@@ -146,13 +147,10 @@ def listed(names: Mapping[str, Any] | Sequence[str]) -> str:
     return ", ".join(shown[:SHOWN]) + more
 
 
-def _kind(layer: nn.Module) -> str:
-    """The name of the torch class whose place the layer takes."""
-    return next(kind.__name__ for kind in KINDS if isinstance(layer, kind))
-
-
-def _kinds() -> str:
-    return ", ".join(KIND_NAMES)
+def _kinds(layer: nn.Module) -> list[str]:
+    """The names of the layer's class without the norm and of the classes that this one is of."""
+    plain = layer.plain if isinstance(layer, NormLayer) else type(layer)
+    return [kind.__name__ for kind in plain.__mro__ if issubclass(kind, nn.Module)][:-1]
 
 
 def _all_names(module: nn.Module, found: dict[str, nn.Module]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from msngan.norms.centring import Centring
-from msngan.norms.layers import NormLayer
+from msngan.norms.layers import NormLayer, norm_output
 
 
 class FusedSequential(nn.Sequential):
@@ -21,7 +21,8 @@ class FusedSequential(nn.Sequential):
         while part is not None:
             following = next(parts)
             if following is not None and _fuse(part, following):
-                input = part.activated(input, following.negative_slope)
+                output = part.forward(input)  # without the hook, which is the norm's
+                input = part.output_norm.activated(output, following.negative_slope)
                 following = next(parts)
             else:
                 input = part(input)
@@ -35,9 +36,12 @@ def _fuse(layer: nn.Module, activation: nn.Module) -> bool:
     norm = layer.output_norm
     centres = isinstance(norm, Centring) and norm.by_batch and norm.weight is None
     leaks = activation.inplace and activation.negative_slope > 0
-    return centres and leaks and not any(map(_has_hooks, (layer, norm, activation)))
+    hooks = [h for part in (layer, norm, activation) for kind in HOOKS for h in _hooks(part, kind)]
+    return centres and leaks and hooks == [norm_output]
 
 
-def _has_hooks(module: nn.Module | None) -> bool:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind, None) for kind in kinds)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _hooks(module: nn.Module | None, kind: str) -> list[object]:
+    return list(getattr(module, kind, {}).values())

@@ -4,14 +4,11 @@ from typing import TYPE_CHECKING, Literal
 
 from msngan.norms.base import Norm
 from msngan.norms.batch import BATCH, BATCH_NO_GAIN
-from msngan.norms.bidirectional import BIDIRECTIONAL, BIDIRECTIONAL_SCALED, SCALED
-from msngan.norms.lipschitz_projection import LIPSCHITZ_PROJECTION
-from msngan.norms.mean_spectral import MEAN_SPECTRAL
-from msngan.norms.offset import MEAN_ONLY, SPECTRAL_BIAS
+from msngan.norms.mean_spectral import MEAN_ONLY, MEAN_SPECTRAL, SPECTRAL_BIAS
+from msngan.norms.operator import LIPSCHITZ_PROJECTION, SPECTRAL_CLIP
 from msngan.norms.optional_spectral import OPTIONAL_SPECTRAL
 from msngan.norms.sample import INSTANCE, LAYER
-from msngan.norms.spectral import SPECTRAL
-from msngan.norms.spectral_clip import SPECTRAL_CLIP
+from msngan.norms.spectral import BIDIRECTIONAL, BIDIRECTIONAL_SCALED, SCALED, SPECTRAL
 from msngan.norms.weight import WEIGHT, WEIGHT_MEAN
 
 NORMS: dict[str, Norm] = {

@@ -7,14 +7,14 @@ batch norm of what comes out (section 4).
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from msngan.norms.base import Norm
 from msngan.norms.mean_spectral import centring_of
-from msngan.norms.parts import MatrixPart
-from msngan.norms.precision import widened
+from msngan.norms.parts import MatrixPart, full_precision, widened
 
 
 class WeightNorm(MatrixPart):
@@ -40,11 +40,15 @@ class WeightNorm(MatrixPart):
 
     def normalised(self, weight: Tensor) -> Tensor:
         """g v / |v|, differentiable in v and g."""
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             lengths = self.lengths(weight)
             wanted = 1 if self.gain is None else self.gain.view(lengths.shape)
             made = self._grouped(weight) * (wanted / lengths)
             return made.reshape(weight.shape).to(weight.dtype)
+
+    def state_of(self, weight: Tensor) -> dict[str, Any]:
+        lengths = {} if self.gain is None else {"gain": self.lengths(weight).flatten()}
+        return {**self.state_dict(), **lengths}
 
     def lengths(self, weight: Tensor) -> Tensor:
         """|v| of each output in float32 at least, 1 where v is zero.
