@@ -176,9 +176,9 @@ class _Blocks:
         """x and z (layers, d, k), y (sum of n, k), zeros where a layer has less; rows of y."""
         like = self.norms[0].block
         if self._padded is None or self._padded.device != like.device:
-            sides = [norm.block.shape[1] for norm in self.norms]
-            lengths = [max(norm.u.shape[1], norm.v[0].numel()) for norm in self.norms]
-            self._padded = like.new_zeros(len(sides), max(sides), BLOCK)
+            rows = max(norm.block.shape[1] for norm in self.norms)
+            lengths = [norm.v.numel() for norm in self.norms]
+            self._padded = like.new_zeros(len(lengths), rows, BLOCK)
             self._z = torch.zeros_like(self._padded)
             self._y = like.new_zeros(sum(lengths), BLOCK)
             which = torch.arange(len(lengths), device=like.device)
@@ -200,12 +200,8 @@ class _Blocks:
         views = [block[: n.block.shape[1], : n.block.shape[2]] for n, block in zip(norms, x)]
         torch._foreach_copy_(views, [norm.block[0] for norm in norms])
         at = 0
-        tall = []
         for i, (norm, weight) in enumerate(zip(norms, weights, strict=True)):
             a = norm.matrix(weight)[0]
-            tall.append(a.shape[0] > a.shape[1])
-            if tall[-1]:
-                a = a.t()
             d, k = views[i].shape
             mine = y[at : at + a.shape[1], :k]
             torch.mm(a.t(), views[i], out=mine)
@@ -219,11 +215,8 @@ class _Blocks:
         given, made = [], []
         for i, (norm, v) in enumerate(zip(norms, right.split(self._lengths), strict=True)):
             d, k = views[i].shape
-            u = left[i, :d]
-            if tall[i]:
-                u, v = v, u
             given += [norm.u[0], norm.columns(norm.v, weights[i])[0], norm.last_sigma, norm.block[0]]
-            made += [u, v, sigma[i], found.block[i, :d, :k]]
+            made += [left[i, :d], v, sigma[i], found.block[i, :d, :k]]
         torch._foreach_copy_(given, made)
         for i, norm in enumerate(norms):
             if given[4 * i + 1].data_ptr() != norm.v.data_ptr():  # v lies in another order

@@ -24,6 +24,7 @@ from torch.nn.utils.weight_norm import WeightNorm as HookedWeightNorm
 from msngan.norms.base import BATCH_COUPLED, Norm, outputs_of
 from msngan.norms.centring import Centring
 from msngan.norms.layers import (
+    MSN,
     NormLayer,
     has_output,
     join,
@@ -308,7 +309,7 @@ def _fold_layer(layer: NormLayer) -> None:
     _drop_hook(layer._forward_pre_hooks, prepare)
     _drop_hook(layer._load_state_dict_post_hooks, settle)
     # The layer becomes torch's again, the reverse of `normalise`: references to it stay.
-    layer.__class__ = layer.plain
+    layer.__class__ = layer.plain.__bases__[-1] if issubclass(layer.plain, MSN) else layer.plain
 
 
 def _stop_making(layer: nn.Module, name: str) -> None:

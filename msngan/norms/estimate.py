@@ -10,13 +10,13 @@ the best that its span has (Rayleigh-Ritz; Golub & Van Loan, Matrix Computations
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-BLOCK = 16  # vectors; a matrix with fewer rows or columns has as many as these
+BLOCK = 16  # vectors; as many as there are rows or columns, where these are fewer
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 SQUARINGS = 12
 # An iteration that raises the estimate by less than this share ends an update, or a settling.
@@ -44,12 +44,11 @@ class Found(NamedTuple):
         return self.sigma / self.value.clamp_min(least).sqrt() - 1
 
 
-def start(groups: int, size: int, like: Tensor, count: int = BLOCK) -> Tensor:
-    """An orthonormal block (groups, size, min(count, size)), the same in every run and process."""
-    count = min(count, size)
+def start(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An orthonormal block (groups, size, k), the same in every run and process."""
     # Fractions of k^2 times an irrational: as good as noise, without a random stream.
-    steps = torch.arange(1, groups * size * count + 1, dtype=torch.float64, device=like.device)
-    block = (steps.square() * GOLDEN_RATIO).frac().sub(0.5).view(groups, size, count)
+    steps = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=like.device)
+    block = (steps.square() * GOLDEN_RATIO).frac().sub(0.5).view(*shape)
     return orthonormal(block.to(like.dtype))
 
 

@@ -259,7 +259,8 @@ def normalise(
         parts["output_norm"] = output(layer)
     # The layer becomes its own subclass: parameters, hooks and references to it stay.
     layer.__class__ = class_of(type(layer), names)
-    layer.register_module("output_norm", None)
+    for each in ("output_norm", *(name + "_norm" for name in names)):
+        layer.register_module(each, None)
     for name, part in parts.items():
         part.to(device=like.device, dtype=like.dtype).train(layer.training)
         layer.register_module(name, part)
@@ -314,7 +315,7 @@ def join(module: nn.Module) -> None:
             parent.use_nested_tensor = False  # its layers do not take their fast path
 
 
-class _MSN(nn.Module):
+class MSN(nn.Module):
     """What the three drop-in layers add: MSN from birth. `bias` says whether m is learned."""
 
     def __init__(self, *args: Any, gain: bool = False, **options: Any) -> None:
@@ -326,7 +327,7 @@ class _MSN(nn.Module):
         normalise(self, Norm(MEAN_SPECTRAL.weight, output, cancels_bias=True))
 
 
-class MSNConv2d(_MSN, nn.Conv2d):
+class MSNConv2d(MSN, nn.Conv2d):
     """torch.nn.Conv2d under Mean Spectral Normalization (arXiv:1907.04003, equations 6 and 7).
 
     Arguments as torch's, and `bias`: whether the offset m is learned; `gain`: a learned factor per
@@ -335,9 +336,9 @@ class MSNConv2d(_MSN, nn.Conv2d):
     """
 
 
-class MSNConvTranspose2d(_MSN, nn.ConvTranspose2d):
+class MSNConvTranspose2d(MSN, nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d under Mean Spectral Normalization; see MSNConv2d."""
 
 
-class MSNLinear(_MSN, nn.Linear):
+class MSNLinear(MSN, nn.Linear):
     """torch.nn.Linear under Mean Spectral Normalization; means are over all axes but the last."""

@@ -162,12 +162,16 @@ class OperatorNorm(WeightPart):
 
     @torch.no_grad()
     def _start(self, weight: Tensor, size: tuple[int, ...]) -> None:
-        inputs = self.operator.inputs
-        block = start(1, inputs * math.prod(size), self.v, BLOCK)[0]
-        self.block = block.mT.reshape(-1, inputs, *size).contiguous()
+        self.block = self._fresh(size)
         self.v = self.block[:1].clone()
         if not weight.is_meta:
             self._iterate(weight, SETTLED, MOST_SETTLING)
+
+    def _fresh(self, size: tuple[int, ...]) -> Tensor:
+        shape = (self.operator.inputs, *size)
+        length = math.prod(shape)
+        block = start((1, length, min(BLOCK, length)), self.v)[0]
+        return block.mT.reshape(-1, *shape).contiguous()
 
     def _iterate(self, weight: Tensor, enough: float, most: int) -> None:
         weight = weight.detach().to(self.v.dtype)
@@ -204,9 +208,7 @@ class OperatorNorm(WeightPart):
             self.v = self.v.new_empty(saved.shape)
             self.block = self.v.new_empty(0)
             if self.known:
-                size = tuple(saved.shape[2:])
-                whole = start(1, saved[0].numel(), self.v, BLOCK)[0].mT
-                self.block = whole.reshape(-1, self.operator.inputs, *size).contiguous()
+                self.block = self._fresh(tuple(saved.shape[2:]))
         if ours:  # older states have v alone
             state_dict.setdefault(prefix + "last_sigma", self.last_sigma.new_tensor(math.nan))
             state_dict.setdefault(prefix + "block", self.block.clone())

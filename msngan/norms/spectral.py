@@ -57,7 +57,7 @@ class SpectralNorm(SigmaPart):
     whose largest one counts. Buffers, in float32 at least whatever the module is cast to:
     u (groups, outputs / groups) and v (groups, inputs / groups, *kernel), unit vectors, the leading
     singular vectors, or zero for a zero weight; last_sigma (), u^T W v as the last iteration found
-    it; block (groups, d, k), orthonormal, over the smaller side d of the matrix, k = min(16, d).
+    it; block (groups, outputs / groups, k), orthonormal, k = 16 or the smaller side of the matrix.
 
     sigma(W') lies in 0.98 to 1.02 in training, eval and fold; tests/test_norm_accuracy.py holds it.
     The gradient takes u and v as constants (equation 9), so <dL/dW, W> = 0. Under autocast all of
@@ -85,8 +85,8 @@ class SpectralNorm(SigmaPart):
                 v = v.movedim(1, -1).contiguous().movedim(-1, 1)
             self.register_buffer("v", v)
             self.register_buffer("last_sigma", matrix.new_ones(()))
-            side = min(rows, columns)
-            self.register_buffer("block", matrix.new_zeros(groups, side, min(BLOCK, side)))
+            count = min(BLOCK, rows, columns)
+            self.register_buffer("block", matrix.new_zeros(groups, rows, count))
             if not weight.is_meta:
                 self.settle(weight)
 
@@ -129,15 +129,12 @@ class SpectralNorm(SigmaPart):
 
     @torch.no_grad()
     def settle(self, weight: Tensor) -> None:
-        self.block.copy_(start(self.groups, self.block.shape[1], self.block))
+        self.block.copy_(start(self.block.shape, self.block))
         self._iterate(weight, SETTLED, MOST_SETTLING)
 
     def _iterate(self, weight: Tensor, enough: float, most: int) -> None:
         with full_precision(weight):
             a = self.matrix(weight.detach())
-            tall = a.shape[1] > a.shape[2]
-            if tall:
-                a = a.mT
 
             def products(x: Tensor) -> tuple[Tensor, Tensor]:
                 y = torch.bmm(a.mT, x)
@@ -145,11 +142,8 @@ class SpectralNorm(SigmaPart):
 
             found, y = iterated(self.block, products, enough, most)
             sigma = found.sigma.masked_fill(found.sigma == 0, 1)
-            left = found.left / sigma[:, None]
-            right = torch.bmm(y, found.weights).squeeze(2)
-            u, v = (right, left) if tall else (left, right)
-            self.u.copy_(u)
-            self.v.copy_(self.uncolumned(v, weight))
+            self.u.copy_(found.left / sigma[:, None])
+            self.v.copy_(self.uncolumned(torch.bmm(y, found.weights).squeeze(2), weight))
             self.block.copy_(found.block)
             self.last_sigma.copy_(sigma.max())
 
@@ -171,8 +165,7 @@ class SpectralNorm(SigmaPart):
             state_dict[prefix + "v"] = v.reshape(self.v.shape)
         if isinstance(v, Tensor) and isinstance(state_dict.get(prefix + "u"), Tensor):
             state_dict.setdefault(prefix + "last_sigma", torch.full_like(self.last_sigma, torch.nan))
-            block = start(self.groups, self.block.shape[1], self.block)
-            state_dict.setdefault(prefix + "block", block)
+            state_dict.setdefault(prefix + "block", start(self.block.shape, self.block))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def matrix(self, weight: Tensor) -> Tensor:
