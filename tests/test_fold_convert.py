@@ -167,7 +167,7 @@ def test_a_norm_of_the_input_stays_while_the_weight_is_folded(name: str) -> None
     norm = replace(NORMS["spectral"], output=NORMS[name].output)
     layer = normalise(nn.Conv2d(4, 6, 3), norm)
     look_trained(layer)
-    weight = layer.eval().effective_weight()
+    weight = layer.eval().weight
     folded = assert_folded(layer, torch.randn(5, 4, 5, 5), kept=True)
     assert not torch.equal(weight, layer.weight)
     names = {"weight", "bias", "output_norm.weight", "output_norm.bias"}

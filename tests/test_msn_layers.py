@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msngan.norms import MSNConv2d, MSNConvTranspose2d, MSNLinear, NormLayer
+from msngan.norms import MSNConv2d, MSNConvTranspose2d, MSNLinear, NormLayer, stored
 
 IMAGES, TOKENS = (5, 4, 7, 7), (5, 3, 4)
 Case = tuple[type[NormLayer], type[nn.Module], dict[str, Any], tuple[int, ...]]
@@ -59,7 +59,7 @@ def pair(case: str) -> tuple[NormLayer, nn.Module, Tensor]:
     layer.weight_norm.managed = True  # so that sigma stands still
     plain = plain_kind(4, 6, bias=False, **options).double()
     # sigma itself is compared with SVD in test_spectral.
-    plain.weight.data.copy_(layer.weight / layer.weight_norm.sigma(layer.weight))
+    plain.weight.data.copy_(stored(layer) / layer.weight_norm.sigma(stored(layer)))
     return layer, plain, 1 + torch.randn(shape, dtype=torch.float64)
 
 
@@ -105,6 +105,7 @@ def test_the_state_holds_weight_offset_and_running_mean_and_survives_a_round_tri
     layer, _, x = pair(case)
     assert set(layer.state_dict()) == {
         "weight",
+        "weight_norm.block",
         "weight_norm.last_sigma",
         "weight_norm.u",
         "weight_norm.v",
@@ -151,7 +152,7 @@ def test_all_arguments_may_be_positional_in_the_order_of_torch(
 ) -> None:
     layer, plain = kind(*arguments), plain_kind(*arguments)
     assert plain.extra_repr() == layer.extra_repr()
-    assert layer.weight.shape == plain.weight.shape
+    assert stored(layer).shape == plain.weight.shape
     assert layer.output_norm.bias is None
 
 
@@ -182,12 +183,12 @@ def test_a_gain_is_learned_only_where_it_is_asked_for() -> None:
 def test_scaling_the_weight_changes_nothing_and_its_gradient_is_orthogonal_to_it() -> None:
     layer = MSNConv2d(4, 6, 3).double()
     scaled = copy.deepcopy(layer)
-    scaled.weight.data *= 0.01
+    stored(scaled).data *= 0.01
     x = torch.randn(IMAGES, dtype=torch.float64)
     y = layer(x)
     torch.testing.assert_close(scaled(x), y)
     y.square().sum().backward()
-    assert abs((layer.weight.grad * layer.weight).sum().item()) < 1e-10
+    assert abs((stored(layer).grad * stored(layer)).sum().item()) < 1e-10
 
 
 def test_dtype_is_taken_as_torch_takes_it() -> None:

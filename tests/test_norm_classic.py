@@ -12,7 +12,7 @@ from norm_layers import LAYERS
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as torch_weight_norm
 
-from msngan.norms import NORMS, SigmaBank, is_batch_coupled, normalise
+from msngan.norms import NORMS, SigmaBank, is_batch_coupled, normalise, stored
 
 every_layer = pytest.mark.parametrize("kind", LAYERS)
 with_space = pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "linear"])
@@ -62,7 +62,7 @@ def test_batch_no_gain_is_torch_s_batch_norm_with_a_gain_of_one(kind: str, train
         ours(x), theirs(channels_first(plain(x), plain))
     ours.train(training), theirs.train(training)
     expected = theirs(channels_first(plain(x), plain))
-    pairs = [(x, x), (ours.weight, plain.weight), (theirs.bias, theirs.bias)]
+    pairs = [(x, x), (stored(ours), plain.weight), (theirs.bias, theirs.bias)]
     assert_same(channels_first(ours(x), plain), expected, pairs)
     state = ours.output_norm.state_dict()
     for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -103,7 +103,7 @@ def test_weight_norm_is_torch_s_in_output_and_gradients(kind: str) -> None:
     g, v = theirs.parametrizations.weight.original0, theirs.parametrizations.weight.original1
     g.data.normal_()
     ours.weight_norm.gain.data.copy_(g.data.flatten())
-    pairs = [(x, x), (ours.weight, v), (ours.weight_norm.gain, g), (ours.bias, theirs.bias)]
+    pairs = [(x, x), (stored(ours), v), (ours.weight_norm.gain, g), (ours.bias, theirs.bias)]
     assert_same(ours(x), theirs(x), pairs)
 
 
@@ -135,7 +135,7 @@ def test_without_a_gain_the_weights_of_each_output_have_length_one(kind: str) ->
     plain, _ = layer_and_input(kind)
     layer = normalise(plain, NORMS["weight"].configured(gain=False))
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
-    weight = layer.effective_weight()
+    weight = layer.weight
     if isinstance(plain, nn.ConvTranspose2d):  # (inputs, outputs / groups, ...)
         groups = weight.chunk(plain.groups)
         weight = torch.cat([group.transpose(0, 1) for group in groups])
@@ -158,18 +158,18 @@ def test_an_output_of_zero_weights_stays_zero_and_can_leave_it(gain: bool) -> No
     layer = nn.Linear(4, 2)
     layer.weight.data[0] = 0
     layer = normalise(layer, NORMS["weight"].configured(gain=gain))
-    weight = layer.effective_weight()
+    weight = layer.weight
     assert not weight[0].any()
     weight.sum().backward()
-    assert layer.weight.grad.isfinite().all()
-    torch.testing.assert_close(layer.weight.grad[0], torch.ones(4))
+    assert stored(layer).grad.isfinite().all()
+    torch.testing.assert_close(stored(layer).grad[0], torch.ones(4))
 
 
 def test_weight_norm_has_float32_lengths_in_a_float16_layer() -> None:
     layer = nn.Linear(4, 2).half()
     layer.weight.data.fill_(4e4)  # the length is above the largest float16
     layer = normalise(layer, NORMS["weight"].configured(gain=False))
-    torch.testing.assert_close(layer.effective_weight(), torch.full((2, 4), 0.5).half())
+    torch.testing.assert_close(layer.weight, torch.full((2, 4), 0.5).half())
 
 
 @pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d, 2 groups"])
@@ -195,7 +195,7 @@ def test_weights_that_a_bank_lends_carry_the_gradients_of_length_and_direction()
     layer.weight_norm.gain.data.mul_(2)
     bank.update()
     with bank.shared():
-        torch.testing.assert_close(layer.effective_weight(), 2 * layer.weight)
+        torch.testing.assert_close(layer.weight, 2 * stored(layer))
 
 
 def test_weight_mean_by_hand() -> None:
@@ -237,7 +237,7 @@ def test_layer_and_instance_norm_are_torch_s_in_output_and_gradients(
     plain, x = layer_and_input(kind)
     ours = normalise(copy.deepcopy(plain), NORMS[name].configured(gain=gain)).train(training)
     theirs = torch_s_sample_norm(name, plain)
-    pairs = [(x, x), (ours.weight, plain.weight), (ours.output_norm.bias, theirs.bias)]
+    pairs = [(x, x), (stored(ours), plain.weight), (ours.output_norm.bias, theirs.bias)]
     theirs.bias.data.normal_()
     ours.output_norm.bias.data.copy_(theirs.bias.data)
     if gain:
@@ -348,7 +348,7 @@ def test_spectral_bias_is_spectral_with_a_bias_of_m(kind: str, training: bool) -
     assert not ours.output_norm.bias.any()
     m = ours.output_norm.bias.data.normal_()
     theirs.bias.data.copy_(m)
-    pairs = [(x, x), (ours.weight, theirs.weight), (ours.output_norm.bias, theirs.bias)]
+    pairs = [(x, x), (stored(ours), theirs.weight), (ours.output_norm.bias, theirs.bias)]
     assert_same(ours(x), theirs(x), pairs)
     assert not is_batch_coupled(ours)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msngan.norms import FusedSequential, NormLayer, SigmaBank, convert, statistics
+from msngan.norms import FusedSequential, NormLayer, SigmaBank, convert, statistics, stored
 
 # All kernels, strides and paddings of the critic and the generator, and the other kinds.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -50,9 +50,9 @@ def operate(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
 
 def by_formula(layer: nn.Module, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Equations 6 and 7 with u and v constant, and the minibatch mean."""
-    m = matrix(layer.weight, layer)
+    m = matrix(stored(layer), layer)
     sigma = torch.stack([u[g] @ m[g] @ v[g] for g in range(len(m))]).max()
-    h = operate(layer, x, layer.weight / sigma)
+    h = operate(layer, x, stored(layer) / sigma)
     axis = -1 if isinstance(layer, nn.Linear) else 1
     others = [each for each in range(h.dim()) if each != axis % h.dim()]
     mean = h.mean(others, keepdim=True)
@@ -79,7 +79,7 @@ def test_output_gradients_and_running_mean_are_those_of_the_formula(
         )
     layer.output_norm.bias.data.normal_()
     bank = SigmaBank(layer)
-    layer.weight.data.mul_(3).add_(0.1)
+    stored(layer).data.mul_(3).add_(0.1)
     bank.update()
     u, v = layer.weight_norm.u.clone(), layer.weight_norm.v.flatten(1).clone()
     x.requires_grad_()
@@ -118,7 +118,7 @@ def test_centring_writes_over_what_the_layer_put_out_and_keeps_nothing_for_the_b
     assert y.data_ptr() == outputs[0].data_ptr()
     assert all(tensor.data_ptr() != y.data_ptr() for tensor in saved)
     y.sum().backward()
-    assert layer.weight.grad is not None
+    assert stored(layer).grad is not None
 
 
 def test_a_standalone_centring_leaves_its_input_alone() -> None:
@@ -136,7 +136,7 @@ def test_evaluation_subtracts_the_running_mean_in_full_precision(gain: bool, cas
     layer = convert(nn.Conv2d(1, 1, 1), "mean_only", gain=gain).eval()
     norm = layer.output_norm
     with torch.no_grad():
-        layer.weight.fill_(1.0)
+        stored(layer).fill_(1.0)
         norm.running_mean.fill_(100.3)  # 100.5 in bfloat16
         norm.bias.fill_(0.25)
         if gain:
@@ -153,7 +153,7 @@ def test_a_gradient_penalty_is_that_of_the_formula(kind: str) -> None:
     torch.manual_seed(0)
     make, shape = LAYERS[kind]
     layer = convert(make().double(), "mean_spectral")
-    layer.weight.data.mul_(3).add_(0.1)
+    stored(layer).data.mul_(3).add_(0.1)
     bank = SigmaBank(layer)
     bank.update()
     u, v = layer.weight_norm.u.clone(), layer.weight_norm.v.flatten(1).clone()
@@ -162,7 +162,7 @@ def test_a_gradient_penalty_is_that_of_the_formula(kind: str) -> None:
     def measured(y: Tensor) -> list[Tensor]:
         weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)
         (slope,) = torch.autograd.grad((y.tanh() * weights).sum(), x, create_graph=True)
-        inputs = (layer.weight, layer.output_norm.bias)
+        inputs = (stored(layer), layer.output_norm.bias)
         return [slope.detach(), *torch.autograd.grad(slope.square().sum(), inputs)]
 
     with bank.shared():
@@ -242,7 +242,7 @@ def test_a_part_with_a_hook_is_called_by_itself(kind: str, index: int) -> None:
             module[1].inplace = False  # torch's backward hooks forbid it
             part.register_full_backward_hook(hook)
         module(x.clone().requires_grad_()).sum().backward()
-        found.append(module[0].weight.grad)
+        found.append(stored(module[0]).grad)
     assert len(seen) == 2
     assert torch.equal(*found)
 

@@ -14,7 +14,7 @@ from conftest import same_bits, weights
 from test_norms import LAYERS
 from torch import Tensor, nn
 
-from msngan.norms import NORMS, OptionalSpectralNorm, SigmaBank, convert, follow, normalise
+from msngan.norms import NORMS, OptionalSpectralNorm, SigmaBank, convert, follow, normalise, stored
 
 Tiny = Callable[..., Path]
 # Thresholds at which the gates of a tiny critic switch within a few steps.
@@ -46,7 +46,7 @@ def of_sigma(sigma: float, **options: Any) -> tuple[nn.Module, OptionalSpectralN
     layer = nn.Linear(4, 6).double()
     layer.weight.data *= sigma / torch.linalg.svdvals(layer.weight.detach())[0]
     layer, gate = gated(layer, **options)
-    gate.estimate.iterate(layer.weight, 200)
+    gate.estimate.iterate(stored(layer), 200)
     return layer, gate
 
 
@@ -62,9 +62,9 @@ def largest(weight: Tensor) -> float:
 def test_off_is_the_plain_layer_and_on_is_the_layer_with_sigma_one() -> None:
     layer, _ = of_sigma(3.0)
     x = torch.randn(5, 4, dtype=torch.float64)
-    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    assert torch.equal(layer(x), nn.functional.linear(x, stored(layer), layer.bias))
     layer, _ = of_sigma(3.0, start=True)
-    expected = nn.functional.linear(x, layer.weight / 3, layer.bias)
+    expected = nn.functional.linear(x, stored(layer) / 3, layer.bias)
     torch.testing.assert_close(layer(x), expected)
 
 
@@ -72,15 +72,15 @@ def test_by_sigma_a_gate_goes_on_above_one_threshold_and_off_below_the_other() -
     layer, gate = of_sigma(1.05)
     seen = []
     for sigma in (1.05, 1.2, 1.0, 0.95, 0.8):
-        layer.weight.data *= sigma / largest(layer.weight)
-        gate.iterate(layer.weight, 50)
+        stored(layer).data *= sigma / largest(stored(layer))
+        gate.iterate(stored(layer), 50)
         seen.append(bool(gate.on))
     assert seen == [False, True, True, True, False]
-    assert largest(layer.weight) == pytest.approx(1)  # 0.8 is in the weight now
+    assert largest(stored(layer)) == pytest.approx(1)  # 0.8 is in the weight now
     assert gate.estimate.last_sigma.item() == 1
     for growth, on in ((1.09, False), (1.02, True)):
-        layer.weight.data *= growth
-        gate.iterate(layer.weight, 50)
+        stored(layer).data *= growth
+        gate.iterate(stored(layer), 50)
         assert bool(gate.on) == on
     assert [d["on"] for d in gate.decisions] == [True, False, True]
     assert [d["value"] for d in gate.decisions] == pytest.approx([1.2, 0.8, 1.09 * 1.02])
@@ -89,21 +89,21 @@ def test_by_sigma_a_gate_goes_on_above_one_threshold_and_off_below_the_other() -
 
 def test_by_gradient_norm_a_gate_goes_by_the_ratio_to_the_running_average() -> None:
     layer, gate = of_sigma(4.0, criterion="gradient_norm", memory=4)
-    gate.iterate(layer.weight)  # no gradient, nothing to see
+    gate.iterate(stored(layer))  # no gradient, nothing to see
     assert gate.count.item() == 0
     # The plain mean of the first four, then a quarter of each new one.
     averages = [1.0, 5.0, 4.0, 3.5, 4.25, 6.1875]
     for norm, average in zip([1.0, 9.0, 2.0, 2.0, 6.5, 12.0], averages, strict=True):
         assert not gate.on  # 9 is far above the first, but four are to be seen first
-        set_gradient(layer.weight, norm)
-        gate.iterate(layer.weight)
+        set_gradient(stored(layer), norm)
+        gate.iterate(stored(layer))
         assert gate.average.item() == pytest.approx(average)
     assert gate.on
-    set_gradient(layer.weight, 1.6)  # in W / sigma that is 6.4, above the average
-    gate.iterate(layer.weight)
+    set_gradient(stored(layer), 1.6)  # in W / sigma that is 6.4, above the average
+    gate.iterate(stored(layer))
     assert gate.on
-    set_gradient(layer.weight, 1.5)
-    gate.iterate(layer.weight)
+    set_gradient(stored(layer), 1.5)
+    gate.iterate(stored(layer))
     assert not gate.on
     values = [d["value"] for d in gate.decisions]
     assert values == pytest.approx([12 / 4.25, 6 / (0.75 * 6.1875 + 0.25 * 6.4)])
@@ -116,7 +116,7 @@ def test_random_gates_are_on_for_their_share_and_each_draws_its_own() -> None:
     history = []
     for _ in range(500):
         for layer, gate in zip(network, gates, strict=True):
-            gate.iterate(layer.weight)
+            gate.iterate(stored(layer))
         history.append([bool(gate.on) for gate in gates])
     states = torch.tensor(history, dtype=torch.float64)
     assert states.mean().item() == pytest.approx(0.4 / 0.6, abs=0.04)
@@ -145,41 +145,41 @@ def test_switching_off_does_not_change_what_the_layer_computes(
     layer, gate = gated(plain, start=True)
     stays = copy.deepcopy(layer)
     stays.weight_norm.below, stays.weight_norm.managed = 0.0, True
-    version = layer.weight._version
+    version = stored(layer)._version
     for each in (layer, stays):
-        each.weight_norm.iterate(each.weight)
+        each.weight_norm.iterate(stored(each))
     assert not gate.on
     assert stays.weight_norm.on
-    assert layer.weight._version > version
+    assert stored(layer)._version > version
     torch.testing.assert_close(layer(x), stays(x), rtol=1e-6, atol=1e-6)
-    assert not torch.allclose(layer.weight, stays.weight)
+    assert not torch.allclose(stored(layer), stored(stays))
 
 
 def test_switching_on_is_the_logged_jump() -> None:
     layer, gate = of_sigma(1.5)
-    before = layer.effective_weight()
-    gate.iterate(layer.weight)
+    before = layer.weight
+    gate.iterate(stored(layer))
     (decision,) = gate.decisions
     assert decision == {"on": True, "criterion": "sigma", "value": 1.5, "sigma": 1.5} | {
         name: pytest.approx(1.5) for name in ("value", "sigma")
     }
-    torch.testing.assert_close(layer.effective_weight() * decision["sigma"], before)
+    torch.testing.assert_close(layer.weight * decision["sigma"], before)
 
 
 def test_the_gradient_in_the_new_weight_is_sigma_times_that_in_the_old_one() -> None:
     on, gate = of_sigma(0.5, start=True)
     off, other = copy.deepcopy((on, gate))
     off.weight_norm.managed = True
-    off.weight_norm.iterate(off.weight)
+    off.weight_norm.iterate(stored(off))
     assert not off.weight_norm.on
     x, target = torch.randn(5, 4).double(), torch.randn(5, 6).double()
     for layer in (on, off):
         (layer(x) - target).square().sum().backward()
     # All but the component that the division takes away.
     u, v = gate.estimate.u[0], gate.estimate.v[0]
-    inner = (off.weight.grad * off.weight.detach()).sum()
-    projected = off.weight.grad - inner * torch.outer(u, v)
-    torch.testing.assert_close(projected, 0.5 * on.weight.grad)
+    inner = (stored(off).grad * stored(off).detach()).sum()
+    projected = stored(off).grad - inner * torch.outer(u, v)
+    torch.testing.assert_close(projected, 0.5 * stored(on).grad)
 
 
 @pytest.mark.parametrize("amsgrad", [False, True])
@@ -195,30 +195,30 @@ def test_adam_goes_on_as_if_it_had_always_seen_the_gradients_of_the_new_weight(
     pairs = []
     for layer in (switched, stays):
         layer.weight_norm.managed = True
-        optimizer = torch.optim.Adam([layer.weight], 1e-3, (0.5, 0.9), 1e-12, amsgrad=amsgrad)
+        optimizer = torch.optim.Adam([stored(layer)], 1e-3, (0.5, 0.9), 1e-12, amsgrad=amsgrad)
         follow([layer.weight_norm], optimizer)
         pairs.append((layer, optimizer))
     gradients = [torch.randn(6, 4).double() for _ in range(3)]
     for gradient in gradients:
         for layer, optimizer in pairs:
-            layer.weight.grad = gradient.clone()
+            stored(layer).grad = gradient.clone()
             optimizer.step()
     for layer, _ in pairs:
-        layer.weight_norm.iterate(layer.weight)
+        layer.weight_norm.iterate(stored(layer))
     assert bool(gate.on) != start
     assert bool(stays.weight_norm.on) == start
     sigma = gate.decisions[0]["sigma"]
     factor = 1 / sigma if gate.on else sigma
-    before = [layer.weight.detach().clone() for layer, _ in pairs]
+    before = [stored(layer).detach().clone() for layer, _ in pairs]
     for (layer, optimizer), scale in zip(pairs, (factor, 1.0), strict=True):
-        layer.weight.grad = scale * gradients[0]
+        stored(layer).grad = scale * gradients[0]
         optimizer.step()
-    steps = [layer.weight - old for (layer, _), old in zip(pairs, before, strict=True)]
+    steps = [stored(layer) - old for (layer, _), old in zip(pairs, before, strict=True)]
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-6, atol=1e-12)
     other = torch.optim.Adam([nn.Parameter(torch.ones(2))])
     gate.rescale = None
     follow([gate], other)
-    gate.rescale(switched.weight, 2.0)  # a weight that this optimizer does not hold
+    gate.rescale(stored(switched), 2.0)  # a weight that this optimizer does not hold
     assert not other.state
 
 
@@ -229,7 +229,7 @@ def test_evaluation_decides_nothing() -> None:
     gate.managed = False
     layer(torch.randn(2, 4, dtype=torch.float64))
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
-    gate.iterate(layer.weight)
+    gate.iterate(stored(layer))
     assert not gate.on
     assert gate.decisions == []
 
@@ -268,7 +268,7 @@ def test_without_a_bank_the_first_forward_after_a_step_decides() -> None:
 
 def test_the_gate_survives_a_round_trip_and_a_copy_knows_no_optimizer() -> None:
     layer, gate = of_sigma(3.0)
-    gate.iterate(layer.weight)
+    gate.iterate(stored(layer))
     assert gate.on
     x = torch.randn(2, 4, dtype=torch.float64)
     loaded, other = of_sigma(1.0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msngan.models.averaging import update_average
-from msngan.norms import NORMS, SigmaBank, WeightPart, convert, statistics
+from msngan.norms import NORMS, SigmaBank, WeightPart, convert, statistics, stored
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
 WEIGHTED = sorted(name for name in NORMS if NORMS[name].weight is not None)
@@ -95,7 +95,7 @@ def test_a_moving_average_of_the_network_is_a_network_under_the_same_norm(norm: 
         for name, buffer in part.named_buffers():
             assert torch.equal(buffer, dict(other.weight_norm.named_buffers())[name])
         sizes = [
-            torch.linalg.matrix_norm(each.effective_weight().flatten(1), 2)
+            torch.linalg.matrix_norm(each.weight.flatten(1), 2)
             for each in (mine, other)
         ]
         assert sizes[0].item() == pytest.approx(sizes[1].item(), rel=0.1)
@@ -149,7 +149,7 @@ def test_autocast_leaves_the_state_and_the_weights_in_full_precision(
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             with bank.shared():
                 logits = each(x)
-                lent = [layer.effective_weight() for layer in each if hasattr(layer, "weight_norm")]
+                lent = [layer.weight for layer in each if hasattr(layer, "weight_norm")]
             bank.update()
         assert logits.dtype == (torch.bfloat16 if enabled else torch.float32)
         assert all(weight.dtype == torch.float32 for weight in lent)
@@ -165,7 +165,7 @@ def test_gradients_of_first_and_second_order_are_those_of_finite_differences(nor
     layer = convert(nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1)).double(), norm)
     x = torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     layer(x.detach())
-    layer[0].weight.data.mul_(4)
+    stored(layer[0]).data.mul_(4)
     SigmaBank(layer)  # else sigma would move between evaluations
     values = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
 
@@ -203,7 +203,7 @@ def test_a_gradient_through_lent_weights_can_itself_be_differentiated(norm: str)
     module = network(norm)
     bank, x = SigmaBank(module), images()
     bank.update()
-    weight, found = module[0].weight, []
+    weight, found = stored(module[0]), []
     for lender in (bank, SigmaBank(nn.Module())):
         with lender.shared():
             loss = module(x).square().sum()
@@ -225,12 +225,12 @@ def test_after_an_optimizer_of_any_kind_the_lent_weight_is_that_of_the_new_weigh
     bank = SigmaBank(module, optimizer)
     for _ in range(2):
         with bank.shared():
-            lent = module[0].effective_weight().clone()
+            lent = module[0].weight.clone()
             module(images()).square().sum().backward()
         optimizer.step()
     with bank.shared():
-        now = module[0].effective_weight()
-    close(now, module[0].effective_weight(), rtol=1e-9)
+        now = module[0].weight
+    close(now, module[0].weight, rtol=1e-9)
     assert (now - lent).abs().max() > 1e-3
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msngan.norms import MSNConv2d, MSNLinear, SigmaBank
+from msngan.norms import MSNConv2d, MSNLinear, SigmaBank, stored
 
 
 def layer() -> MSNConv2d:
@@ -27,14 +27,14 @@ def x() -> Tensor:
 def parts(made: MSNConv2d) -> tuple[Tensor, Tensor, Tensor]:
     """sigma, u (4,) and v (27,) of the layer's weight as a matrix."""
     norm = made.weight_norm
-    u, v = norm.u[0], norm.columns(norm.v, made.weight)[0]
-    return u @ made.weight.detach().flatten(1) @ v, u, v
+    u, v = norm.u[0], norm.columns(norm.v, stored(made))[0]
+    return u @ stored(made).detach().flatten(1) @ v, u, v
 
 
 def test_equations_6_and_7_the_output_is_centred_and_offset(x: Tensor) -> None:
     made = layer()
     sigma, *_ = parts(made)
-    h = F.conv2d(x, made.weight / sigma, padding=1)
+    h = F.conv2d(x, stored(made) / sigma, padding=1)
     wanted = h - h.mean((0, 2, 3), keepdim=True) + made.output_norm.bias[:, None, None]
     torch.testing.assert_close(made(x), wanted)
     torch.testing.assert_close(made(x).mean((0, 2, 3)), made.output_norm.bias)
@@ -45,15 +45,15 @@ def test_equations_8_and_9_the_gradient_of_the_weight_is_the_projected_one(x: Te
     g = torch.randn(5, 4, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     (made(x) * g).sum().backward()
     sigma, u, v = parts(made)
-    normed = (made.weight.detach() / sigma).requires_grad_()
+    normed = (stored(made).detach() / sigma).requires_grad_()
     h = F.conv2d(x, normed, padding=1)
     ((h - h.mean((0, 2, 3), keepdim=True)) * g).sum().backward()
     assert normed.grad is not None
     inner = (normed.grad * normed.detach()).sum()
     wanted = (normed.grad.flatten(1) - inner * torch.outer(u, v)) / sigma
-    torch.testing.assert_close(made.weight.grad.flatten(1), wanted)
+    torch.testing.assert_close(stored(made).grad.flatten(1), wanted)
     # So the weight's length cannot change to first order.
-    assert (made.weight.grad * made.weight.detach()).sum().abs() < 1e-12
+    assert (stored(made).grad * stored(made).detach()).sum().abs() < 1e-12
 
 
 def test_equation_10_the_gradient_before_the_centring_has_no_mean(x: Tensor) -> None:
@@ -78,7 +78,7 @@ def test_the_whole_layer_passes_gradcheck_in_input_weight_and_offset(kind: str, 
         named = {"weight": weight, "output_norm.bias": offset}
         return torch.func.functional_call(made, named, (x,))
 
-    weight, offset = made.weight.detach().clone(), made.output_norm.bias.detach().clone()
+    weight, offset = stored(made).detach().clone(), made.output_norm.bias.detach().clone()
     arguments = (inputs, weight.requires_grad_(), offset.requires_grad_())
     assert torch.autograd.gradcheck(output, arguments)
     assert torch.autograd.gradgradcheck(output, arguments, fast_mode=True)
