@@ -20,7 +20,7 @@ BLOCK = 16  # vectors; as many as there are rows or columns, where these are few
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 SQUARINGS = 12
 # An iteration that raises the estimate by less than this share ends an update, or a settling.
-ENOUGH, SETTLED = 1e-3, 1e-5
+ENOUGH, SETTLED = 2e-4, 1e-5
 MOST, MOST_SETTLING = 8, 100
 
 
@@ -59,21 +59,25 @@ def orthonormal(block: Tensor) -> Tensor:
 
 def advance(x: Tensor, z: Tensor) -> Found:
     """One iteration of an orthonormal block x, given z = A A^T x."""
-    value, vector = leading(x.mT @ z)
+    value, vector, smallest = leading(x.mT @ z)
     least = torch.finfo(value.dtype).tiny
     weights = (vector * value.clamp_min(least).rsqrt()[..., None])[..., None]
     left = (z @ weights)[..., 0]
-    return Found(orthonormal(z), value, weights, left, torch.linalg.vector_norm(left, dim=-1))
+    # Half the smallest value of the span taken away, what is outside it fades sooner.
+    block = orthonormal(torch.addcmul(z, x, smallest[..., None, None], value=-0.5))
+    return Found(block, value, weights, left, torch.linalg.vector_norm(left, dim=-1))
 
 
-def leading(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalue (...,) and its unit eigenvector (..., k) of a symmetric (..., k, k)."""
+def leading(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a symmetric (..., k, k) the largest eigenvalue (...,) and its unit eigenvector (..., k), and
+    about the smallest eigenvalue."""
     if gram.is_cpu and not torch.compiler.is_compiling():
         try:
             values, vectors = torch.linalg.eigh(gram)
         except torch.linalg.LinAlgError:  # it does not take a NaN
-            return torch.full_like(gram[..., 0, 0], math.nan), torch.full_like(gram[..., 0], math.nan)
-        return values[..., -1], vectors[..., -1]
+            vector = torch.full_like(gram[..., 0], math.nan)
+            return vector[..., 0], vector, vector[..., 0]
+        return values[..., -1], vectors[..., -1], values[..., 0]
     # eigh would make a GPU wait. A high power of the matrix has the vector in every column.
     power = gram
     for _ in range(SQUARINGS):
@@ -83,7 +87,8 @@ def leading(gram: Tensor) -> tuple[Tensor, Tensor]:
     size, column = torch.linalg.vector_norm(power, dim=-2).max(-1)
     vector = torch.take_along_dim(power, column[..., None, None], -1)[..., 0]
     vector = vector / size.masked_fill(size == 0, 1)[..., None]
-    return (vector[..., None, :] @ gram @ vector[..., None])[..., 0, 0], vector
+    value = (vector[..., None, :] @ gram @ vector[..., None])[..., 0, 0]
+    return value, vector, gram.diagonal(dim1=-2, dim2=-1).amin(-1)
 
 
 def iterated(
