@@ -116,14 +116,13 @@ KINDS = {
     3: (BatchNorm1d, BatchNorm1dNoGain),
     4: (BatchNorm2d, BatchNorm2dNoGain),
     5: (BatchNorm3d, BatchNorm3dNoGain),
-}  # by the axes of the layer's weight
+}  # by the axes of the output
 
 
 def batch_norm_of(layer: nn.Module, *, gain: bool = True) -> nn.Module:
     """torch's BatchNorm with an offset for the outputs of a convolution or linear layer."""
-    channels, _ = outputs_of(layer)
-    assert isinstance(layer.weight, Tensor)
-    with_gain, without = KINDS[layer.weight.dim()]
+    channels, axis = outputs_of(layer)
+    with_gain, without = KINDS[2 if axis == -1 else len(layer.kernel_size) + 2]
     return with_gain(channels) if gain else without(channels)
 
 
