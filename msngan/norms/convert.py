@@ -279,6 +279,7 @@ def fold(module: nn.Module) -> nn.Module:
     for part in list(folded.modules()):
         if isinstance(part, NormLayer):
             _fold_layer(part)
+    for part in folded.modules():
         if isinstance(part, nn.MultiheadAttention) and "output_norm" not in part.out_proj._modules:
             _drop_hook(part._forward_hooks, norm_attention)
     return folded
