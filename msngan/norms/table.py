@@ -7,6 +7,7 @@ from msngan.norms.batch import BATCH, BATCH_NO_GAIN
 from msngan.norms.mean_spectral import MEAN_ONLY, MEAN_SPECTRAL, SPECTRAL_BIAS
 from msngan.norms.operator import LIPSCHITZ_PROJECTION, SPECTRAL_CLIP
 from msngan.norms.optional_spectral import OPTIONAL_SPECTRAL
+from msngan.norms.released_spectral import RELEASED_SPECTRAL
 from msngan.norms.sample import INSTANCE, LAYER
 from msngan.norms.spectral import BIDIRECTIONAL, BIDIRECTIONAL_SCALED, SCALED, SPECTRAL
 from msngan.norms.weight import WEIGHT, WEIGHT_MEAN
@@ -29,6 +30,7 @@ NORMS: dict[str, Norm] = {
     "spectral_clip": SPECTRAL_CLIP,
     "lipschitz_projection": LIPSCHITZ_PROJECTION,
     "optional_spectral": OPTIONAL_SPECTRAL,
+    "released_spectral": RELEASED_SPECTRAL,
 }
 
 if TYPE_CHECKING:

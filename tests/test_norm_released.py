@@ -1,0 +1,260 @@
+"""The norm `released_spectral` does what the authors' released code does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from norm_layers import LAYERS
+from torch import Tensor, nn
+
+from msngan.models import CLASSIFIERS
+from msngan.norms import NORMS, SigmaBank, convert, fold, normalise
+from msngan.norms.released_spectral import ReleasedSpectralNorm
+
+NAME = "released_spectral"
+every_kind = pytest.mark.parametrize("kind", LAYERS)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def released(kind: str, **options: Any) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A plain layer in float64, a copy of it under the norm, and a batch."""
+    make, shape = LAYERS[kind]
+    plain = make().double()
+    plain.weight.data *= 3
+    layer = normalise(copy.deepcopy(plain), NORMS[NAME].configured(**options))
+    return plain, layer, torch.randn(shape, dtype=torch.float64)
+
+
+def largest(layer: nn.Module) -> float:
+    """sigma of the stored weight as a matrix, by SVD, the largest over groups."""
+    weight, groups = layer.weight.detach(), getattr(layer, "groups", 1)
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        blocks = [block.transpose(0, 1) for block in weight.chunk(groups)]
+    else:
+        blocks = list(weight.chunk(groups))
+    return max(torch.linalg.matrix_norm(block.flatten(1), 2).item() for block in blocks)
+
+
+def gradient(layer: nn.Module, x: Tensor, towards: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad((layer(x) * towards).sum(), layer.weight)
+    return found
+
+
+def digits() -> nn.Sequential:
+    network = nn.Sequential(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.Conv2d(6, 8, 4, 2))
+    network.extend([nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 10)])
+    return convert(network, NAME)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_after_each_optimizer_step_sigma_of_every_stored_weight_is_one(
+    optimizer: type[torch.optim.Optimizer],
+) -> None:
+    network = digits()
+    steps = optimizer(network.parameters(), lr=1e-3)  # type: ignore[call-arg]
+    bank = SigmaBank(network, steps)
+    for _ in range(20):
+        with bank.shared():
+            loss = network(torch.randn(16, 1, 10, 10)).square().mean()
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        for index in (0, 2, 5):
+            assert largest(network[index]) == pytest.approx(1, abs=1e-4)
+
+
+@every_kind
+@pytest.mark.parametrize("banked", [True, False])
+def test_the_first_training_pass_overwrites_the_weight_and_computes_with_it(
+    kind: str, banked: bool
+) -> None:
+    plain, layer, x = released(kind)
+    bank = SigmaBank(layer if banked else nn.Module())
+    assert torch.equal(layer.weight, plain.weight)
+    with bank.shared():
+        y = layer(x)
+    # Sigma of small matrices, whose first two may be close.
+    assert largest(layer) == pytest.approx(1, abs=1e-3)
+    direction = plain.weight / plain.weight.norm()
+    torch.testing.assert_close(layer.weight / layer.weight.norm(), direction)
+    plain.weight.data.copy_(layer.weight)
+    assert torch.equal(y, plain(x))
+
+
+@every_kind
+def test_evaluation_writes_nothing_and_before_training_computes_what_training_will(
+    kind: str,
+) -> None:
+    plain, layer, x = released(kind)
+    y = layer.eval()(x)
+    assert torch.equal(layer.weight, plain.weight)
+    assert not layer.weight_norm.u.any()
+    torch.testing.assert_close(fold(layer)(x), y, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.train()(x), y, rtol=1e-12, atol=1e-12)
+
+
+@every_kind
+def test_a_trained_layer_folds_to_its_stored_weight(kind: str) -> None:
+    _, layer, x = released(kind)
+    layer(x)
+    layer.weight.data *= 2  # an optimizer's step, not projected yet
+    folded = fold(layer)
+    assert torch.equal(folded.weight, layer.weight)
+    assert torch.equal(folded(x), layer.eval()(x))
+
+
+@every_kind
+def test_the_gradient_is_that_of_a_plain_layer_and_not_that_of_the_equations(kind: str) -> None:
+    plain, layer, x = released(kind)
+    towards = torch.randn_like(layer(x))
+    plain.weight.data.copy_(layer.weight)
+    found = gradient(layer, x, towards)
+    torch.testing.assert_close(found, gradient(plain, x, towards))
+    exact = normalise(copy.deepcopy(plain), NORMS["spectral"])
+    by_equations = gradient(exact, x, towards)
+    # <G, W> u v^T is what the released code leaves out.
+    assert (by_equations * plain.weight).sum().abs() < 1e-9 * by_equations.norm()
+    assert (found * layer.weight).sum().abs() > 1e-3 * found.norm()
+    assert (found - by_equations).norm() > 1e-3 * found.norm()
+
+
+@pytest.mark.parametrize(("norm", "change"), [(NAME, 2.5e-5), ("spectral", -3.125e-5)])
+def test_a_step_raises_a_linear_loss_that_a_step_along_the_equations_gradient_lowers(
+    norm: str, change: float
+) -> None:
+    # W = A + B / 2 and the loss <W / sigma, G> with G = 2 A + B / 2, for A = u v^T of the largest
+    # singular value and B of the other. A step of rate r against G and the division by sigma, now
+    # 1 - 2 r, change it by r (2 (2 + 1 / 4) - |G|^2) = r / 4. Equation 9's gradient is
+    # G - <G, W> A = B / 2 - A / 4, and a step against it changes it by -r (1 / 4 + 1 / 16).
+    u, v = (torch.linalg.qr(torch.randn(n, 2, dtype=torch.float64))[0] for n in (5, 7))
+    layer = nn.Linear(7, 5, bias=False).double()
+    layer.weight.data = u @ torch.diag(torch.tensor([1, 0.5], dtype=torch.float64)) @ v.T
+    towards = u @ torch.diag(torch.tensor([2, 0.5], dtype=torch.float64)) @ v.T
+    layer = normalise(layer, NORMS[norm])
+    optimizer = torch.optim.SGD(layer.parameters(), 1e-4)
+    bank = SigmaBank(layer, optimizer)
+    for _ in range(50):
+        bank.update()
+    before = (layer.effective_weight() * towards).sum()
+    before.backward()
+    optimizer.step()
+    after = (layer.effective_weight() * towards).sum()
+    assert (after - before).item() == pytest.approx(change, rel=1e-3)
+
+
+def test_a_projection_between_a_pass_and_its_backward_changes_neither() -> None:
+    _, layer, x = released("conv2d")
+    bank = SigmaBank(layer)
+    layer(x)
+    bank.update()
+    found = []
+    for interrupted in (False, True):
+        loss = layer(x).square().sum()
+        before, version = layer.weight.detach().clone(), layer.weight._version
+        if interrupted:
+            bank.update()
+        loss.backward()
+        assert layer.weight._version == version
+        torch.testing.assert_close(layer.weight.detach(), before, rtol=1e-6, atol=0)
+        found.append(layer.weight.grad)
+        layer.weight.grad = None
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-9)
+
+
+@every_kind
+def test_without_a_bank_every_training_pass_projects(kind: str) -> None:
+    _, layer, x = released(kind)
+    for factor in (1, 5):
+        layer.weight.data *= factor
+        layer(x)
+        assert largest(layer) == pytest.approx(1, abs=1e-3)
+
+
+def test_under_a_bank_passes_between_two_updates_leave_the_weight() -> None:
+    _, layer, x = released("conv2d")
+    bank = SigmaBank(layer)
+    layer(x)
+    layer.weight.data *= 5
+    before = layer.weight.detach().clone()
+    with bank.shared():
+        layer(x)
+    layer(x)
+    assert torch.equal(layer.weight, before)
+    bank.update()
+    assert largest(layer) == pytest.approx(1, abs=1e-3)
+
+
+@every_kind
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_state_round_trip_and_a_deep_copy_go_on_with_the_same_bits(
+    kind: str, trained: bool
+) -> None:
+    _, layer, x = released(kind)
+    if trained:
+        layer(x)
+    duplicate = copy.deepcopy(layer)
+    _, loaded, _ = released(kind)
+    if not trained:
+        loaded(x)  # what is loaded has not been projected, whatever this layer did
+    loaded.load_state_dict(layer.state_dict())
+    states = []
+    for each in (layer, duplicate, loaded):
+        bank = SigmaBank(each)
+        with bank.shared():
+            y = each(x).detach()
+        each.weight.data.add_(0.1)
+        bank.update()
+        states.append({**each.state_dict(), "output": y})
+    for state in states[1:]:
+        torch.testing.assert_close(state, states[0], rtol=0, atol=0)
+
+
+@every_kind
+def test_a_zero_weight_stays_zero(kind: str) -> None:
+    _, layer, x = released(kind)
+    layer.weight.data.zero_()
+    bank = SigmaBank(layer)
+    layer(x).square().sum().backward()
+    bank.update()
+    assert not layer.weight.any()
+    assert layer.weight.grad.isfinite().all()
+    norms = layer.weight_norm.u.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_the_iterations_are_so_many_at_each_projection_and_a_hundred_by_default() -> None:
+    def u(updates: int, times: int = 1, **options: int) -> Tensor:
+        torch.manual_seed(0)
+        _, layer, _ = released("conv2d", **options)
+        for _ in range(updates):
+            layer.weight_norm.iterate(layer.weight, times)
+        return layer.weight_norm.u
+
+    assert ReleasedSpectralNorm.of(nn.Linear(2, 2)).iterations == 100
+    torch.testing.assert_close(u(1, iterations=6), u(3, iterations=2))
+    torch.testing.assert_close(u(1, iterations=6), u(1, times=3, iterations=2))
+    assert not torch.allclose(u(1, iterations=6), u(1, iterations=2))
+    torch.testing.assert_close(u(1), u(1, iterations=100), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "1"])
+def test_another_number_of_iterations_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^iterations must be a whole number of at least 1, got "):
+        NORMS[NAME].configured(iterations=value)
+
+
+def test_a_classifier_begins_with_the_weights_and_the_random_stream_of_no_norm() -> None:
+    found = []
+    for norm in ("none", NAME):
+        torch.manual_seed(3)
+        network = CLASSIFIERS["cnn3"](norm, 10, 1, 28)
+        found.append((network.head.weight.detach(), torch.rand(1)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
