@@ -43,7 +43,7 @@ def critic(name: str) -> nn.Sequential:
 def test_first_and_second_derivatives_are_those_of_finite_differences_with_v_constant() -> None:
     plain = nn.Conv2d(2, 3, 4, 2, 1).double()
     clip = SpectralClip(plain, beta=0.3)
-    clip.prepare(plain, torch.zeros(1, 2, 6, 5, dtype=torch.float64))
+    clip.prepare(plain.weight, torch.zeros(1, 2, 6, 5, dtype=torch.float64))
     weight = plain.weight.detach().clone().requires_grad_()
     assert clip.sigma(weight) > 0.3
     assert torch.autograd.gradcheck(clip.normalised, weight)
@@ -59,7 +59,7 @@ def test_the_true_norm_of_the_weight_computed_with_is_at_most_the_bound(
     plain, layer, x = bounded(kind, name, **{OPTION[name]: bound})
     layer(x)
     bank = SigmaBank(layer)
-    for _ in range(600):
+    for _ in range(100):
         bank.update()
     layer.eval()
     weight = fold(layer).weight.detach()
@@ -179,7 +179,7 @@ def test_an_iteration_between_a_pass_and_its_backward_does_not_reach_the_gradien
     for twin, interrupted in [(copy.deepcopy(layer), False), (layer, True)]:
         loss = twin(x).square().sum()
         if interrupted:
-            twin.weight_norm.iterate(stored(twin), 3)
+            twin.weight_norm.iterate(stored(twin))
         loss.backward()
         gradients.append(stored(twin).grad)
     assert torch.equal(*gradients)
@@ -203,7 +203,6 @@ def test_the_first_pass_is_clipped_although_the_bank_lent_its_weight_before() ->
 def test_the_bound_of_a_size_holds_for_smaller_inputs(kind: str) -> None:
     plain, layer, x = bounded(kind, "spectral_clip")
     layer(x)
-    layer.weight_norm.iterate(stored(layer), 600)
     weight = layer.eval().weight.detach()
     for height, width in [(x.shape[2] - 1, x.shape[3]), (x.shape[2], x.shape[3] - 1)]:
         assert exact_norm(plain, weight, (2, height, width)) < 1 + 1e-4
@@ -259,7 +258,6 @@ def test_a_zero_weight_stays_zero_and_finite(name: str) -> None:
     layer.weight_norm.iterate(stored(layer))
     assert not stored(layer).any()
     assert stored(layer).grad.isfinite().all()
-    assert layer.weight_norm.v.norm().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("name", "option"), OPTION.items())

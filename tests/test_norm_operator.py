@@ -21,12 +21,13 @@ def _seed() -> None:
 
 
 def converged(kind: str) -> tuple[nn.Module, OperatorNorm, Tensor, tuple[int, ...]]:
-    """A plain layer in float64, an estimate of its norm after many iterations, weight and shape."""
+    """A plain layer in float64, an estimate of its norm after many updates, weight and shape."""
     make, shape = LAYERS[kind]
     plain = make().double()
     part = OperatorNorm(plain)
-    part.prepare(plain, torch.zeros(1, *shape, dtype=torch.float64))
-    part.iterate(plain.weight, 800)
+    part.prepare(plain.weight, torch.zeros(1, *shape, dtype=torch.float64))
+    for _ in range(200):
+        part.iterate(plain.weight)
     return plain, part, plain.weight, shape
 
 
@@ -40,7 +41,6 @@ def test_a_converged_sigma_is_the_largest_singular_value_of_the_operator(kind: s
 @every_kind
 def test_a_converged_gradient_is_that_of_the_largest_singular_value(kind: str) -> None:
     plain, part, weight, shape = converged(kind)
-    part.iterate(weight, 1500)  # a vector converges half as fast as its value
     (found,) = torch.autograd.grad(part.sigma(weight), weight)
     (exact,) = torch.autograd.grad(exact_norm(plain, weight, shape), weight)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
@@ -51,9 +51,9 @@ def test_the_estimate_at_the_first_input_is_near_and_never_above(kind: str) -> N
     make, shape = LAYERS[kind]
     plain = make().double()
     part = OperatorNorm(plain)
-    part.prepare(plain, torch.zeros(1, *shape, dtype=torch.float64))
+    part.prepare(plain.weight, torch.zeros(1, *shape, dtype=torch.float64))
     share = part.sigma(plain.weight).item() / exact_norm(plain, plain.weight, shape).item()
-    assert 0.9 < share < 1 + 1e-12
+    assert 1 - 1e-3 < share < 1 + 1e-12
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,7 @@ def test_the_norm_of_a_sum_of_neighbours_is_that_worked_out_by_hand(
     conv = nn.Conv1d(1, 1, 2, bias=False, padding=padding, padding_mode=padding_mode).double()
     conv.weight.data.fill_(1)
     part = OperatorNorm(conv)
-    part.prepare(conv, torch.zeros(1, 1, size, dtype=torch.float64))
-    part.iterate(conv.weight, 50)
+    part.prepare(conv.weight, torch.zeros(1, 1, size, dtype=torch.float64))
     assert part.sigma(conv.weight).item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -113,15 +112,15 @@ def test_a_state_loads_before_any_forward_whether_a_size_is_known_or_not(
         assert torch.equal(other.eval()(x), copy.deepcopy(layer).eval()(x))
 
 
-def test_a_state_of_another_layer_is_refused_and_changes_nothing() -> None:
+def test_a_state_of_another_layer_is_refused_and_leaves_an_estimate() -> None:
     _, layer, x = bounded("conv2d", "spectral_clip")
     layer(x)
     _, other, y = bounded("conv2d, groups", "spectral_clip")
     other(y)
-    before = layer.weight_norm.v.clone()
+    before = layer.weight
     with pytest.raises(RuntimeError, match=r"size mismatch for weight_norm\.v"):
         layer.load_state_dict(other.state_dict())
-    assert torch.equal(layer.weight_norm.v, before)
+    torch.testing.assert_close(layer.weight, before, rtol=1e-4, atol=0)
 
 
 @every_bound
@@ -186,9 +185,11 @@ def test_a_first_forward_compiles_without_a_graph_break(name: str) -> None:
     _, layer, x = bounded("conv2d", name)
     twin = copy.deepcopy(layer)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
-    for mode in (True, True, False):
-        torch.testing.assert_close(compiled.train(mode)(x), twin.train(mode)(x))
-    assert torch.equal(layer.weight_norm.v, twin.weight_norm.v)
+    for _ in range(4):  # an iteration each
+        y = compiled(x)
+    for mode in (True, False):
+        torch.testing.assert_close(y, twin.train(mode)(x), rtol=1e-3, atol=1e-3)
+        y = compiled.eval()(x)
 
 
 @every_bound
@@ -199,7 +200,8 @@ def test_iterations_are_so_many_at_each_update(name: str) -> None:
     thrice(x)
     thrice.load_state_dict(once.state_dict())
     SigmaBank(thrice).update()
-    once.weight_norm.iterate(stored(once), 3)
+    for _ in range(3):
+        once.weight_norm.iterate(stored(once))
     torch.testing.assert_close(thrice.weight_norm.v, once.weight_norm.v)
     torch.testing.assert_close(stored(thrice), stored(once))
 
