@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.estimate import BLOCK, ENOUGH, advance
+from msngan.norms.estimate import ENOUGH, advance
 from msngan.norms.layers import parts_of, stored
 from msngan.norms.parts import WeightPart, stamp
 from msngan.norms.spectral import SpectralNorm, quotient_gradient
@@ -183,11 +183,11 @@ class _Blocks:
         """x and z (layers, d, k), y (sum of n, k), zeros where a layer has less; rows of y."""
         like = self.norms[0].block
         if self._padded is None or self._padded.device != like.device:
-            rows = max(norm.block.shape[1] for norm in self.norms)
+            rows, most = (max(norm.block.shape[axis] for norm in self.norms) for axis in (1, 2))
             lengths = [norm.v.numel() for norm in self.norms]
-            self._padded = like.new_zeros(len(lengths), rows, BLOCK)
+            self._padded = like.new_zeros(len(lengths), rows, most)
             self._z = torch.zeros_like(self._padded)
-            self._y = like.new_zeros(sum(lengths), BLOCK)
+            self._y = like.new_zeros(sum(lengths), most)
             which = torch.arange(len(lengths), device=like.device)
             self._rows = which.repeat_interleave(torch.tensor(lengths, device=like.device))
             self._lengths = lengths
@@ -199,7 +199,7 @@ class _Blocks:
         # More for those whose estimate still moves; where a look does not make a device wait.
         if weights[0].is_cpu:
             for norm, weight, moves in zip(norms, weights, self._growth.tolist(), strict=True):
-                if not moves <= ENOUGH:
+                if not moves <= ENOUGH and norm.most > 1:
                     norm.iterate(weight)
 
     def _iterate(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:

@@ -64,7 +64,9 @@ def advance(x: Tensor, z: Tensor) -> Found:
     weights = (vector * value.clamp_min(least).rsqrt()[..., None])[..., None]
     left = (z @ weights)[..., 0]
     # Half the smallest value of the span taken away, what is outside it fades sooner.
-    block = orthonormal(torch.addcmul(z, x, smallest[..., None, None], value=-0.5))
+    if x.shape[-1] > 1:  # of a single vector it is the largest
+        z = torch.addcmul(z, x, smallest[..., None, None], value=-0.5)
+    block = orthonormal(z)
     return Found(block, value, weights, left, torch.linalg.vector_norm(left, dim=-1))
 
 

@@ -97,6 +97,7 @@ class OperatorNorm(WeightPart):
     """
 
     precise = ("v", "last_sigma", "block")
+    count, most = BLOCK, MOST  # vectors, and iterations an update; `bench sigma` measures 1 and 1
     v: Tensor
     last_sigma: Tensor
     block: Tensor
@@ -140,7 +141,7 @@ class OperatorNorm(WeightPart):
         if self.known:
             for _ in range(self.iterations - 1):
                 self._iterate(weight, ENOUGH, 1)
-            self._iterate(weight, ENOUGH, MOST)
+            self._iterate(weight, ENOUGH, self.most)
 
     @torch.no_grad()
     def settle(self, weight: Tensor) -> None:
@@ -170,7 +171,7 @@ class OperatorNorm(WeightPart):
     def _fresh(self, size: tuple[int, ...]) -> Tensor:
         shape = (self.operator.inputs, *size)
         length = math.prod(shape)
-        block = start((1, length, min(BLOCK, length)), self.v)[0]
+        block = start((1, length, min(self.count, length)), self.v)[0]
         return block.mT.reshape(-1, *shape).contiguous()
 
     def _iterate(self, weight: Tensor, enough: float, most: int) -> None:

@@ -9,15 +9,14 @@ of a plain layer, and a step along it can raise the loss. The norm `spectral` fo
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from msngan.norms.base import Norm
 from msngan.norms.operator import checked_iterations
-from msngan.norms.parts import MatrixPart
-from msngan.norms.precision import widened
+from msngan.norms.estimate import start
+from msngan.norms.parts import MatrixPart, full_precision, recomputing, widened
 
 TINY = 1e-12  # keeps a zero weight zero, and its u as it is
 
@@ -42,7 +41,7 @@ class ReleasedSpectralNorm(MatrixPart):
         self.register_buffer("u", widened(weight.detach()).new_zeros(self.groups, rows, 1))
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.training and not (self.managed and self.known):
+        if self.training and not (self.managed and self.known) and not recomputing():
             self.iterate(weight)
         return self.normalised(weight)
 
@@ -53,9 +52,9 @@ class ReleasedSpectralNorm(MatrixPart):
         return weight / self._estimate(weight, self.iterations)[1].to(weight.dtype)
 
     @torch.no_grad()
-    def iterate(self, weight: Tensor, times: int = 1) -> None:
+    def iterate(self, weight: Tensor) -> None:
         """Improve u, then W <- W / sigma, in place."""
-        u, sigma = self._estimate(weight, times * self.iterations)
+        u, sigma = self._estimate(weight, self.iterations)
         self.u.copy_(u)
         # .data, as in the released code, so that a pass that is still due its backward may have it.
         weight.data.div_(sigma.to(weight.dtype))
@@ -64,7 +63,7 @@ class ReleasedSpectralNorm(MatrixPart):
     @torch.no_grad()
     def _estimate(self, weight: Tensor, times: int) -> tuple[Tensor, Tensor]:
         """u and sigma, a scalar > 0, after so many power iterations from the stored u."""
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             blocks = widened(weight.detach()).unflatten(0, (self.groups, -1))
             if self.output_axis:  # (groups, inputs / groups, outputs / groups, *kernel)
                 blocks = blocks.transpose(1, 2)
@@ -72,21 +71,14 @@ class ReleasedSpectralNorm(MatrixPart):
             length = matrix.norm().clamp_min(TINY)
             square = (matrix / length) @ (matrix / length).mT  # small, for u <- W (W^T u)
             square.diagonal(dim1=1, dim2=2).add_(TINY)
-            u = self.u if self.known else _start(self.u)
+            u = self.u if self.known else start(self.u.shape, self.u)
             for _ in range(times):
                 u = square @ u
                 u = u / u.norm(dim=1, keepdim=True)
             return u, (matrix.mT @ u).norm(dim=1).max().clamp_min(TINY)
 
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*arguments, **options)
-        self.known = bool(self.u.any())
-
-
-def _start(u: Tensor) -> Tensor:
-    """A first u: numbers as good as noise, which draw on no generator."""
-    steps = torch.arange(1, u.numel() + 1, dtype=torch.float64)
-    return (steps.square() * (5**0.5 - 1) / 2).frac().sub(0.5).view(u.shape).to(u)
+    def loaded(self, weight: Tensor) -> None:
+        self.known = not self.u.is_meta and bool(self.u.any())
 
 
 def released_spectral(iterations: int = 100) -> Norm:

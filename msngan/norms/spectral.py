@@ -65,6 +65,7 @@ class SpectralNorm(SigmaPart):
     """
 
     precise = ("u", "v", "last_sigma", "block")
+    most = MOST  # iterations an update; `bench sigma` measures 1, of a block of one vector
     u: Tensor
     v: Tensor
     last_sigma: Tensor
@@ -123,7 +124,7 @@ class SpectralNorm(SigmaPart):
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
         """An iteration of the block, in place; more while each still raises sigma by 0.1 %."""
-        self._iterate(weight, ENOUGH, MOST)
+        self._iterate(weight, ENOUGH, self.most)
         if weight.is_cpu and not traced() and self.last_sigma.isnan() and weight.isfinite().all():
             self.settle(weight)  # it was a weight of NaN before
 
