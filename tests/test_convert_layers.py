@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from msngan.models import Critic
-from msngan.norms import NORMS, Norm, NormLayer, SpectralNorm, convert
+from msngan.norms import NORMS, Norm, NormLayer, SpectralNorm, convert, stored
 from msngan.norms.select import select
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -222,18 +222,19 @@ def test_a_long_list_of_layers_is_cut() -> None:
 
 def test_a_network_without_layers_is_refused() -> None:
     refuse = partial(convert, nn.ReLU(), "spectral")
-    assert_unchanged(nn.ReLU(), refuse, "ReLU has no layer to put a norm on: no Conv1d, ")
+    assert_unchanged(
+        nn.ReLU(), refuse, "ReLU has no layer to put a norm on: none with a weight matrix"
+    )
 
 
-def test_a_subclass_of_a_layer_is_no_layer_to_choose() -> None:
+@pytest.mark.parametrize("kind", ["Own", "Linear", "0"])
+def test_a_subclass_of_a_layer_is_chosen_by_its_name_and_by_that_of_its_base(kind: str) -> None:
     class Own(nn.Linear):
         """May compute something else."""
 
-    network = nn.Sequential(Own(4, 4), nn.Linear(4, 4))
-    assert_unchanged(network, partial(convert, network, "spectral", layers=[1]), "no layer 1")
-    assert_unchanged(network, partial(convert, network, "spectral", layers=["0"]), "layers are 1;")
-    convert(network, "spectral")
-    assert normed(network) == ["1"]
+    network = convert(nn.Sequential(Own(4, 4), nn.Conv2d(4, 4, 1)), "spectral", layers=[kind])
+    assert normed(network) == ["0"]
+    assert isinstance(network[0], Own)
 
 
 def test_an_unknown_head_is_refused_and_a_head_that_is_not_chosen_is_left() -> None:
@@ -245,10 +246,10 @@ def test_an_unknown_head_is_refused_and_a_head_that_is_not_chosen_is_left() -> N
 
 
 def test_a_norm_that_refuses_one_layer_changes_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def picky(layer: nn.Module) -> nn.Module:
+    def picky(layer: nn.Module, name: str) -> nn.Module:
         if isinstance(layer, nn.Linear):
             raise ValueError("no linear layers")
-        return SpectralNorm.of(layer)
+        return SpectralNorm.of(layer, name)
 
     monkeypatch.setitem(NORMS, "picky", Norm(weight=picky))
     network = Network()
@@ -415,7 +416,7 @@ class TestCritic:
         torch.manual_seed(3)
         made = list(select(Critic(norm, 2, size=16)).values())
         for one, other in zip(plain, made, strict=True):
-            assert torch.equal(one.weight, other.weight)
+            assert torch.equal(one.weight, stored(other))
 
     @pytest.mark.parametrize(
         ("options", "message"),
