@@ -50,9 +50,28 @@ class ClassifierSettings:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
+@dataclass(frozen=True)
+class SigmaSettings:
+    """Of `bench sigma`. No norms, or passes: each config's own. minutes: of one training at most."""
+
+    configs: tuple[str, ...]
+    norms: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ()
+    steps: int = 2000
+    minutes: float | None = None
+    rounds: int = 40
+    width: int = 16
+    threads: int = 1
+    seed: int = 0
+    device: DeviceName = "cpu"
+
+
+OWN_SIZES = (ClassifierSettings, SigmaSettings)  # each network's, or each data set's
+
+
 def record(
     benchmark: str,
-    settings: Settings | ClassifierSettings | ScoreSettings,
+    settings: Settings | ClassifierSettings | ScoreSettings | SigmaSettings,
     clock: str,
     baseline: str,
     results: list[dict[str, Any]],
@@ -76,7 +95,7 @@ def record(
         "rounds": settings.rounds,
         "settings": {
             **chosen,
-            **({} if isinstance(settings, ClassifierSettings) else {"image_size": SIZE}),
+            **({} if isinstance(settings, OWN_SIZES) else {"image_size": SIZE}),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },
         "baseline": baseline,

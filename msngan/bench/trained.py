@@ -102,12 +102,20 @@ def fit_seconds(
 ) -> float:
     """Train for some steps and return the seconds of one, without the first ones."""
     timing = Timing(discarded, measured, read)
+    train(gan, data, [timing], settings.device, recipe.precision)
+    return timing.seconds
+
+
+def train(
+    gan: GAN, data: ImageData, callbacks: list[Callback], device: str, precision: str
+) -> None:
+    """Until a callback stops it; nothing is written."""
     trainer = Trainer(
-        accelerator="gpu" if settings.device == "cuda" else "cpu",
+        accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
-        precision=recipe.precision,  # type: ignore[arg-type]  # Lightning's Literal
+        precision=precision,  # type: ignore[arg-type]  # Lightning's Literal
         max_epochs=-1,
-        callbacks=[timing],
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -120,4 +128,3 @@ def fit_seconds(
         if trainer.interrupted:
             raise KeyboardInterrupt from ending
         raise
-    return timing.seconds

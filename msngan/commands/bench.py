@@ -14,6 +14,13 @@ from msngan.bench.score_settings import PARTS
 from msngan.commands.bench_classify_tables import classify_tables
 from msngan.commands.bench_score_tables import score_tables
 from msngan.commands.bench_scores import add_sizes, score_settings
+from msngan.commands.bench_sigma import (
+    add_sigma,
+    check_sigma,
+    sigma_settings,
+    sigma_tables,
+    with_others,
+)
 from msngan.commands.bench_tables import as_csv, as_tables
 from msngan.commands.parser import Parser
 from msngan.commands.tables import FORMATS, print_as
@@ -34,11 +41,13 @@ HELP = {
     "classify": "training steps of the paper's classifiers, against batch norm",
     "fold": "inference of trained critics, folded and not, against one without a norm",
     "scores": "the arithmetic of scores against other libraries', and its share of an evaluation",
+    "sigma": "how exact the estimate of sigma is in training, against a single power iteration",
 }
 # Of msngan.bench, by benchmark.
 MODULES = {"norms": "norms", "step": "steps", "classify": "classifiers", "fold": "folds"}
-MODULES["scores"] = "scores"
-ROUNDS = {"norms": 20, "step": 7, "classify": 20, "fold": 20, "scores": 5}
+MODULES |= {"scores": "scores", "sigma": "sigma"}
+ROUNDS = {"norms": 20, "step": 7, "classify": 20, "fold": 20, "scores": 5, "sigma": 40}
+TABLES = {"scores": score_tables, "classify": classify_tables, "sigma": sigma_tables}
 NETWORKS = ("cnn3", "vgg7", "densenet_bc", "resnet18")
 NETWORKS_HELP = f"of {', '.join(NETWORKS)}; default: cnn3,vgg7"
 DEFAULT_NORMS = {
@@ -55,10 +64,9 @@ def main(argv: list[str]) -> int:
     if options.output:
         write_json(options.output, record)
     if options.plot:
-        from msngan.bench.plot import draw
-
-        draw(record, options.plot)
-    tables = {"scores": score_tables, "classify": classify_tables}.get(options.benchmark, as_tables)
+        name = "msngan.figures.sigma" if options.benchmark == "sigma" else "msngan.bench.plot"
+        import_module(name).draw(record, options.plot)
+    tables = TABLES.get(options.benchmark, as_tables)
     print_as(
         options.format,
         tables=lambda: tables(record),
@@ -73,7 +81,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="|".join(HELP))
     made = {name: commands.add_parser(name, help=x, description=x) for name, x in HELP.items()}
     for name, each in made.items():
-        (_add_score_options if name == "scores" else _add_options)(each, name)
+        add = {"scores": _add_score_options, "sigma": _add_sigma_options}.get(name, _add_options)
+        add(each, name)
     # A benchmark's own parser knows its options, and what an unknown one is near to.
     chosen = made.get(argv[0]) if argv else None
     options = chosen.parse_args(argv[1:]) if chosen else parser.parse_args(argv)
@@ -84,6 +93,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         if options.only is not None:
             only = _names(options.only, list(PARTS), "--only", "part")
         options.settings = score_settings(options, only)
+    if options.benchmark == "sigma":
+        check_sigma(options)
     for name in ("output", "plot"):
         if getattr(options, name):
             _check_writable(f"--{name}", getattr(options, name))
@@ -121,6 +132,11 @@ def _add_score_options(made: argparse.ArgumentParser, name: str) -> None:
     made.set_defaults(plot=None)
 
 
+def _add_sigma_options(made: argparse.ArgumentParser, name: str) -> None:
+    _add_common_options(made, name)
+    add_sigma(made)
+
+
 def _add_common_options(made: argparse.ArgumentParser, name: str) -> None:
     made.set_defaults(benchmark=name)
     made.add_argument("--rounds", type=int, default=ROUNDS[name], help=f"default: {ROUNDS[name]}")
@@ -151,12 +167,16 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from msngan import rng
     from msngan.bench.watch import progress
 
-    settings = options.settings if options.benchmark == "scores" else _settings(options)
+    if options.benchmark == "sigma":
+        settings = sigma_settings(options)
+    else:
+        settings = options.settings if options.benchmark == "scores" else _settings(options)
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as in training
     run = _benchmark(options.benchmark)
     with rng.untouched(), progress(options.benchmark) as watcher:
-        return run(settings, watcher)
+        record = run(settings, watcher)
+    return with_others(record, options.others) if options.benchmark == "sigma" else record
 
 
 def _settings(options: argparse.Namespace) -> Settings | ClassifierSettings:
@@ -186,7 +206,7 @@ def _settings(options: argparse.Namespace) -> Settings | ClassifierSettings:
 
 
 def _benchmark(name: str) -> Callable[[Any, Watcher], dict[str, Any]]:
-    if name == "step":
+    if name in ("step", "sigma"):
         from msngan.options import quiet
 
         quiet()

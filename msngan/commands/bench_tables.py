@@ -198,7 +198,7 @@ def as_csv(record: Record) -> tuple[list[str], list[dict[str, Any]]]:
 
 def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
-        if value is None or name in ("seconds", "by_name", "total"):
+        if value is None or name in ("by_name", "total") or isinstance(value, list):
             continue
         if name == "memory":
             value = {"ratio": value["ratio"]}

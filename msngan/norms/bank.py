@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.estimate import ENOUGH, advance
+from msngan.norms.estimate import ENOUGH, advance, looks
 from msngan.norms.layers import parts_of, stored
 from msngan.norms.parts import WeightPart, stamp
 from msngan.norms.spectral import SpectralNorm, quotient_gradient
@@ -197,7 +197,7 @@ class _Blocks:
         with torch.autocast(weights[0].device.type, enabled=False):
             self._iterate(norms, weights)
         # More for those whose estimate still moves; where a look does not make a device wait.
-        if weights[0].is_cpu:
+        if looks(weights[0]):
             for norm, weight, moves in zip(norms, weights, self._growth.tolist(), strict=True):
                 if not moves <= ENOUGH and norm.most > 1:
                     norm.iterate(weight)

@@ -213,7 +213,7 @@ def _told(module: nn.Module, entry: Norm, chosen: Mapping[str, nn.Module], last:
     left = []
     for name, part in module.named_modules():
         # Weights of layers are known, chosen or not, but for those that the norm has no part for.
-        known = set() if id(part) in without else {*weights_of(part), *getattr(part, "normed", ())}
+        known = () if id(part) in without else weights_of(part)
         for weight, parameter in part.named_parameters(recurse=False):
             if not is_lazy(parameter) and parameter.dim() > 1 and weight not in known:
                 left.append(f"{name}.{weight}" if name else weight)

@@ -52,6 +52,11 @@ def start(shape: Sequence[int], like: Tensor) -> Tensor:
     return orthonormal(block.to(like.dtype))
 
 
+def looks(x: Tensor) -> bool:
+    """Whether values may be read: no device waits for it, and no compiler has to follow."""
+    return x.is_cpu and not torch.compiler.is_compiling()
+
+
 def orthonormal(block: Tensor) -> Tensor:
     """An orthonormal basis of the columns, and of more where they are dependent."""
     return torch.linalg.qr(block)[0]
@@ -73,7 +78,7 @@ def advance(x: Tensor, z: Tensor) -> Found:
 def leading(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of a symmetric (..., k, k) the largest eigenvalue (...,) and its unit eigenvector (..., k), and
     about the smallest eigenvalue."""
-    if gram.is_cpu and not torch.compiler.is_compiling():
+    if looks(gram):
         try:
             values, vectors = torch.linalg.eigh(gram)
         except torch.linalg.LinAlgError:  # it does not take a NaN
@@ -101,12 +106,11 @@ def iterated(
     products: gives y and z of x. A single iteration where a look at the values would make a device
     wait or a compiler has to follow. Returns what the last one found, and its y.
     """
-    looks = x.is_cpu and not torch.compiler.is_compiling()
     while True:
         y, z = products(x)
         found = advance(x, z)
         most -= 1
         # A NaN ends it, too.
-        if not looks or most <= 0 or not bool((found.growth() > enough).any()):
+        if not looks(x) or most <= 0 or not bool((found.growth() > enough).any()):
             return found, y
         x = found.block

@@ -219,6 +219,8 @@ def parts_of(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 def weights_of(layer: nn.Module) -> tuple[str, ...]:
     """The names of the matrices that a layer of torch's, or a subclass of one, multiplies by."""
     names: tuple[str, ...] = ()
+    if isinstance(layer, NormLayer):
+        return layer.normed
     if isinstance(layer, nn.MultiheadAttention):
         names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
     elif isinstance(layer, nn.RNNBase):

@@ -66,7 +66,7 @@ def layers_of(module: nn.Module) -> dict[str, nn.Module]:
     return {
         name: part
         for name, part in module.named_modules()
-        if isinstance(part, NormLayer) or weights_of(part)
+        if weights_of(part)
     }
 
 
