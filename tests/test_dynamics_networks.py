@@ -15,7 +15,7 @@ from msngan.dynamics.preactivations import Seen, figures, look
 from msngan.dynamics.record import PER_LAYER, appended
 from msngan.dynamics.spectra import kernel_singular
 from msngan.models import CLASSIFIERS, Critic
-from msngan.norms import NORMS, SigmaBank, convert
+from msngan.norms import NORMS, SigmaBank, convert, stored
 from msngan.norms.select import layers_of
 
 
@@ -126,18 +126,17 @@ def test_the_parameter_and_the_weight_computed_with_are_told_apart() -> None:
     layer = nn.Conv2d(2, 3, 3, bias=False)
     network = convert(nn.Sequential(layer, nn.ReLU()), "spectral")
     bank = SigmaBank(network)
-    for _ in range(50):
-        bank.update()
     with torch.no_grad():
-        layer.weight.mul_(10)
+        stored(layer).mul_(10)
+    bank.update()
     found = measure([Subject("network", network, torch.randn(2, 2, 5, 5))], 0, None)
-    sigma = float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2))
+    sigma = float(torch.linalg.matrix_norm(stored(layer).detach().flatten(1), 2))
     assert found.matrix_norm[0, 0] == pytest.approx(1, rel=1e-5)
     assert found.weight_sd[0, 0] == pytest.approx(found.effective_sd[0, 0] * sigma, rel=1e-4)
     assert found.kernel_singular[0, 0] == pytest.approx(
-        kernel_singular(layer.weight / sigma), rel=1e-4
+        kernel_singular(stored(layer) / sigma), rel=1e-4
     )
-    assert found.weight_mean[0, 0] == pytest.approx(float(layer.weight.detach().mean()), rel=1e-5)
+    assert found.weight_mean[0, 0] == pytest.approx(float(stored(layer).detach().mean()), rel=1e-5)
 
 
 def everything(network: nn.Module) -> dict[str, Any]:

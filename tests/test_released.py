@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from msngan.models import CLASSIFIERS
 from msngan.models.released import RELEASED
-from msngan.norms import NORMS, Centring, SigmaBank
+from msngan.norms import NORMS, Centring, SigmaBank, stored
 from msngan.norms.select import layers_of
 
 # Table III of arXiv:1907.04003, and the counts of the authors' code, whose MSN has a gain.
@@ -158,7 +158,7 @@ def test_one_seed_gives_the_released_arms_the_same_first_weights(name: str, norm
     made = []
     for make in (lambda: tiny(name, norm), lambda: CLASSIFIERS[name]("none", **SMALL[name])):
         torch.manual_seed(1)
-        made.append([layer.weight for layer in layers_of(make()).values()])
+        made.append([stored(layer) for layer in layers_of(make()).values()])
     if name == "densenet_bc":  # another activation, so another deviation
         made = [[weight / weight.std() for weight in weights] for weights in made]
     for ours, plain in zip(*made, strict=True):
