@@ -1,0 +1,627 @@
+"""What convert reports and refuses, and converted networks under torch's own tools."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import spectral_norm as hooked_spectral
+from torch.nn.utils import weight_norm as hooked_weight
+from torch.utils.checkpoint import checkpoint
+
+from msngan.norms import NORMS, NormLayer, SigmaBank, convert, fold, parts_of, statistics, stored
+
+every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
+SIGMA = ["spectral", "mean_spectral", "spectral_bias", "bidirectional", "scaled", "spectral_clip"]
+SIGMA += ["bidirectional_scaled", "lipschitz_projection", "optional_spectral"]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2)
+    )
+
+
+def quietly(module: nn.Module, norm: str = "spectral", **options: Any) -> nn.Module:
+    return convert(module, norm, report=True, **options)[0]
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*(shape or (5, 3, 8, 8)))
+
+
+def sigma_of(weight: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(weight.detach().flatten(1).double(), 2))
+
+
+def close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+def unchanged(module: nn.Module, message: str, act: Callable[[], object]) -> None:
+    """The act raises ValueError and leaves the classes, the state and the hooks as they were."""
+
+    def seen() -> list[Any]:
+        kinds = [
+            (type(p), len(p._forward_pre_hooks), len(p._forward_hooks), p.training)
+            for p in module.modules()
+        ]
+        return [kinds, {k: v.clone() for k, v in module.state_dict().items()}]
+
+    before = seen()
+    with pytest.raises(ValueError, match=message):
+        act()
+    after = seen()
+    assert after[0] == before[0]
+    torch.testing.assert_close(after[1], before[1], rtol=0, atol=0, equal_nan=True)
+
+
+# What convert says.
+
+THEIRS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "spectral hook": hooked_spectral,
+    "weight hook": hooked_weight,
+    "spectral parametrization": parametrizations.spectral_norm,
+    "weight parametrization": parametrizations.weight_norm,
+}
+
+
+def with_theirs(form: str) -> nn.Sequential:
+    layers = [nn.Conv2d(3, 4, 3), nn.Tanh(), nn.ConvTranspose2d(4, 3, 2), nn.Flatten()]
+    net = nn.Sequential(*layers, nn.Linear(147, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the old weight_norm
+        for each in (net[0], net[2]):
+            THEIRS[form](each)
+    net(images())
+    return net.eval()
+
+
+@pytest.mark.parametrize("form", THEIRS)
+def test_all_layers_with_a_norm_of_torch_s_are_named_and_nothing_is_changed(form: str) -> None:
+    net = with_theirs(form)
+    unchanged(net, r"0, 2; .*replace=True", lambda: convert(net, "mean_spectral"))
+
+
+@pytest.mark.parametrize("form", THEIRS)
+def test_replace_takes_torch_s_norms_off_and_norms_the_weight_that_they_gave(form: str) -> None:
+    theirs = with_theirs(form)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.ConvTranspose2d(4, 3, 2), nn.Flatten())
+    plain.append(nn.Linear(147, 2)).eval()
+    for index in (0, 2, 4):
+        plain[index].weight.data.copy_(theirs[index].weight)
+        plain[index].bias.data.copy_(theirs[index].bias)
+    ours, wanted = convert(theirs, "spectral", replace=True), convert(plain, "spectral")
+    x = images()
+    close(ours(x), wanted(x))
+    assert set(ours.state_dict()) == set(wanted.state_dict())
+    assert [type(each) for each in ours] == [type(each) for each in wanted]
+
+
+class Odd(nn.Module):
+    """A convolution, a matrix of its own and an attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.table = nn.Parameter(torch.randn(4, 4))
+        self.scale = nn.Parameter(torch.ones(4))
+        self.attention = nn.MultiheadAttention(4, 2)
+
+
+def test_the_report_lists_what_was_normed_left_out_and_followed() -> None:
+    net = Odd()
+    same, told = convert(net, "mean_spectral", report=True)
+    assert same is net
+    assert told.normed == ["conv", "attention", "attention.out_proj"]
+    assert told.left_out == ["table"]
+    assert (told.followed, told.removed) == (["norm"], [])
+
+
+def test_without_a_report_one_warning_each_says_what_was_left_out_and_what_follows() -> None:
+    with pytest.warns(UserWarning, match="norm") as caught:
+        convert(Odd(), "mean_spectral")
+    said = [str(each.message) for each in caught]
+    assert len(said) == 2
+    assert "table" in said[0]
+    assert "scale" not in said[0]
+    assert "norm normalise again" in said[1]
+    assert all(each.filename == __file__ for each in caught)
+
+
+def test_an_output_norm_leaves_the_projections_of_an_attention_out() -> None:
+    told = convert(Odd(), "mean_only", report=True)[1]
+    assert told.left_out == ["table", "attention.in_proj_weight"]
+    assert told.normed == ["conv", "attention.out_proj"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("norm", ["none", "spectral", "mean_spectral"])
+def test_nothing_is_said_where_nothing_is_left_out(norm: str) -> None:
+    convert(network(), norm)
+    convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), "spectral")
+
+
+def test_a_resnet_s_batch_norms_are_replaced_where_they_follow_and_it_trains_and_folds() -> None:
+    net = torchvision.models.resnet18(num_classes=3)
+    wanted = [name for name, part in net.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    net, told = convert(net, "mean_spectral", head="fc", replace_batch_norm=True, report=True)
+    assert sorted(told.removed) == sorted(wanted)
+    assert (len(told.removed), told.followed, told.left_out) == (20, [], [])
+    assert all(type(net.get_submodule(name)) is nn.Identity for name in wanted)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05)
+    SigmaBank(net, optimizer)
+    x, y = images(6, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2])
+    losses = []
+    for _ in range(4):
+        losses.append(nn.functional.cross_entropy(net(x), y))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    folded = fold(net)
+    assert not any(isinstance(part, NormLayer) for part in folded.modules())
+    close(folded(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_norm_of_another_width_or_after_an_activation_is_kept() -> None:
+    parts = [
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 6, 3),
+        nn.GroupNorm(2, 6),
+    ]
+    net, told = convert(
+        nn.Sequential(*parts), "mean_spectral", replace_batch_norm=True, report=True
+    )
+    assert isinstance(net[2], nn.BatchNorm2d)
+    assert (told.followed, told.removed) == (["4"], [])
+
+
+def test_a_cancelled_bias_is_removed_and_in_no_optimizer() -> None:
+    net = convert(network(), "mean_spectral", head="4")
+    names = [name for name, _ in net.named_parameters() if name.endswith("bias")]
+    assert names == ["0.output_norm.bias", "2.output_norm.bias", "4.bias"]
+    assert net[0].bias is None
+
+
+@pytest.mark.parametrize("norm", ["mean_spectral", "mean_only", "batch", "instance"])
+def test_where_torch_reads_a_cancelled_bias_it_is_a_constant_zero(norm: str) -> None:
+    layer = quietly(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), norm)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    x = torch.randn(3, 5, 8)
+    layer(x).square().sum().backward()
+    optimizer.step()
+    for name in ("linear1", "linear2", "self_attn.out_proj"):
+        bias = layer.get_submodule(name).bias
+        assert torch.equal(bias, torch.zeros_like(bias))
+        assert not bias.requires_grad
+        assert f"{name}.bias" not in layer.state_dict()
+        assert all(bias is not p for g in optimizer.param_groups for p in g["params"])
+    with torch.no_grad():
+        close(layer.eval()(x), layer(x.requires_grad_()))
+
+
+LAZY = {
+    "conv": (lambda: nn.LazyConv2d(4, 3), (5, 3, 8, 8)),
+    "transposed": (lambda: nn.LazyConvTranspose2d(4, 3), (5, 3, 8, 8)),
+    "linear": (lambda: nn.LazyLinear(4), (5, 3)),
+}
+
+
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])
+@pytest.mark.parametrize("kind", LAZY)
+def test_a_lazy_layer_has_its_norm_from_its_first_input_on(kind: str, norm: str) -> None:
+    make, shape = LAZY[kind]
+    net, x = convert(nn.Sequential(make(), nn.Tanh()), norm), torch.randn(shape)
+    assert not isinstance(net[0], NormLayer)
+    first = net(x)
+    wanted = nn.Sequential(make())
+    wanted(x)
+    wanted[0].load_state_dict(net[0].state_dict(), strict=False)
+    convert(wanted, norm)
+    assert isinstance(net[0], NormLayer)
+    close(first, torch.tanh(wanted(x)), rtol=1e-4)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    SigmaBank(net, optimizer)
+    assert len(optimizer.param_groups[0]["params"]) == len(list(wanted.parameters()))
+    net(x).sum().backward()
+    optimizer.step()
+
+
+@every_norm
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_weights_that_are_no_real_floats_are_refused_by_name(norm: str, dtype: torch.dtype) -> None:
+    net = network()
+    net[2].weight = nn.Parameter(torch.ones(4, 4, 3, 3).to(dtype), requires_grad=False)
+    unchanged(net, rf"2 has {dtype} weights", lambda: convert(net, norm))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_script_refuses_in_one_clear_error() -> None:
+    for net in (convert(network(), "mean_spectral"), convert(nn.Linear(3, 2), "spectral")):
+        with pytest.raises(
+            RuntimeError, match="torch.jit.script cannot compile Norm.*fold"
+        ) as said:
+            torch.jit.script(net)
+        assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "msn"}, "unknown norm"),
+        ({"norm": "scaled", "scale": -1.0}, "scale -1.0"),
+        ({"norm": "spectral", "gain": True}, "no option 'gain'"),
+        ({"norm": "spectral", "layers": ["x"]}, "no layer matches 'x'"),
+        ({"norm": "spectral", "head": "5", "replace": True}, "no layer '5'"),
+    ],
+)
+def test_a_refused_convert_changes_nothing(options: dict[str, Any], message: str) -> None:
+    net = with_theirs("spectral parametrization")
+    unchanged(net, message, lambda: convert(net, **options, replace_batch_norm=True))
+
+
+# SigmaBank and copies.
+
+
+def test_an_optimizer_from_before_convert_or_of_another_network_is_refused_by_name() -> None:
+    net = network()
+    early = torch.optim.SGD(net.parameters(), 0.1)
+    convert(net, "mean_spectral")
+    with pytest.raises(ValueError, match=r"0.output_norm.bias, 2.output_norm.bias.* make it after"):
+        SigmaBank(net, early)
+    other = torch.optim.SGD(network().parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"0.weight.*of the network"):
+        SigmaBank(net, other)
+    assert not any(part.managed for _, _, part in parts_of(net))
+    net[0].weight_norm.requires_grad_(False)
+    stored(net[4]).requires_grad_(False)  # one that asks for no gradient need not be held
+    held = [p for p in net.parameters() if p.requires_grad]
+    SigmaBank(net, torch.optim.SGD(held, 0.1))
+
+
+def pickled(net: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(net))
+
+
+def saved(net: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("copied", [pickled, saved, copy.deepcopy])
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "bidirectional", "spectral_clip"])
+def test_a_copy_of_a_network_with_a_bank_works_on_its_own(
+    norm: str, copied: Callable[[nn.Module], nn.Module], inside: bool
+) -> None:
+    net, x = convert(network(), norm, head="4"), images()
+    net(x)
+    bank = SigmaBank(net)
+    if inside:
+        with bank.shared():
+            mine = copied(net)
+    else:
+        mine = copied(net)
+    close(mine.eval()(x), net.eval()(x))
+    mine.train()
+    optimizer = torch.optim.Adam(mine.parameters(), 0.05)
+    for _ in range(15):
+        optimizer.zero_grad()
+        (mine(x) - 1).square().sum().backward()
+        optimizer.step()
+    mine(x)
+    assert not torch.equal(stored(mine[2]), stored(net[2]))
+    if norm in ("spectral", "mean_spectral"):
+        assert all(abs(sigma_of(mine[i].weight) - 1) < 0.02 for i in (0, 2, 4))
+    close(fold(mine)(x), mine.eval()(x), rtol=1e-4)
+
+
+# Activation checkpointing.
+
+
+def steps(norm: str, bank: str, how: bool | None, passes: int) -> dict[str, Tensor]:
+    """Gradients and buffers of two steps; how: use_reentrant, None without checkpointing."""
+    torch.manual_seed(1)
+    net = convert(network().double(), norm)
+    optimizer = torch.optim.SGD(net.parameters(), 0.3)
+    banked = SigmaBank(net, optimizer) if bank != "none" else None
+    made = [images().double().requires_grad_() for _ in range(passes)]
+    found: dict[str, Tensor] = {}
+
+    def run(x: Tensor) -> Tensor:
+        return net(x) if how is None else checkpoint(net, x, use_reentrant=how)
+
+    def losses() -> Tensor:
+        return sum((run(x).square() * (i + 1)).sum() for i, x in enumerate(made))
+
+    for step in range(2):
+        optimizer.zero_grad()
+        if banked is None:
+            losses().backward()
+        elif bank == "inside":
+            with banked.shared():
+                losses().backward()
+        else:
+            with banked.shared():
+                loss = losses()
+            loss.backward()
+        found |= {f"{step} {name}": p.grad.clone() for name, p in net.named_parameters()}
+        optimizer.step()
+    found |= {name: value.clone() for name, value in net.state_dict().items()}
+    return found | {f"x{i}": x.grad for i, x in enumerate(made)}
+
+
+@pytest.mark.parametrize(("reentrant", "passes"), [(True, 1), (False, 1), (False, 2)])
+@pytest.mark.parametrize("bank", ["none", "inside", "after"])
+@pytest.mark.parametrize("norm", [*SIGMA, "weight_mean", "mean_only"])
+def test_activation_checkpointing_changes_no_gradient_and_no_buffer(
+    norm: str, bank: str, reentrant: bool, passes: int
+) -> None:
+    wanted = steps(norm, bank, None, passes)
+    close(steps(norm, bank, reentrant, passes), wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("bank", ["none", "inside", "after"])
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "scaled"])
+def test_two_reentrant_passes_through_one_weight_are_exact(norm: str, bank: str) -> None:
+    close(steps(norm, bank, True, 2), steps(norm, bank, None, 2), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpointed_pass_moves_a_running_mean_once(reentrant: bool) -> None:
+    layer = convert(nn.Conv2d(3, 4, 3), "mean_spectral", momentum=None)
+    x = images().requires_grad_()
+    checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
+    norm = layer.output_norm
+    assert norm.num_batches_tracked == 1
+    close(norm.running_mean, nn.functional.conv2d(x, layer.weight).mean((0, 2, 3)).detach())
+
+
+# The meta device.
+
+
+@every_norm
+def test_a_network_converted_on_the_meta_device_reads_a_state(norm: str) -> None:
+    good, x = convert(network(), norm, head="4"), images()
+    good(x)
+    state = good.state_dict()
+    for assign in (True, False):
+        with torch.device("meta"):
+            net = convert(network(), norm, head="4")
+        assert all(value.is_meta for value in net.state_dict().values())
+        net = net if assign else net.to_empty(device="cpu")
+        net.load_state_dict(copy.deepcopy(state), assign=assign)
+        assert torch.equal(net.eval()(x), good.eval()(x))
+        good.train()
+        close(net.train()(x), good(x), rtol=1e-4)
+        good.load_state_dict(state)
+
+
+@pytest.mark.parametrize("norm", sorted(set(NORMS) - {"layer", "instance"}))
+def test_on_the_meta_device_a_pass_gives_the_shape(norm: str) -> None:
+    net = convert(network(), norm, head="4").to("meta")
+    assert net(torch.empty(5, 3, 8, 8, device="meta")).shape == (5, 2)
+
+
+# torch.func and forward-mode AD.
+
+# What training under transforms says where a norm would have to write its state.
+OURS, TORCHS = "running means cannot be updated.*eval", "(?i)in-place"
+MOVES = dict.fromkeys(["mean_spectral", "mean_only", "weight_mean"], OURS)
+MOVES |= dict.fromkeys(["batch", "batch_no_gain", "released_spectral"], TORCHS)
+
+
+def double(norm: str) -> tuple[nn.Module, Tensor]:
+    net, x = convert(network().double(), norm, head="4"), images().double()
+    net(x)
+    return net.eval(), x
+
+
+@every_norm
+def test_vmap_over_inputs_is_right_in_eval(norm: str) -> None:
+    net, x = double(norm)
+    close(torch.vmap(lambda each: net(each[None])[0])(x), net(x))
+
+
+@every_norm
+@pytest.mark.parametrize("training", [False, True])
+def test_func_grad_and_functional_call_give_autograd_s_gradients(norm: str, training: bool) -> None:
+    net, x = double(norm)
+    net.train(training)
+    named = {name: p.detach().clone() for name, p in net.named_parameters()}
+
+    def loss(named: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(net, named, (x,)).square().sum()
+
+    if training and norm in MOVES:
+        with pytest.raises(RuntimeError, match=MOVES[norm]):
+            torch.func.grad(loss)(named)
+        if norm == "released_spectral":
+            return
+        with statistics(net, "batch"):
+            made = torch.func.grad(loss)(named)
+            net(x).square().sum().backward()
+    else:
+        net(x).square().sum().backward()
+        made = torch.func.grad(loss)(named)
+    close(made, {name: p.grad for name, p in net.named_parameters()})
+
+
+@every_norm
+def test_forward_mode_gives_the_product_with_the_jacobian(norm: str) -> None:
+    net, x = double(norm)
+    tangent = torch.randn_like(x)
+    wanted = torch.autograd.functional.jvp(net, x, tangent)[1]
+    close(torch.func.jvp(net, (x,), (tangent,))[1], wanted)
+    for training in (False, True):
+        net.train(training)
+        with forward_ad.dual_level(), statistics(net, "batch"):
+            made = forward_ad.unpack_dual(net(forward_ad.make_dual(x, tangent))).tangent
+        with statistics(net, "batch"):
+            close(made, torch.autograd.functional.jvp(net, x, tangent)[1])
+
+
+@pytest.mark.parametrize("norm", ["spectral", "bidirectional", "spectral_clip", "weight"])
+def test_forward_mode_in_a_weight_is_the_derivative_with_constant_vectors(norm: str) -> None:
+    net, x = double(norm)
+    weight = stored(net[2]).detach()
+    direction = torch.randn_like(weight)
+
+    def of(weight: Tensor) -> Tensor:
+        return torch.func.functional_call(net, {"2.weight": weight}, (x,))
+
+    y = net(x)
+    chosen = torch.randn_like(y)
+    (gradient,) = torch.autograd.grad((y * chosen).sum(), stored(net[2]))
+    made = torch.func.jvp(of, (weight,), (direction,))[1]
+    close((made * chosen).sum(), (gradient * direction).sum())
+
+
+# Pruning and parametrizations.
+
+
+def train_some(net: nn.Module, banked: bool, x: Tensor, count: int = 5) -> None:
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    if banked:
+        SigmaBank(net, optimizer)
+    for _ in range(count):
+        optimizer.zero_grad()
+        (net(x) - 1).square().mean().backward()
+        optimizer.step()
+    net(x)
+
+
+@pytest.mark.parametrize("banked", [False, True])
+@pytest.mark.parametrize("when", ["before", "after", "iterative", "removed"])
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])
+def test_a_pruned_network_trains_with_sigma_1_and_folds(norm: str, when: str, banked: bool) -> None:
+    net, x = network(), images()
+    if when == "before":
+        prune.l1_unstructured(net[2], "weight", 0.5)
+    quietly(net, norm, head="4")
+    if when != "before":
+        bank = SigmaBank(net) if banked else None
+        prune.l1_unstructured(net[2], "weight", 0.25 if when == "iterative" else 0.5)
+        if bank is not None:
+            bank.update()
+    if when == "iterative":
+        train_some(net, banked, x)
+        prune.l1_unstructured(net[2], "weight", 1 / 3)
+    if when == "removed":
+        prune.remove(net[2], "weight")
+        assert dict(net.named_parameters())["2.weight"] is stored(net[2])
+    zeros = (stored(net[2]) == 0).detach()
+    assert int(zeros.sum()) == 72
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    train_some(net, banked, x)
+    assert all(not torch.equal(p, before[name]) for name, p in net.named_parameters())
+    assert all(abs(sigma_of(net[i].weight) - 1) < 0.02 for i in (0, 2, 4))
+    if when != "removed":
+        assert torch.equal(net[2].weight == 0, zeros)
+    folded = fold(net)
+    assert [type(each) for each in folded] == [type(each) for each in network()]
+    assert set(folded[2].state_dict()) == {"weight", "bias"}
+    close(folded(x), net.eval()(x), rtol=1e-4)
+
+
+PARAMETRIZED = {
+    "weight_norm": parametrizations.weight_norm,
+    "orthogonal": parametrizations.orthogonal,
+}
+
+
+@pytest.mark.parametrize("banked", [False, True])
+@pytest.mark.parametrize("kind", PARAMETRIZED)
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "scaled"])
+def test_a_parametrization_over_a_normed_weight_leaves_the_norm_on_top(
+    norm: str, kind: str, banked: bool
+) -> None:
+    net, x = convert(network(), norm, head="4"), images()
+    kinds = [type(each) for each in net]
+    PARAMETRIZED[kind](net[2])
+    originals = [p for name, p in net.named_parameters() if ".parametrizations." in name]
+    before = [p.detach().clone() for p in originals]
+    assert originals
+    train_some(net, banked, x)
+    assert all(not torch.equal(a, b) for a, b in zip(originals, before, strict=True))
+    assert sigma_of(net[2].weight) == pytest.approx(1.4 if norm == "scaled" else 1, rel=0.02)
+    made = stored(net[2])
+    close(net[2].weight * sigma_of(made), made * sigma_of(net[2].weight), rtol=0.02, atol=1e-3)
+    net.eval()
+    y = net(x)
+    parametrize.remove_parametrizations(net[2], "weight")
+    assert [type(each) for each in net] == kinds
+    close(net(x), y, rtol=1e-4)
+    assert "2.weight" in dict(net.named_parameters())
+    train_some(net.train(), banked, x, 2)
+
+
+@pytest.mark.parametrize("kind", PARAMETRIZED)
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])
+def test_a_parametrized_layer_under_a_norm_folds_to_torch_s_plain_one(norm: str, kind: str) -> None:
+    net, x = convert(network(), norm, head="4"), images()
+    PARAMETRIZED[kind](net[2])
+    train_some(net, False, x)
+    y = net.eval()(x)
+    folded = fold(net)
+    assert type(folded[2]) is nn.Conv2d
+    assert set(folded[2].state_dict()) == {"weight", "bias"}
+    close(folded(x), y, rtol=1e-4)
+
+
+@every_norm
+def test_a_replica_as_data_parallel_makes_it_computes_the_same(norm: str) -> None:
+    """Each module by `_replicate_for_data_parallel`, its tensors set as plain attributes."""
+    net, x = convert(network(), norm, head="4"), images()
+    net(x)
+    net.eval()
+    copies = {each: each._replicate_for_data_parallel() for each in net.modules()}
+    for module, replica in copies.items():
+        for name, child in module._modules.items():
+            replica._modules[name] = None if child is None else copies[child]
+        for name, parameter in module._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter.clone())
+        for name, buffer in module._buffers.items():
+            replica._buffers[name] = buffer.clone()
+    replica = copies[net]
+    assert torch.equal(replica(x), net(x))
+    (replica(x) ** 2).sum().backward()
+    made = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    (net(x) ** 2).sum().backward()
+    close(made, [p.grad for p in net.parameters()])
+
+
+def shells(net: nn.Module) -> Iterator[nn.Module]:
+    for each in net:
+        shell = each.__class__.__new__(each.__class__)
+        shell.__dict__ = each.__dict__.copy()
+        yield shell
+
+
+@every_norm
+def test_a_copy_of_the_dict_computes_the_same(norm: str) -> None:
+    net, x = convert(network(), norm, head="4"), images()
+    net(x)
+    assert torch.equal(nn.Sequential(*shells(net)).eval()(x), net.eval()(x))
