@@ -1,0 +1,411 @@
+"""State dicts of plain layers, of torch's spectral norms and of older versions, in normed layers.
+
+And what PyTorch tests of its own spectral norm, here of `spectral` and the norms built on it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.nn.utils import spectral_norm as hooked
+
+from msngan.norms import NORMS, convert, fold, stored
+
+every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
+BOTH = ["spectral", "mean_spectral"]
+KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv": (lambda: nn.Conv2d(3, 6, 3), (5, 3, 6, 6)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 6, 3), (5, 3, 6, 6)),
+    "linear": (lambda: nn.Linear(7, 6), (5, 7)),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+FORMS = {"hooks": hooked, "parametrization": parametrizations.spectral_norm}
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def close(a: Any, b: Any, rtol: float = 1e-6, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+def network(norm: str) -> nn.Module:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Tanh(), nn.ConvTranspose2d(4, 4, 2), nn.Flatten(), nn.Linear(196, 2)
+    )
+    return convert(net, norm, head="4")
+
+
+def images() -> Tensor:
+    return torch.randn(5, 3, 8, 8)
+
+
+# torch's states.
+
+
+@every_kind
+@every_form
+def test_a_layer_reads_the_state_of_torch_s_spectral_norm(form: str, kind: str) -> None:
+    make, shape = KINDS[kind]
+    theirs, x = FORMS[form](make()), torch.randn(shape)
+    for _ in range(3):
+        theirs(x)
+    ours = convert(make(), "spectral")
+    kept = copy.deepcopy(state := theirs.state_dict())
+    assert str(ours.load_state_dict(state)) == "<All keys matched successfully>"
+    close(ours.eval()(x), theirs.eval()(x))
+    close(fold(ours)(x), theirs(x))
+    torch.testing.assert_close(state, kept, rtol=0, atol=0)  # the caller's is as it was
+    ours = convert(make(), "spectral")
+    ours.load_state_dict(state)
+    ours(x)  # in training sigma is that of the weight again
+    wanted = torch.linalg.matrix_norm(
+        stored(ours).movedim(int(kind == "transposed"), 0).flatten(1), 2
+    )
+    close(ours.weight_norm.last_sigma, wanted.detach(), rtol=0.02)
+
+
+class Big(nn.Module):
+    def __init__(self, norm: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> None:
+        super().__init__()
+        self.body = nn.Sequential(norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))
+        self.up = norm(nn.ConvTranspose2d(4, 3, 2))
+        self.head = nn.ModuleDict({"a": norm(nn.Linear(147, 2))})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head["a"](self.up(self.body(x).tanh()).flatten(1))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@every_form
+def test_a_network_reads_the_state_of_torch_s_spectral_norms(form: str, assign: bool) -> None:
+    theirs, x = Big(FORMS[form]), images()
+    for _ in range(3):
+        theirs(x)
+    ours = convert(Big(), "spectral")
+    ours.load_state_dict(theirs.state_dict(), assign=assign)
+    close(ours.eval()(x), theirs.eval()(x))
+    parameters = {name for name, _ in ours.named_parameters()}
+    assert parameters == {name for name, _ in Big().named_parameters()}
+
+
+@every_form
+def test_mean_spectral_reads_torch_s_sigma_and_leaves_the_bias_out(form: str) -> None:
+    theirs, x = FORMS[form](nn.Conv2d(3, 4, 3)), images()
+    theirs(x)
+    ours = convert(nn.Conv2d(3, 4, 3), "mean_spectral")
+    ours.load_state_dict(theirs.state_dict())
+    close(ours.eval()(x), theirs.eval()(x) - theirs.bias.view(-1, 1, 1))
+
+
+# Plain states.
+
+
+@every_norm
+def test_a_plain_network_s_state_loads_and_its_norms_fit_it(norm: str) -> None:
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Tanh(), nn.ConvTranspose2d(4, 4, 2), nn.Flatten(), nn.Linear(196, 2)
+    )
+    with torch.no_grad():
+        for each in plain.parameters():
+            each.mul_(3)
+    ours, x = network(norm), images()
+    ours(x)
+    ours = ours if norm.startswith("optional") else network(norm)
+    ours.load_state_dict(plain.state_dict())
+    for index in (0, 2, 4):
+        close(stored(ours[index]), plain[index].weight)
+    if norm in ("spectral", "mean_spectral", "spectral_bias", "scaled"):
+        for index in (0, 2, 4):
+            matrix = ours[index].weight.movedim(int(index == 2), 0).flatten(1)
+            wanted = 1.4 if norm == "scaled" else 1.0
+            assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(wanted, rel=0.02)
+    if norm == "weight":  # its gains are the lengths, so that it computes the same
+        close(ours(x), plain(x), rtol=1e-5)
+    if NORMS[norm].cancels_bias:
+        assert "0.bias" not in ours.state_dict()
+
+
+# The states of the version before, which had no block, and of operators v alone.
+
+DROPPED = {"block"}
+
+
+def older(net: nn.Module, norm: str) -> dict[str, Tensor]:
+    """The net's state as the version before wrote it, with vectors that are not yet right."""
+    dropped = DROPPED | (
+        {"last_sigma"} if norm in ("spectral_clip", "lipschitz_projection") else set()
+    )
+    state = {
+        k: v.clone() for k, v in net.state_dict().items() if k.rpartition(".")[2] not in dropped
+    }
+    for name in list(state):
+        prefix, _, last = name.rpartition(".")
+        if last == "last_sigma":
+            part = net.get_submodule(prefix)
+            weight = stored(net.get_submodule(name.split(".")[0]))
+            u = F.normalize(part.u + 0.3 * F.normalize(torch.randn_like(part.u), dim=1), dim=1)
+            product = torch.bmm(u[:, None], part.matrix(weight.detach()))
+            sigma = product.norm()
+            state[prefix + ".u"], state[name] = u, sigma
+            state[prefix + ".v"] = part.uncolumned(product[:, 0] / sigma, weight)
+    return state
+
+
+def computed(net: nn.Module, state: dict[str, Tensor], norm: str, x: Tensor) -> Tensor:
+    """What the version before computed of an image in eval, from the state alone."""
+    y = x
+    for index, layer in enumerate(net):
+        own = {
+            k.removeprefix(f"{index}."): v for k, v in state.items() if k.startswith(f"{index}.")
+        }
+        if not own:
+            y = layer(y)
+            continue
+        w, scale = own["weight"], 1.4 if "scaled" in norm else 1.0
+        sigmas = [v for k, v in own.items() if k.endswith("last_sigma")]
+        if norm == "optional_spectral":
+            w = w / sigmas[0] if own["weight_norm.on"] else w
+        elif sigmas:
+            w = scale * w / torch.stack(sigmas).mean()
+        elif norm == "spectral_clip" and own["weight_norm.v"].numel():
+            w = w / apply(index, own["weight_norm.v"], w).norm().clamp_min(1)
+        elif norm.startswith("weight"):
+            outputs = int(index == 2)
+            axes = [a for a in range(w.dim()) if a != outputs]
+            shape = [-1 if a == outputs else 1 for a in range(w.dim())]
+            w = (
+                w
+                / torch.linalg.vector_norm(w, dim=axes, keepdim=True)
+                * own["weight_norm.gain"].view(shape)
+            )
+        y = apply(index, y, w, own.get("bias"))
+        column = (-1,) if index == 4 else (-1, 1, 1)
+        out = {
+            k.removeprefix("output_norm."): v.view(column)
+            for k, v in own.items()
+            if k.startswith("output_norm.") and v.dim()
+        }
+        over = {"layer": (1, 2, 3), "instance": (2, 3)}.get(norm)
+        if over and out:
+            y = (y - y.mean(over, True)) / (y.var(over, keepdim=True, correction=0) + 1e-5).sqrt()
+        y = y - out.get("running_mean", 0)
+        y = y / (out["running_var"] + 1e-5).sqrt() if "running_var" in out else y
+        y = y * out.get("weight", 1) + out.get("bias", 0)
+    return y
+
+
+def apply(index: int, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return (F.conv2d, None, F.conv_transpose2d, None, F.linear)[index](x, weight, bias)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("norm", sorted(set(NORMS) - {"released_spectral"}))
+def test_a_state_of_the_version_before_gives_the_function_that_it_had(
+    norm: str, assign: bool
+) -> None:
+    net, x = network(norm), 1 + images()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    net(x)
+    state = older(net, norm)
+    if norm == "optional_spectral":
+        state["0.weight_norm.on"] = torch.tensor(True)
+        state["2.weight_norm.on"] = torch.tensor(False)
+    ours = network(norm)
+    ours.load_state_dict({k: v.clone() for k, v in state.items()}, assign=assign)
+    wanted = computed(net, state, norm, x).detach()
+    close(ours.eval()(x).detach(), wanted, rtol=1e-4, atol=1e-5)
+    ours.train()(x)
+    assert torch.isfinite(ours(x)).all()
+
+
+def test_the_first_states_with_a_flat_v_and_no_sigma_load() -> None:
+    net, x = network("spectral"), images()
+    state = {k: v for k, v in net.state_dict().items() if not k.endswith(("last_sigma", "block"))}
+    state = {k: v.flatten(1) if k.endswith(".v") else v for k, v in state.items()}
+    ours = network("spectral")
+    ours.load_state_dict(state)
+    close(ours.eval()(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+# States of another shape.
+
+
+@pytest.mark.parametrize("source", ["ours", "plain", *FORMS])
+@every_kind
+@pytest.mark.parametrize("norm", BOTH)
+def test_the_state_of_another_shape_is_refused_by_torch_s_error_and_changes_no_function(
+    norm: str, kind: str, source: str
+) -> None:
+    make, shape = KINDS[kind]
+    layer, x = convert(make(), norm), torch.randn(shape)
+    layer(x)
+    y, before = layer.eval()(x), stored(layer).detach().clone()
+    wide = {
+        "conv": nn.Conv2d(3, 8, 3),
+        "transposed": nn.ConvTranspose2d(3, 8, 3),
+        "linear": nn.Linear(7, 8),
+    }[kind]
+    if source == "ours":
+        wide = convert(wide, norm)
+    state = FORMS[source](wide).state_dict() if source in FORMS else wide.state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+        layer.load_state_dict(state)
+    # Of one layer torch takes what fits, as v here, and the estimate is made right again.
+    assert torch.equal(stored(layer), before)
+    close(layer(x), y, rtol=1e-3, atol=1e-4)
+
+
+# What PyTorch tests of its own.
+
+
+@pytest.mark.parametrize(
+    ("make", "u", "v"),
+    [
+        (lambda: nn.ConvTranspose1d(3, 5, 4), (1, 5), (1, 3, 4)),
+        (lambda: nn.ConvTranspose2d(3, 5, 4), (1, 5), (1, 3, 4, 4)),
+        (lambda: nn.ConvTranspose3d(3, 5, 2), (1, 5), (1, 3, 2, 2, 2)),
+        (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), (2, 3), (2, 2, 3, 3)),
+        (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 3), (2, 2, 3, 3)),
+        (lambda: nn.Linear(7, 5), (1, 5), (1, 7)),
+        (lambda: nn.Embedding(9, 4), (1, 9), (1, 4)),
+    ],
+)
+def test_u_has_the_size_of_the_outputs_and_v_that_of_what_leads_to_one(
+    make: Callable[[], nn.Module], u: tuple[int, ...], v: tuple[int, ...]
+) -> None:
+    part = convert(make(), "spectral").weight_norm
+    assert (tuple(part.u.shape), tuple(part.v.shape)) == (u, v)
+    close(part.u.norm(dim=1), torch.ones(u[0]))
+    close(part.v.flatten(1).norm(dim=1), torch.ones(u[0]))
+
+
+@every_kind
+@pytest.mark.parametrize("norm", BOTH)
+def test_removal_leaves_a_plain_layer_with_the_values_and_keys_of_one(norm: str, kind: str) -> None:
+    make, shape = KINDS[kind]
+    layer, x = convert(make(), norm), torch.randn(shape)
+    layer(x)
+    value = layer.eval().weight.detach()
+    plain = fold(layer)
+    assert type(plain) is type(make())
+    assert list(plain.state_dict()) == list(make().state_dict())
+    assert isinstance(plain.weight, nn.Parameter)
+    close(plain.weight.detach(), value)
+    close(plain(x), layer(x))
+    assert len(plain._forward_hooks) + len(plain._forward_pre_hooks) == 0
+    make().load_state_dict(plain.state_dict())
+    assert "weight_norm.u" in layer.state_dict()
+
+
+@every_kind
+@pytest.mark.parametrize("norm", BOTH)
+def test_after_a_training_forward_eval_leaves_the_buffers_alone(norm: str, kind: str) -> None:
+    make, shape = KINDS[kind]
+    layer, x = convert(make(), norm), torch.randn(shape)
+    start = {name: value.clone() for name, value in layer.named_buffers()}
+    with torch.no_grad():
+        stored(layer).add_(torch.randn_like(stored(layer)))
+    layer(x)
+    moved = {name: value.clone() for name, value in layer.named_buffers()}
+    assert not torch.equal(moved["weight_norm.u"], start["weight_norm.u"])
+    layer.eval()
+    for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        with mode():
+            layer(x)
+    torch.testing.assert_close(dict(layer.named_buffers()), moved, rtol=0, atol=0)
+    layer.train()(x)
+    assert torch.equal(layer.weight_norm.last_sigma, moved["weight_norm.last_sigma"])
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@every_norm
+def test_a_deep_copy_computes_the_same_and_shares_nothing(norm: str, trained: bool) -> None:
+    net, x = network(norm), images()
+    if trained:
+        net(x).sum().backward()
+    twin = copy.deepcopy(net)
+    mine = {id(value) for value in net.state_dict(keep_vars=True).values()}
+    assert not mine & {id(value) for value in twin.state_dict(keep_vars=True).values()}
+    for training in (True, False):
+        close(twin.train(training)(x), net.train(training)(x), rtol=1e-4, atol=1e-5)
+    before = net(x)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.normal_()
+    twin.train()(x)
+    assert torch.equal(net(x), before)
+
+
+@every_kind
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", [*BOTH, "bidirectional", "spectral_clip"])
+def test_first_and_second_derivatives_in_the_input_are_right(
+    norm: str, training: bool, kind: str
+) -> None:
+    make, shape = KINDS[kind]
+    layer = convert(make().double(), norm).train(training)
+    x = torch.randn(3, *shape[1:2], *(3 for _ in shape[2:]), dtype=torch.float64).requires_grad_()
+    layer(x)
+
+    def function(x: Tensor) -> Tensor:
+        return layer(x).square()
+
+    assert torch.autograd.gradcheck(function, x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, x, fast_mode=True)
+
+
+@every_kind
+@pytest.mark.parametrize("norm", ["spectral", "bidirectional", "weight"])
+def test_first_and_second_derivatives_in_the_weight_are_right(norm: str, kind: str) -> None:
+    layer = convert(KINDS[kind][0]().double(), norm).eval()
+    part = layer.weight_norm
+    for quotient in (part.normalised, part.quotient):  # u and v constant
+
+        def function(weight: Tensor, of: Callable[[Tensor], Tensor] = quotient) -> Tensor:
+            if of == part.quotient:  # this has sigma from the buffers, which follow the weight
+                for each in [part, part.by_outputs, part.by_inputs] if norm[0] == "b" else [part]:
+                    if hasattr(each, "last_sigma"):
+                        each.last_sigma.copy_(each.sigma(weight.detach()))
+            return of(weight).square()
+
+        weight = stored(layer).detach().clone().requires_grad_()
+        assert torch.autograd.gradcheck(function, weight, fast_mode=True)
+        assert torch.autograd.gradgradcheck(function, weight, fast_mode=True)
+
+
+@every_norm
+def test_a_network_whose_weights_ask_for_no_gradient_computes_the_same(norm: str) -> None:
+    net, x = network(norm), images().requires_grad_()
+    net(x)
+    frozen = copy.deepcopy(net).requires_grad_(False)
+    close(frozen(x), net(x), rtol=1e-4, atol=1e-5)
+    (made,), (wanted,) = (torch.autograd.grad(each(x).square().sum(), x) for each in (frozen, net))
+    close(made, wanted, rtol=1e-4, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    plain = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    assert not convert(plain, norm).weight.requires_grad or norm.startswith("weight")
+
+
+@every_norm
+def test_the_parameters_are_the_plain_network_s_in_its_order(norm: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2), nn.Linear(7, 2))
+    named = dict(net.named_parameters())
+    convert(net, norm)
+    kept = [(name, p) for name, p in net.named_parameters() if "_norm." not in name]
+    assert [name for name, _ in kept] == [name for name in named if name in dict(kept)]
+    assert all(parameter is named[name] for name, parameter in kept)
+    gone = set(named) - set(dict(kept))
+    assert gone == ({"0.bias", "1.bias", "2.bias"} if NORMS[norm].cancels_bias else set())
