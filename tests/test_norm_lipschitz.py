@@ -1,0 +1,210 @@
+"""The Lipschitz constant of MSN: each line of the docstring of mean_spectral.py, in numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from msngan.norms import Centring, convert, normalise, stored
+from msngan.norms.mean_spectral import mean_spectral
+
+N = 6
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def jacobian(module: nn.Module, x: Tensor) -> Tensor:
+    """d out / d in as a matrix."""
+    made = torch.autograd.functional.jacobian(module, x)
+    return made.reshape(-1, x.numel())
+
+
+def norm(matrix: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix, 2))
+
+
+def msn(layer: nn.Module, **options: bool) -> nn.Module:
+    """The layer under MSN, float64, with an offset and a running mean that are not zero."""
+    made = normalise(layer.double(), mean_spectral(**options))
+    made.output_norm.running_mean.normal_()
+    if made.output_norm.bias is not None:
+        made.output_norm.bias.data.normal_()
+    return made
+
+
+# Eval.
+
+
+def test_in_eval_a_linear_layer_s_constant_is_1() -> None:
+    layer = msn(nn.Linear(7, 5)).eval()
+    assert norm(jacobian(layer, torch.randn(1, 7).double())) == pytest.approx(1, abs=1e-4)
+
+
+def test_in_eval_the_output_is_the_linear_map_but_for_a_constant() -> None:
+    layer = msn(nn.Conv2d(2, 3, 3)).eval()
+    x, z = torch.randn(2, 1, 2, 5, 5).double()
+    torch.testing.assert_close(
+        layer(x) - layer(z), nn.functional.conv2d(x - z, layer.weight), rtol=1e-10, atol=1e-12
+    )
+
+
+SHAPES = [((3, 3), (1, 1)), ((4, 4), (2, 2)), ((3, 2), (2, 1)), ((5, 5), (2, 2)), ((2, 2), (2, 2))]
+
+
+def limit(kernel: tuple[int, int], stride: tuple[int, int]) -> float:
+    return math.sqrt(math.prod(math.ceil(k / s) for k, s in zip(kernel, stride, strict=True)))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), SHAPES)
+def test_a_convolution_s_constant_exceeds_1_by_the_factor_at_most(
+    kernel: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    """Padding with zeros, for other padding repeats values, which take part in more windows."""
+    largest = 0.0
+    for _ in range(4):
+        layer = msn(nn.Conv2d(2, 3, kernel, stride, padding=1)).eval()
+        largest = max(largest, norm(jacobian(layer, torch.randn(1, 2, 7, 7).double())))
+    assert 0.5 < largest <= limit(kernel, stride) * (1 + 1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), SHAPES)
+def test_a_convolution_can_attain_the_factor(
+    kernel: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    """One output per window that sums: a constant image, of which each value is in all windows.
+
+    With a stride that does not divide the kernel, values in the most windows alone count, so that
+    the kernel is zero at the others.
+    """
+    layer = nn.Conv2d(1, 1, kernel, stride, padding_mode="circular", bias=False)
+    taps = torch.zeros(kernel, dtype=torch.float64)
+    # Taps at one residue modulo the stride, of which there are ceil(k / s) along each axis.
+    taps[:: stride[0], :: stride[1]] = 1
+    with torch.no_grad():
+        layer.weight.copy_(taps)
+    size = [12 * s for s in stride]
+    layer.padding = tuple(k - s if k > s else 0 for k, s in zip(kernel, stride, strict=True))
+    # torch pads circularly by layer.padding on both sides; no more than the windows need.
+    layer._reversed_padding_repeated_twice = [
+        each for k, s in reversed(list(zip(kernel, stride, strict=True))) for each in (0, k - s)
+    ]
+    layer = msn(layer).eval()
+    x = torch.zeros(1, 1, *size, dtype=torch.float64)
+    x[..., :: stride[0], :: stride[1]] = 1
+    shift = layer(torch.zeros_like(x))
+    assert float((layer(x) - shift).detach().norm() / x.norm()) == pytest.approx(
+        limit(kernel, stride), 1e-4
+    )
+
+
+# Training, the whole batch.
+
+
+def centring(**options: bool) -> Centring:
+    made = Centring(1, channel_axis=-1, **options).double()
+    made.track_running_stats = False
+    return made
+
+
+def test_centring_is_the_orthogonal_projection_off_the_constants() -> None:
+    projection = jacobian(centring(), torch.randn(N, 1).double())
+    torch.testing.assert_close(
+        projection,
+        torch.eye(N, dtype=torch.float64) - torch.full((N, N), 1 / N, dtype=torch.float64),
+        rtol=0,
+        atol=1e-12,
+    )
+    torch.testing.assert_close(projection @ projection, projection)
+    assert norm(projection) == pytest.approx(1)
+
+
+def test_a_shift_that_all_values_of_a_channel_have_in_common_is_not_seen() -> None:
+    layer = msn(nn.Conv2d(2, 3, 3))
+    h = torch.randn(4, 3, 5, 5).double()
+    shift = torch.randn(3, 1, 1).double()
+    torch.testing.assert_close(layer.output_norm(h.clone()), layer.output_norm(h + shift))
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_in_training_the_constant_of_the_whole_batch_is_not_above_that_in_eval(kind: str) -> None:
+    plain, x = {
+        "linear": (nn.Linear(5, 4), torch.randn(N, 5)),
+        "conv": (nn.Conv2d(2, 3, 3, padding=1), torch.randn(3, 2, 4, 4)),
+    }[kind]
+    layer, x = msn(plain), x.double()
+    training = norm(jacobian(layer, x))
+    evaluating = norm(jacobian(layer.eval(), x))
+    assert 0.3 < training <= evaluating * (1 + 1e-9)
+
+
+# Training, per sample.
+
+
+def test_a_value_s_derivatives_are_1_minus_1_by_n_and_minus_1_by_n() -> None:
+    made = jacobian(msn(nn.Linear(1, 1)), torch.randn(N, 1).double())
+    made = made / made.diagonal().sum() * (N - 1)  # but for the sign of the weight
+    torch.testing.assert_close(made.diagonal(), torch.full((N,), 1 - 1 / N, dtype=torch.float64))
+    others = made[~torch.eye(N, dtype=torch.bool)]
+    torch.testing.assert_close(others, torch.full((N * N - N,), -1 / N, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("count", [2, 6, 64])
+def test_the_largest_change_of_a_value_is_up_to_2_minus_2_by_n_times_that_of_the_inputs(
+    count: int,
+) -> None:
+    layer, h = centring(), torch.randn(count, 1).double()
+    bound = 2 * (1 - 1 / count)
+    rows = jacobian(layer, h).abs().sum(1)
+    torch.testing.assert_close(rows, torch.full_like(rows, bound))
+    for _ in range(20):
+        change = torch.rand(count, 1).double() * 2 - 1
+        assert (layer(h + change) - layer(h)).abs().max() <= bound * change.abs().max() + 1e-12
+    worst = -torch.ones(count, 1).double()
+    worst[0] = 1  # one goes up while all others go down
+    assert float((layer(h + worst) - layer(h)).detach().abs().max()) == pytest.approx(bound)
+
+
+# Gain and offset.
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gain_multiplies_the_constant_by_the_largest(training: bool) -> None:
+    gains = torch.tensor([0.5, -3.0, 2.0]).double()
+    layer = msn(nn.Linear(3, 3), gain=True).train(training)
+    with torch.no_grad():  # equal singular values, so that the one with the gain counts
+        stored(layer).copy_(torch.eye(3))
+        layer.output_norm.weight.copy_(gains)
+    assert norm(jacobian(layer, torch.randn(N, 3).double())) == pytest.approx(3, rel=1e-4)
+    for _ in range(5):
+        with torch.no_grad():
+            stored(layer).normal_()
+        made = norm(jacobian(layer, torch.randn(N, 3).double()))
+        assert made <= 3 * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["mean_spectral", "mean_only"])
+def test_without_an_offset_there_is_no_m_and_all_else_is_the_same(
+    name: str, training: bool
+) -> None:
+    torch.manual_seed(0)
+    with_m = convert(nn.Conv2d(2, 3, 3), name)
+    torch.manual_seed(0)
+    without = convert(nn.Conv2d(2, 3, 3), name, offset=False)
+    assert "output_norm.bias" in dict(with_m.named_parameters())
+    assert [each for each, _ in without.named_parameters()] == ["weight"]
+    x = torch.randn(4, 2, 6, 6) + 1
+    for layer in (with_m, without):
+        layer(x)
+        layer.train(training)
+    m = torch.tensor([1.0, -2.0, 3.0])
+    assert torch.equal(with_m(x), without(x))
+    with torch.no_grad():
+        with_m.output_norm.bias.copy_(m)
+    torch.testing.assert_close(with_m(x), without(x) + m.view(-1, 1, 1))
