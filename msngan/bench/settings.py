@@ -52,7 +52,7 @@ class ClassifierSettings:
 
 @dataclass(frozen=True)
 class SigmaSettings:
-    """Of `bench sigma`. No norms, or passes: each config's own. minutes: of one training at most."""
+    """Of `bench sigma`. No norms, or passes: each config's own. minutes: of a training at most."""
 
     configs: tuple[str, ...]
     norms: tuple[str, ...] = ()

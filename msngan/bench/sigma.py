@@ -1,9 +1,9 @@
 """`bench sigma`: how far sigma(W') is from what a norm promises while a GAN trains, and the cost.
 
-The paper (arXiv:1907.04003, section II-B) takes a single power iteration for sufficient. Here each
-recipe is trained twice, once with the estimator that the norms use and once with a single vector and
-a single iteration an update, by the same code. After every update the largest singular value of
-each weight W' that the critic computes with is found by an eigenvalue decomposition in float64.
+The paper (arXiv:1907.04003) holds a single power iteration for sufficient. Here each recipe is
+trained twice, by the same code: once with the estimator that the norms use, and once with a single
+vector and a single iteration an update. After every update the largest singular value of each
+weight W' that the critic computes with is found by an eigenvalue decomposition in float64.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from msngan.bench.exact_sigma import estimated, estimators, excess, one_vector, vectors
 from msngan.bench.ratios import ratio
 from msngan.bench.rounds import Watcher, clock_of
 from msngan.bench.settings import SigmaSettings, record
 from msngan.bench.trained import train
 from msngan.data import ImageData
-from msngan.dynamics.operator import largest_singular
 from msngan.gan import GAN
-from msngan.norms import is_batch_coupled, stored
-from msngan.norms.layers import parts_of
-from msngan.norms.operator import LipschitzProjection, OperatorNorm, SpectralClip
-from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
+from msngan.norms import is_batch_coupled
+from msngan.norms.operator import LipschitzProjection, OperatorNorm
 from msngan.options import parse
 from msngan.runs import UserError
 
@@ -36,10 +34,6 @@ OURS, ONE = "the norm's own", "one vector, one iteration"
 ALLOWED = 1.02
 SHOWN = (1, 10, 100, 500, 2000)  # steps of the table
 EVERY_STEP, BY_DECADE, THINNED = 50, 40, 10
-# Of the residual, and products: sigma of a convolution is then right to a few parts in 10,000.
-TOLERANCE, MOST_PRODUCTS = 1e-3, 100
-
-Part = SpectralNorm | BidirectionalSpectralNorm | SpectralClip | LipschitzProjection
 
 
 @dataclass(frozen=True)
@@ -63,8 +57,8 @@ class Recipe:
         data = ImageData(**config.data.as_dict())
         data.seed, data.critic_steps = settings.seed, config.model.critic_steps
         channels, size = data.shape
-        shape = {"channels": channels, "size": size}
-        gan = GAN(**config.model.as_dict(), seed=settings.seed, steps=settings.steps, **shape)
+        run = {"seed": settings.seed, "steps": settings.steps, "channels": channels, "size": size}
+        gan = GAN(**config.model.as_dict() | run)
         if not estimated(gan.critic):
             raise UserError(f"norm {config.model.norm} of {self.config} estimates no sigma")
         return gan, data, config.trainer.precision
@@ -114,8 +108,8 @@ def _measured(
         "kind": "norm" if arm == OURS else "reference",
         "estimator": arm,
         "norm": gan.options.norm,
-        "vectors": _vectors(first),
-        "most_iterations": _estimators(first)[0].most,
+        "vectors": vectors(first),
+        "most_iterations": estimators(first)[0].most,
         "measured_updates": len(watched.found),
         "above_allowed": sum(value > ALLOWED for value in watched.found.values()),
         "largest": watched.found[largest],
@@ -146,69 +140,6 @@ def thinned(found: dict[int, float]) -> dict[str, list[Any]]:
     return {"steps": steps, "sigma": sigma}
 
 
-def one_vector(critic: nn.Module) -> None:
-    """The paper's estimator: one vector and one iteration an update, from a settled start."""
-    for weight, part in estimated(critic):
-        for each in _estimators(part):
-            each.most = 1
-            if isinstance(each, OperatorNorm):
-                each.count = 1
-            else:
-                each.block = each.block[..., :1].clone()
-        part.settle(weight)
-
-
-def _estimators(part: Part) -> list[Any]:
-    return part._directions() if isinstance(part, BidirectionalSpectralNorm) else [part]
-
-
-def _vectors(part: Part) -> int:
-    """As many as its block would hold for a large weight."""
-    from msngan.norms import estimate
-
-    each = _estimators(part)[0]
-    if isinstance(each, OperatorNorm):
-        return each.count
-    return estimate.BLOCK if each.most > 1 else 1
-
-
-def estimated(critic: nn.Module) -> list[tuple[Tensor, Part]]:
-    """The stored weight and the part of every layer whose sigma is estimated."""
-    return [
-        (stored(layer, name), part)
-        for layer, name, part in parts_of(critic)
-        if isinstance(part, Part)
-    ]
-
-
-@torch.no_grad()
-def excess(part: Part, weight: Tensor) -> float:
-    """sigma of the weight W' that the layer computes with, over what the norm promises of it."""
-    made = part.quotient(weight).double()
-    if isinstance(part, OperatorNorm):
-        bound = part.beta if isinstance(part, SpectralClip) else part.bound
-        return _operator_sigma(part, made) / bound
-    sigmas = [_matrix_sigma(each.matrix(made)) for each in _estimators(part)]
-    return sum(sigmas) / len(sigmas) / part.scale
-
-
-def _matrix_sigma(matrix: Tensor) -> float:
-    """Of (groups, rows, columns), the largest of all groups."""
-    wide = matrix if matrix.shape[1] <= matrix.shape[2] else matrix.mT
-    return float(torch.linalg.eigvalsh(wide @ wide.mT)[:, -1].max().sqrt())
-
-
-def _operator_sigma(part: OperatorNorm, weight: Tensor) -> float:
-    """Of the convolution with its stride and padding, from below."""
-    if not part.known:
-        return 0.0
-    v = part.v.to(weight)
-    draw = torch.Generator().manual_seed(0)
-    start = torch.randn(v.shape, generator=draw, dtype=v.dtype).to(v.device)
-    found = largest_singular(lambda x: part.operator(x, weight), start, TOLERANCE, MOST_PRODUCTS)
-    return max(found, float(part.operator(v, weight).norm()))
-
-
 class Watched(Callback):
     """After each update: the largest excess over layers; at `rounds` steps also the times.
 
@@ -224,7 +155,9 @@ class Watched(Callback):
         self.passes: list[float] = []
         steps, rounds = settings.steps, settings.rounds
         # Not the first one, before which a convolution's norm does not know the size of its input.
-        self.timed = {2} | {max(2, math.ceil(steps * (each + 1) / rounds)) for each in range(rounds)}
+        self.timed = {2} | {
+            max(2, math.ceil(steps * (each + 1) / rounds)) for each in range(rounds)
+        }
         slow = any(isinstance(part, OperatorNorm) for _, part in estimated(gan.critic))
         self.thinned = THINNED if slow else 1
         self._before: dict[str, Tensor] = {}
@@ -234,6 +167,7 @@ class Watched(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step + 1 in self.timed:
+            assert isinstance(pl_module, GAN)
             self._before = _values(dict(pl_module.critic.named_buffers()))
 
     def on_train_batch_end(
@@ -288,4 +222,3 @@ def _restore(network: nn.Module, values: dict[str, Tensor]) -> None:
     for name, tensor in _buffers(network).items():
         if name in values:
             tensor.copy_(values[name])
-

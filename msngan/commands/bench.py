@@ -167,10 +167,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from msngan import rng
     from msngan.bench.watch import progress
 
-    if options.benchmark == "sigma":
-        settings = sigma_settings(options)
-    else:
-        settings = options.settings if options.benchmark == "scores" else _settings(options)
+    make = {"scores": lambda given: given.settings, "sigma": sigma_settings}
+    settings = make.get(options.benchmark, _settings)(options)
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as in training
     run = _benchmark(options.benchmark)
