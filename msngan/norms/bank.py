@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.estimate import ENOUGH, advance, looks
+from msngan.norms.estimate import ENOUGH, advance, looks, moves
 from msngan.norms.layers import parts_of, stored
-from msngan.norms.parts import WeightPart, stamp
+from msngan.norms.parts import LOW_PRECISION, WeightPart, stamp
 from msngan.norms.spectral import SpectralNorm, quotient_gradient
 
 Owned = tuple[WeightPart, nn.Module, str]
@@ -53,7 +53,7 @@ class SigmaBank:
             if isinstance(part, WeightPart) and not (each_pass and part.may_iterate_in_passes):
                 part.managed = True
                 self.parts.append(part)
-                if type(part) is SpectralNorm and part.groups == 1 and not part.output_axis:
+                if _is_fast(part) and (not self._fast or _alike(part, self._fast[0][0])):
                     self._fast.append((part, layer, name))
                 else:
                     self._slow.append((part, layer, name))
@@ -141,6 +141,15 @@ class SigmaBank:
         self._divided = list(torch._foreach_div(weights, self._sigmas))
 
 
+def _is_fast(part: WeightPart) -> bool:
+    return type(part) is SpectralNorm and part.groups == 1 and not part.output_axis
+
+
+def _alike(part: WeightPart, other: SpectralNorm) -> bool:
+    block = part.block
+    return block.dtype == other.block.dtype and block.device == other.block.device
+
+
 def _check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     named = module.named_parameters()
@@ -161,15 +170,17 @@ def _content(weights: list[Tensor]) -> list[Any]:
     """What tells whether weights have been written since."""
     seen: list[Any] = [stamp(weight) for weight in weights]
     if weights[0].is_cpu:  # also of what was written through `.data`
-        seen.append(torch.stack(torch._foreach_norm([_sample(w) for w in weights])).tolist())
+        seen += [_sample(weight) for weight in weights]
     return seen
 
 
-def _sample(weight: Tensor) -> Tensor:
-    """A few values of each row, in any dense layout."""
+def _sample(weight: Tensor) -> float:
+    """The length of a few values of each row, in any dense layout."""
     step = max(1, weight[0].numel() // 8) | 1
     count = (weight.numel() - 1) // step + 1
-    return weight.detach().as_strided((count,), (step,))
+    values = weight.detach().as_strided((count,), (step,), weight.storage_offset())
+    values = (values.float() if values.dtype in LOW_PRECISION else values).numpy()
+    return float(values @ values)
 
 
 class _Blocks:
@@ -195,16 +206,24 @@ class _Blocks:
 
     def iterate(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
         with torch.autocast(weights[0].device.type, enabled=False):
-            self._iterate(norms, weights)
+            values, lengths = self._iterate(norms, weights)
         # More for those whose estimate still moves; where a look does not make a device wait.
-        if looks(weights[0]):
-            for norm, weight, moves in zip(norms, weights, self._growth.tolist(), strict=True):
-                if not moves <= ENOUGH and norm.most > 1:
+        if looks(values):
+            sizes = [float(length.numpy()) for length in lengths]
+            for norm, weight, value, size in zip(
+                norms, weights, values.tolist(), sizes, strict=True
+            ):
+                if norm.most > 1 and (moves(value, size, ENOUGH) or value != value):
                     norm.iterate(weight)
 
-    def _iterate(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
+    def _iterate(
+        self, norms: list[SpectralNorm], weights: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """An iteration of all; the value that each block had, and the length of its `left`."""
         x, z, y, rows = self._made()
-        views = [block[: n.block.shape[1], : n.block.shape[2]] for n, block in zip(norms, x)]
+        views = [
+            block[: n.block.shape[1], : n.block.shape[2]] for n, block in zip(norms, x, strict=True)
+        ]
         torch._foreach_copy_(views, [norm.block[0] for norm in norms])
         at = 0
         for i, (norm, weight) in enumerate(zip(norms, weights, strict=True)):
@@ -215,19 +234,22 @@ class _Blocks:
             torch.mm(a, mine, out=z[i, :d, :k])
             at += a.shape[1]
         found = advance(x, z)
-        right = torch.bmm(y[:, None], found.weights.index_select(0, rows)).view(-1)
-        sigma = found.sigma.masked_fill(found.sigma == 0, 1)
-        left = found.left / sigma[:, None]
-        self._growth = found.growth()
-        given, made = [], []
-        for i, (norm, v) in enumerate(zip(norms, right.split(self._lengths), strict=True)):
-            d, k = views[i].shape
-            given += [norm.u[0], norm.columns(norm.v, weights[i])[0], norm.last_sigma, norm.block[0]]
-            made += [left[i, :d], v, sigma[i], found.block[i, :d, :k]]
-        torch._foreach_copy_(given, made)
-        for i, norm in enumerate(norms):
-            if given[4 * i + 1].data_ptr() != norm.v.data_ptr():  # v lies in another order
-                norm.v.copy_(norm.uncolumned(made[4 * i + 1][None], weights[i]))
+        right = torch.bmm(y[:, None], found.vector.index_select(0, rows)).view(-1)
+        us = [u[: norm.u.shape[1]] for norm, u in zip(norms, found.left, strict=True)]
+        vs = list(right.split(self._lengths))
+        lengths = torch._foreach_norm([*us, *vs])
+        torch._foreach_clamp_min_(lengths, torch.finfo(x.dtype).tiny)
+        torch._foreach_div_([*us, *vs], lengths)
+        sigmas = torch._foreach_div(lengths[: len(us)], lengths[len(us) :])
+        blocks = [found.block[i, :d, :k] for i, (d, k) in enumerate(view.shape for view in views)]
+        columns = [n.columns(n.v, weight)[0] for n, weight in zip(norms, weights, strict=True)]
+        given = [[n.u[0] for n in norms], columns, [n.last_sigma for n in norms]]
+        mine = [*given[0], *given[1], *given[2], *(norm.block[0] for norm in norms)]
+        torch._foreach_copy_(mine, [*us, *vs, *sigmas, *blocks])
+        for norm, column, weight in zip(norms, columns, weights, strict=True):
+            if column.data_ptr() != norm.v.data_ptr():  # v lies in memory in another order
+                norm.v.copy_(norm.uncolumned(column[None], weight))
+        return found.value, list(lengths[: len(us)])
 
 
 class _Divide(torch.autograd.Function):

@@ -22,26 +22,22 @@ SQUARINGS = 12
 # An iteration that raises the estimate by less than this share ends an update, or a settling.
 ENOUGH, SETTLED = 2e-4, 1e-5
 MOST, MOST_SETTLING = 8, 100
+UNSEEN = 2  # iterations an update where no value is looked at
 
 
 class Found(NamedTuple):
     """What an iteration of a block x (..., d, k) finds of A (..., d, n), by y = A^T x and z = A y.
 
-    block: the next x, orthonormal. value: (...,), the estimate of sigma^2 by x itself, and sigma
-    (...,), the better one by y. weights: (..., k, 1), so that y @ weights is a unit vector, the
-    right singular vector, and left (..., d) = z @ weights is sigma times the left one.
+    block: the next x, orthonormal. value: (...,), the estimate of sigma^2 by x itself. vector:
+    (..., k, 1), a unit vector: y @ vector, of length sqrt(value), is in the direction of the right
+    singular vector, and left (..., d) = z @ vector of the left one. |left| / sqrt(value) is sigma,
+    better than sqrt(value).
     """
 
     block: Tensor
     value: Tensor
-    weights: Tensor
+    vector: Tensor
     left: Tensor
-    sigma: Tensor
-
-    def growth(self) -> Tensor:
-        """By which share the iteration raised the estimate, (...,)."""
-        least = torch.finfo(self.value.dtype).tiny
-        return self.sigma / self.value.clamp_min(least).sqrt() - 1
 
 
 def start(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -49,7 +45,7 @@ def start(shape: Sequence[int], like: Tensor) -> Tensor:
     # Fractions of k^2 times an irrational: as good as noise, without a random stream.
     steps = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=like.device)
     block = (steps.square() * GOLDEN_RATIO).frac().sub(0.5).view(*shape)
-    return orthonormal(block.to(like.dtype))
+    return torch.linalg.qr(block.to(like.dtype))[0]
 
 
 def looks(x: Tensor) -> bool:
@@ -57,34 +53,22 @@ def looks(x: Tensor) -> bool:
     return x.is_cpu and not torch.compiler.is_compiling()
 
 
-def orthonormal(block: Tensor) -> Tensor:
-    """An orthonormal basis of the columns, and of more where they are dependent."""
-    return torch.linalg.qr(block)[0]
-
-
 def advance(x: Tensor, z: Tensor) -> Found:
     """One iteration of an orthonormal block x, given z = A A^T x."""
-    value, vector, smallest = leading(x.mT @ z)
-    least = torch.finfo(value.dtype).tiny
-    weights = (vector * value.clamp_min(least).rsqrt()[..., None])[..., None]
-    left = (z @ weights)[..., 0]
-    # Half the smallest value of the span taken away, what is outside it fades sooner.
-    if x.shape[-1] > 1:  # of a single vector it is the largest
-        z = torch.addcmul(z, x, smallest[..., None, None], value=-0.5)
-    block = orthonormal(z)
-    return Found(block, value, weights, left, torch.linalg.vector_norm(left, dim=-1))
+    value, vector = leading(x.mT @ z)
+    # QR, and no cheaper way, gives a basis also where columns are dependent or zero.
+    return Found(torch.linalg.qr(z)[0], value, vector[..., None], (z @ vector[..., None])[..., 0])
 
 
-def leading(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a symmetric (..., k, k) the largest eigenvalue (...,) and its unit eigenvector (..., k), and
-    about the smallest eigenvalue."""
+def leading(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalue (...,) and its unit eigenvector (..., k) of a symmetric (..., k, k)."""
     if looks(gram):
         try:
             values, vectors = torch.linalg.eigh(gram)
         except torch.linalg.LinAlgError:  # it does not take a NaN
             vector = torch.full_like(gram[..., 0], math.nan)
-            return vector[..., 0], vector, vector[..., 0]
-        return values[..., -1], vectors[..., -1], values[..., 0]
+            return vector[..., 0], vector
+        return values[..., -1], vectors[..., -1]
     # eigh would make a GPU wait. A high power of the matrix has the vector in every column.
     power = gram
     for _ in range(SQUARINGS):
@@ -94,8 +78,12 @@ def leading(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     size, column = torch.linalg.vector_norm(power, dim=-2).max(-1)
     vector = torch.take_along_dim(power, column[..., None, None], -1)[..., 0]
     vector = vector / size.masked_fill(size == 0, 1)[..., None]
-    value = (vector[..., None, :] @ gram @ vector[..., None])[..., 0, 0]
-    return value, vector, gram.diagonal(dim1=-2, dim2=-1).amin(-1)
+    return (vector[..., None, :] @ gram @ vector[..., None])[..., 0, 0], vector
+
+
+def moves(value: float, length: float, enough: float) -> bool:
+    """Whether an iteration with this value and |left| raised sigma by more than a share."""
+    return length > (1 + enough) * value > 0
 
 
 def iterated(
@@ -103,14 +91,20 @@ def iterated(
 ) -> tuple[Found, Tensor]:
     """Iterations until one raises the estimate by less than `enough`, `most` of them at most.
 
-    products: gives y and z of x. A single iteration where a look at the values would make a device
+    products: gives y and z of x. UNSEEN iterations where a look at the values would make a device
     wait or a compiler has to follow. Returns what the last one found, and its y.
     """
+    values = looks(x)
+    most = most if values else min(most, UNSEEN)
     while True:
         y, z = products(x)
         found = advance(x, z)
         most -= 1
-        # A NaN ends it, too.
-        if not looks(x) or most <= 0 or not bool((found.growth() > enough).any()):
+        if most <= 0:
             return found, y
+        if values:
+            lengths = torch.linalg.vector_norm(found.left, dim=-1).flatten().tolist()
+            pairs = zip(found.value.flatten().tolist(), lengths, strict=True)
+            if not any(moves(value, length, enough) for value, length in pairs):  # or is NaN
+                return found, y
         x = found.block

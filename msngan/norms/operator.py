@@ -87,7 +87,7 @@ class OperatorNorm(WeightPart):
     orthonormal; (0,) as long as the size of the layer's input is not known.
 
     iterations: the least number that one call of `iterate` makes; on a CPU more follow while each
-    still raises the estimate by 0.1 %.
+    still raises the estimate by 0.02 %.
 
     The size is learnt from the first training input; a linear layer has none and is ready at once.
     The norm depends on it: with zero padding it grows with the size, towards a limit. So where
@@ -184,8 +184,8 @@ class OperatorNorm(WeightPart):
         with full_precision(weight):
             block = self.block.flatten(1).mT[None]
             found, _ = iterated(block, products, enough, most)
-            length = found.sigma.masked_fill(found.sigma == 0, 1)
-            self.v.copy_((found.left / length[:, None]).view(self.v.shape))
+            length = found.left.norm().clamp_min(torch.finfo(found.left.dtype).tiny)
+            self.v.copy_((found.left / length).view(self.v.shape))
             self.block.copy_(found.block[0].mT.reshape(self.block.shape))
             self.last_sigma.copy_(self.sigma(weight))
 
