@@ -1,0 +1,395 @@
+"""Sigma is never stale: whoever wrote a weight, what the layer computes with keeps its promise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from test_norm_reading import PROMISED, First, promised_sigma
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from msngan.norms import (
+    MSNConv2d,
+    MSNConvTranspose2d,
+    MSNLinear,
+    SigmaBank,
+    convert,
+    fold,
+    parts_of,
+    stored,
+)
+
+Layers = dict[str, tuple[Callable[[], nn.Module], Callable[[], Sequence[Tensor]]]]
+LAYERS: Layers = {
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3), lambda: [torch.randn(3, 4, 7)]),
+    "conv2d": (lambda: nn.Conv2d(4, 6, 3), lambda: [torch.randn(3, 4, 5, 5)]),
+    "conv transpose2d": (lambda: nn.ConvTranspose2d(4, 6, 4, 2), lambda: [torch.randn(3, 4, 3, 3)]),
+    "grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2), lambda: [torch.randn(3, 4, 4, 4)]),
+    "linear": (lambda: nn.Linear(5, 6), lambda: [torch.randn(3, 4, 5)]),
+    "embedding": (lambda: nn.Embedding(11, 6), lambda: [torch.randint(11, (3, 4))]),
+    "lstm": (lambda: nn.LSTM(5, 6), lambda: [torch.randn(3, 4, 5)]),
+    "attention": (lambda: nn.MultiheadAttention(8, 2), lambda: [torch.randn(3, 4, 8)] * 3),
+}
+MSN: Layers = {
+    "MSNconv2d": (lambda: MSNConv2d(4, 6, 3), LAYERS["conv2d"][1]),
+    "MSNconv transpose2d": (lambda: MSNConvTranspose2d(4, 6, 4, 2), LAYERS["conv transpose2d"][1]),
+    "MSNlinear": (lambda: MSNLinear(5, 6), LAYERS["linear"][1]),
+}
+# Below any sigma that is written here, so that a weight is always clipped.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "optional_spectral": {"start": True, "off": 0.0},
+    "spectral_clip": {"beta": 1e-5},
+}
+PROMISE = {**PROMISED, "spectral_clip": 1e-5}
+CASES = [(kind, norm) for kind in LAYERS for norm in PROMISED]
+CASES += [(kind, "mean_spectral") for kind in MSN]
+# Each norm on a layer with two matrices and on one of which the memory layout differs, and all
+# kinds of layers under one norm of each form.
+WRITTEN = [
+    (kind, norm)
+    for kind, norm in CASES
+    if norm in ("spectral", "mean_spectral") or kind in ("conv transpose2d", "attention")
+]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def plain(kind: str) -> nn.Module:
+    return First({**LAYERS, **MSN}[kind][0]())
+
+
+def normed(kind: str, norm: str) -> nn.Module:
+    network = plain(kind)
+    return network if kind in MSN else convert(network, norm, **OPTIONS.get(norm, {}))
+
+
+def inputs_of(kind: str) -> Sequence[Tensor]:
+    return {**LAYERS, **MSN}[kind][1]()
+
+
+# Ways of writing the weights of a network.
+Weights = list[tuple[nn.Module, str]]
+
+
+def by_apply(network: nn.Module, weights: Weights, data: bool = False) -> None:
+    """DCGAN's weights_init."""
+
+    def init(module: nn.Module) -> None:
+        for layer, name in weights:
+            if layer is module:
+                weight = getattr(module, name)
+                nn.init.normal_(weight.data if data else weight, 0, 0.02)
+
+    network.apply(init)
+
+
+def by_init(network: nn.Module, weights: Weights) -> None:
+    for layer, name in weights:
+        nn.init.normal_(getattr(layer, name), 0, 0.02)
+
+
+def by_loading(network: nn.Module, weights: Weights, strict: bool) -> None:
+    state = network.state_dict()
+    fresh = {key: torch.randn_like(x) for key, x in state.items() if "norm." not in key}
+    network.load_state_dict(fresh, strict)
+
+
+def by_reset(network: nn.Module, weights: Weights) -> None:
+    for module in dict(weights):
+        own = "_reset" if isinstance(module, nn.MultiheadAttention) else "reset"
+        getattr(module, f"{own}_parameters")()
+
+
+def by_sign(network: nn.Module, weights: Weights, read: bool) -> None:
+    with torch.no_grad():
+        for layer, name in weights:
+            (getattr if read else stored)(layer, name).neg_()
+
+
+def by_data(network: nn.Module, weights: Weights, replace: bool = False) -> None:
+    for layer, name in weights:
+        weight = stored(layer, name)
+        if replace:
+            weight.data = torch.randn_like(weight)
+        else:
+            weight.data.normal_()
+
+
+def by_factor(network: nn.Module, weights: Weights, factor: float) -> None:
+    with torch.no_grad():
+        for layer, name in weights:
+            stored(layer, name).mul_(factor)
+
+
+def by_clipping(network: nn.Module, weights: Weights) -> None:
+    """As the first WGAN's critic."""
+    for layer, name in weights:
+        stored(layer, name).data.clamp_(-0.1, 0.1)
+
+
+def by_replacing(network: nn.Module, weights: Weights) -> None:
+    for layer, name in weights:
+        setattr(layer, name, nn.Parameter(torch.randn_like(stored(layer, name))))
+
+
+def by_step(network: nn.Module, weights: Weights, optimizer: Callable[..., Any]) -> None:
+    parameters = [stored(layer, name) for layer, name in weights]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer(parameters, lr=0.5).step()
+
+
+def by_vector(network: nn.Module, weights: Weights) -> None:
+    parameters = [stored(layer, name) for layer, name in weights]
+    vector = nn.utils.parameters_to_vector(parameters)
+    nn.utils.vector_to_parameters(torch.randn_like(vector), parameters)
+
+
+def by_moving(network: nn.Module, weights: Weights) -> None:
+    """Parameters in another precision, in new memory."""
+    network.double()
+    with torch.no_grad():
+        for layer, name in weights:
+            stored(layer, name).add_(1)
+    network.float()
+
+
+def by_pruning(network: nn.Module, weights: Weights, method: Callable[..., Any]) -> None:
+    for layer, name in weights:
+        method(layer, name, 0.5)
+
+
+WAYS: dict[str, Callable[[nn.Module, Weights], None]] = {
+    "apply": by_apply,
+    "apply, .data": partial(by_apply, data=True),
+    "nn.init of layer.weight": by_init,
+    "load_state_dict": partial(by_loading, strict=True),
+    "load_state_dict, strict=False": partial(by_loading, strict=False),
+    "reset_parameters": by_reset,
+    "sign of layer.weight": partial(by_sign, read=True),
+    "sign of the parameter": partial(by_sign, read=False),
+    "data.normal_": by_data,
+    "data = ": partial(by_data, replace=True),
+    "times 1000": partial(by_factor, factor=1e3),
+    "times 0.001": partial(by_factor, factor=1e-3),
+    "clipped": by_clipping,
+    "replaced": by_replacing,
+    "SGD": partial(by_step, optimizer=torch.optim.SGD),
+    "SGD, foreach": partial(by_step, optimizer=partial(torch.optim.SGD, foreach=True)),
+    "Adam": partial(by_step, optimizer=torch.optim.Adam),
+    "Adam, fused": partial(by_step, optimizer=partial(torch.optim.Adam, fused=True)),
+    "vector_to_parameters": by_vector,
+    "double and back": by_moving,
+    "l1_unstructured": partial(by_pruning, method=prune.l1_unstructured),
+    "random_unstructured": partial(by_pruning, method=prune.random_unstructured),
+}
+
+
+# What happens around the write; the weights are read where each yields, in the network it yields.
+Write = Callable[[], None]
+Modes = Iterator[nn.Module]
+
+
+def in_eval(network: nn.Module, write: Write, inputs: Sequence[Tensor]) -> Modes:
+    network.eval()(*inputs)
+    write()
+    yield network
+
+
+def in_training(network: nn.Module, write: Write, inputs: Sequence[Tensor]) -> Modes:
+    write()
+    yield network
+
+
+def in_training_after_eval(network: nn.Module, write: Write, inputs: Sequence[Tensor]) -> Modes:
+    write()
+    network.eval()(*inputs)
+    yield network.train()
+
+
+def in_a_bank(network: nn.Module, write: Write, inputs: Sequence[Tensor]) -> Modes:
+    bank = SigmaBank(network)
+    with bank.shared():
+        network(*inputs)
+    write()
+    with bank.shared():
+        yield network
+
+
+def in_a_fold(network: nn.Module, write: Write, inputs: Sequence[Tensor]) -> Modes:
+    write()
+    yield fold(network)
+
+
+def loaded_elsewhere(network: nn.Module, write: Write, inputs: Sequence[Tensor]) -> Modes:
+    other = copy.deepcopy(network).eval()
+    other(*inputs)
+    write()
+    if not any(key.endswith("_mask") for key in network.state_dict()):
+        other.load_state_dict(network.state_dict())
+        yield other
+
+
+MODES = [in_eval, in_training, in_training_after_eval, in_a_bank, in_a_fold, loaded_elsewhere]
+
+
+@cache
+def trained(kind: str, norm: str) -> nn.Module:
+    """A network after a training step, to be copied."""
+    torch.manual_seed(0)
+    network = normed(kind, norm)
+    network(*inputs_of(kind)).square().mean().backward()
+    torch.optim.SGD(network.parameters(), 0.1).step()
+    network(*inputs_of(kind))
+    network.zero_grad()
+    return network
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_layer_computes_with_keeps_its_promise_whatever_wrote_it(
+    way: str, mode: Callable[..., Modes]
+) -> None:
+    wrong = {}
+    for kind, norm in WRITTEN:
+        if mode is in_a_fold and (kind, norm) == ("embedding", "mean_spectral"):
+            continue  # its mean goes into the weight
+        network = copy.deepcopy(trained(kind, norm))
+        weights = [(layer, name) for layer, name, _ in parts_of(network)]
+        paths = {layer: path for path, layer in network.named_modules()}
+        write = partial(WAYS[way], network, weights)
+        for read in mode(network, write, inputs_of(kind)):
+            for layer, name in weights:
+                weight = getattr(read.get_submodule(paths[layer]), name)
+                sigma = promised_sigma(layer, name, norm, weight)
+                if not 0.98 < sigma / PROMISE[norm] < 1.02:
+                    wrong[kind, norm, name] = sigma
+    assert not wrong
+
+
+def output_and_gradients(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    network.zero_grad()
+    output = network(*inputs)
+    (output * torch.arange(output.numel()).cos().view(output.shape)).sum().backward()
+    return [output, *(p.grad for p in network.parameters() if p.grad is not None)]
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: x.clone() for name, x in network.state_dict().items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(("kind", "norm"), CASES)
+def test_what_is_written_into_a_weight_that_was_read_is_in_the_parameter(
+    kind: str, norm: str
+) -> None:
+    network = normed(kind, norm).eval()
+    for layer, name, _ in parts_of(network):
+        read, parameter = getattr(layer, name).clone(), stored(layer, name).clone()
+        with torch.no_grad():
+            getattr(layer, name).neg_()
+        torch.testing.assert_close(getattr(layer, name), -read)
+        kept = layer.state_dict()[name]
+        torch.testing.assert_close(kept / kept.norm(), -parameter / parameter.norm())
+
+
+@pytest.mark.parametrize("mode", ["from birth", "later", "bank"])
+@pytest.mark.parametrize(("kind", "norm"), [case for case in CASES if "scaled" not in case[1]])
+def test_zero_weights_have_sigma_one_and_the_gradient_without_the_norm(
+    kind: str, norm: str, mode: str
+) -> None:
+    network, inputs = normed(kind, norm), inputs_of(kind)
+    if mode != "from birth":
+        network(*inputs)
+    bank = SigmaBank(network) if mode == "bank" else None
+    by_factor(network, [(layer, name) for layer, name, _ in parts_of(network)], 0.0)
+    reference = convert(
+        plain(kind.removeprefix("MSN")), "mean_only" if norm == "mean_spectral" else "none"
+    )
+    state = {k: x for k, x in network.state_dict().items() if "norm." not in k}
+    reference.load_state_dict(state, strict=False)
+    output_and_gradients(reference, inputs)
+    with bank.shared() if bank else nullcontext():
+        output_and_gradients(network, inputs)
+    expected = dict(reference.named_parameters())
+    for name, parameter in network.named_parameters():
+        if "weight" in name:
+            torch.testing.assert_close(parameter.grad, expected[name].grad)
+
+
+@pytest.mark.parametrize("mode", ["eval", "training", "bank"])
+@pytest.mark.parametrize(("kind", "norm"), CASES)
+def test_nan_stays_nan_and_a_good_weight_recovers(kind: str, norm: str, mode: str) -> None:
+    if (norm, mode) == ("spectral_clip", "training"):
+        pytest.skip("its estimate stays NaN")
+    network, inputs = copy.deepcopy(trained(kind, norm)), inputs_of(kind)
+    weights = [(layer, name) for layer, name, _ in parts_of(network)]
+    network.train(mode != "eval")
+    bank = SigmaBank(network) if mode == "bank" else None
+    good = [stored(layer, name).detach().clone() for layer, name in weights]
+    for values in (None, good):
+        with torch.no_grad():
+            for index, (layer, name) in enumerate(weights):
+                weight = stored(layer, name)
+                weight.fill_(torch.nan) if values is None else weight.copy_(2 * values[index])
+        for _ in range(2):
+            if bank:
+                bank.update()
+            with bank.shared() if bank else nullcontext():
+                network(*inputs)
+                for layer, name in weights:
+                    read = getattr(layer, name)
+                    if values is None:
+                        assert read.isnan().all()
+                    else:
+                        sigma = promised_sigma(layer, name, norm, read)
+                        assert 0.98 < sigma / PROMISE[norm] < 1.02
+
+
+@pytest.mark.parametrize(("kind", "norm"), CASES)
+def test_evaluation_writes_nothing_the_second_time(kind: str, norm: str) -> None:
+    network, inputs = copy.deepcopy(trained(kind, norm)).eval(), inputs_of(kind)
+    by_data(network, [(layer, name) for layer, name, _ in parts_of(network)])
+    network(*inputs)
+    before = state_of(network)
+    network(*inputs)
+    with torch.no_grad():
+        network(*inputs)
+    assert equal(state_of(network), before)
+
+
+@pytest.mark.parametrize("banked", [False, True])
+@pytest.mark.parametrize(("kind", "norm"), CASES)
+def test_evaluation_between_steps_changes_no_bit_of_training(
+    kind: str, norm: str, banked: bool
+) -> None:
+    inputs, states = inputs_of(kind), []
+    for evaluates in (False, True):
+        network = copy.deepcopy(trained(kind, norm))
+        optimizer = torch.optim.Adam(network.parameters(), 0.05)
+        bank = SigmaBank(network, optimizer) if banked else None
+        for _ in range(3):
+            with bank.shared() if bank else nullcontext():
+                output_and_gradients(network, inputs)
+            optimizer.step()
+            if evaluates:
+                network.eval()
+                network(*inputs)
+                with torch.no_grad(), bank.shared() if bank else nullcontext():
+                    network(*inputs)
+                network.train()
+        states.append(state_of(network))
+    assert equal(*states)
