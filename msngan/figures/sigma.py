@@ -26,7 +26,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     with settings():
         figure = Figure(figsize=(4.2 * across, 0.9 + 2.3 * down), layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(down, across, squeeze=False, sharey=True)
+        panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for axes, (recipe, rows) in zip(panels.flat, recipes.items(), strict=False):
             _panel(axes, recipe, rows, record["allowed"])
         for axes in panels.flat[len(recipes) :]:
@@ -36,7 +36,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
             panels[last, column].set_xlabel("critic updates")
         top = max(value for row in record["results"] for value in row["sigma"])
         panels[0, 0].set_ylim(top=1 + 1.6 * (max(top, record["allowed"]) - 1))  # for the legends
-        figure.supylabel("largest singular value of a layer", fontsize=8.5)
+        figure.supylabel("largest singular value of W' over all layers", fontsize=8.5)
         figure.suptitle(_title(record), fontsize=8.5, x=0.01, ha="left")
         with replacing(path) as temporary:
             figure.savefig(temporary, format=kind, metadata=METADATA[kind])
@@ -58,13 +58,13 @@ def _panel(axes: Any, recipe: str, rows: list[dict[str, Any]], allowed: float) -
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_title(recipe)
-    axes.legend(loc="upper right", title="and the cost of an update, in forward + backward passes")
+    axes.legend(loc="upper left", title="cost of an update / forward + backward", alignment="left")
 
 
 def _estimator(row: dict[str, Any]) -> str:
     if row["kind"] == "reference":
         return "one vector, one iteration"
-    return f"{row['vectors']} vectors, 1 to {row['most_iterations']} iterations"
+    return f"{row['vectors']} vectors, one or more iterations"
 
 
 def _title(record: dict[str, Any]) -> str:
@@ -72,8 +72,8 @@ def _title(record: dict[str, Any]) -> str:
     device = hardware["gpu"] if settings_of["device"] == "cuda" else hardware["processor"]
     threads = record["threads"]
     return (
-        "sigma in training: the weight is divided by its estimate; 1 is exact, the grey band ends"
-        f" at {record['allowed']}\n"
+        "Weights in training over what the norm bounds them to: 1 where sigma is exact; grey: up to"
+        f" {record['allowed']}\n"
         f"width {settings_of['width']}, seed {settings_of['seed']}; {device}, {threads}"
         f" thread{'s' if threads > 1 else ''}, torch {record['versions']['torch']}"
     )
