@@ -308,20 +308,18 @@ def test_squaring_finds_what_eigh_does(size: float, count: int, ratio: float) ->
     gram = grams(count, ratio) * size
     values, vectors = torch.linalg.eigh(gram)
     with patch("torch.compiler.is_compiling", return_value=True):
-        value, vector, smallest = estimate.leading(gram)
+        value, vector = estimate.leading(gram)[:2]
     close(value, values[..., -1], 1e-4)
     close(vector.norm(dim=-1), torch.ones(2, dtype=F64))
     if ratio < 1:
         close((vector * vectors[..., -1]).sum(-1).abs(), torch.ones(2, dtype=F64), 1e-4)
-    assert (smallest >= values[..., 0] * (1 - 1e-9)).all()  # of the diagonal: never below
-    assert (smallest <= values[..., -1]).all()
 
 
 @pytest.mark.parametrize("content", [0.0, float("nan")])
 def test_squaring_takes_zeros_and_nan_as_they_are(content: float) -> None:
     gram = torch.full((2, 3, 3), content)
     with patch("torch.compiler.is_compiling", return_value=True):
-        value, vector, _ = estimate.leading(gram)
+        value, vector = estimate.leading(gram)[:2]
     torch.testing.assert_close(value, torch.full((2,), content), rtol=0, atol=0, equal_nan=True)
     assert vector.shape == (2, 3)
 
