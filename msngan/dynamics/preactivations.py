@@ -103,7 +103,7 @@ def _as_in_training(network: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, training in before:
-            module.training = training
+            module.train(training)  # a norm then restores what it estimated for eval
 
 
 def figures(seen: Seen, first_mean: NDArray[np.float32] | None) -> dict[str, float]:

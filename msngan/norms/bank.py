@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from msngan.norms.estimate import ENOUGH, advance, looks, moves
 from msngan.norms.layers import parts_of, stored
-from msngan.norms.parts import LOW_PRECISION, WeightPart, stamp
+from msngan.norms.parts import WeightPart, stamp
 from msngan.norms.spectral import SpectralNorm, quotient_gradient
 
 Owned = tuple[WeightPart, nn.Module, str]
@@ -33,9 +33,8 @@ class SigmaBank:
 
     each_pass: leave the norms that can iterate in each of their passes, as PyTorch's do, alone.
 
-    A weight that was written between two updates is noticed, and estimated anew, by its version;
-    one written through `.data` by its length, on a CPU. On other devices call `update()` after
-    such a write. A weight that pruning or another hook makes in each pass is not lent.
+    A weight that was written between two updates is noticed, and estimated anew; one written
+    through `.data` on a CPU alone: on other devices call `update()` after such a write. A weight that pruning or another hook makes in each pass is not lent.
     """
 
     def __init__(
@@ -81,7 +80,9 @@ class SigmaBank:
         if self._fast:
             norms, weights = self._fast_ones()
             self._block.iterate(norms, weights)
-            self._seen = _content(weights)
+            self._seen = [stamp(weight) for weight in weights]
+        for part, layer, name in (*self._fast, *self._slow):
+            part._seen = part._looked = stamp(stored(layer, name))
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -127,7 +128,7 @@ class SigmaBank:
     @torch.no_grad()
     def _refresh(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
         """W / sigma of the fast ones, unless it is there already."""
-        seen = _content(weights)
+        seen = [stamp(weight) for weight in weights]
         if self._divided and self._seen == seen:
             return
         if self._seen != seen:
@@ -164,23 +165,6 @@ def _check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
 
 def _is_parameter(layer: nn.Module, name: str) -> bool:
     return layer._parameters.get(name) is not None
-
-
-def _content(weights: list[Tensor]) -> list[Any]:
-    """What tells whether weights have been written since."""
-    seen: list[Any] = [stamp(weight) for weight in weights]
-    if weights[0].is_cpu:  # also of what was written through `.data`
-        seen += [_sample(weight) for weight in weights]
-    return seen
-
-
-def _sample(weight: Tensor) -> float:
-    """The length of a few values of each row, in any dense layout."""
-    step = max(1, weight[0].numel() // 8) | 1
-    count = (weight.numel() - 1) // step + 1
-    values = weight.detach().as_strided((count,), (step,), weight.storage_offset())
-    values = (values.float() if values.dtype in LOW_PRECISION else values).numpy()
-    return float(values @ values)
 
 
 class _Blocks:

@@ -50,10 +50,8 @@ def outputs_of(layer: nn.Module) -> tuple[int, int]:
     """How many channels a layer puts out, and along which axis."""
     if isinstance(layer, _ConvNd):
         return layer.out_channels, 1
-    if isinstance(layer, (nn.Linear, nn.Bilinear)):
-        return layer.out_features, -1
-    assert isinstance(layer, nn.Embedding)
-    return layer.embedding_dim, -1
+    assert isinstance(layer, (nn.Linear, nn.Bilinear))
+    return layer.out_features, -1
 
 
 # Modules whose output for one sample depends on the rest of the batch, in training.

@@ -83,8 +83,8 @@ def convert(
     Those are torch's convolutions and transposed convolutions (1d to 3d), Linear, Bilinear,
     Embedding and EmbeddingBag, and their subclasses, and of MultiheadAttention and the recurrent
     layers and cells each weight. Whoever reads such a weight gets the normed one. The output part
-    of a norm goes on what a layer returns; the projections inside an attention or a recurrent layer
-    return nothing of their own and get the weight part alone.
+    of a norm goes on what a convolution, a linear or a bilinear layer returns; an embedding and the
+    projections inside an attention or a recurrent layer get the weight part alone.
 
     Parameters keep their identity, so an optimizer that holds them still works, except the biases
     that the norm cancels, which are removed unless conv_bias, and the parameters that the norm adds.
@@ -329,10 +329,8 @@ def _drop_hook(hooks: dict[int, Any], hook: Callable[..., Any]) -> None:
 
 def _with_affine(
     layer: nn.Module, weight: Tensor, scale: Tensor, shift: Tensor
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Weight and bias of the layer with each output channel scaled, then shifted."""
-    if isinstance(layer, nn.Embedding):  # one row is the whole output
-        return (weight * scale + shift).to(weight.dtype), None
     bias = getattr(layer, "bias", None)
     shift = shift if bias is None else bias * scale + shift
     if isinstance(layer, _ConvTransposeNd):  # (inputs, outputs / groups, kernel)

@@ -22,7 +22,7 @@ SQUARINGS = 12
 # An iteration that raises the estimate by less than this share ends an update, or a settling.
 ENOUGH, SETTLED = 2e-4, 1e-5
 MOST, MOST_SETTLING = 8, 100
-UNSEEN = 2  # iterations an update where no value is looked at
+UNSEEN = 2, 15  # iterations of an update, and of a settling, where no value is looked at
 
 
 class Found(NamedTuple):
@@ -91,11 +91,13 @@ def iterated(
 ) -> tuple[Found, Tensor]:
     """Iterations until one raises the estimate by less than `enough`, `most` of them at most.
 
-    products: gives y and z of x. UNSEEN iterations where a look at the values would make a device
-    wait or a compiler has to follow. Returns what the last one found, and its y.
+    products: gives y and z of x. Where a look at the values would make a device wait in each
+    update, or a compiler has to follow, as many iterations as UNSEEN says. Returns what the last
+    one found, and its y.
     """
-    values = looks(x)
-    most = most if values else min(most, UNSEEN)
+    settles = enough < ENOUGH
+    values = looks(x) or (settles and not torch.compiler.is_compiling())
+    most = most if values else min(most, UNSEEN[settles])
     while True:
         y, z = products(x)
         found = advance(x, z)

@@ -34,6 +34,7 @@ from msngan.norms.states import translate
 TAKES_OVER = {
     parametrize.register_parametrization.__code__,
     prune.BasePruningMethod.apply.__func__.__code__,  # type: ignore[attr-defined]
+    nn.Module.get_parameter.__code__,
 }
 # What reads the biases of the layers in it, and cannot do with None.
 READS_BIAS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -62,10 +63,6 @@ class NormLayer(nn.Module, metaclass=_Class):
         with parameters_bare(self):
             super().apply(fn)
         return self
-
-    def reset_parameters(self) -> None:
-        with parameters_bare(self):
-            super().reset_parameters()  # type: ignore[misc]
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         for name in self.normed:
@@ -106,11 +103,18 @@ def _empty(plain: type[nn.Module], normed: tuple[str, ...]) -> nn.Module:
 def class_of(plain: type[nn.Module], normed: tuple[str, ...]) -> type[NormLayer]:
     """The subclass of a layer's class in which these weights go through a norm."""
     names: dict[str, Any] = {"normed": normed, "plain": plain, "__doc__": plain.__doc__}
+    if hasattr(plain, "reset_parameters"):
+        names["reset_parameters"] = _reset_parameters
     for name in normed:
         inner = getattr(plain, name, None)
         names[name] = _property(name, inner if isinstance(inner, property) else None)
     kind = _Class if issubclass(_Class, type(plain)) else type("_Class", (_Class, type(plain)), {})
     return kind(f"Norm{plain.__name__}", (NormLayer, plain), names)
+
+
+def _reset_parameters(layer: NormLayer) -> None:
+    with parameters_bare(layer):
+        layer.plain.reset_parameters(layer)  # type: ignore[operator]
 
 
 def _property(name: str, inner: property | None) -> property:
@@ -130,7 +134,10 @@ def _property(name: str, inner: property | None) -> property:
         if "_bare" in layer.__dict__ or sys._getframe(1).f_code in TAKES_OVER:
             return weight
         _adopt(part, weight)
-        made = part(weight)
+        try:
+            made = part(weight)
+        except AttributeError as problem:  # else torch takes the weight for missing, and gives W
+            raise RuntimeError(f"the norm of {name} failed: {problem}") from problem
         if isinstance(part, WeightPart) and part._lent is not made:
             _remember(part, made)
         return made
@@ -237,7 +244,7 @@ def weights_of(layer: nn.Module) -> tuple[str, ...]:
 
 def has_output(layer: nn.Module) -> bool:
     """Whether an output part can follow the layer."""
-    return isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding))
+    return isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear))
 
 
 def normalise(
@@ -251,10 +258,13 @@ def normalise(
     """
     names = weights_of(layer)
     output = norm.output if has_output(layer) and not head else None
+    if norm.weight is None and norm.output is None:
+        return layer
+    if isinstance(layer, NormLayer) or not names:
+        has = "has one already" if names else "has no weight matrix"
+        raise TypeError(f"cannot put a norm on {type(layer).__name__}, which {has}")
     if norm.weight is None and output is None:
         return layer
-    if not names:
-        raise TypeError(f"cannot put a norm on {type(layer).__name__}, which has no weight matrix")
     like = getattr(layer, names[0])
     parts = {name + "_norm": norm.weight(layer, name) for name in names} if norm.weight else {}
     if output:

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from msngan.norms.base import Norm
-from msngan.norms.estimate import ENOUGH, SETTLED, iterated, start
+from msngan.norms.estimate import ENOUGH, SETTLED, Found, iterated, start
 from msngan.norms.parts import WeightPart, full_precision
-from msngan.norms.spectral import ROUNDING
+from msngan.norms.spectral import ALLOWED, ROUNDING
 
 BLOCK = 4  # images; each costs what an image of the batch costs
 MOST, MOST_SETTLING = 8, 100
@@ -133,7 +133,11 @@ class OperatorNorm(WeightPart):
         if not self.known:
             return True
         sigma, last = float(self.sigma(weight)), float(self.last_sigma)
-        return abs(sigma - last) <= ROUNDING * last
+        if not abs(sigma - last) <= ROUNDING * last:
+            return False
+        found = self._found(weight, self._fresh(tuple(self.v.shape[2:])), SETTLED, MOST_SETTLING)
+        best = found.left.norm() / found.value.clamp_min(0).sqrt()
+        return not float(best) > ALLOWED * last
 
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
@@ -142,6 +146,8 @@ class OperatorNorm(WeightPart):
             for _ in range(self.iterations - 1):
                 self._iterate(weight, ENOUGH, 1)
             self._iterate(weight, ENOUGH, self.most)
+            if self.lost(weight):
+                self.settle(weight)
 
     @torch.no_grad()
     def settle(self, weight: Tensor) -> None:
@@ -174,7 +180,7 @@ class OperatorNorm(WeightPart):
         block = start((1, length, min(self.count, length)), self.v)[0]
         return block.mT.reshape(-1, *shape).contiguous()
 
-    def _iterate(self, weight: Tensor, enough: float, most: int) -> None:
+    def _found(self, weight: Tensor, block: Tensor, enough: float, most: int) -> Found:
         weight = weight.detach().to(self.v.dtype)
 
         def products(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,8 +188,11 @@ class OperatorNorm(WeightPart):
             return z, z.flatten(1).mT[None]
 
         with full_precision(weight):
-            block = self.block.flatten(1).mT[None]
-            found, _ = iterated(block, products, enough, most)
+            return iterated(block.flatten(1).mT[None], products, enough, most)[0]
+
+    def _iterate(self, weight: Tensor, enough: float, most: int) -> None:
+        found = self._found(weight, self.block, enough, most)
+        with full_precision(weight):
             length = found.left.norm().clamp_min(torch.finfo(found.left.dtype).tiny)
             self.v.copy_((found.left / length).view(self.v.shape))
             self.block.copy_(found.block[0].mT.reshape(self.block.shape))

@@ -13,6 +13,7 @@ from functools import partial
 from math import inf
 from random import Random
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -67,9 +68,9 @@ class OptionalSpectralNorm(WeightPart):
         self.register_buffer("average", estimate.last_sigma.new_zeros(()))
         # Another start for each layer, which takes nothing from torch's stream: runs that are to be
         # compared begin with the same weights.
-        with torch.random.fork_rng(devices=[]):
-            count = torch.randint(2**40, ()) if criterion == "random" else torch.tensor(0)
-        self.register_buffer("count", count.to(device))
+        drawn = criterion == "random" and not estimate.u.is_meta
+        count = crc32(estimate.u.cpu().numpy().tobytes()) if drawn else 0
+        self.register_buffer("count", torch.tensor(count, device=device))
         self._mirror()
         self.decisions: list[dict[str, Any]] = []
         self.rescale: Callable[[Tensor, float], None] | None = None

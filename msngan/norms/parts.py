@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from msngan.norms.estimate import looks
+
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 Part = TypeVar("Part", bound="WeightPart")
@@ -29,10 +31,20 @@ def _count_fused(optimizer: Optimizer, *_: Any) -> None:
 register_optimizer_step_post_hook(_count_fused)
 
 
-def stamp(weight: Tensor) -> tuple[int, int, int]:
-    """What changes when a tensor is replaced or written, except through `.data`."""
+def stamp(weight: Tensor) -> tuple[float, ...]:
+    """What changes when a tensor is replaced or written; through `.data`, on a CPU alone."""
     version = -1 if weight.is_inference() else weight._version
-    return version, weight.data_ptr(), _fused_steps
+    made = (version, weight.data_ptr(), _fused_steps)
+    return (*made, _length_of_some(weight)) if weight.is_cpu and weight.numel() else made
+
+
+def _length_of_some(weight: Tensor) -> float:
+    """The squared length of about eight values of each row, in any dense layout."""
+    step = max(1, weight[0].numel() // 8) | 1
+    count = (weight.numel() - 1) // step + 1
+    values = weight.detach().as_strided((count,), (step,), weight.storage_offset())
+    values = (values.float() if values.dtype in LOW_PRECISION else values).numpy()
+    return float(values @ values)
 
 
 def widened(x: Tensor) -> Tensor:
@@ -80,22 +92,26 @@ class WeightPart(Precise):
 
     A part that estimates something of the weight overrides `iterate`, `fits` and `settle`. Without
     a SigmaBank each training pass calls `iterate` if the weight has changed since the last one;
-    with one, the bank does after each optimizer step. A pass whose weight the estimate does not
-    fit, because something else wrote it, estimates it anew first. In eval nothing is written but
-    for that, and going back to training restores what was written then.
+    with one, the bank does after each optimizer step. In other passes a weight that has changed
+    since is looked at: where the estimate does not fit, it is made anew. In eval nothing is written
+    but for that, and going back to training restores what was written then.
     """
 
+    last_sigma: Tensor
+    unit = True  # a zero weight is divided by 1
     # Whether training without a bank iterates.
     may_iterate_in_passes = True
     # Python state that belongs to one network and one moment: no copy or pickle has it.
-    transient = {"managed": False, "_lent": None, "_past": None, "_seen": None, "_handed": None}
+    transient: dict[str, Any] = dict.fromkeys(("_lent", "_past", "_seen", "_looked", "_handed"))
+    transient["managed"] = False
 
     def __init__(self) -> None:
         super().__init__()
         self.managed = False  # a SigmaBank iterates, once per update
         self._lent: Tensor | None = None
         self._past: Tensor | None = None  # lent before, for what is computed again in backward
-        self._seen: object = None  # stamp of the weight that the estimate is of
+        self._seen: object = None  # stamp of the weight that training's estimate is of
+        self._looked: object = None  # and of the one that eval has looked at
         self._in_training: dict[str, Tensor] = {}  # buffers that eval has replaced
         self._zero = True  # the weight may be zero: then it is divided by 1
 
@@ -104,7 +120,7 @@ class WeightPart(Precise):
         lent = self._past if again and self._lent is None else self._lent
         if lent is not None and (lent.requires_grad or not _needs_graph(weight)):
             return lent
-        if self._zero and not (traced() or weight.is_meta):
+        if self._zero and self.unit and not (traced() or weight.is_meta):
             self._zero = not bool(weight.any())
             if self._zero:
                 return weight
@@ -118,17 +134,22 @@ class WeightPart(Precise):
 
     def follow(self, weight: Tensor) -> None:
         """Bring the estimate up to date with a weight that may have changed."""
-        seen = self._seen == stamp(weight)
-        if seen and not weight.is_cpu:
-            return  # a look at the values would make a GPU wait
+        if (self._seen if self.training else self._looked) == stamp(weight):
+            return
         if self._iterates():
-            if not (seen and self.fits(weight)):
-                self.iterate(weight)
+            self.iterate(weight)
         elif not self.fits(weight):
             if not self.training and not self._in_training:
                 self._in_training = {name: x.clone() for name, x in self.named_buffers()}
             self.settle(weight)
-        self._seen = stamp(weight)
+        self.knows(weight)
+
+    def knows(self, weight: Tensor) -> None:
+        """The estimate is of this weight."""
+        if self.training:
+            self._seen = stamp(weight)
+        else:
+            self._looked = stamp(weight)
 
     def _iterates(self) -> bool:
         return self.training and not self.managed and self.may_iterate_in_passes
@@ -138,7 +159,7 @@ class WeightPart(Precise):
         if mode and self._in_training:
             for name, buffer in self.named_buffers():
                 buffer.data.copy_(self._in_training[name])
-            self._in_training, self._seen = {}, None
+            self._in_training, self._looked = {}, None
         return self
 
     def lend(self, weight: Tensor | None) -> None:
@@ -169,9 +190,14 @@ class WeightPart(Precise):
 
     def loaded(self, weight: Tensor) -> None:
         """A state dict has been read, of this weight or of this part or of both."""
-        self._in_training, self._seen, self._zero = {}, None, True
+        self._in_training, self._seen, self._looked, self._zero = {}, None, None, True
         if not weight.is_meta and not self.fits(weight):
             self.settle(weight)
+
+    def lost(self, weight: Tensor) -> bool:
+        """Whether what is kept is of a weight of NaN, and this one is not; on a CPU."""
+        nan = looks(weight) and bool(self.last_sigma.isnan())
+        return nan and bool(weight.isfinite().all())
 
     def state_of(self, weight: Tensor) -> dict[str, Any]:
         """The state that a state dict lacks which is that of a plain layer with this weight."""
