@@ -160,9 +160,11 @@ def _is_lazy(layer: nn.Module) -> bool:
 def _later(layer: nn.Module, norm: Norm, **how: bool) -> None:
     """Put the norm on a lazy layer at its first input, which gives it its weight."""
 
-    def put(layer: nn.Module, _: Any) -> None:
+    def put(layer: nn.Module, args: Any) -> None:
         hook.remove()
         normalise(layer, norm, **how)
+        if prepare in layer._forward_pre_hooks.values():  # too late for this pass
+            prepare(layer, args, {})
 
     hook = layer.register_forward_pre_hook(put)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msngan.norms.base import Norm, outputs_of
+from msngan.norms.parts import full_precision
 
 
 class SampleNorm(nn.Module):
@@ -48,7 +49,7 @@ class SampleNorm(nn.Module):
         return f"{self.channels}, over={self.over!r}, eps={self.eps}"
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             wide = torch.promote_types(x.dtype, torch.float32)
             gain = None if self.weight is None else self.weight.to(wide)
             return self._normed(x.to(wide), gain, self.bias.to(wide)).to(x.dtype)

@@ -181,7 +181,7 @@ class SpectralNorm(SigmaPart):
         if isinstance(v, Tensor) and v.numel() == self.v.numel() and v.dim() < self.v.dim():
             state_dict[prefix + "v"] = v.reshape(self.v.shape)
         if isinstance(v, Tensor) and isinstance(state_dict.get(prefix + "u"), Tensor):
-            if prefix + "block" not in state_dict:
+            if prefix + "block" not in state_dict or prefix + "last_sigma" not in state_dict:
                 state_dict[prefix + "last_sigma"] = torch.full_like(self.last_sigma, torch.nan)
                 state_dict[prefix + "block"] = start(self.block.shape, self.block)
         super()._load_from_state_dict(state_dict, prefix, *args)
