@@ -72,6 +72,7 @@ def test_spectral_is_torch_s_parametrization_with_the_same_u_and_v(kind: str, ho
         part.v.copy_((product / product.norm()).view(part.v.shape))
         part.last_sigma.copy_(product.norm())
         ours.eval()
+        part.known_in_both(stored(ours))  # as after a load
     elif how == "training":
         ours(x)
     their._u.copy_(part.u.flatten())

@@ -82,7 +82,7 @@ class SigmaBank:
             self._block.iterate(norms, weights)
             self._seen = [stamp(weight) for weight in weights]
         for part, layer, name in (*self._fast, *self._slow):
-            part._seen = part._looked = stamp(stored(layer, name))
+            part.mark(stored(layer, name))
 
     @contextmanager
     def shared(self) -> Iterator[None]:

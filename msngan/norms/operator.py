@@ -22,6 +22,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from msngan.norms.base import Norm
 from msngan.norms.estimate import SETTLED, SQUARINGS, leading, looks, moves, start
+from msngan.norms.layers import stored
 from msngan.norms.parts import WeightPart, full_precision
 from msngan.norms.spectral import ALLOWED, ROUNDING
 
@@ -51,13 +52,13 @@ class Operator:
     def of(cls, layer: nn.Module, name: str = "weight") -> Operator:
         """That of a convolution, or the matrix that another weight of a torch layer is."""
         if not isinstance(layer, _ConvNd):
-            return cls(getattr(layer, name)[0].numel(), 0, False, {}, (), "constant")
+            return cls(stored(layer, name)[0].numel(), 0, False, {}, (), "constant")
         options: dict[str, Any] = {
             "stride": layer.stride,
             "dilation": layer.dilation,
             "groups": layer.groups,
         }
-        axes, transposed = layer.weight.dim() - 2, isinstance(layer, _ConvTransposeNd)
+        axes, transposed = len(layer.kernel_size), isinstance(layer, _ConvTransposeNd)
         if transposed:
             options |= {"padding": layer.padding, "output_padding": layer.output_padding}
             return cls(layer.in_channels, axes, True, options, (), "constant")
@@ -166,12 +167,18 @@ class OperatorNorm(WeightPart):
     def fits(self, weight: Tensor) -> bool:
         if not self.known:
             return True
-        sigma, last = float(self.sigma(weight)), float(self.last_sigma)
-        if not abs(sigma - last) <= ROUNDING * last:
+        if not self.consistent(weight):
             return False
         fresh = self._fresh(tuple(self.v.shape[2:]))
         best = self._found(weight, fresh, SETTLED, MOST_SETTLING)[2]
-        return not float(best) > ALLOWED * last
+        return not float(best) > ALLOWED * float(self.last_sigma)
+
+    @torch.no_grad()
+    def consistent(self, weight: Tensor) -> bool:
+        if not self.known:
+            return True
+        sigma, last = float(self.sigma(weight)), float(self.last_sigma)
+        return abs(sigma - last) <= ROUNDING * last
 
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
@@ -274,7 +281,7 @@ class OperatorNorm(WeightPart):
 
     @torch.no_grad()
     def loaded(self, weight: Tensor) -> None:
-        if self.last_sigma.isnan() and self.known and not weight.is_meta:
+        if self.known and not weight.is_meta and self.last_sigma.isnan():
             self.last_sigma.copy_(self.sigma(weight))
         super().loaded(weight)
 

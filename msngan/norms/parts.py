@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,9 @@ class WeightPart(Precise):
     # Whether training without a bank iterates.
     may_iterate_in_passes = True
     # Python state that belongs to one network and one moment: no copy or pickle has it.
-    transient: dict[str, Any] = dict.fromkeys(("_lent", "_past", "_seen", "_looked", "_handed"))
+    transient: dict[str, Any] = dict.fromkeys(
+        ("_lent", "_past", "_seen", "_looked", "_handed", "_weight")
+    )
     transient["managed"] = False
 
     def __init__(self) -> None:
@@ -112,7 +115,10 @@ class WeightPart(Precise):
         self._past: Tensor | None = None  # lent before, for what is computed again in backward
         self._seen: object = None  # stamp of the weight that training's estimate is of
         self._looked: object = None  # and of the one that eval has looked at
-        self._in_training: dict[str, Tensor] = {}  # buffers that eval has replaced
+        self._weight: Callable[[], Tensor | None] | None = None  # a reference to it
+        self._copied = False  # from a part whose estimate was of its weight
+        # Buffers that eval has replaced: of which module, its name, the buffer.
+        self._in_training: list[tuple[nn.Module, str, Tensor]] = []
         self._zero = True  # the weight may be zero: then it is divided by 1
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -136,20 +142,34 @@ class WeightPart(Precise):
         """Bring the estimate up to date with a weight that may have changed."""
         if (self._seen if self.training else self._looked) == stamp(weight):
             return
+        copied, self._copied = self._copied, False
+        if copied and self.consistent(weight):
+            self.known_in_both(weight)
+            return
         if self._iterates():
             self.iterate(weight)
         elif not self.fits(weight):
             if not self.training and not self._in_training:
-                self._in_training = {name: x.clone() for name, x in self.named_buffers()}
+                self._replace_buffers()
             self.settle(weight)
-        self.knows(weight)
-
-    def knows(self, weight: Tensor) -> None:
-        """The estimate is of this weight."""
+        self._weight = ref(weight)
         if self.training:
             self._seen = stamp(weight)
         else:
             self._looked = stamp(weight)
+
+    def known_in_both(self, weight: Tensor) -> None:
+        """The estimate is of this weight, in training and in eval."""
+        self._in_training, self._zero = [], True
+        self.mark(weight)
+
+    def mark(self, weight: Tensor) -> None:
+        self._seen = self._looked = None if weight.is_meta else stamp(weight)
+        self._weight = ref(weight)
+
+    def consistent(self, weight: Tensor) -> bool:
+        """Whether what is kept of the estimate is the same, computed of this weight."""
+        return True
 
     def _iterates(self) -> bool:
         return self.training and not self.managed and self.may_iterate_in_passes
@@ -157,10 +177,17 @@ class WeightPart(Precise):
     def train(self: Part, mode: bool = True) -> Part:
         super().train(mode)
         if mode and self._in_training:
-            for name, buffer in self.named_buffers():
-                buffer.data.copy_(self._in_training[name])
-            self._in_training, self._looked = {}, None
+            for module, name, buffer in self._in_training:
+                module._buffers[name] = buffer.to(module._buffers[name])
+            self._in_training, self._looked = [], None
         return self
+
+    def _replace_buffers(self) -> None:
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    self._in_training.append((module, name, buffer))
+                    module._buffers[name] = buffer.clone()
 
     def lend(self, weight: Tensor | None) -> None:
         """Use this weight in place of the layer's own; None restores the layer's own."""
@@ -190,9 +217,14 @@ class WeightPart(Precise):
 
     def loaded(self, weight: Tensor) -> None:
         """A state dict has been read, of this weight or of this part or of both."""
-        self._in_training, self._seen, self._looked, self._zero = {}, None, None, True
         if not weight.is_meta and not self.fits(weight):
             self.settle(weight)
+        self.known_in_eval(weight)
+
+    def known_in_eval(self, weight: Tensor) -> None:
+        """After a load: eval computes with the estimate that was read; training improves it."""
+        self.known_in_both(weight)
+        self._seen = None
 
     def lost(self, weight: Tensor) -> bool:
         """Whether what is kept is of a weight of NaN, and this one is not; on a CPU."""
@@ -205,7 +237,9 @@ class WeightPart(Precise):
 
     def __getstate__(self) -> dict[str, Any]:
         # A lent weight belongs to the bank's graph, and the bank knows the original only.
-        return {**self.__dict__, **self.transient}
+        weight = self._weight() if self._weight else None
+        known = weight is not None and stamp(weight) in (self._seen, self._looked)
+        return {**self.__dict__, **self.transient, "_copied": known or self._copied}
 
     def __deepcopy__(self: Part, memo: dict[int, object]) -> Part:
         duplicate = self.__class__.__new__(self.__class__)

@@ -26,7 +26,7 @@ from msngan.norms.estimate import (
     iterated,
     start,
 )
-from msngan.norms.parts import LOW_PRECISION, MatrixPart, full_precision, stamp, widened
+from msngan.norms.parts import LOW_PRECISION, MatrixPart, full_precision, widened
 
 # In all of the grids of Lin et al.: 0.7 to 4.0 on CIFAR-10, 0.7 to 1.6 on STL-10 and CelebA. They
 # search it for each data set; 1 is spectral normalisation as it was.
@@ -119,12 +119,17 @@ class SpectralNorm(SigmaPart):
     @torch.no_grad()
     def fits(self, weight: Tensor) -> bool:
         """Whether last_sigma is u^T W v, and near to what an estimate made anew finds."""
-        sigma, last = float(self._estimate(weight, self.u, self.v)), float(self.last_sigma)
-        if not abs(sigma - last) <= ROUNDING * last:
+        if not self.consistent(weight):
             return False
         found, _ = self._found(weight, start(self.block.shape, self.block), SETTLED, MOST_SETTLING)
         best = (found.left.norm(dim=1) / found.value.clamp_min(0).sqrt()).max()
-        return not float(best) > ALLOWED * last  # NaN of a zero weight, whose sigma is 1
+        # NaN of a zero weight, whose sigma is 1.
+        return not float(best) > ALLOWED * float(self.last_sigma)
+
+    @torch.no_grad()
+    def consistent(self, weight: Tensor) -> bool:
+        sigma, last = float(self._estimate(weight, self.u, self.v)), float(self.last_sigma)
+        return abs(sigma - last) <= ROUNDING * last
 
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
@@ -166,12 +171,12 @@ class SpectralNorm(SigmaPart):
         if self.last_sigma.isnan() and not weight.is_meta:
             with torch.no_grad():
                 sigma = self._estimate(weight, self.u, self.v)
-                u, matrix = self.u, self.matrix(weight)
-                best = torch.bmm(u.unsqueeze(1), matrix).norm(dim=2).max()
-                if sigma > 0.9 * best:  # of this weight, and not of another
+                matrix, v = self.matrix(weight), self.columns(self.v, weight)
+                left = torch.bmm(self.u.unsqueeze(1), matrix).norm(dim=2).max()
+                right = torch.bmm(matrix, v.unsqueeze(2)).norm(dim=1).max()
+                if sigma > 0.9 * min(left, right):  # of this weight, and not of another
                     self.last_sigma.copy_(sigma)
-                    self._in_training = {}
-                    self._seen = self._looked = stamp(weight)
+                    self.known_in_eval(weight)
                     return
         super().loaded(weight)
 
@@ -307,6 +312,9 @@ class BidirectionalSpectralNorm(SigmaPart):
     def fits(self, weight: Tensor) -> bool:
         return all(direction.fits(weight) for direction in self._directions())
 
+    def consistent(self, weight: Tensor) -> bool:
+        return all(direction.consistent(weight) for direction in self._directions())
+
     def iterate(self, weight: Tensor) -> None:
         for direction in self._directions():
             direction.iterate(weight)
@@ -318,6 +326,7 @@ class BidirectionalSpectralNorm(SigmaPart):
     def loaded(self, weight: Tensor) -> None:
         for direction in self._directions():
             direction.loaded(weight)
+        self.known_in_eval(weight)
 
 
 def _checked(scale: float) -> float:
