@@ -34,7 +34,8 @@ class SigmaBank:
     each_pass: leave the norms that can iterate in each of their passes, as PyTorch's do, alone.
 
     A weight that was written between two updates is noticed, and estimated anew; one written
-    through `.data` on a CPU alone: on other devices call `update()` after such a write. A weight that pruning or another hook makes in each pass is not lent.
+    through `.data` on a CPU alone: on other devices call `update()` after such a write. A weight
+    that pruning or another hook makes in each pass is not lent.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class SigmaBank:
             if isinstance(part, WeightPart) and not (each_pass and part.may_iterate_in_passes):
                 part.managed = True
                 self.parts.append(part)
-                if _is_fast(part) and (not self._fast or _alike(part, self._fast[0][0])):
+                first = self._fast[0][0] if self._fast else part
+                if _is_fast(part) and _alike(part, first):
+                    assert isinstance(part, SpectralNorm)
                     self._fast.append((part, layer, name))
                 else:
                     self._slow.append((part, layer, name))
@@ -106,8 +109,8 @@ class SigmaBank:
                     norm.lend(weight)
             yield
         finally:
-            for part, weight in zip(self.parts, before, strict=True):
-                part.lend(weight)
+            for part, lent in zip(self.parts, before, strict=True):
+                part.lend(lent)
 
     def _release_made(self) -> None:
         """Leave parts alone whose weight is made in each pass, by pruning or another hook."""
@@ -146,9 +149,9 @@ def _is_fast(part: WeightPart) -> bool:
     return type(part) is SpectralNorm and part.groups == 1 and not part.output_axis
 
 
-def _alike(part: WeightPart, other: SpectralNorm) -> bool:
-    block = part.block
-    return block.dtype == other.block.dtype and block.device == other.block.device
+def _alike(part: WeightPart, other: WeightPart) -> bool:
+    a, b = part.last_sigma, other.last_sigma
+    return a.dtype == b.dtype and a.device == b.device
 
 
 def _check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
@@ -228,8 +231,8 @@ class _Blocks:
         blocks = [found.block[i, :d, :k] for i, (d, k) in enumerate(view.shape for view in views)]
         columns = [n.columns(n.v, weight)[0] for n, weight in zip(norms, weights, strict=True)]
         given = [[n.u[0] for n in norms], columns, [n.last_sigma for n in norms]]
-        mine = [*given[0], *given[1], *given[2], *(norm.block[0] for norm in norms)]
-        torch._foreach_copy_(mine, [*us, *vs, *sigmas, *blocks])
+        buffers = [*given[0], *given[1], *given[2], *(norm.block[0] for norm in norms)]
+        torch._foreach_copy_(buffers, [*us, *vs, *sigmas, *blocks])
         for norm, column, weight in zip(norms, columns, weights, strict=True):
             if column.data_ptr() != norm.v.data_ptr():  # v lies in memory in another order
                 norm.v.copy_(norm.uncolumned(column[None], weight))

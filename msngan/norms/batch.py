@@ -122,7 +122,7 @@ KINDS = {
 def batch_norm_of(layer: nn.Module, *, gain: bool = True) -> nn.Module:
     """torch's BatchNorm with an offset for the outputs of a convolution or linear layer."""
     channels, axis = outputs_of(layer)
-    with_gain, without = KINDS[2 if axis == -1 else len(layer.kernel_size) + 2]
+    with_gain, without = KINDS[2 if axis == -1 else len(layer.kernel_size) + 2]  # type: ignore[arg-type]
     return with_gain(channels) if gain else without(channels)
 
 

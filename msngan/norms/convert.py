@@ -16,8 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrizations, parametrize, prune
-from torch.nn.utils import remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import (
+    parametrizations,
+    parametrize,
+    prune,
+    remove_spectral_norm,
+    remove_weight_norm,
+)
 from torch.nn.utils.spectral_norm import SpectralNorm as HookedSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm as HookedWeightNorm
 
@@ -31,11 +36,11 @@ from msngan.norms.layers import (
     norm_attention,
     norm_output,
     normalise,
+    prepare,
     settle,
     stored,
     weights_of,
 )
-from msngan.norms.layers import _prepare as prepare
 from msngan.norms.mean_spectral import Offset
 from msngan.norms.parts import widened
 from msngan.norms.sample import SampleNorm
@@ -63,7 +68,9 @@ class Report:
 
 
 @overload
-def convert(module: nn.Module, norm: str, *, report: Literal[True], **rest: Any) -> tuple[nn.Module, Report]: ...  # noqa: E501
+def convert(
+    module: nn.Module, norm: str, *, report: Literal[True], **rest: Any
+) -> tuple[nn.Module, Report]: ...  # noqa: E501
 @overload
 def convert(module: nn.Module, norm: str, **rest: Any) -> nn.Module: ...
 def convert(
@@ -86,8 +93,8 @@ def convert(
     of a norm goes on what a convolution, a linear or a bilinear layer returns; an embedding and the
     projections inside an attention or a recurrent layer get the weight part alone.
 
-    Parameters keep their identity, so an optimizer that holds them still works, except the biases
-    that the norm cancels, which are removed unless conv_bias, and the parameters that the norm adds.
+    Parameters keep their identity, so an optimizer that holds them still works. Biases that the
+    norm cancels are removed unless conv_bias; a norm may add parameters of its own.
 
     Args:
         head: the qualified name of the last layer of a critic, which gets the weight part alone.
@@ -233,7 +240,7 @@ def _neighbours(module: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
 
     Directly: as the next child of the same module, where definitions stand in the order of use.
     """
-    found = []
+    found: list[tuple[str, nn.Module, nn.Module]] = []
     for name, parent in module.named_modules():
         if isinstance(parent, NormLayer):
             continue
@@ -246,8 +253,11 @@ def _neighbours(module: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
 
 
 def _without_batch_norms(module: nn.Module, told: Report) -> Report:
-    removed = [name for name, _, after in _neighbours(module)
-               if name in told.followed and isinstance(after, _NormBase)]
+    removed = [
+        name
+        for name, _, after in _neighbours(module)
+        if name in told.followed and isinstance(after, _NormBase)
+    ]
     for name in removed:
         module.set_submodule(name, nn.Identity())
     kept = [name for name in told.followed if name not in removed]
@@ -296,10 +306,14 @@ def _fold_layer(layer: NormLayer) -> None:
         weights[name] = torch.empty_like(like).copy_(made)
     output = layer._modules.get("output_norm")
     folds = output is not None and not isinstance(output, SampleNorm)
-    if folds:
+    if output is not None and folds:
         weights["weight"], bias = _with_affine(layer, weights["weight"], *_affine(output))
+    plain = layer.plain
+    if parametrize.is_parametrized(layer):
+        plain = _without_parametrizations(layer)
     for name, weight in weights.items():
         _stop_making(layer, name)
+        layer.__dict__.pop(name, None)
         layer._parameters[name] = nn.Parameter(weight)
         layer._modules.pop(name + "_norm", None)
     if folds:
@@ -312,13 +326,24 @@ def _fold_layer(layer: NormLayer) -> None:
     _drop_hook(layer._forward_pre_hooks, prepare)
     _drop_hook(layer._load_state_dict_post_hooks, settle)
     # The layer becomes torch's again, the reverse of `normalise`: references to it stay.
-    layer.__class__ = layer.plain.__bases__[-1] if issubclass(layer.plain, MSN) else layer.plain
+    layer.__class__ = plain.__bases__[-1] if issubclass(plain, MSN) else plain
+
+
+def _without_parametrizations(layer: NormLayer) -> type[nn.Module]:
+    """Make parameters of what is parametrized, and give the class that has no property for it.
+
+    Not by torch's remove_parametrizations, which changes the class that a copy shares.
+    """
+    chains = layer._modules.pop("parametrizations")
+    for name, chain in chains.items():  # type: ignore[union-attr, operator]
+        if name not in layer._parameters:
+            layer._parameters[name] = nn.Parameter(chain().detach().clone())
+    classes = [kind for kind in layer.plain.__mro__ if not kind.__name__.startswith("Parametrized")]
+    return classes[0]
 
 
 def _stop_making(layer: nn.Module, name: str) -> None:
-    """End what makes the stored weight anew in each pass: pruning, parametrizations, hooks."""
-    if parametrize.is_parametrized(layer, name):
-        parametrize.remove_parametrizations(layer, name)
+    """End what makes the stored weight anew in each pass: pruning and hooks."""
     if f"{name}_mask" in layer._buffers:
         prune.remove(layer, name)
     _take_off(layer)

@@ -61,7 +61,7 @@ def advance(x: Tensor, z: Tensor) -> Found:
 
 
 def leading(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalue (...,) and its unit eigenvector (..., k) of a symmetric (..., k, k)."""
+    """The largest eigenvalue (...,) of a symmetric (..., k, k), and its eigenvector (..., k)."""
     if looks(gram):
         try:
             values, vectors = torch.linalg.eigh(gram)

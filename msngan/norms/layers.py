@@ -16,13 +16,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize, prune
 
 from msngan.norms.base import Norm
@@ -99,7 +99,7 @@ def _empty(plain: type[nn.Module], normed: tuple[str, ...]) -> nn.Module:
     return kind.__new__(kind)
 
 
-@lru_cache(maxsize=None)
+@cache
 def class_of(plain: type[nn.Module], normed: tuple[str, ...]) -> type[NormLayer]:
     """The subclass of a layer's class in which these weights go through a norm."""
     names: dict[str, Any] = {"normed": normed, "plain": plain, "__doc__": plain.__doc__}
@@ -114,7 +114,7 @@ def class_of(plain: type[nn.Module], normed: tuple[str, ...]) -> type[NormLayer]
 
 def _reset_parameters(layer: NormLayer) -> None:
     with parameters_bare(layer):
-        layer.plain.reset_parameters(layer)  # type: ignore[operator]
+        layer.plain.reset_parameters(layer)  # type: ignore[attr-defined]
 
 
 def _property(name: str, inner: property | None) -> property:
@@ -166,7 +166,7 @@ def _registered(layer: nn.Module, name: str) -> Tensor:
 
 
 def stored(layer: nn.Module, name: str = "weight") -> Tensor:
-    """The weight that an optimizer moves: the parameter, or what pruning and the like make of it."""
+    """The weight that an optimizer moves: the parameter, or what pruning makes of it."""
     if not isinstance(layer, NormLayer) or name not in layer.normed:
         return getattr(layer, name)
     weight = getattr(type(layer), name).fget.read(layer)
@@ -277,7 +277,7 @@ def normalise(
         part.to(device=like.device, dtype=like.dtype).train(layer.training)
         layer.register_module(name, part)
     if any(hasattr(part, "prepare") for part in parts.values()):
-        layer.register_forward_pre_hook(_prepare, with_kwargs=True)
+        layer.register_forward_pre_hook(prepare, with_kwargs=True)
     layer.register_load_state_dict_post_hook(settle)
     if output:
         layer.register_forward_hook(norm_output, prepend=True)
@@ -286,10 +286,11 @@ def normalise(
     return layer
 
 
-def _prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
-    for name in layer.normed:  # type: ignore[union-attr]
-        part = layer._modules[name + "_norm"]
-        part.prepare(stored(layer, name), args[0] if args else next(iter(kwargs.values())))  # type: ignore[operator]
+def prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
+    """The forward pre-hook that shows a layer's input to its parts."""
+    x = args[0] if args else next(iter(kwargs.values()))
+    for _, name, part in parts_of(layer):
+        part.prepare(stored(layer, name), x)  # type: ignore[operator]
 
 
 def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -298,7 +299,8 @@ def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
     # rows for its channels.
     if isinstance(layer, _ConvNd) and output.dim() != len(layer.kernel_size) + 2:
         raise ValueError(
-            f"a normed convolution takes a batch (N, C, ...), not a tensor of {tuple(args[0].shape)}"
+            f"a normed convolution takes a batch (N, C, ...), not a tensor of"
+            f" {tuple(args[0].shape)}"
         )
     return layer.output_norm(output)  # type: ignore[operator]
 

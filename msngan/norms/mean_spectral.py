@@ -14,8 +14,10 @@ of h per channel in the batch (tests/test_norm_lipschitz.py has each line in num
 
 - Eval: out = h + (m - running mean) is h but for a constant, so the constant is |A|, the norm of
   the linear map A that the layer is; sigma(W') = 1 is that of a linear layer. A convolution as a
-  map can be larger, up to sqrt(ceil(k_h / s_h) ceil(k_w / s_w)): an input value takes part in as
-  many windows, and each window's output is bounded by sigma(W') = 1.
+  map can be larger: with zero padding and without dilation up to
+  sqrt(ceil(k_h / s_h) ceil(k_w / s_w)), as an input value takes part in as many windows, and each
+  window's output is bounded by sigma(W') = 1. Circular, reflected and replicated padding, dilation
+  and transposed convolutions can exceed that.
 - Training, the whole batch as one vector, Euclidean norm: out = P h + m with P = I - 1 1^T / n for
   each channel. P is an orthogonal projection, of norm 1, so centring does not raise the constant. A
   shift that all values of a channel have in common is not seen at all: P 1 = 0.

@@ -107,7 +107,7 @@ def orthonormal(columns: Tensor) -> Tensor:
 
 
 def leading_several(gram: Tensor, count: int) -> Tensor:
-    """A basis of the span of the leading eigenvectors of a small symmetric matrix, (size, count)."""
+    """A basis, (size, count), of the leading eigenvectors of a small symmetric matrix."""
     vectors = gram[:, :count]
     for _ in range(SQUARINGS):
         vectors = gram @ orthonormal(vectors)

@@ -44,8 +44,8 @@ def _length_of_some(weight: Tensor) -> float:
     step = max(1, weight[0].numel() // 8) | 1
     count = (weight.numel() - 1) // step + 1
     values = weight.detach().as_strided((count,), (step,), weight.storage_offset())
-    values = (values.float() if values.dtype in LOW_PRECISION else values).numpy()
-    return float(values @ values)
+    numbers = (values.float() if values.dtype in LOW_PRECISION else values).numpy()
+    return float(numbers @ numbers)
 
 
 def widened(x: Tensor) -> Tensor:

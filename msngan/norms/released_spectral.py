@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from msngan.norms.base import Norm
-from msngan.norms.operator import checked_iterations
 from msngan.norms.estimate import start
+from msngan.norms.operator import checked_iterations
 from msngan.norms.parts import MatrixPart, full_precision, recomputing, widened
 
 TINY = 1e-12  # keeps a zero weight zero, and its u as it is

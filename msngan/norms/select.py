@@ -63,11 +63,7 @@ def layers_of(module: nn.Module) -> dict[str, nn.Module]:
     Those of torch's and their subclasses; see `msngan.norms.layers.weights_of`. A layer with
     several names goes by its first.
     """
-    return {
-        name: part
-        for name, part in module.named_modules()
-        if weights_of(part)
-    }
+    return {name: part for name, part in module.named_modules() if weights_of(part)}
 
 
 def select(module: nn.Module, layers: Sequence[int | str] | None = None) -> dict[str, nn.Module]:

@@ -43,5 +43,5 @@ def _fuse(layer: nn.Module, activation: nn.Module) -> bool:
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def _hooks(module: nn.Module | None, kind: str) -> list[object]:
+def _hooks(module: object, kind: str) -> list[object]:
     return list(getattr(module, kind, {}).values())

@@ -185,10 +185,11 @@ class SpectralNorm(SigmaPart):
         v = state_dict.get(prefix + "v")
         if isinstance(v, Tensor) and v.numel() == self.v.numel() and v.dim() < self.v.dim():
             state_dict[prefix + "v"] = v.reshape(self.v.shape)
-        if isinstance(v, Tensor) and isinstance(state_dict.get(prefix + "u"), Tensor):
-            if prefix + "block" not in state_dict or prefix + "last_sigma" not in state_dict:
-                state_dict[prefix + "last_sigma"] = torch.full_like(self.last_sigma, torch.nan)
-                state_dict[prefix + "block"] = start(self.block.shape, self.block)
+        has_both = isinstance(v, Tensor) and isinstance(state_dict.get(prefix + "u"), Tensor)
+        newer = {prefix + "block", prefix + "last_sigma"}
+        if has_both and not newer <= state_dict.keys():
+            state_dict[prefix + "last_sigma"] = torch.full_like(self.last_sigma, torch.nan)
+            state_dict[prefix + "block"] = start(self.block.shape, self.block)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -227,7 +228,7 @@ def is_channels_last(weight: Tensor) -> bool:
 def quotient_gradient(
     part: SpectralNorm, given: Tensor, divided: Tensor, sigma: Tensor, u: Tensor, v: Tensor
 ) -> Tensor:
-    """dL/dW = (scale * G - <G, W'> u v^T) / sigma of W' = scale * W / sigma, G = dL/dW' (equation 9).
+    """Equation 9: (scale * G - <G, W'> u v^T) / sigma of W' = scale * W / sigma, G = dL/dW'.
 
     sigma: already divided by the scale. For one group.
     """

@@ -19,7 +19,7 @@ FORMS = (
 )
 
 
-def translate(layer: nn.Module, state: dict[str, Any], prefix: str) -> None:
+def translate(layer: Any, state: dict[str, Any], prefix: str) -> None:
     """Rename what is of torch's in `state`, in place, and fill in what a plain layer lacks.
 
     A plain layer's state, which has nothing of a norm, leaves the norm's parameters and running
