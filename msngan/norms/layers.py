@@ -75,7 +75,8 @@ class NormLayer(nn.Module, metaclass=_Class):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         kind = type(self)
-        if kind is not class_of(self.plain, self.normed):  # another class on top, as parametrize's
+        own_class = class_of(self.plain, self.normed)  # type: ignore[arg-type]
+        if kind is not own_class:  # another class on top, as parametrize's
             return super().__reduce_ex__(protocol)
         own = getattr(kind, "__getstate__", None) not in (None, getattr(object, "__getstate__", 0))
         state = dict(self.__getstate__() if own else self.__dict__)
@@ -95,7 +96,7 @@ class NormLayer(nn.Module, metaclass=_Class):
 
 
 def _empty(plain: type[nn.Module], normed: tuple[str, ...]) -> nn.Module:
-    kind = class_of(plain, normed)
+    kind = class_of(plain, normed)  # type: ignore[arg-type]
     return kind.__new__(kind)
 
 
@@ -270,7 +271,7 @@ def normalise(
     if output:
         parts["output_norm"] = output(layer)
     # The layer becomes its own subclass: parameters, hooks and references to it stay.
-    layer.__class__ = class_of(type(layer), names)
+    layer.__class__ = class_of(type(layer), names)  # type: ignore[arg-type]
     for each in ("output_norm", *(name + "_norm" for name in names)):
         layer.register_module(each, None)
     for name, part in parts.items():
@@ -289,8 +290,8 @@ def normalise(
 def prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
     """The forward pre-hook that shows a layer's input to its parts."""
     x = args[0] if args else next(iter(kwargs.values()))
-    for _, name, part in parts_of(layer):
-        part.prepare(stored(layer, name), x)  # type: ignore[operator]
+    for name in layer.normed:  # type: ignore[union-attr]
+        layer._modules[name + "_norm"].prepare(stored(layer, name), x)  # type: ignore[operator, union-attr]
 
 
 def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
