@@ -624,3 +624,38 @@ def test_a_copy_of_the_dict_computes_the_same(norm: str) -> None:
     net, x = convert(network(), norm, head="4"), images()
     net(x)
     assert torch.equal(nn.Sequential(*shells(net)).eval()(x), net.eval()(x))
+
+
+@pytest.mark.parametrize("norm", ["layer", "instance"])
+def test_on_the_meta_device_a_pass_gives_the_shape_too(norm: str) -> None:
+    net = convert(network(), norm, head="4").to("meta")
+    assert net(torch.empty(5, 3, 8, 8, device="meta")).shape == (5, 2)
+
+
+@pytest.mark.parametrize("bank", ["inside", "after"])
+@pytest.mark.parametrize("norm", ["bidirectional", "optional_spectral", "weight_mean"])
+def test_two_reentrant_passes_under_a_bank_are_exact(norm: str, bank: str) -> None:
+    close(steps(norm, bank, True, 2), steps(norm, bank, None, 2), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", PARAMETRIZED)
+def test_a_fold_leaves_a_parametrized_network_as_it_was(kind: str) -> None:
+    net, x = convert(network(), "spectral", head="4"), images()
+    PARAMETRIZED[kind](net[2])
+    y = net.eval()(x)
+    close(fold(net)(x), y, rtol=1e-4)
+    close(net(x), y, rtol=1e-4)
+
+
+def test_a_network_that_was_parametrized_before_convert_folds() -> None:
+    net, x = network(), images()
+    PARAMETRIZED["orthogonal"](net[2])
+    net = convert(net, "spectral", report=True)[0].eval()
+    close(fold(net)(x), net(x), rtol=1e-4)
+
+
+def test_the_first_pass_of_a_lazy_layer_is_under_its_operator_s_bound() -> None:
+    make, shape = LAZY["conv"]
+    net, x = convert(nn.Sequential(make()), "spectral_clip", beta=0.1), torch.randn(shape)
+    first = net(x)
+    close(first, net(x))

@@ -100,7 +100,7 @@ class SigmaBank:
             for part, layer, name in self._slow:
                 weight = stored(layer, name)
                 part.follow(weight)
-                part.lend(part.quotient(weight))
+                part.lend(_lent(part, weight))
             if self._fast:
                 norms, weights = self._fast_ones()
                 self._refresh(norms, weights)
@@ -237,6 +237,36 @@ class _Blocks:
             if column.data_ptr() != norm.v.data_ptr():  # v lies in memory in another order
                 norm.v.copy_(norm.uncolumned(column[None], weight))
         return found.value, list(lengths[: len(us)])
+
+
+def _lent(part: WeightPart, weight: Tensor) -> Tensor:
+    if not (torch.is_grad_enabled() and weight.requires_grad):
+        return part.quotient(weight)
+    made: Tensor = _Lend.apply(part, weight, *part.parameters())  # type: ignore[no-untyped-call]
+    return made
+
+
+class _Lend(torch.autograd.Function):
+    """The weight of a part, through which several backward passes can go, as through _Divide."""
+
+    @staticmethod
+    def forward(ctx: Any, part: WeightPart, weight: Tensor, *own: Tensor) -> Tensor:
+        with torch.enable_grad():
+            source = weight.detach().requires_grad_()
+            made = part.quotient(source)
+        ctx.part, ctx.given, ctx.graph = part, (weight, *own), (made, (source, *own))
+        return made.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        again = torch.is_grad_enabled()  # this gradient is to be differentiated again
+        made, sources = ctx.graph
+        if again:
+            made, sources = ctx.part.normalised(ctx.given[0]), ctx.given
+        found = torch.autograd.grad(
+            made, sources, gradient, retain_graph=True, create_graph=again, allow_unused=True
+        )
+        return (None, *found)
 
 
 class _Divide(torch.autograd.Function):
