@@ -56,8 +56,9 @@ class GAN(LightningModule):
         latent_dim: size of z ~ N(0, 1).
         slope: of the critic's LeakyReLU for negative inputs.
         conv_bias: keep convolution biases that the norm cancels, as the published networks do.
-        power_iteration: when sigma's power iteration runs: once per critic `update`, as in the
-            algorithm of its authors, or in each `pass`, as in PyTorch's layers, which costs more.
+        power_iteration: when the estimate of sigma is iterated: once per critic `update`, as in
+            the algorithm of its authors, or in each `pass`, as in PyTorch's layers, which costs
+            more.
         passes: whether the critic scores real and fake images in one batch or in one each.
             Without a batch-coupled norm it is the same.
         generator_statistics: what a norm that subtracts means uses in the generator's half: those

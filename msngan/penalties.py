@@ -91,9 +91,8 @@ def dragan(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor
 def spectral_penalty(critic: Score, real: Tensor, fake: Tensor, draw: Generator) -> Tensor:
     """Sum of sigma(W)^2 / 2 over the layers. Yoshida & Miyato 2017, arXiv:1705.10941.
 
-    sigma is that of the weight as a matrix, from one more power iteration on each call in training.
-    The images are not looked at. Raises ValueError for a critic that `estimate_sigmas` has not
-    prepared.
+    sigma is that of the weight as a matrix; its estimate is iterated on each call in training. The
+    images are not looked at. Raises ValueError for a critic that `estimate_sigmas` has not prepared.
     """
     assert isinstance(critic, nn.Module)
     layers = [layer for layer in critic.modules() if hasattr(layer, "sigma_estimate")]
@@ -110,7 +109,7 @@ def spectral_penalty(critic: Score, real: Tensor, fake: Tensor, draw: Generator)
 
 
 def estimate_sigmas(critic: nn.Module) -> None:
-    """Hang a persistent power iteration, `sigma_estimate`, on each convolution and linear layer."""
+    """Hang an estimate of sigma, `sigma_estimate`, on each convolution and linear layer."""
     for layer in list(critic.modules()):
         if isinstance(layer, (_ConvNd, nn.Linear)):
             layer.sigma_estimate = SpectralNorm.of(layer)

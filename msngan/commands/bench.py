@@ -41,7 +41,7 @@ HELP = {
     "classify": "training steps of the paper's classifiers, against batch norm",
     "fold": "inference of trained critics, folded and not, against one without a norm",
     "scores": "the arithmetic of scores against other libraries', and its share of an evaluation",
-    "sigma": "how exact the estimate of sigma is in training, against a single power iteration",
+    "sigma": "how accurate the estimate of sigma is in training, against a single power iteration",
 }
 # Of msngan.bench, by benchmark.
 MODULES = {"norms": "norms", "step": "steps", "classify": "classifiers", "fold": "folds"}

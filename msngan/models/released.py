@@ -13,9 +13,12 @@ densenet_bc: under `spectral` and `mean_spectral` the 96 convolutions of the den
     batch norm before each activation under `batch`.
 
 Biases that a norm cancels are kept. Each spectral norm has a scalar that is counted as a parameter
-but is never trained. The norms themselves are ours: sigma by one power iteration an update, its
-gradient by equation 9, and MSN without a gain, as it is counted; the code has norm_options
-{"gain": true}, a hundred iterations a pass, and writes the normed weight over the weight.
+but is never trained. The norms themselves are ours: sigma is estimated by an iterated block of
+vectors, its gradient is that of equation 9, and MSN has no gain, as the paper counts it. The
+released code multiplies by a learned gain per channel, runs a hundred power iterations a pass,
+overwrites the weight with the normed weight, and leaves sigma out of the gradient. norm_options
+{"gain": true} adds the gain alone, which is not the released method; the norm `released_spectral`
+has the projection.
 """
 
 from __future__ import annotations
