@@ -92,7 +92,8 @@ def spectral_penalty(critic: Score, real: Tensor, fake: Tensor, draw: Generator)
     """Sum of sigma(W)^2 / 2 over the layers. Yoshida & Miyato 2017, arXiv:1705.10941.
 
     sigma is that of the weight as a matrix; its estimate is iterated on each call in training. The
-    images are not looked at. Raises ValueError for a critic that `estimate_sigmas` has not prepared.
+    images are not looked at. Raises ValueError for a critic that `estimate_sigmas` has not
+    prepared.
     """
     assert isinstance(critic, nn.Module)
     layers = [layer for layer in critic.modules() if hasattr(layer, "sigma_estimate")]
