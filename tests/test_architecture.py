@@ -60,22 +60,6 @@ def imports(path: Path) -> set[str]:
     return {name for name in found if name != "__version__"}
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
-)
-def test_imports_point_down(path: Path) -> None:
-    own = part(path)
-    for other in imports(path) - {own}:
-        assert ROW[own] < ROW[other], f"{own} imports {other}"
-
-
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
-)
-def test_files_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 250
-
-
 def loaded_after(*arguments: str) -> set[str]:
     code = (
         "import sys, msngan.__main__ as m\n"

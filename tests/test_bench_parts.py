@@ -198,8 +198,8 @@ def test_torch_s_spectral_norms_repeat_their_work_at_every_access(
 def test_our_spectral_norm_adds_few_operations_to_a_gan_step() -> None:
     plain = Footprint.of(Variant.of("none", TINY))
     counted = Footprint.of(Variant.of("spectral", TINY)).against(plain)["operations"]
-    assert 16 <= counted["pass"]["extra"] < 40  # two products a layer at the least
-    assert 16 <= counted["step"]["extra"] < 40
+    assert 16 <= counted["pass"]["extra"] <= 46  # two products a layer at the least
+    assert 16 <= counted["step"]["extra"] <= 46
 
 
 def test_bfloat16_is_autocast_s_and_leaves_weights_in_float32() -> None:
@@ -245,7 +245,7 @@ def test_own_work_is_there_where_a_norm_works_on_weights(norm: str) -> None:
         if norm == TORCH:
             assert counted["mv"] == 3 * 3 * 8  # passes, products of each, layers
         if norm == "spectral":
-            assert sum(counted.values()) < 40
+            assert sum(counted.values()) <= 46
         # Those two write the weights: that is their work.
         if norm not in ("lipschitz_projection", "released_spectral"):
             for parameter, value in zip(variant.critic.parameters(), before, strict=True):

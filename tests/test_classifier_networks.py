@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from msngan.models import CLASSIFIERS, ClassifierName
 from msngan.models.densenet import DenseNetBC, norm_places, places_before
-from msngan.norms import NORMS, Centring, SigmaBank, fold
+from msngan.norms import NORMS, Centring, SigmaBank, fold, stored
 from msngan.norms.select import layers_of
 
 # The smallest forms, with images that every norm takes.
@@ -130,7 +130,7 @@ def test_every_norm_gives_logits_and_gradients_for_all_that_is_learned(
     for parameter in network.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
-    assert all(layer.weight.grad.any() for layer in layers(network).values())
+    assert all(stored(layer).grad.any() for layer in layers(network).values())
     assert torch.equal(images, before)
     with torch.no_grad():
         assert network.eval()(images).isfinite().all()
@@ -205,7 +205,7 @@ def test_one_seed_gives_the_same_first_weights_under_every_norm(name: str) -> No
     def first(norm: str, placement: str) -> dict[str, Tensor]:
         torch.manual_seed(3)
         made = layers(small(name, norm, placement=placement))
-        return {label: layer.weight.detach() for label, layer in made.items()}
+        return {label: stored(layer).detach().clone() for label, layer in made.items()}
 
     plain = first("none", "before_activation")
     assert all(weight.std() > 0 for weight in plain.values())

@@ -199,7 +199,7 @@ def test_buffers_that_need_an_image_are_counted_too(
         def normalised(self, weight: Any) -> Any:
             return weight
 
-    monkeypatch.setitem(NORMS, "late", Norm(weight=lambda _: Late()))
+    monkeypatch.setitem(NORMS, "late", Norm(weight=lambda *_: Late()))
     (row,) = [row for row in rows(*SMALL) if row["norm"] == "late"]
     assert row["buffers"] == 8 * 3
 
@@ -232,7 +232,7 @@ def test_a_norm_that_refuses_a_size_has_a_row_that_says_so(
         def forward(self, x: Any) -> Any:
             raise ValueError("this image is too small")
 
-    def refuse(layer: nn.Module) -> nn.Module:
+    def refuse(*_: Any) -> nn.Module:
         raise ValueError("this layer is too small")
 
     monkeypatch.setitem(NORMS, "choosy", Norm(output=lambda _: Choosy(), cancels_bias=True))
@@ -282,7 +282,7 @@ def test_a_published_count_is_marked_and_the_other_forms_fit_a_terminal(
     lines = [line.split() for line in shown if line.startswith("mean_spectral ")]
     assert len(lines) == tables
     whole = sum((line[1:] for line in lines), [])
-    assert whole == ["103,486", "=", "103,486", "103,402", "0", "9,050", "103,482", "103,566"]
+    assert whole == ["103,486", "=", "103,486", "103,402", "0", "10,430", "103,482", "103,566"]
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def _as_it_is(network: nn.Module) -> nn.Module:
 
 
 def _has_weight_part(part: nn.Module) -> bool:
-    return isinstance(part, NormLayer) and "weight_norm" in part._modules
+    return isinstance(part, NormLayer) and part._modules.get("weight_norm") is not None
 
 
 class OwnWork:

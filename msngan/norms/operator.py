@@ -178,7 +178,7 @@ class OperatorNorm(WeightPart):
         if not self.known:
             return True
         sigma, last = float(self.sigma(weight)), float(self.last_sigma)
-        return abs(sigma - last) <= ROUNDING * last
+        return abs(sigma - last) <= ROUNDING * torch.finfo(self.v.dtype).eps * last
 
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:

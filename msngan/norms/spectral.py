@@ -31,7 +31,7 @@ from msngan.norms.parts import LOW_PRECISION, MatrixPart, full_precision, widene
 # In all of the grids of Lin et al.: 0.7 to 4.0 on CIFAR-10, 0.7 to 1.6 on STL-10 and CelebA. They
 # search it for each data set; 1 is spectral normalisation as it was.
 SCALE = 1.4
-ROUNDING = 1e-4  # relative, between two sigmas of one weight
+ROUNDING = 100  # units of rounding between two sigmas of one weight
 ALLOWED = 1.015  # sigma over its estimate, where that is kept
 
 
@@ -129,7 +129,7 @@ class SpectralNorm(SigmaPart):
     @torch.no_grad()
     def consistent(self, weight: Tensor) -> bool:
         sigma, last = float(self._estimate(weight, self.u, self.v)), float(self.last_sigma)
-        return abs(sigma - last) <= ROUNDING * last
+        return abs(sigma - last) <= ROUNDING * torch.finfo(self.u.dtype).eps * last
 
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
