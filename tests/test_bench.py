@@ -74,7 +74,7 @@ def test_norms_measures_every_norm_of_the_table_and_torch_s(bench: Callable[...,
     assert rows["spectral"]["own_work"]["less_than_torch"]["median"] > 0
     assert rows["batch"]["own_work"] is None
     assert rows["none"]["operations"]["step"]["extra"] == 0
-    assert rows["spectral"]["operations"]["step"]["by_name"]["addmv"] > 0
+    assert rows["spectral"]["operations"]["step"]["by_name"]["mm"] > 0
     assert rows["batch"]["memory"]["ratio"]["peak_activations"] > 1
 
 

@@ -286,7 +286,9 @@ def test_the_spectral_penalty_follows_the_weight_in_training_and_not_in_evaluati
     torch.testing.assert_close(critic.sigma_estimate.state_dict(), before, rtol=0, atol=0)
     critic.train()
     of_weights(critic)
-    assert critic.sigma_estimate.last_sigma.item() == pytest.approx(singular(critic)[0], rel=1e-3)
+    assert critic.sigma_estimate.last_sigma.item() == pytest.approx(
+        singular(critic)[0].item(), rel=1e-3
+    )
 
 
 def test_the_spectral_penalty_adds_state_and_no_parameter_and_needs_it() -> None:
