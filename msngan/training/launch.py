@@ -175,10 +175,16 @@ def _meet(found: World, options: dict[str, Any]) -> None:
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.set_device(device)
+    rank, size = environment.global_rank(), environment.world_size()
+    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=MEET))
+    # torchrun keeps its store when it starts the command again, and a process that is early would
+    # read the addresses of those that have died.
+    store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpu else "gloo",
-        rank=environment.global_rank(),
-        world_size=environment.world_size(),
+        store=store,
+        rank=rank,
+        world_size=size,
         timeout=MEET,
     )
 
