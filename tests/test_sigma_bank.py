@@ -25,11 +25,11 @@ def test_a_bank_iterates_in_updates_and_forwards_no_longer_do() -> None:
     network = two_layers().double()
     bank, layer = SigmaBank(network), network[0]
     before = copy.deepcopy(layer.weight_norm.state_dict())
-    with torch.no_grad():
-        stored(layer).add_(1e-6 * torch.randn(8, 4))
     for _ in range(3):
         network(torch.randn(5, 4, dtype=torch.float64))
     torch.testing.assert_close(layer.weight_norm.state_dict(), before, rtol=0, atol=0)
+    with torch.no_grad():
+        stored(layer).add_(1e-6 * torch.randn(8, 4))
     bank.update()
     assert not torch.equal(layer.weight_norm.u, before["u"])
     exact = torch.linalg.matrix_norm(stored(layer), 2)

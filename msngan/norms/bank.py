@@ -141,7 +141,7 @@ class SigmaBank:
                     norm.settle(weight)
         self._seen = seen
         self._divided = []  # freed before the next are made
-        self._sigmas = [n.last_sigma if n.scale == 1 else n.divisor() for n in norms]
+        self._sigmas = [n.last_sigma if n.scale == 1 else n.last_sigma / n.scale for n in norms]
         self._divided = list(torch._foreach_div(weights, self._sigmas))
 
 

@@ -112,10 +112,6 @@ class SpectralNorm(SigmaPart):
             return made
         return self.normalised(weight)
 
-    def divisor(self) -> Tensor:
-        """last_sigma / scale."""
-        return self.last_sigma / self.scale
-
     @torch.no_grad()
     def fits(self, weight: Tensor) -> bool:
         """Whether last_sigma is u^T W v, and near to what an estimate made anew finds."""
