@@ -24,6 +24,7 @@ def two_layers(norm: str = "spectral") -> nn.Module:
 def test_a_bank_iterates_in_updates_and_forwards_no_longer_do() -> None:
     network = two_layers().double()
     bank, layer = SigmaBank(network), network[0]
+    bank.update()  # to double precision
     before = copy.deepcopy(layer.weight_norm.state_dict())
     for _ in range(3):
         network(torch.randn(5, 4, dtype=torch.float64))
