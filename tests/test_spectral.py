@@ -78,8 +78,9 @@ def test_its_gradient_is_that_of_division_by_the_exact_singular_value(kind: str)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_gradients_of_first_and_second_order_are_those_of_finite_differences(kind: str) -> None:
     norm, weight = new(LAYERS[kind]())
-    assert torch.autograd.gradcheck(norm, weight)
-    assert torch.autograd.gradgradcheck(norm, weight)
+    assert torch.autograd.gradcheck(norm, weight)  # u and v follow the weight
+    assert torch.autograd.gradcheck(norm.quotient, weight)  # as equation 9 has it, constant
+    assert torch.autograd.gradgradcheck(norm.quotient, weight)
 
 
 def test_gradient_is_equation_9_for_any_u_and_v_and_orthogonal_to_the_weight() -> None:
