@@ -286,7 +286,7 @@ def test_one_product_of_the_bank_is_one_of_each_part(banked: bool) -> None:
                 layer.weight_norm.iterate(stored(layer))
     for mine, own in zip(net, alone, strict=True):
         part, other = mine.weight_norm, own.weight_norm
-        block = other.block
+        block = other.block.mT
         a = other.matrix(stored(own).detach())
         z = a @ a.mT @ block
         vector = torch.linalg.eigh(block.mT @ z)[1][..., -1:]

@@ -28,7 +28,7 @@ def one_vector(critic: nn.Module) -> None:
             if isinstance(each, OperatorNorm):
                 each.count = 1
             else:
-                each.block = each.block[..., :1].clone()
+                each.block = each.block[:, :1].clone()
         part.settle(weight)
 
 

@@ -79,13 +79,13 @@ class SigmaBank:
         for part in self.parts:
             part._past = None
         for part, layer, name in self._slow:
-            part.iterate(stored(layer, name))
+            weight = stored(layer, name)
+            part.iterate(weight)
+            part.mark(weight)
         if self._fast:
             norms, weights = self._fast_ones()
-            self._block.iterate(norms, weights)
-            self._seen = [stamp(weight) for weight in weights]
-        for part, layer, name in (*self._fast, *self._slow):
-            part.mark(stored(layer, name))
+            self._block.iterate(weights)
+            self._seen = [norm.mark(weight) for norm, weight in zip(norms, weights, strict=True)]
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -175,68 +175,66 @@ class _Blocks:
 
     def __init__(self, norms: list[SpectralNorm]) -> None:
         self.norms = norms
-        self._padded: Tensor | None = None
+        self._x = torch.empty(0)
 
-    def _made(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x and z (layers, d, k), y (sum of n, k), zeros where a layer has less; rows of y."""
+    def _make_room(self) -> None:
+        """x (layers, k, d), z (layers, d, k), y (k, sum of n): zeros where a layer has less."""
         like = self.norms[0].block
-        if self._padded is None or self._padded.device != like.device:
-            rows, most = (max(norm.block.shape[axis] for norm in self.norms) for axis in (1, 2))
-            lengths = [norm.v.numel() for norm in self.norms]
-            self._padded = like.new_zeros(len(lengths), rows, most)
-            self._z = torch.zeros_like(self._padded)
-            self._y = like.new_zeros(sum(lengths), most)
-            which = torch.arange(len(lengths), device=like.device)
-            self._rows = which.repeat_interleave(torch.tensor(lengths, device=like.device))
-            self._lengths = lengths
-        return self._padded, self._z, self._y, self._rows
+        shapes = [norm.block.shape[1:] for norm in self.norms]
+        most, rows = (max(sizes) for sizes in zip(*shapes, strict=True))
+        self._lengths = [norm.v.numel() for norm in self.norms]
+        self._x = like.new_zeros(len(shapes), most, rows)
+        self._z = like.new_zeros(len(shapes), rows, most)
+        self._y = like.new_zeros(most, sum(self._lengths))
+        ys = self._y.split(self._lengths, 1)
+        self._views = [
+            (x[:k, :d], y[:k], z[:d, :k])
+            for x, y, z, (k, d) in zip(self._x, ys, self._z, shapes, strict=True)
+        ]
 
-    def iterate(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
+    def iterate(self, weights: list[Tensor]) -> None:
+        if not self._x.numel() or self._x.device != weights[0].device:
+            self._make_room()
         with torch.autocast(weights[0].device.type, enabled=False):
-            values, lengths = self._iterate(norms, weights)
+            matrices = [n.matrix(w)[0] for n, w in zip(self.norms, weights, strict=True)]
+            values, lengths = self._iterate(matrices, weights)
         # More for those whose estimate still moves; where a look does not make a device wait.
         if looks(values):
-            sizes = [float(length.numpy()) for length in lengths]
+            sizes = [length.numpy().item() for length in lengths]
             for norm, weight, value, size in zip(
-                norms, weights, values.tolist(), sizes, strict=True
+                self.norms, weights, values.tolist(), sizes, strict=True
             ):
                 if norm.most > 1 and (moves(value, size, ENOUGH) or value != value):
                     norm.iterate(weight)
 
     def _iterate(
-        self, norms: list[SpectralNorm], weights: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """An iteration of all; the value that each block had, and the length of its `left`."""
-        x, z, y, rows = self._made()
-        views = [
-            block[: n.block.shape[1], : n.block.shape[2]] for n, block in zip(norms, x, strict=True)
-        ]
-        torch._foreach_copy_(views, [norm.block[0] for norm in norms])
-        at = 0
-        for i, (norm, weight) in enumerate(zip(norms, weights, strict=True)):
-            a = norm.matrix(weight)[0]
-            d, k = views[i].shape
-            mine = y[at : at + a.shape[1], :k]
-            torch.mm(a.t(), views[i], out=mine)
-            torch.mm(a, mine, out=z[i, :d, :k])
-            at += a.shape[1]
-        found = advance(x, z)
-        right = torch.bmm(y[:, None], found.vector.index_select(0, rows)).view(-1)
-        us = [u[: norm.u.shape[1]] for norm, u in zip(norms, found.left, strict=True)]
-        vs = list(right.split(self._lengths))
-        lengths = torch._foreach_norm([*us, *vs])
-        torch._foreach_clamp_min_(lengths, torch.finfo(x.dtype).tiny)
-        torch._foreach_div_([*us, *vs], lengths)
-        sigmas = torch._foreach_div(lengths[: len(us)], lengths[len(us) :])
-        blocks = [found.block[i, :d, :k] for i, (d, k) in enumerate(view.shape for view in views)]
+        self, matrices: list[Tensor], weights: list[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """An iteration of all blocks; the value that each had, and the length of its `left`."""
+        norms, blocks = self.norms, [norm.block[0] for norm in self.norms]
+        torch._foreach_copy_([x for x, _, _ in self._views], blocks)
+        for a, (x, y, z) in zip(matrices, self._views, strict=True):
+            torch.mm(x, a, out=y)
+            torch.mm(a, y.t(), out=z)
+        found = advance(self._x, self._z)
+        shapes = [x.shape for x, _, _ in self._views]
+        vectors = [vector[:k] for vector, (k, _) in zip(found.vector, shapes, strict=True)]
+        torch._foreach_mul_([y for _, y, _ in self._views], vectors)
+        rights = self._y.sum(0).split(self._lengths)
+        lefts = [left[:d] for left, (_, d) in zip(found.left, shapes, strict=True)]
+        following = [each[:k, :d] for each, (k, d) in zip(found.block, shapes, strict=True)]
+        both = [*lefts, *rights]
+        lengths = torch._foreach_norm(both)
+        torch._foreach_clamp_min_(lengths, torch.finfo(self._y.dtype).tiny)
+        units = torch._foreach_div(both, lengths)
+        sigmas = torch._foreach_div(lengths[: len(lefts)], lengths[len(lefts) :])
         columns = [n.columns(n.v, weight)[0] for n, weight in zip(norms, weights, strict=True)]
-        given = [[n.u[0] for n in norms], columns, [n.last_sigma for n in norms]]
-        buffers = [*given[0], *given[1], *given[2], *(norm.block[0] for norm in norms)]
-        torch._foreach_copy_(buffers, [*us, *vs, *sigmas, *blocks])
+        buffers = [*(n.u[0] for n in norms), *columns, *(n.last_sigma for n in norms), *blocks]
+        torch._foreach_copy_(buffers, [*units, *sigmas, *following])
         for norm, column, weight in zip(norms, columns, weights, strict=True):
             if column.data_ptr() != norm.v.data_ptr():  # v lies in memory in another order
                 norm.v.copy_(norm.uncolumned(column[None], weight))
-        return found.value, list(lengths[: len(us)])
+        return found.value, lengths[: len(lefts)]
 
 
 def _lent(part: WeightPart, weight: Tensor) -> Tensor:
@@ -306,4 +304,5 @@ class _Divide(torch.autograd.Function):
 
 def _gradient(bank: SigmaBank, index: int, given: Tensor) -> Tensor:
     norm = bank._fast[index][0]
-    return quotient_gradient(norm, given, bank._divided[index], bank._sigmas[index], norm.u, norm.v)
+    divided, sigma = bank._divided[index], bank._sigmas[index]
+    return quotient_gradient(norm, given, divided, sigma, norm.u, norm.v)

@@ -26,10 +26,11 @@ UNSEEN = 2, 15  # iterations of an update, and of a settling, where no value is 
 
 
 class Found(NamedTuple):
-    """What an iteration of a block x (..., d, k) finds of A (..., d, n), by y = A^T x and z = A y.
+    """What an iteration of a block x (..., k, d) finds of A (..., d, n), by y = x A and z = A y^T.
 
+    The vectors of a block are its rows, for which the products take least time.
     block: the next x, orthonormal. value: (...,), the estimate of sigma^2 by x itself. vector:
-    (..., k, 1), a unit vector: y @ vector, of length sqrt(value), is in the direction of the right
+    (..., k, 1), a unit vector: y^T vector, of length sqrt(value), is in the direction of the right
     singular vector, and left (..., d) = z @ vector of the left one. |left| / sqrt(value) is sigma,
     better than sqrt(value).
     """
@@ -41,11 +42,16 @@ class Found(NamedTuple):
 
 
 def start(shape: Sequence[int], like: Tensor) -> Tensor:
-    """An orthonormal block (groups, size, k), the same in every run and process."""
+    """An orthonormal block (groups, k, size), the same in every run and process."""
     # Fractions of k^2 times an irrational: as good as noise, without a random stream.
     steps = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=like.device)
     block = (steps.square() * GOLDEN_RATIO).frac().sub(0.5).view(*shape)
-    return torch.linalg.qr(block.to(like.dtype))[0]
+    return orthonormal(block.to(like.dtype).mT).mT.contiguous()
+
+
+def orthonormal(columns: Tensor) -> Tensor:
+    """An orthonormal basis of the columns, and of more where they are dependent or zero."""
+    return torch.linalg.qr(columns)[0]
 
 
 def looks(x: Tensor) -> bool:
@@ -54,10 +60,9 @@ def looks(x: Tensor) -> bool:
 
 
 def advance(x: Tensor, z: Tensor) -> Found:
-    """One iteration of an orthonormal block x, given z = A A^T x."""
-    value, vector = leading(x.mT @ z)
-    # QR, and no cheaper way, gives a basis also where columns are dependent or zero.
-    return Found(torch.linalg.qr(z)[0], value, vector[..., None], (z @ vector[..., None])[..., 0])
+    """One iteration of an orthonormal block x, given z = A A^T x^T."""
+    value, vector = leading(x @ z)
+    return Found(orthonormal(z).mT, value, vector[..., None], (z @ vector[..., None])[..., 0])
 
 
 def leading(gram: Tensor) -> tuple[Tensor, Tensor]:

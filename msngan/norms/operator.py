@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from msngan.norms.base import Norm
-from msngan.norms.estimate import SETTLED, SQUARINGS, leading, looks, moves, start
+from msngan.norms.estimate import SETTLED, SQUARINGS, leading, looks, moves, orthonormal, start
 from msngan.norms.layers import stored
 from msngan.norms.parts import WeightPart, full_precision
 from msngan.norms.spectral import ALLOWED, ROUNDING
@@ -99,11 +99,6 @@ def krylov(product: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tens
         basis, images = torch.cat([basis, more], 1), torch.cat([images, product(more)], 1)
         new = room
     return basis, images
-
-
-def orthonormal(columns: Tensor) -> Tensor:
-    """An orthonormal basis of the columns, and of more where they are dependent."""
-    return torch.linalg.qr(columns)[0]
 
 
 def leading_several(gram: Tensor, count: int) -> Tensor:
@@ -218,8 +213,7 @@ class OperatorNorm(WeightPart):
     def _fresh(self, size: tuple[int, ...]) -> Tensor:
         shape = (self.operator.inputs, *size)
         length = math.prod(shape)
-        block = start((1, length, min(self.count, length)), self.v)[0]
-        return block.mT.reshape(-1, *shape).contiguous()
+        return start((1, min(self.count, length), length), self.v).view(-1, *shape)
 
     def _found(
         self, weight: Tensor, block: Tensor, enough: float, most: int

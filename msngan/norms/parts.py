@@ -50,7 +50,7 @@ def _length_of_some(weight: Tensor) -> float:
 
 def widened(x: Tensor) -> Tensor:
     """x in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype == torch.float32 else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def full_precision(weight: Tensor) -> torch.autocast:
@@ -163,9 +163,12 @@ class WeightPart(Precise):
         self._in_training, self._zero = [], True
         self.mark(weight)
 
-    def mark(self, weight: Tensor) -> None:
-        self._seen = self._looked = None if weight.is_meta else stamp(weight)
+    def mark(self, weight: Tensor) -> object:
+        """The estimate is of this weight; its stamp."""
+        made = stamp(weight)
+        self._seen = self._looked = None if weight.is_meta else made
         self._weight = ref(weight)
+        return made
 
     def consistent(self, weight: Tensor) -> bool:
         """Whether what is kept of the estimate is the same, computed of this weight."""

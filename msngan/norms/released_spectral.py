@@ -71,7 +71,7 @@ class ReleasedSpectralNorm(MatrixPart):
             length = matrix.norm().clamp_min(TINY)
             square = (matrix / length) @ (matrix / length).mT  # small, for u <- W (W^T u)
             square.diagonal(dim1=1, dim2=2).add_(TINY)
-            u = self.u if self.known else start(self.u.shape, self.u)
+            u = self.u if self.known else start(self.u.mT.shape, self.u).mT
             for _ in range(times):
                 u = square @ u
                 u = u / u.norm(dim=1, keepdim=True)

@@ -59,7 +59,7 @@ class SpectralNorm(SigmaPart):
     whose largest one counts. Buffers, in float32 at least whatever the module is cast to:
     u (groups, outputs / groups) and v (groups, inputs / groups, *kernel), unit vectors, the leading
     singular vectors, or zero for a zero weight; last_sigma (), u^T W v as the last iteration found
-    it; block (groups, outputs / groups, k), orthonormal, k = 16 or the smaller side of the matrix.
+    it; block (groups, k, outputs / groups), orthonormal, k = 16 or the smaller side of the matrix.
 
     sigma(W') lies in 0.98 to 1.02 in training, eval and fold; tests/test_norm_accuracy.py holds it.
     The gradient takes u and v as constants (equation 9), so <dL/dW, W> = 0. Under autocast all of
@@ -89,7 +89,7 @@ class SpectralNorm(SigmaPart):
             self.register_buffer("v", v)
             self.register_buffer("last_sigma", matrix.new_ones(()))
             count = min(BLOCK, rows, columns)
-            self.register_buffer("block", matrix.new_zeros(groups, rows, count))
+            self.register_buffer("block", matrix.new_zeros(groups, count, rows))
             if not weight.is_meta:
                 self.settle(weight)
 
@@ -146,8 +146,8 @@ class SpectralNorm(SigmaPart):
             a = self.matrix(weight.detach())
 
             def products(x: Tensor) -> tuple[Tensor, Tensor]:
-                y = torch.bmm(a.mT, x)
-                return y, torch.bmm(a, y)
+                y = torch.bmm(x, a)
+                return y, torch.bmm(a, y.mT)
 
             return iterated(block, products, enough, most)
 
@@ -155,7 +155,7 @@ class SpectralNorm(SigmaPart):
         found, y = self._found(weight, self.block, enough, most)
         with full_precision(weight):
             least = torch.finfo(y.dtype).tiny  # of a zero weight u and v are zero, and sigma is 1
-            right = torch.bmm(y, found.vector).squeeze(2)
+            right = torch.bmm(y.mT, found.vector).squeeze(2)
             lengths = [x.norm(dim=1, keepdim=True).clamp_min(least) for x in (found.left, right)]
             self.u.copy_(found.left / lengths[0])
             self.v.copy_(self.uncolumned(right / lengths[1], weight))
