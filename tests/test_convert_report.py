@@ -20,7 +20,17 @@ from torch.nn.utils import spectral_norm as hooked_spectral
 from torch.nn.utils import weight_norm as hooked_weight
 from torch.utils.checkpoint import checkpoint
 
-from msngan.norms import NORMS, NormLayer, SigmaBank, convert, fold, parts_of, statistics, stored
+from msngan.norms import (
+    NORMS,
+    FusedSequential,
+    NormLayer,
+    SigmaBank,
+    convert,
+    fold,
+    parts_of,
+    statistics,
+    stored,
+)
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
 SIGMA = ["spectral", "mean_spectral", "spectral_bias", "bidirectional", "scaled", "spectral_clip"]
@@ -144,6 +154,48 @@ def test_without_a_report_one_warning_each_says_what_was_left_out_and_what_follo
     assert "scale" not in said[0]
     assert "norm normalise again" in said[1]
     assert all(each.filename == __file__ for each in caught)
+
+
+class ReadsProjection(nn.Module):
+    """As Swin's attention: it reads the weight of one layer, and calls the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.called = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(nn.functional.linear(x, self.read.weight))
+
+
+@pytest.mark.parametrize("norm", ["mean_spectral", "batch", "layer"])
+@pytest.mark.parametrize("copied", [True, False])
+def test_the_first_pass_warns_of_an_output_part_that_it_did_not_come_by(
+    norm: str, copied: bool
+) -> None:
+    network = convert(ReadsProjection(), norm)
+    if copied:
+        network = pickle.loads(pickle.dumps(copy.deepcopy(network)))
+    x = torch.randn(5, 4)
+    with pytest.warns(UserWarning, match="^read: the network reads the weight and never calls"):
+        network(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network(x)
+    assert not network._forward_hooks
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_the_first_pass_says_nothing_where_each_layer_is_called(norm: str) -> None:
+    fused = FusedSequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.1, inplace=True))
+    encoder = nn.TransformerEncoderLayer(8, 2, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        convert(encoder, norm)
+        convert(fused, norm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fused(torch.randn(2, 3, 8, 8))
+        encoder(torch.randn(3, 2, 8))
 
 
 def test_an_output_norm_leaves_the_projections_of_an_attention_out() -> None:

@@ -33,7 +33,7 @@ def one_vector(critic: nn.Module) -> None:
 
 
 def estimators(part: Part) -> list[Any]:
-    return part._directions() if isinstance(part, BidirectionalSpectralNorm) else [part]
+    return part.estimates() or [part]
 
 
 def vectors(part: Part) -> int:

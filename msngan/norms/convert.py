@@ -39,6 +39,7 @@ from msngan.norms.layers import (
     prepare,
     settle,
     stored,
+    watch,
     weights_of,
 )
 from msngan.norms.mean_spectral import Offset
@@ -134,6 +135,7 @@ def convert(
     for layer, part in zip(chosen.values(), parts, strict=True):
         normalise(layer, part, head=layer is last, conv_bias=conv_bias)
     join(module)
+    watch(module)
     told = _told(module, entry, chosen, last)
     if replace_batch_norm:
         told = _without_batch_norms(module, told)

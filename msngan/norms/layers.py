@@ -14,6 +14,7 @@ weight with another name, as in_proj_weight, in_proj_weight_norm.*.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -27,7 +28,7 @@ from torch.nn.utils import parametrize, prune
 
 from msngan.norms.base import Norm
 from msngan.norms.mean_spectral import MEAN_SPECTRAL, centring_of
-from msngan.norms.parts import WeightPart
+from msngan.norms.parts import WeightPart, traced
 from msngan.norms.states import translate
 
 # What takes a weight over from its layer must get the parameter, not what is made of it.
@@ -126,6 +127,8 @@ def _property(name: str, inner: property | None) -> property:
         return _registered(layer, name) if inner is None else inner.fget(layer)  # type: ignore[misc]
 
     def get(layer: nn.Module) -> Tensor:
+        if "_reads" in layer.__dict__:
+            layer.__dict__["_reads"] += 1
         part = layer._modules.get(part_name)
         if part is None:
             return read(layer)
@@ -294,8 +297,37 @@ def prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
         layer._modules[name + "_norm"].prepare(stored(layer, name), x)  # type: ignore[operator, union-attr]
 
 
+def watch(module: nn.Module) -> None:
+    """Warn after the first pass of layers whose output part it did not come by."""
+    watched = [part for part in module.modules() if _output_of(part) is not None]
+    for part in watched:
+        part.__dict__["_reads"] = 0
+    if watched and _warn_of_reads not in module._forward_hooks.values():
+        module.register_forward_hook(_warn_of_reads)
+
+
+def _output_of(layer: nn.Module) -> nn.Module | None:
+    return layer._modules.get("output_norm") if isinstance(layer, NormLayer) else None
+
+
+def _warn_of_reads(module: nn.Module, *_: Any) -> None:
+    if traced():
+        return
+    reads = {name: part.__dict__.pop("_reads", 0) for name, part in module.named_modules()}
+    for key in [key for key, hook in module._forward_hooks.items() if hook is _warn_of_reads]:
+        del module._forward_hooks[key]
+    if missed := [name for name, count in reads.items() if count]:
+        warnings.warn(
+            f"{', '.join(missed)}: the network reads the weight and never calls the layer, so only"
+            " the norm's part for weights acts there, and a bias that the norm replaces is gone;"
+            " leave them out of `layers`, or choose a norm of the weight alone",
+            stacklevel=2,
+        )
+
+
 def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
     """The forward hook that runs a layer's output part."""
+    layer.__dict__.pop("_reads", None)
     # torch's convolutions take one image without a batch axis; a norm would then take the image's
     # rows for its channels.
     if isinstance(layer, _ConvNd) and output.dim() != len(layer.kernel_size) + 2:
@@ -308,6 +340,7 @@ def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
 
 def norm_attention(attention: nn.Module, args: Any, output: tuple[Tensor, Any]) -> Any:
     """The forward hook for the output part of an attention's out_proj, which is not called."""
+    attention.out_proj.__dict__.pop("_reads", None)  # type: ignore[union-attr]
     return attention.out_proj.output_norm(output[0]), *output[1:]  # type: ignore[operator, union-attr]
 
 

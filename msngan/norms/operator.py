@@ -23,8 +23,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from msngan.norms.base import Norm
 from msngan.norms.estimate import SETTLED, SQUARINGS, leading, looks, moves, orthonormal, start
 from msngan.norms.layers import stored
-from msngan.norms.parts import WeightPart, full_precision
-from msngan.norms.spectral import ALLOWED, ROUNDING
+from msngan.norms.parts import full_precision
+from msngan.norms.spectral import Estimated
 
 # Images, each of which costs what an image of the batch costs, and products of a pass over them.
 BLOCK, PRODUCTS = 4, 3
@@ -109,7 +109,7 @@ def leading_several(gram: Tensor, count: int) -> Tensor:
     return orthonormal(vectors)
 
 
-class OperatorNorm(WeightPart):
+class OperatorNorm(Estimated):
     """Keeps an estimate, from below, of the largest singular value of the layer as a linear map.
 
     Buffers, in float32 at least whatever the module is cast to: v (1, inputs, *size), a unit
@@ -127,9 +127,7 @@ class OperatorNorm(WeightPart):
     """
 
     precise = ("v", "last_sigma", "block")
-    count, most = BLOCK, MOST  # vectors, and iterations an update; `bench sigma` measures 1 and 1
-    v: Tensor
-    last_sigma: Tensor
+    count, most = BLOCK, MOST  # vectors, and iterations an update
     block: Tensor
 
     def __init__(self, layer: nn.Module, name: str = "weight", *, iterations: int = 1) -> None:
@@ -144,11 +142,6 @@ class OperatorNorm(WeightPart):
         if not self.operator.axes:
             self._start(weight, ())
 
-    @property
-    def known(self) -> bool:
-        """Whether there is an estimate."""
-        return self.v.numel() > 0
-
     def sigma(self, weight: Tensor) -> Tensor:
         """The estimate |A v|, a scalar >= 0, differentiable in `weight` with v constant.
 
@@ -158,32 +151,14 @@ class OperatorNorm(WeightPart):
             # A copy: a later iteration writes v in place, which must not reach this graph.
             return self.operator(self.v.clone(), weight.to(self.v.dtype)).norm()
 
-    @torch.no_grad()
-    def fits(self, weight: Tensor) -> bool:
-        if not self.known:
-            return True
-        if not self.consistent(weight):
-            return False
+    def anew(self, weight: Tensor) -> Tensor:
         fresh = self._fresh(tuple(self.v.shape[2:]))
-        best = self._found(weight, fresh, SETTLED, MOST_SETTLING)[2]
-        return not float(best) > ALLOWED * float(self.last_sigma)
+        return self._found(weight, fresh, SETTLED, MOST_SETTLING)[2]
 
-    @torch.no_grad()
-    def consistent(self, weight: Tensor) -> bool:
-        if not self.known:
-            return True
-        sigma, last = float(self.sigma(weight)), float(self.last_sigma)
-        return abs(sigma - last) <= ROUNDING * torch.finfo(self.v.dtype).eps * last
-
-    @torch.no_grad()
-    def iterate(self, weight: Tensor) -> None:
-        """Improve v in place; nothing before the first input."""
-        if self.known:
-            for _ in range(self.iterations - 1):
-                self._iterate(weight, ENOUGH, 1)
-            self._iterate(weight, ENOUGH, self.most)
-            if self.lost(weight):
-                self.settle(weight)
+    def improve(self, weight: Tensor) -> None:
+        for _ in range(self.iterations - 1):
+            self._iterate(weight, ENOUGH, 1)
+        self._iterate(weight, ENOUGH, self.most)
 
     @torch.no_grad()
     def settle(self, weight: Tensor) -> None:

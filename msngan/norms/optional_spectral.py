@@ -91,19 +91,9 @@ class OptionalSpectralNorm(WeightPart):
     def quotient(self, weight: Tensor) -> Tensor:
         return self.estimate.quotient(weight) if self._on else weight.view_as(weight)
 
-    def fits(self, weight: Tensor) -> bool:
-        return self.estimate.fits(weight)
-
-    def consistent(self, weight: Tensor) -> bool:
-        return self.estimate.consistent(weight)
-
-    def settle(self, weight: Tensor) -> None:
-        self.estimate.settle(weight)
-
     def loaded(self, weight: Tensor) -> None:
         self._mirror()
-        self.estimate.loaded(weight)
-        self.known_in_eval(weight)
+        super().loaded(weight)
 
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:

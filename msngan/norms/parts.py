@@ -13,8 +13,6 @@ from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from msngan.norms.estimate import looks
-
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 Part = TypeVar("Part", bound="WeightPart")
@@ -91,14 +89,13 @@ class Precise(nn.Module):
 class WeightPart(Precise):
     """forward(weight) is the weight that the layer computes with, of the same shape and dtype.
 
-    A part that estimates something of the weight overrides `iterate`, `fits` and `settle`. Without
-    a SigmaBank each training pass calls `iterate` if the weight has changed since the last one;
-    with one, the bank does after each optimizer step. In other passes a weight that has changed
-    since is looked at: where the estimate does not fit, it is made anew. In eval nothing is written
-    but for that, and going back to training restores what was written then.
+    A part that estimates something of the weight overrides `iterate`, `fits` and `settle`, or has
+    parts that do. Without a SigmaBank each training pass calls `iterate` if the weight has changed
+    since the last one; with one, the bank does after each optimizer step. In other passes a weight
+    that has changed since is looked at: where the estimate does not fit, it is made anew. In eval
+    nothing is written but for that, and going back to training restores what was written then.
     """
 
-    last_sigma: Tensor
     unit = True  # a zero weight is divided by 1
     # Whether training without a bank iterates.
     may_iterate_in_passes = True
@@ -172,7 +169,7 @@ class WeightPart(Precise):
 
     def consistent(self, weight: Tensor) -> bool:
         """Whether what is kept of the estimate is the same, computed of this weight."""
-        return True
+        return all(part.consistent(weight) for part in self.estimates())
 
     def _iterates(self) -> bool:
         return self.training and not self.managed and self.may_iterate_in_passes
@@ -207,20 +204,30 @@ class WeightPart(Precise):
         """The same as fast as it can be in eager mode."""
         return self.normalised(weight)
 
+    def estimates(self) -> list[WeightPart]:
+        """The parts that this one estimates by."""
+        return [part for part in self.children() if isinstance(part, WeightPart)]
+
     def iterate(self, weight: Tensor) -> None:
         """Improve in place what is estimated about the weight."""
+        for part in self.estimates():
+            part.iterate(weight)
 
     def fits(self, weight: Tensor) -> bool:
         """Whether the estimate is of this weight."""
-        return True
+        return all(part.fits(weight) for part in self.estimates())
 
     def settle(self, weight: Tensor) -> None:
         """Estimate from the start, until it is right."""
-        self.iterate(weight)
+        for part in self.estimates():
+            part.settle(weight)
 
     def loaded(self, weight: Tensor) -> None:
         """A state dict has been read, of this weight or of this part or of both."""
-        if not weight.is_meta and not self.fits(weight):
+        parts = self.estimates()
+        for part in parts:
+            part.loaded(weight)
+        if not parts and not weight.is_meta and not self.fits(weight):
             self.settle(weight)
         self.known_in_eval(weight)
 
@@ -228,11 +235,6 @@ class WeightPart(Precise):
         """After a load: eval computes with the estimate that was read; training improves it."""
         self.known_in_both(weight)
         self._seen = None
-
-    def lost(self, weight: Tensor) -> bool:
-        """Whether what is kept is of a weight of NaN, and this one is not; on a CPU."""
-        nan = looks(weight) and bool(self.last_sigma.isnan())
-        return nan and bool(weight.isfinite().all())
 
     def state_of(self, weight: Tensor) -> dict[str, Any]:
         """The state that a state dict lacks which is that of a plain layer with this weight."""

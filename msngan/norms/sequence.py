@@ -22,6 +22,7 @@ class FusedSequential(nn.Sequential):
             following = next(parts)
             if following is not None and _fuse(part, following):
                 output = part.forward(input)  # without the hook, which is the norm's
+                part.__dict__.pop("_reads", None)  # as the hook does
                 input = part.output_norm.activated(output, following.negative_slope)
                 following = next(parts)
             else:

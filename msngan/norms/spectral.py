@@ -24,15 +24,71 @@ from msngan.norms.estimate import (
     SETTLED,
     Found,
     iterated,
+    looks,
     start,
 )
-from msngan.norms.parts import LOW_PRECISION, MatrixPart, full_precision, widened
+from msngan.norms.parts import LOW_PRECISION, MatrixPart, WeightPart, full_precision, widened
 
 # In all of the grids of Lin et al.: 0.7 to 4.0 on CIFAR-10, 0.7 to 1.6 on STL-10 and CelebA. They
 # search it for each data set; 1 is spectral normalisation as it was.
 SCALE = 1.4
 ROUNDING = 100  # units of rounding between two sigmas of one weight
 ALLOWED = 1.015  # sigma over its estimate, where that is kept
+
+
+class Estimated(WeightPart):
+    """What the parts share that estimate a largest singular value by a block of vectors.
+
+    v: buffer, a unit vector. last_sigma: buffer (), the estimate that v gives, as it was found.
+    """
+
+    v: Tensor
+    last_sigma: Tensor
+    most = MOST  # iterations an update; `bench sigma` measures 1, of one vector
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an estimate."""
+        return self.v.numel() > 0
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        """The estimate, a scalar, differentiable in W."""
+        raise NotImplementedError
+
+    def anew(self, weight: Tensor) -> Tensor:
+        """An estimate that starts from nothing and writes nothing."""
+        raise NotImplementedError
+
+    def improve(self, weight: Tensor) -> None:
+        """The iterations of one update."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor) -> None:
+        """Iterate the block, in place; on a CPU once more while that still raises sigma."""
+        if self.known:
+            self.improve(weight)
+            # Of a weight of NaN, and this one is not.
+            lost = looks(weight) and bool(self.last_sigma.isnan())
+            if lost and bool(weight.isfinite().all()):
+                self.settle(weight)
+
+    @torch.no_grad()
+    def fits(self, weight: Tensor) -> bool:
+        """Whether last_sigma is that of v, and near to what an estimate made anew finds."""
+        if not self.known:
+            return True
+        # NaN of a zero weight, whose sigma is 1.
+        return self.consistent(weight) and not (
+            float(self.anew(weight)) > ALLOWED * float(self.last_sigma)
+        )
+
+    @torch.no_grad()
+    def consistent(self, weight: Tensor) -> bool:
+        if not self.known:
+            return True
+        sigma, last = float(self.sigma(weight)), float(self.last_sigma)
+        return abs(sigma - last) <= ROUNDING * torch.finfo(self.v.dtype).eps * last
 
 
 class SigmaPart(MatrixPart):
@@ -52,7 +108,7 @@ class SigmaPart(MatrixPart):
         raise NotImplementedError
 
 
-class SpectralNorm(SigmaPart):
+class SpectralNorm(Estimated, SigmaPart):
     """Map a weight W to scale * W / sigma(W), sigma estimated by a persistent block of vectors.
 
     The weight is a matrix of (outputs) x (inputs * kernel), in blocks for a grouped convolution,
@@ -67,10 +123,7 @@ class SpectralNorm(SigmaPart):
     """
 
     precise = ("u", "v", "last_sigma", "block")
-    most = MOST  # iterations an update; `bench sigma` measures 1, of a block of one vector
     u: Tensor
-    v: Tensor
-    last_sigma: Tensor
     block: Tensor
 
     def __init__(
@@ -112,27 +165,12 @@ class SpectralNorm(SigmaPart):
             return made
         return self.normalised(weight)
 
-    @torch.no_grad()
-    def fits(self, weight: Tensor) -> bool:
-        """Whether last_sigma is u^T W v, and near to what an estimate made anew finds."""
-        if not self.consistent(weight):
-            return False
+    def anew(self, weight: Tensor) -> Tensor:
         found, _ = self._found(weight, start(self.block.shape, self.block), SETTLED, MOST_SETTLING)
-        best = (found.left.norm(dim=1) / found.value.clamp_min(0).sqrt()).max()
-        # NaN of a zero weight, whose sigma is 1.
-        return not float(best) > ALLOWED * float(self.last_sigma)
+        return (found.left.norm(dim=1) / found.value.clamp_min(0).sqrt()).max()
 
-    @torch.no_grad()
-    def consistent(self, weight: Tensor) -> bool:
-        sigma, last = float(self._estimate(weight, self.u, self.v)), float(self.last_sigma)
-        return abs(sigma - last) <= ROUNDING * torch.finfo(self.u.dtype).eps * last
-
-    @torch.no_grad()
-    def iterate(self, weight: Tensor) -> None:
-        """An iteration of the block, in place; more while each still raises sigma by 0.02 %."""
+    def improve(self, weight: Tensor) -> None:
         self._iterate(weight, ENOUGH, self.most)
-        if self.lost(weight):
-            self.settle(weight)
 
     @torch.no_grad()
     def settle(self, weight: Tensor) -> None:
@@ -298,32 +336,10 @@ class BidirectionalSpectralNorm(SigmaPart):
         other = partial(SpectralNorm, output_axis=1 - output_axis, groups=groups)
         self.by_inputs = other(weight) if weight.dim() > 2 else None
 
-    def _directions(self) -> list[SpectralNorm]:
-        return [self.by_outputs] + ([self.by_inputs] if self.by_inputs is not None else [])
-
     def sigma(self, weight: Tensor) -> Tensor:
         """The mean of the two estimates u^T W v, a scalar, differentiable in W."""
-        sigmas = [direction.sigma(weight) for direction in self._directions()]
-        return sigmas[0] if len(sigmas) == 1 else (sigmas[0] + sigmas[1]) / 2
-
-    def fits(self, weight: Tensor) -> bool:
-        return all(direction.fits(weight) for direction in self._directions())
-
-    def consistent(self, weight: Tensor) -> bool:
-        return all(direction.consistent(weight) for direction in self._directions())
-
-    def iterate(self, weight: Tensor) -> None:
-        for direction in self._directions():
-            direction.iterate(weight)
-
-    def settle(self, weight: Tensor) -> None:
-        for direction in self._directions():
-            direction.settle(weight)
-
-    def loaded(self, weight: Tensor) -> None:
-        for direction in self._directions():
-            direction.loaded(weight)
-        self.known_in_eval(weight)
+        sigmas = [direction.sigma(weight) for direction in self.estimates()]  # type: ignore[operator]
+        return sum(sigmas) / len(sigmas)
 
 
 def _checked(scale: float) -> float:
