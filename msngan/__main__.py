@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -48,18 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:  # a person's command line, to whom our source lines say nothing
         warnings.formatwarning = lambda message, *_, **__: f"msngan: warning: {message}\n"
     arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if arguments[0] == "--version":
-        print(f"msngan {__version__}")
-        return 0
-    command = arguments[0]
     try:
-        if command not in COMMANDS:
-            near = did_you_mean(command, list(COMMANDS))
-            raise UserError(f"unknown command {command!r}{near}; `msngan --help` lists them")
-        return import_module(f"msngan.commands.{command}").main(arguments[1:])
+        code = _run(*arguments or ["--help"])
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+        return code
     except UserError as problem:
         return _fail(2, problem)
     except Failure as problem:
@@ -67,12 +60,26 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output (head, say) has had enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the exit
         return 0
     except OSError as problem:
         if problem.errno != errno.ENAMETOOLONG:
             raise
         return _fail(2, UserError(f"no file can have so long a name: {str(problem.filename)[:60]}"))
+
+
+def _run(command: str, *arguments: str) -> int:
+    if command in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if command == "--version":
+        print(f"msngan {__version__}")
+        return 0
+    if command not in COMMANDS:
+        near = did_you_mean(command, list(COMMANDS))
+        raise UserError(f"unknown command {command!r}{near}; `msngan --help` lists them")
+    code: int = import_module(f"msngan.commands.{command}").main(list(arguments))
+    return code
 
 
 def _fail(code: int, problem: Exception) -> int:

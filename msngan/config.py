@@ -31,6 +31,8 @@ def known_configs() -> dict[str, Path]:
 
 def find_config(name: str) -> Path:
     """`name` as a path, then in ./configs, then among the packaged ones; '.yaml' may be missing."""
+    if not name:
+        raise UserError("--config needs a name, as --config digits_msn; `msngan configs` lists all")
     if is_file(name):
         return Path(name)
     stem = name.removesuffix(".yaml").removesuffix(".yml")

@@ -170,9 +170,12 @@ def _set_up(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
+        here = torch.device(options.device).type in ("cpu", "cuda")
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as problem:
         raise UserError(f"--device {options.device} is not to be had here; use cpu") from problem
+    if not here:
+        raise UserError(f"--device {options.device} cannot score; use cpu, cuda or cuda:N")
 
 
 def _score(subject: Subject, title: str) -> Outcome | None:

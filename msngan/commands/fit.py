@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from msngan.config import find_config, refuse_study
 
 
 def main(argv: list[str]) -> int:
     # A config that does not exist, or a study, is answered before torch is imported.
-    for option, value in zip(argv, [*argv[1:], ""], strict=True):
+    for option, value in pairwise([*argv, ""]):
         if option in ("-c", "--config"):
             refuse_study(find_config(value))
         elif option.startswith("--config="):

@@ -15,12 +15,15 @@ from msngan.runs import UserError, did_you_mean
 __all__ = ["TASKS", "ClassifierCLI", "FitCLI", "GanCLI", "parse", "quiet", "task_of"]
 
 SHORT = {"--on-save-error": "--checkpoint.on_save_error"}
+CONFIG = ("-c", "--config")
 
 
 def parse(args: list[str]) -> FitCLI:
     """Parse and check what single types cannot say; raises UserError."""
     quiet()
-    args = [_whole(word) for word in args]
+    if not args:
+        raise UserError("nothing to train; give a config, as `msngan fit --config digits_msn`")
+    args = _configs_first([_whole(word) for word in args])
     cli = TASKS[task_of(args)](args)
     # Plain ints, checked here: jsonargparse's own kinds of int would end up in checkpoints.
     for name, least in (("steps", 1), ("epochs", 1), ("seed", 0), ("threads", 0)):
@@ -32,6 +35,20 @@ def _whole(word: str) -> str:
     """A word of the command line, its short name replaced."""
     option, equals, value = word.partition("=")
     return SHORT.get(option, option) + equals + value
+
+
+def _configs_first(args: list[str]) -> list[str]:
+    """The configs before all else: what is given by itself wins over them wherever it stands."""
+    configs: list[str] = []
+    rest: list[str] = []
+    index = 0
+    while index < len(args):
+        word = args[index]
+        length = 2 if word in CONFIG else 1
+        found = word in CONFIG or word.startswith(tuple(f"{name}=" for name in CONFIG))
+        (configs if found else rest).extend(args[index : index + length])
+        index += length
+    return configs + rest
 
 
 def quiet() -> None:
@@ -53,7 +70,7 @@ def task_of(args: list[str]) -> str:
     for index, word in enumerate(args):
         option, equals, value = word.partition("=")
         value = value if equals else values[index]
-        if option in ("-c", "--config"):
+        if option in CONFIG:
             path = find_config(value)
             task, where = top_level(path).get("task", task), f"{path}: task"
         elif option == "--task":

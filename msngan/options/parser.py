@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
-from msngan.config import find_config
+from msngan.config import find_config, known_configs
 from msngan.plain import check_yaml, load_yaml, read_text
 from msngan.runs import UserError, did_you_mean
 
@@ -44,6 +44,8 @@ class Parser(LightningArgumentParser):
         known = [action.dest for action in self._actions]
         if unknown and unknown.group(1) not in known:
             word = unknown.group(1)
+            if word.removesuffix(".yaml") in known_configs():
+                return f"unknown option {word!r}; a config is given as --config {word}"
             return f"unknown option {word!r}{_near(word, known)}; `{self.prog} --help` lists all"
         return message
 
@@ -62,7 +64,10 @@ def _near(word: str, known: list[str]) -> str:
     whole = {name: name for name in known}
     last = {name.rpartition(".")[2]: name for name in known if "." in name}
     near = difflib.get_close_matches(word, [*whole, *last], n=1)
-    return f" (did you mean {(whole | last)[near[0]]!r}?)" if near else ""
+    found = [(whole | last)[each] for each in near]
+    if not found:  # a part of names: lr of generator_lr
+        found = [name for name in known if word in re.split(r"[._]", name)]
+    return f" (did you mean {' or '.join(map(repr, found[:3]))}?)" if found else ""
 
 
 def strict_yaml() -> None:

@@ -93,7 +93,13 @@ def may_restart() -> bool:
 
 def _asked(options: dict[str, Any]) -> World:
     """What the options and the environment ask for; no environment where it is one process."""
-    devices, nodes = options["devices"], options["num_nodes"]
+    devices, nodes = _parsed(options["devices"]), options["num_nodes"]
+    gpus = options["accelerator"] != "cpu" and torch.cuda.is_available()
+    if isinstance(devices, list) and not gpus:
+        raise UserError(
+            f"--trainer.devices {options['devices']} names GPUs, and training is on the CPU; give a"
+            f" number of processes, as --trainer.devices {len(devices)}"
+        )
     if nodes < 1:
         raise UserError(f"--trainer.num_nodes {nodes} is less than 1")
     if TorchElasticEnvironment.detect():
@@ -122,10 +128,21 @@ def _asked(options: dict[str, Any]) -> World:
     return World(devices, nodes, environment, started=started)
 
 
+def _parsed(devices: Any) -> Any:
+    """A number of processes or `auto` as it is; GPUs by number, as 0,1 or [0, 1], as a list."""
+    parts = devices.split(",") if isinstance(devices, str) and "," in devices else devices
+    if not isinstance(parts, list):
+        return devices
+    try:
+        return [int(part) for part in parts if str(part).strip()]
+    except ValueError:
+        raise UserError(
+            f"--trainer.devices {devices} is no list of GPU numbers; write it as 0,1"
+        ) from None
+
+
 def _count(devices: Any) -> int:
     """How many processes a machine has."""
-    if isinstance(devices, str) and "," in devices:
-        devices = [part for part in devices.split(",") if part.strip()]
     if isinstance(devices, list):
         return len(devices)
     try:
@@ -143,8 +160,6 @@ def _device(options: dict[str, Any], found: World, local_rank: int) -> torch.dev
     if options["accelerator"] == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     listed = found.devices
-    if isinstance(listed, str) and "," in listed:
-        listed = [int(part) for part in listed.split(",")]
     index = listed[local_rank] if isinstance(listed, list) else local_rank
     if index >= torch.cuda.device_count():
         raise UserError(
