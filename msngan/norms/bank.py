@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from msngan.norms.estimate import ENOUGH, advance, looks, moves
 from msngan.norms.layers import parts_of, stored
-from msngan.norms.parts import WeightPart, stamp
+from msngan.norms.parts import WeightPart, normal_mode, stamp
 from msngan.norms.spectral import SpectralNorm, quotient_gradient
 
 Owned = tuple[WeightPart, nn.Module, str]
@@ -46,26 +46,33 @@ class SigmaBank:
     ) -> None:
         if optimizer is not None:
             _check_holds(optimizer, module)
-        self.parts: list[WeightPart] = []
-        self._fast: list[tuple[SpectralNorm, nn.Module, str]] = []  # all of them together
-        self._slow: list[Owned] = []  # each by itself
-        for layer, name, part in parts_of(module):
-            if isinstance(part, WeightPart) and not (each_pass and part.may_iterate_in_passes):
-                part.managed = True
-                self.parts.append(part)
-                first = self._fast[0][0] if self._fast else part
-                if _is_fast(part) and _alike(part, first):
-                    assert isinstance(part, SpectralNorm)
-                    self._fast.append((part, layer, name))
-                else:
-                    self._slow.append((part, layer, name))
-        self._block = _Blocks([part for part, _, _ in self._fast])
-        self._divided: list[Tensor] = []  # scale * W / sigma of the fast ones
+        self._owned: list[Owned] = [
+            (part, layer, name)
+            for layer, name, part in parts_of(module)
+            if isinstance(part, WeightPart) and not (each_pass and part.may_iterate_in_passes)
+        ]
+        for part, _, _ in self._owned:
+            part.managed = True
+        self._sort()
         self._sigmas: list[Tensor] = []
         self._seen: list[Any] = []  # of which weights
         self.updates = 0
         if optimizer is not None:
             optimizer.register_step_post_hook(self._after_step)
+
+    def _sort(self) -> None:
+        """Those that are iterated together, all of one kind, and those that each are by itself."""
+        self._fast: list[tuple[SpectralNorm, nn.Module, str]] = []
+        self._slow: list[Owned] = []
+        for part, layer, name in self._owned:
+            if _is_fast(part) and (not self._fast or _alike(part, self._fast[0][0])):
+                assert isinstance(part, SpectralNorm)
+                self._fast.append((part, layer, name))
+            else:
+                self._slow.append((part, layer, name))
+        self.parts = [part for part, _, _ in self._owned]
+        self._block = _Blocks([part for part, _, _ in self._fast])
+        self._divided: list[Tensor] = []  # scale * W / sigma of the fast ones
 
     def _after_step(self, *_: Any) -> None:
         self.update()
@@ -75,7 +82,7 @@ class SigmaBank:
         """An iteration for each weight as it is now."""
         self.updates += 1
         self._divided = []
-        self._release_made()
+        self._resort()
         for part in self.parts:
             part._past = None
         for part, layer, name in self._slow:
@@ -94,8 +101,9 @@ class SigmaBank:
         They carry a graph if grad mode is on at entry: one backward may go through it, before the
         next update.
         """
-        self._release_made()
-        before = [part._lent for part in self.parts]
+        self._resort()
+        parts = self.parts
+        before = [part._lent for part in parts]
         try:
             for part, layer, name in self._slow:
                 weight = stored(layer, name)
@@ -103,26 +111,27 @@ class SigmaBank:
                 part.lend(_lent(part, weight))
             if self._fast:
                 norms, weights = self._fast_ones()
-                self._refresh(norms, weights)
+                with normal_mode(weights[0]):
+                    self._refresh(norms, weights)
                 made = _Divide.apply(self, *weights)  # type: ignore[no-untyped-call]
                 for norm, weight in zip(norms, made, strict=True):
                     norm.lend(weight)
             yield
         finally:
-            for part, lent in zip(self.parts, before, strict=True):
+            for part, lent in zip(parts, before, strict=True):
                 part.lend(lent)
 
-    def _release_made(self) -> None:
-        """Leave parts alone whose weight is made in each pass, by pruning or another hook."""
-        made = [p for p in (*self._fast, *self._slow) if not _is_parameter(*p[1:])]
-        if made:
-            for part, _, _ in made:
-                part.managed = False
-            self._fast = [each for each in self._fast if each not in made]
-            self._slow = [each for each in self._slow if each not in made]
-            self.parts = [part for part in self.parts if part.managed]
-            self._block = _Blocks([part for part, _, _ in self._fast])
-            self._divided = []
+    def _resort(self) -> None:
+        """Where a weight is made in each pass now, by pruning or another hook, leave its part
+        alone; where parts were cast or moved, sort them anew."""
+        made = [each for each in self._owned if not _is_parameter(*each[1:])]
+        for part, _, _ in made:
+            part.managed = False
+        first = self._fast[0][0] if self._fast else None
+        changed = first and not all(_alike(part, first) for part, _, _ in self._fast)
+        if made or changed or not self._block.made_for(first):
+            self._owned = [each for each in self._owned if each not in made]
+            self._sort()
 
     def _fast_ones(self) -> tuple[list[SpectralNorm], list[Tensor]]:
         norms = [norm for norm, _, _ in self._fast]
@@ -192,8 +201,14 @@ class _Blocks:
             for x, y, z, (k, d) in zip(self._x, ys, self._z, shapes, strict=True)
         ]
 
+    def made_for(self, norm: SpectralNorm | None) -> bool:
+        """Whether the room, if there is any, is of the dtype and on the device of the norm."""
+        x = self._x
+        fits = norm is None or (x.dtype == norm.block.dtype and x.device == norm.block.device)
+        return fits or not x.numel()
+
     def iterate(self, weights: list[Tensor]) -> None:
-        if not self._x.numel() or self._x.device != weights[0].device:
+        if not self._x.numel():
             self._make_room()
         with torch.autocast(weights[0].device.type, enabled=False):
             matrices = [n.matrix(w)[0] for n, w in zip(self.norms, weights, strict=True)]

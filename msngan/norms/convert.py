@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, overload
@@ -31,6 +31,7 @@ from msngan.norms.centring import Centring
 from msngan.norms.layers import (
     MSN,
     NormLayer,
+    drop_hook,
     has_output,
     join,
     norm_attention,
@@ -39,6 +40,7 @@ from msngan.norms.layers import (
     prepare,
     settle,
     stored,
+    unwatch,
     watch,
     weights_of,
 )
@@ -290,12 +292,14 @@ def fold(module: nn.Module) -> nn.Module:
     Raises TypeError for an output norm that it does not know.
     """
     folded = copy.deepcopy(module).eval()
+    for part in folded.modules():
+        unwatch(part)
     for part in list(folded.modules()):
         if isinstance(part, NormLayer):
             _fold_layer(part)
     for part in folded.modules():
         if isinstance(part, nn.MultiheadAttention) and "output_norm" not in part.out_proj._modules:
-            _drop_hook(part._forward_hooks, norm_attention)
+            drop_hook(part._forward_hooks, norm_attention)
     return folded
 
 
@@ -322,11 +326,11 @@ def _fold_layer(layer: NormLayer) -> None:
         layer._buffers.pop("bias", None)
         if bias is not None:
             layer.register_parameter("bias", nn.Parameter(bias.to(weights["weight"].dtype)))
-        _drop_hook(layer._forward_hooks, norm_output)
+        drop_hook(layer._forward_hooks, norm_output)
     if folds or output is None:
         layer._modules.pop("output_norm", None)
-    _drop_hook(layer._forward_pre_hooks, prepare)
-    _drop_hook(layer._load_state_dict_post_hooks, settle)
+    drop_hook(layer._forward_pre_hooks, prepare)
+    drop_hook(layer._load_state_dict_post_hooks, settle)
     # The layer becomes torch's again, the reverse of `normalise`: references to it stay.
     layer.__class__ = plain.__bases__[-1] if issubclass(plain, MSN) else plain
 
@@ -349,11 +353,6 @@ def _stop_making(layer: nn.Module, name: str) -> None:
     if f"{name}_mask" in layer._buffers:
         prune.remove(layer, name)
     _take_off(layer)
-
-
-def _drop_hook(hooks: dict[int, Any], hook: Callable[..., Any]) -> None:
-    for key in [key for key, each in hooks.items() if each is hook]:
-        del hooks[key]
 
 
 def _with_affine(

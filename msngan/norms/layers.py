@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import cache
 from inspect import signature
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from torch.nn.utils import parametrize, prune
 
 from msngan.norms.base import Norm
 from msngan.norms.mean_spectral import MEAN_SPECTRAL, centring_of
-from msngan.norms.parts import WeightPart, traced
+from msngan.norms.parts import WeightPart, normal_mode, traced
 from msngan.norms.states import translate
 
 # What takes a weight over from its layer must get the parameter, not what is made of it.
@@ -75,6 +76,8 @@ class NormLayer(nn.Module, metaclass=_Class):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        for name in self.normed:
+            stored(self, name)
         kind = type(self)
         own_class = class_of(self.plain, self.normed)  # type: ignore[arg-type]
         if kind is not own_class:  # another class on top, as parametrize's
@@ -105,6 +108,7 @@ def _empty(plain: type[nn.Module], normed: tuple[str, ...]) -> nn.Module:
 def class_of(plain: type[nn.Module], normed: tuple[str, ...]) -> type[NormLayer]:
     """The subclass of a layer's class in which these weights go through a norm."""
     names: dict[str, Any] = {"normed": normed, "plain": plain, "__doc__": plain.__doc__}
+    names["__module__"] = plain.__module__  # by which torch.fx knows torch's layers
     if hasattr(plain, "reset_parameters"):
         names["reset_parameters"] = _reset_parameters
     for name in normed:
@@ -127,23 +131,22 @@ def _property(name: str, inner: property | None) -> property:
         return _registered(layer, name) if inner is None else inner.fget(layer)  # type: ignore[misc]
 
     def get(layer: nn.Module) -> Tensor:
-        if "_reads" in layer.__dict__:
-            layer.__dict__["_reads"] += 1
-        part = layer._modules.get(part_name)
-        if part is None:
-            return read(layer)
-        weight = read(layer)
+        part, weight = layer._modules.get(part_name), read(layer)
         if torch.compiler.is_compiling():
-            return part(weight)
+            return weight if part is None else part(weight)
         if "_bare" in layer.__dict__ or sys._getframe(1).f_code in TAKES_OVER:
             return weight
-        _adopt(part, weight)
+        if "_reads" in layer.__dict__:
+            layer.__dict__["_reads"] += 1
+        if part is None:
+            return weight
+        _adopt(part)
         try:
             made = part(weight)
         except AttributeError as problem:  # else torch takes the weight for missing, and gives W
             raise RuntimeError(f"the norm of {name} failed: {problem}") from problem
         if isinstance(part, WeightPart) and part._lent is not made:
-            _remember(part, made)
+            _remember(part, made, weight)
         return made
 
     def put(layer: nn.Module, value: Any) -> None:
@@ -173,27 +176,32 @@ def stored(layer: nn.Module, name: str = "weight") -> Tensor:
     """The weight that an optimizer moves: the parameter, or what pruning makes of it."""
     if not isinstance(layer, NormLayer) or name not in layer.normed:
         return getattr(layer, name)
-    weight = getattr(type(layer), name).fget.read(layer)
     part = layer._modules.get(name + "_norm")
     if part is not None:
-        _adopt(part, weight)
+        _adopt(part)
+    weight: Tensor = getattr(type(layer), name).fget.read(layer)
     return weight
 
 
-def _remember(part: WeightPart, made: Tensor) -> None:
+def _remember(part: WeightPart, made: Tensor, weight: Tensor) -> None:
     """What was handed out, as others may write into it: on a plain layer it is the parameter."""
-    if not made.is_inference():
+    if weight.is_leaf and not (made.is_inference() or weight.is_inference()):
         kept = made.detach()
-        part.__dict__["_handed"] = (kept, kept._version)
+        part.__dict__["_handed"] = (kept, kept._version, ref(weight), weight._version)
 
 
 @torch.no_grad()
-def _adopt(part: nn.Module, weight: Tensor) -> None:
-    """Write into the parameter what was written in place into the weight that was read."""
+def _adopt(part: nn.Module) -> None:
+    """Write into the parameter what was written in place into the weight that was read of it.
+
+    Not where the parameter itself was written since.
+    """
     handed = part.__dict__.pop("_handed", None)
-    if handed is None or handed[0]._version == handed[1] or not weight.is_leaf:
+    if handed is None or handed[0]._version == handed[1]:
         return
-    if handed[0].data_ptr() != weight.data_ptr():
+    weight = handed[2]()
+    alike = weight is not None and handed[0].data_ptr() == weight.data_ptr()
+    if weight is not None and weight._version == handed[3] and not alike:
         weight.copy_(handed[0])
 
 
@@ -202,7 +210,9 @@ def settle(layer: nn.Module, *_: Any) -> None:
     for name in layer.normed:  # type: ignore[union-attr]
         part = layer._modules.get(name + "_norm")
         if isinstance(part, WeightPart):
-            part.loaded(stored(layer, name))
+            with normal_mode(stored(layer, name)):
+                part.widen()
+                part.loaded(stored(layer, name))
 
 
 @contextmanager
@@ -294,28 +304,37 @@ def prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
     """The forward pre-hook that shows a layer's input to its parts."""
     x = args[0] if args else next(iter(kwargs.values()))
     for name in layer.normed:  # type: ignore[union-attr]
-        layer._modules[name + "_norm"].prepare(stored(layer, name), x)  # type: ignore[operator, union-attr]
+        weight = stored(layer, name)
+        with normal_mode(weight):
+            layer._modules[name + "_norm"].prepare(weight, x)  # type: ignore[operator, union-attr]
 
 
 def watch(module: nn.Module) -> None:
-    """Warn after the first pass of layers whose output part it did not come by."""
-    watched = [part for part in module.modules() if _output_of(part) is not None]
-    for part in watched:
-        part.__dict__["_reads"] = 0
-    if watched and _warn_of_reads not in module._forward_hooks.values():
+    """Warn after the first pass of layers that it read but did not call, past their output part."""
+    some = any("output_norm" in part._modules for part in module.modules())
+    if some and _count_reads not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_count_reads)
         module.register_forward_hook(_warn_of_reads)
 
 
-def _output_of(layer: nn.Module) -> nn.Module | None:
-    return layer._modules.get("output_norm") if isinstance(layer, NormLayer) else None
+def unwatch(module: nn.Module) -> None:
+    """End what `watch` began."""
+    drop_hook(module._forward_pre_hooks, _count_reads)
+    drop_hook(module._forward_hooks, _warn_of_reads)
+
+
+def _count_reads(module: nn.Module, _: Any) -> None:
+    if not traced():
+        for part in module.modules():
+            if isinstance(part, NormLayer) and part._modules.get("output_norm") is not None:
+                part.__dict__["_reads"] = 0
 
 
 def _warn_of_reads(module: nn.Module, *_: Any) -> None:
     if traced():
         return
+    unwatch(module)
     reads = {name: part.__dict__.pop("_reads", 0) for name, part in module.named_modules()}
-    for key in [key for key, hook in module._forward_hooks.items() if hook is _warn_of_reads]:
-        del module._forward_hooks[key]
     if missed := [name for name, count in reads.items() if count]:
         warnings.warn(
             f"{', '.join(missed)}: the network reads the weight and never calls the layer, so only"
@@ -325,9 +344,20 @@ def _warn_of_reads(module: nn.Module, *_: Any) -> None:
         )
 
 
+def called(layer: nn.Module) -> None:
+    """The output part of the layer has its input."""
+    if not torch.compiler.is_compiling():
+        layer.__dict__.pop("_reads", None)
+
+
+def drop_hook(hooks: dict[int, Any], hook: Callable[..., Any]) -> None:
+    for key in [key for key, each in hooks.items() if each is hook]:
+        del hooks[key]
+
+
 def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
     """The forward hook that runs a layer's output part."""
-    layer.__dict__.pop("_reads", None)
+    called(layer)
     # torch's convolutions take one image without a batch axis; a norm would then take the image's
     # rows for its channels.
     if isinstance(layer, _ConvNd) and output.dim() != len(layer.kernel_size) + 2:
@@ -340,7 +370,7 @@ def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
 
 def norm_attention(attention: nn.Module, args: Any, output: tuple[Tensor, Any]) -> Any:
     """The forward hook for the output part of an attention's out_proj, which is not called."""
-    attention.out_proj.__dict__.pop("_reads", None)  # type: ignore[union-attr]
+    called(attention.out_proj)  # type: ignore[arg-type]
     return attention.out_proj.output_norm(output[0]), *output[1:]  # type: ignore[operator, union-attr]
 
 

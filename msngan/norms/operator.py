@@ -77,8 +77,10 @@ class Operator:
 
     def size_of(self, x: Tensor) -> tuple[int, ...] | None:
         """The size of the layer's input, batched or not; None if the layer will refuse it."""
+        if not self.axes:
+            return ()
         leading = x.dim() - self.axes
-        if self.axes and (leading not in (1, 2) or x.shape[leading - 1] != self.inputs):
+        if leading not in (1, 2) or x.shape[leading - 1] != self.inputs:
             return None
         return tuple(x.shape[leading:])
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, TypeVar
 from weakref import ref
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -34,16 +37,32 @@ def stamp(weight: Tensor) -> tuple[float, ...]:
     """What changes when a tensor is replaced or written; through `.data`, on a CPU alone."""
     version = -1 if weight.is_inference() else weight._version
     made = (version, weight.data_ptr(), _fused_steps)
-    return (*made, _length_of_some(weight)) if weight.is_cpu and weight.numel() else made
+    return (*made, _sum_of_some(weight)) if weight.is_cpu and weight.numel() else made
 
 
-def _length_of_some(weight: Tensor) -> float:
-    """The squared length of about eight values of each row, in any dense layout."""
+def _sum_of_some(weight: Tensor) -> float:
+    """A sum of about eight values of each row, each times a number of its own."""
     step = max(1, weight[0].numel() // 8) | 1
-    count = (weight.numel() - 1) // step + 1
-    values = weight.detach().as_strided((count,), (step,), weight.storage_offset())
+    values = weight.detach()
+    if 0 in weight.stride():  # expanded
+        values = values.reshape(-1)[::step]
+    else:  # in any dense layout
+        count = (weight.numel() - 1) // step + 1
+        values = values.as_strided((count,), (step,), weight.storage_offset())
     numbers = (values.float() if values.dtype in LOW_PRECISION else values).numpy()
-    return float(numbers @ numbers)
+    return float(numbers @ _factors(len(numbers), numbers.dtype.name))
+
+
+@lru_cache(maxsize=256)
+def _factors(count: int, dtype: str) -> np.ndarray:
+    return np.cos(np.arange(count)).astype(dtype)
+
+
+def normal_mode(weight: Tensor) -> AbstractContextManager[Any]:
+    """Outside inference mode, where what is made could not be written later; for a plain weight."""
+    if torch.is_inference_mode_enabled() and not weight.is_inference():
+        return torch.inference_mode(False)
+    return nullcontext()
 
 
 def widened(x: Tensor) -> Tensor:
@@ -84,6 +103,12 @@ class Precise(nn.Module):
             if moved.dtype in LOW_PRECISION:
                 setattr(self, name, buffer.to(moved.device, torch.float32))
         return self
+
+    def widen(self) -> None:
+        """After a load that assigned what it read."""
+        for part in self.modules():
+            for name in part.precise if isinstance(part, Precise) else ():
+                setattr(part, name, widened(getattr(part, name)))
 
 
 class WeightPart(Precise):
@@ -137,8 +162,11 @@ class WeightPart(Precise):
 
     def follow(self, weight: Tensor) -> None:
         """Bring the estimate up to date with a weight that may have changed."""
-        if (self._seen if self.training else self._looked) == stamp(weight):
-            return
+        if (self._seen if self.training else self._looked) != stamp(weight):
+            with normal_mode(weight):
+                self._follow(weight)
+
+    def _follow(self, weight: Tensor) -> None:
         copied, self._copied = self._copied, False
         if copied and self.consistent(weight):
             self.known_in_both(weight)

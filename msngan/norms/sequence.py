@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from msngan.norms.centring import Centring
-from msngan.norms.layers import NormLayer, norm_output
+from msngan.norms.layers import NormLayer, called, norm_output
 
 
 class FusedSequential(nn.Sequential):
@@ -22,7 +22,7 @@ class FusedSequential(nn.Sequential):
             following = next(parts)
             if following is not None and _fuse(part, following):
                 output = part.forward(input)  # without the hook, which is the norm's
-                part.__dict__.pop("_reads", None)  # as the hook does
+                called(part)
                 input = part.output_norm.activated(output, following.negative_slope)
                 following = next(parts)
             else:
