@@ -311,10 +311,14 @@ def prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
 
 def watch(module: nn.Module) -> None:
     """Warn after the first pass of layers that it read but did not call, past their output part."""
-    some = any("output_norm" in part._modules for part in module.modules())
+    some = any(_has_output_part(part) for part in module.modules())
     if some and _count_reads not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_count_reads)
         module.register_forward_hook(_warn_of_reads)
+
+
+def _has_output_part(layer: nn.Module) -> bool:
+    return isinstance(layer, NormLayer) and layer._modules.get("output_norm") is not None
 
 
 def unwatch(module: nn.Module) -> None:
@@ -326,7 +330,7 @@ def unwatch(module: nn.Module) -> None:
 def _count_reads(module: nn.Module, _: Any) -> None:
     if not traced():
         for part in module.modules():
-            if isinstance(part, NormLayer) and part._modules.get("output_norm") is not None:
+            if _has_output_part(part):
                 part.__dict__["_reads"] = 0
 
 

@@ -60,7 +60,8 @@ def _factors(count: int, dtype: str) -> np.ndarray:
 
 def normal_mode(weight: Tensor) -> AbstractContextManager[Any]:
     """Outside inference mode, where what is made could not be written later; for a plain weight."""
-    if torch.is_inference_mode_enabled() and not weight.is_inference():
+    compiling = torch.compiler.is_compiling()
+    if not compiling and torch.is_inference_mode_enabled() and not weight.is_inference():
         return torch.inference_mode(False)
     return nullcontext()
 
