@@ -155,6 +155,7 @@ def test_a_compiled_network_is_compiled_once(norm: str) -> None:
         compiled.append(module)
         return module.forward
 
+    torch._dynamo.reset()
     net = torch.compile(small(norm), backend=backend, fullgraph=True)
     for _ in range(3):
         net(torch.randn(4, 6))

@@ -184,6 +184,7 @@ def test_both_memory_formats_give_the_same_numbers(name: str) -> None:
 def test_a_first_forward_compiles_without_a_graph_break(name: str) -> None:
     _, layer, x = bounded("conv2d", name)
     twin = copy.deepcopy(layer)
+    torch._dynamo.reset()
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     for _ in range(4):  # an iteration each
         y = compiled(x)
