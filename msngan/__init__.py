@@ -1,7 +1,39 @@
 """msngan: GANs whose critic is regularised by Mean Spectral Normalization, with scores to believe.
 
-Importing the package imports nothing heavy; take what you need from its modules, for instance
-`from msngan.norms import MSNConv2d` or `from msngan.gan import GAN`.
+`from msngan import GAN, convert` and so on; a name is imported when it is first asked for, so that
+importing the package imports nothing heavy.
 """
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+_PLACES = {
+    "GAN": "msngan.gan",
+    "Classifier": "msngan.classifier",
+    "ImageData": "msngan.data",
+    "LabelledData": "msngan.data",
+    "DATASETS": "msngan.data.datasets",
+    "NORMS": "msngan.norms",
+    "SigmaBank": "msngan.norms",
+    "convert": "msngan.norms",
+    "fold": "msngan.norms",
+    "LOSSES": "msngan.losses",
+    "PENALTIES": "msngan.penalties",
+    "GENERATORS": "msngan.models",
+    "CRITICS": "msngan.models",
+    "load_generator": "msngan.models",
+}
+
+__all__ = ["__version__", *_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
