@@ -13,7 +13,7 @@ from typing import Any
 
 from msngan.files import append, replacing
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
 
 
 class UserError(ValueError):
@@ -146,7 +146,9 @@ def new_run(name: str | None, stem: str, seed: int, root: Path = Path()) -> Run:
     """A run whose folder does not exist yet: `name`, or <stem>-s<seed>-<counter>."""
     if name is not None:
         if not NAME.fullmatch(name):
-            raise UserError(f"--run {name!r} is no run name; use letters, digits, '.', '_' and '-'")
+            raise UserError(
+                f"--run {name!r} is no run name; use letters, digits, '.', '_', '=' and '-'"
+            )
         run = Run(name, root)
         if run.begun:
             raise UserError(

@@ -193,7 +193,7 @@ class Scorer:
         order = in_random_order(len(images))
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
-            run = seed - self.protocol.seed
+            run = seed - self.protocol.seed_of(0)
             part = order[run * count : (run + 1) * count][processes.share(count)]
             return iter(images[part].split(250))
 

@@ -63,7 +63,8 @@ def test_a_run_without_a_name_gets_one_from_config_and_seed(run: Run) -> None:
 
     for counter in range(2):
         assert run("fit", *TINY, *QUIET, "--seed", "3") == 0
-        assert Path(f"checkpoints/digits_msn-s3-{counter}/last.ckpt").is_file()
+        changed = "-width=2-latent_dim=4-batch_size=8-limit=64-size=8"
+        assert Path(f"checkpoints/digits_msn{changed}-s3-{counter}/last.ckpt").is_file()
 
 
 def test_a_saved_config_gives_the_same_run_again(tiny: Tiny) -> None:

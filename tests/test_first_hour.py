@@ -11,7 +11,14 @@ import pytest
 import yaml
 from conftest import QUIET, TINY
 
+from msngan.metrics.protocol import Protocol
+
 Run = Callable[..., int]
+SMALL = """steps: 2
+data: {dataset: digits, batch_size: 8, limit: 64, size: 8}
+model: {width: 2, latent_dim: 4}
+"""
+EXTRACTOR = {"extractor": "toy", "official_inception": False, "resize": "none"}
 
 
 @pytest.mark.parametrize(
@@ -72,3 +79,32 @@ def test_a_reader_that_has_seen_enough_is_no_error(command: str) -> None:
     assert process.wait() == 0
     assert process.stderr is not None
     assert process.stderr.read() == b""
+
+
+def test_a_run_is_named_by_what_its_command_changes(run: Run) -> None:
+    Path("small.yaml").write_text(SMALL)
+    options = ["--model.norm", "spectral", "--model.critic_lr=1e-3", "--steps", "2"]
+    assert run("fit", "--config", "small", *QUIET, *options) == 2  # not in ./configs
+    assert run("fit", "--config", "small.yaml", *QUIET, *options) == 0
+    name = "small-norm=spectral-critic_lr=1e_3-s0-0"
+    assert Path(f"checkpoints/{name}/last.ckpt").is_file()
+    assert run("resume", name, "--steps", "3") == 0
+
+
+def test_a_name_that_would_be_too_long_leaves_the_changes_out(run: Run) -> None:
+    Path("small.yaml").write_text(SMALL)
+    layers = ["--model.norm_layers", "[0, 1, 2, 3, 4, 5]", "--model.other_norm", "batch_no_gain"]
+    options = ["--config", "small.yaml", *QUIET, *layers, "--model.loss", "nonsaturating"]
+    assert run("fit", *options) == 0
+    assert Path("checkpoints/small-s0-0/last.ckpt").is_file()
+
+
+def test_two_seeds_of_a_protocol_have_no_run_in_common() -> None:
+    fields = {"reference_images": 1, "reference_sha256": "", "size": 8, "channels": 1}
+    made = [
+        Protocol("paper", 5, 10, 1, "digits", "all", seed=seed, **fields, **EXTRACTOR)
+        for seed in range(3)
+    ]
+    seeds = [protocol.seed_of(run) for protocol in made for run in range(5)]
+    assert len(set(seeds)) == 15
+    assert seeds[:5] == [0, 1, 2, 3, 4]

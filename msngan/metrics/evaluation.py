@@ -70,7 +70,7 @@ def evaluate(
 ) -> Result:
     """The scores of `sampler` under `protocol`, those of METRICS that are asked for.
 
-    Run k asks the sampler for protocol.samples images with seed protocol.seed + k; under several
+    Run k asks the sampler for protocol.samples images with seed protocol.seed_of(k); under several
     processes for those of them that processes.share() gives this one, and all get the same result.
     backend: whose arithmetic, of BACKENDS; all agree to rounding. real: the reference's images, for
     backends that embed them anew. held_out: other real images, for the floors. progress is told of
@@ -168,7 +168,7 @@ def _nothing(count: int, extractor: Extractor) -> Features:
 
 def _batches(sampler: Sampler, protocol: Protocol, run: int, clock: _Clock) -> Iterator[Tensor]:
     """One run's batches, of the protocol's shape."""
-    batches = iter(sampler(protocol.samples, protocol.seed + run))
+    batches = iter(sampler(protocol.samples, protocol.seed_of(run)))
     shape = (protocol.channels, protocol.size, protocol.size)
     while True:
         with clock.on("generator"):

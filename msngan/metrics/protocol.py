@@ -82,7 +82,7 @@ PRESETS: dict[str, Preset] = {
 class Protocol:
     """The fields of a score line's protocol.
 
-    runs: how often `samples` images are drawn; run k has the seed `seed` + k. splits: parts of a
+    runs: how often `samples` images are drawn; run k draws by `seed_of(k)`. splits: parts of a
     run for the inception score. reference_sha256: of the reference images' pixels, in order.
     size, channels: of the scored images. resize: how they come to the extractor's size.
     quantisation: how they became bytes; "as-given" where they were bytes when we got them.
@@ -113,6 +113,10 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_sizes(self.runs, self.samples, self.splits)
+
+    def seed_of(self, run: int) -> int:
+        """What run number `run` draws by: of two seeds of a protocol, no run is the same."""
+        return self.seed * 2**20 + run
 
     def as_dict(self) -> dict[str, str | int | bool]:
         return asdict(self)

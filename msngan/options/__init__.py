@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
+from itertools import pairwise
 
 from msngan import checks
 from msngan.config import find_config, top_level
@@ -16,6 +18,8 @@ __all__ = ["TASKS", "ClassifierCLI", "FitCLI", "GanCLI", "parse", "quiet", "task
 
 SHORT = {"--on-save-error": "--checkpoint.on_save_error"}
 CONFIG = ("-c", "--config")
+PLACES = ("--data.root", "--data.download")  # of data that are the same wherever they lie
+LONGEST = 60  # of what a run's name says of its options
 
 
 def parse(args: list[str]) -> FitCLI:
@@ -23,8 +27,10 @@ def parse(args: list[str]) -> FitCLI:
     quiet()
     if not args:
         raise UserError("nothing to train; give a config, as `msngan fit --config digits_msn`")
-    args = _configs_first([_whole(word) for word in args])
+    configs, others = _apart([_whole(word) for word in args])
+    args = configs + others
     cli = TASKS[task_of(args)](args)
+    cli.changes = _changes(others)
     # Plain ints, checked here: jsonargparse's own kinds of int would end up in checkpoints.
     for name, least in (("steps", 1), ("epochs", 1), ("seed", 0), ("threads", 0)):
         checks.at_least(f"--{name}", cli.config.get(name), least)
@@ -37,8 +43,19 @@ def _whole(word: str) -> str:
     return SHORT.get(option, option) + equals + value
 
 
-def _configs_first(args: list[str]) -> list[str]:
-    """The configs before all else: what is given by itself wins over them wherever it stands."""
+def _changes(words: list[str]) -> str:
+    """What a run's name says of the options that shape the training: -norm=spectral-lr=0.1."""
+    said = ""
+    for word, following in pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        if option.startswith(("--model.", "--data.")) and option not in PLACES:
+            value = re.sub(r"[^\w.]+", "_", value if equals else following)
+            said += f"-{option.rpartition('.')[2]}={value}"
+    return said if len(said) <= LONGEST else ""
+
+
+def _apart(args: list[str]) -> tuple[list[str], list[str]]:
+    """The configs, which go first: what is given by itself wins wherever it stands; the rest."""
     configs: list[str] = []
     rest: list[str] = []
     index = 0
@@ -48,7 +65,7 @@ def _configs_first(args: list[str]) -> list[str]:
         found = word in CONFIG or word.startswith(tuple(f"{name}=" for name in CONFIG))
         (configs if found else rest).extend(args[index : index + length])
         index += length
-    return configs + rest
+    return configs, rest
 
 
 def quiet() -> None:

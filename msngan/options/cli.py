@@ -45,6 +45,7 @@ class FitCLI(LightningCLI):
     data_class: ClassVar[type[ImageData]]
     hidden: ClassVar[set[str]]  # arguments of the model that `fit` sets
     callback_classes: ClassVar[dict[str, type[Callback]]]  # options by group
+    changes = ""  # of the command line, as a run's name has them
 
     def __init__(self, args: list[str]) -> None:
         set_parsing_settings(

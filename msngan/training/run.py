@@ -57,7 +57,8 @@ def fit(cli: FitCLI) -> int:
         known = Run(config.run or "", Path(config.root))
         if launch.restarted() and processes.decided(known.config.is_file):
             return _continue(cli, known, world)
-        run = processes.decided(lambda: new_run(config.run, stem, config.seed, Path(config.root)))
+        name, root = stem + cli.changes, Path(config.root)
+        run = processes.decided(lambda: new_run(config.run, name, config.seed, root))
         with Hold(run) as hold:
             return world.code(_train(cli, Start(run, checkpoint, stem, hold), world))
 
