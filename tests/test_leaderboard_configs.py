@@ -13,9 +13,11 @@ from msngan.leaderboard.configs import (
     LARGEST_FILE,
     WITHOUT,
     WITHOUT_IN,
+    Setup,
     differences,
     read_setups,
     setup_of,
+    told_apart,
 )
 from msngan.leaderboard.words import in_words
 from msngan.plain import LEVELS
@@ -171,3 +173,19 @@ def test_a_config_that_is_no_file_or_that_a_trained_run_lacks_is_a_warning(tmp_p
     assert setups == {}
     assert len(warnings) == 3
     assert not any("another-tool" in warning for warning in warnings)
+
+
+def test_runs_are_told_apart_by_the_options_in_which_they_differ() -> None:
+    one = {"model.norm": '"batch"', "model.lr": "0.1", "data.size": "32", "steps": "5"}
+    runs = {"a": one, "b": {**one, "model.norm": '"layer"', "steps": "9"}, "c": {**one}}
+    setups = {name: Setup(name, 0, options) for name, options in runs.items()}
+    told = told_apart(["a", "b", "c", "unknown"], setups)
+    assert told == {"a": "norm=batch", "b": "norm=layer", "c": "norm=batch"}
+    del runs["c"]["model.lr"]
+    runs["c"]["data.size"], runs["c"]["model.slope"] = "64", "0.2"
+    assert told_apart(["a", "c"], setups) == {
+        "a": "size=32, lr=0.1, slope=–",
+        "c": "size=64, lr=–, slope=0.2",
+    }
+    assert told_apart(["a", "c"], setups, most=2)["a"] == "size=32, lr=0.1, 1 more"
+    assert told_apart(["a"], setups) == {"a": ""}

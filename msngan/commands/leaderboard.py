@@ -60,7 +60,11 @@ def parser() -> Parser:
         help="write a page that needs no network, with each run's curve and last samples (pictures"
         " at most 384 pixels wide, 16 MiB together), and print its path",
     )
-    made.add_argument("--no-published", action="store_true", help="leave the published rows out")
+    made.add_argument(
+        "--no-published",
+        action="store_true",
+        help="leave out the published rows, which are of the data sets that runs were scored on",
+    )
     made.add_argument(
         "--root", type=Path, default=Path(), metavar="DIR", help="where checkpoints/ is; default: ."
     )
@@ -84,7 +88,8 @@ def main(argv: list[str]) -> int:
         remarks.append(f"left out, without {args.metric!r}: protocol {', '.join(missing)}")
     board = replace(board, remarks=remarks, warnings=warnings)
     wanted = () if args.no_published else PUBLISHED
-    published = [row for row in wanted if args.dataset in (None, row.dataset)]
+    there = {args.dataset, *(each.protocol["dataset"] for each in board.blocks)}
+    published = [row for row in wanted if row.dataset in there]
     if args.html is not None:
         from msngan.commands.leaderboard_page import write_page
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from msngan.commands.tables import Table, plus_minus
 from msngan.leaderboard import Block, Row
 from msngan.leaderboard.board import Board, Pool
+from msngan.leaderboard.configs import told_apart
 from msngan.leaderboard.intervals import Summary
 from msngan.leaderboard.lines import Score
 from msngan.leaderboard.pooling import Pooled
@@ -57,6 +58,12 @@ def block_table(block: Block, board: Board) -> Table:
     rows = [row_cells(row, block) for row in block.rows]
     if block.floors:
         rows.append(floor_cells(block))
+    told = told_apart([row.run for row in block.rows], board.setups)
+    if any(told.values()):
+        columns.append("differs in")
+        runs = [row.run for row in block.rows] + [""] * bool(block.floors)
+        for cells, run in zip(rows, runs, strict=True):
+            cells.append(told.get(run, ""))
     failed = [
         f"{row.run} ({row.weights}), step {score.step}: {names[name]} failed: {score.reason}"
         for row in block.rows
@@ -69,8 +76,8 @@ def block_table(block: Block, board: Board) -> Table:
         rows=rows,
         lines=[*describe(block), ranking(block, board.by)],
         notes=[*unequal(block), *failed],
-        right=frozenset({*columns} - {"run", "weights"}),
-        extra=len(others),
+        right=frozenset({*columns} - {"run", "weights", "differs in"}),
+        extra=len(others) + any(told.values()),
         keys=3,
     )
 

@@ -94,6 +94,22 @@ def differences(one: Setup, other: Setup) -> dict[str, tuple[str, str]]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def told_apart(runs: list[str], setups: dict[str, Setup], most: int = 3) -> dict[str, str]:
+    """What each run has of the options in which these runs differ: 'norm=batch, lr=0.1'."""
+    known = {run: setups[run].options for run in runs if run in setups}
+    names = sorted({name for options in known.values() for name in options} - {"steps"})
+    varying = [n for n in names if len({options.get(n, NONE) for options in known.values()}) > 1]
+    told = {}
+    for run, options in known.items():
+        words = [
+            f"{name.rpartition('.')[2]}={options.get(name, NONE)}".replace('"', "")
+            for name in varying
+        ]
+        more = [f"{len(words) - most} more"] if len(words) > most else []
+        told[run] = ", ".join([*words[:most], *more])
+    return told
+
+
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON value
     """Options by their dotted names, each value as JSON."""
     if isinstance(value, dict) and value:
