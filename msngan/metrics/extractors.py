@@ -79,9 +79,9 @@ def _embedded(
     extractor = EmbeddedExtractor.load(files[chosen], device)
     line = f"extractor: {extractor.name}{why}; its scores are not FID or IS"
     if chosen != dataset:
-        place = " --root DIR" if dataset == "folder" else ""
+        own = dataset == "folder"
         line += (
-            f"; it knows {chosen}, not {dataset}: fit one with"
-            f" `msngan extractor fit --dataset {dataset}{place}`"
+            f"; it knows {chosen}, not {dataset}: {'if its subfolders are classes, ' * own}fit one"
+            f" with `msngan extractor fit --dataset {dataset}{' --root DIR' * own}`"
         )
     return extractor, line

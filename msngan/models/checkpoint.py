@@ -107,11 +107,12 @@ def check_gan(checkpoint: dict[str, Any], path: Path) -> None:
         )
 
 
-def load_generator(path: Path, ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+def load_generator(path: str | Path, ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
     """The generator in a checkpoint, in eval mode, and the checkpoint itself.
 
     ema: the moving average; UserError if the run kept none.
     """
+    path = Path(path)
     checkpoint = read_checkpoint(path)
     check_gan(checkpoint, path)
     weights = generator_state(checkpoint, ema)

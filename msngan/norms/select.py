@@ -24,7 +24,8 @@ def configured(norm: str, options: Mapping[str, Any]) -> Norm:
     cannot have.
     """
     if norm not in NORMS:
-        raise ValueError(f"unknown norm {norm!r}; choose one of {', '.join(sorted(NORMS))}")
+        near = did_you_mean(norm, list(NORMS))
+        raise ValueError(f"unknown norm {norm!r}{near}; choose one of {', '.join(sorted(NORMS))}")
     make = NORMS[norm].options
     hints = get_type_hints(make) if make else {}
     kinds = {name: hints.get(name) for name in signature(make).parameters} if make else {}

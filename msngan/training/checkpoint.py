@@ -73,7 +73,7 @@ def check_steps(checkpoint: dict[str, Any], steps: int, path: Path, option: str)
     done = checkpoint["msngan"]["step"]
     if done >= steps:
         raise UserError(
-            f"{path} has done {done} steps, {option} {steps}; give a larger number to go on"
+            f"{path} has done {done} steps, of {option} {steps}; give a larger {option} to go on"
         )
 
 
