@@ -158,3 +158,19 @@ def test_the_result_is_that_of_its_record() -> None:
         for step, cell in zip(steps, cells, strict=True):
             if cell != "–":
                 assert cell == f"{found[step]:.2f}"
+
+
+def test_the_table_of_accuracy_is_that_of_its_record() -> None:
+    record = json.loads((ROOT / "samples/gallery/bench_sigma.json").read_text())
+    text = (ROOT / "msngan" / "norms" / "README.md").read_text()
+    table = text.split("| | step 1 |")[1].split("\n\n")[0].splitlines()
+    listed = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+    measured = [row for row in record["results"] if row["measured_updates"] == 2000]
+    assert len(listed) == len(measured) == 8
+    for cells, row in zip(listed, measured, strict=True):
+        assert ("one vector" in cells[0]) == ("one vector" in row["name"])
+        assert "one vector" in cells[0] or row["name"].startswith(names(cells[0])[0])
+        for step, cell in zip(("1", "10", "100", "500", "2000"), cells[1:6], strict=True):
+            assert cell == f"{row['at'][step]:.3f}"
+        assert cells[6] == f"{row['largest']:.3f}, {row['largest_step']:,}"
+        assert cells[7].split(" of ")[0] == f"{row['above_allowed']:,}"
