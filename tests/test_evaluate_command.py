@@ -268,8 +268,8 @@ def test_raw_weights_are_other_weights(scored: Callable[..., list[dict[str, Any]
 def test_the_seed_is_of_the_samples(scored: Callable[..., list[dict[str, Any]]]) -> None:
     (first,), (second,) = scored("mine", *SHORT), scored("mine", *SHORT, "--seed", "1")
     key = next(iter(first["scores"]))
-    assert first["scores"][key]["values"][1] == second["scores"][key]["values"][0]
-    assert first["scores"][key]["values"][0] != second["scores"][key]["values"][0]
+    # Of two seeds no run draws the same samples.
+    assert not set(first["scores"][key]["values"]) & set(second["scores"][key]["values"])
 
 
 def test_a_protocol_of_a_users_own_is_a_yaml_file(
