@@ -20,10 +20,10 @@ _PLACES = {
     "convert": "msngan.norms",
     "fold": "msngan.norms",
     "LOSSES": "msngan.losses",
-    "PENALTIES": "msngan.penalties",
-    "GENERATORS": "msngan.models",
-    "CRITICS": "msngan.models",
-    "load_generator": "msngan.models",
+    "PENALTIES": "msngan.losses",
+    "GENERATORS": "msngan.networks",
+    "CRITICS": "msngan.networks",
+    "load_generator": "msngan.networks",
 }
 
 __all__ = ["__version__", *_PLACES]

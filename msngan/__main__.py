@@ -9,7 +9,7 @@ import warnings
 from importlib import import_module
 
 from msngan import __version__
-from msngan.runs import Failure, UserError, did_you_mean
+from msngan.runs.folder import Failure, UserError, did_you_mean
 
 COMMANDS = {
     "fit": "train a GAN or a classifier: --config NAME, then any option",

@@ -9,14 +9,34 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from msngan import norms, processes, rng
-from msngan.checks import named
-from msngan.classifier_options import RATES, REMEDY, check_options
-from msngan.divergence import refuse_nan
-from msngan.models import CLASSIFIERS, ActivationName, ClassifierName
+from msngan import norms
+from msngan.networks import CLASSIFIERS, ActivationName, ClassifierName
+from msngan.networks.schedule import Decay, set_learning_rates
 from msngan.norms import NormName, SigmaBank
 from msngan.norms.parts import widened
-from msngan.schedule import Decay, set_learning_rates
+from msngan.runs import bounds as checks
+from msngan.runs import distributed as processes
+from msngan.runs import rng
+from msngan.runs.bounds import named
+from msngan.runs.divergence import refuse_nan
+
+RATES = ("lr",)  # of the optimizers, in their order
+# What a run that diverged may be tried again with.
+REMEDY = "a lower --model.lr, another --model.norm, or --trainer.precision 32-true"
+
+
+def check_options(given: dict[str, Any]) -> None:
+    """UserError for the first of msngan.classifier.Classifier's arguments that cannot work."""
+    for name in ("width", "depth", "steps"):
+        checks.at_least(f"--model.{name}", given[name], 1)
+    checks.positive("--model.lr", given["lr"])
+    for beta in given["betas"]:
+        checks.fraction("--model.betas: each", beta)
+    checks.not_negative("--model.weight_decay", given["weight_decay"])
+    checks.not_negative("--model.slope", given["slope"])
+    for name in ("dropout", "label_smoothing"):
+        checks.fraction(f"--model.{name}", given[name])
+
 
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer

@@ -18,10 +18,10 @@ from fuzz_harness import command, outcome
 from fuzz_inputs import VALUES, changed, damaged, damaged_zip, json_text
 from PIL import Image
 
-from msngan import dynamics
 from msngan.data.folder import load_folder
 from msngan.data.given import load_given
-from msngan.models import load_generator, read_checkpoint
+from msngan.networks import load_generator, read_checkpoint
+from msngan.training import dynamics
 
 Case = Callable[[random.Random], Callable[[], Any]]
 

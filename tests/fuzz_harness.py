@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from msngan.__main__ import main
-from msngan.runs import Failure, UserError
+from msngan.runs.folder import Failure, UserError
 
 SECONDS = 10  # for one input
 MOST_GROWTH = 512  # MiB of memory that all inputs of a kind may leave more than there was

@@ -16,8 +16,8 @@ from fuzz_inputs import SCALARS, changed, damaged
 from fuzz_records import odd_yaml
 
 from msngan.__main__ import COMMANDS
-from msngan.config import known_configs, packaged_folder
-from msngan.options import TASKS, parse
+from msngan.runs.configs import known_configs, packaged_folder
+from msngan.training.options import TASKS, parse
 
 Case = Callable[[random.Random], Callable[[], Any]]
 WORDS = [*COMMANDS, "--help", "-h", "--", "-", "--root", "--format", "json", "--html", "--compare"]

@@ -14,10 +14,10 @@ from fuzz_harness import command
 from fuzz_inputs import SCALARS, changed, damaged, damaged_lines, json_text
 from score_lines import FD
 
-from msngan import health
-from msngan.callbacks import Accuracy, watch
-from msngan.lines import keep_until, read_lines, read_object
-from msngan.runs import Run
+from msngan.runs.folder import Run
+from msngan.runs.records import keep_until, read_lines, read_object
+from msngan.training import collapse as health
+from msngan.training.callbacks import Accuracy, watch
 
 Case = Callable[[random.Random], Callable[[], Any]]
 SOUND = {"critic_loss": 1.2, "fixed_loss": 2.0, "blank_loss": 2.0, "real_logit": 0.1}
@@ -120,12 +120,12 @@ def figures(root: Path) -> Case:
         lambda folder: _with_dynamics(report_runs.classifier(folder)),
         ["accuracy.jsonl", "result.json", "config.yaml", "dynamics.npz"],
     )
-    from msngan.figures.records import status, with_accuracy, with_dynamics
-    from msngan.figures.sources import find_sources
+    from msngan.report.figures.records import status, with_accuracy, with_dynamics
+    from msngan.report.figures.sources import find_sources
 
     def read() -> None:
-        from msngan.figures.arms import make_arms
-        from msngan.figures.records import Unavailable
+        from msngan.report.figures.arms import make_arms
+        from msngan.report.figures.records import Unavailable
 
         sources = find_sources(["c"], root)
         arms = make_arms(sources)
@@ -214,7 +214,7 @@ def _later(line: dict[str, Any], step: int) -> bool:
 
 def study(root: Path) -> Case:
     """A study's file, its copy and its runs, as `msngan study` and `report` read them."""
-    from msngan.study.files import Place, open_study, started_study
+    from msngan.study.study_files import Place, open_study, started_study
 
     path = root / "mine.yaml"
     whole = report_runs.STUDY.encode()

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from score_lines import CS, FD, official, score_line
 
-from msngan.dynamics import PER_LAYER, Dynamics, write
+from msngan.training.dynamics import PER_LAYER, Dynamics, write
 
 HOSTILE = "<script>alert(1)</script><img src=https://x.example/a.png onerror=x>\"'&"
 ENVIRONMENT = {
@@ -177,8 +177,8 @@ SHIFT = {"none": 0.0, "msn": 0.01}
 
 def study(root: Path, name: str = "grid") -> Path:
     """Eight runs: one diverged after two epochs, one stopped after three, one not begun."""
-    from msngan.config import find_config
-    from msngan.study.files import Place, started_study
+    from msngan.runs.configs import find_config
+    from msngan.study.study_files import Place, started_study
 
     folder = root / "checkpoints" / name
     folder.mkdir(parents=True)

@@ -12,11 +12,11 @@ from classifier_runs import TINY_CLASSIFIER
 from conftest import QUIET, TINY, same_bits, weights
 from torch import Tensor, nn
 
-from msngan.anomaly import LayerWatch
 from msngan.gan import GAN
-from msngan.runs import Run as Place
+from msngan.runs.folder import Run as Place
 from msngan.training.classifier_task import ClassifierTask
 from msngan.training.gan_task import GanTask
+from msngan.training.layer_watch import LayerWatch
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]

@@ -12,27 +12,18 @@ import pytest
 import msngan
 
 PACKAGE = Path(msngan.__file__).parent
-ROWS = [
-    ["__main__"],
-    ["commands"],
+FLOORS = [  # from the top: a room imports from the floors below it only
+    ["__main__", "commands"],
     ["report"],
-    ["study", "figures"],
-    ["training", "bench"],
-    ["options"],
-    ["config", "callbacks", "gan", "classifier", "strategy"],
-    ["anomaly", "divergence", "health", "gan_options", "classifier_options", "schedule", "scoring"],
-    ["models", "penalties", "dynamics"],
-    ["norms", "losses", "data", "metrics", "leaderboard", "published"],
-    ["checks", "lines"],
-    ["images", "machine"],
-    ["processes"],
-    ["memory", "runs", "rng"],
-    ["tensors"],
-    ["files", "locks"],
-    ["plain"],
-    ["__init__"],
+    ["study", "bench"],
+    ["training"],
+    ["gan", "classifier", "scores", "models"],
+    ["networks", "losses"],
+    ["norms", "data", "leaderboard"],
+    ["runs"],
 ]
-ROW = {name: index for index, row in enumerate(ROWS) for name in row}
+FLOOR = {room: index for index, rooms in enumerate(FLOORS) for room in rooms}
+FORMER = {"models"}  # former names of rooms
 
 
 def part(path: Path) -> str:
@@ -58,6 +49,27 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("msngan.")}
     return {name for name in found if name != "__version__"}
+
+
+def rooms() -> dict[str, list[Path]]:
+    """Each room of msngan with its files."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path != PACKAGE / "__init__.py":
+            found.setdefault(part(path), []).append(path)
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR))
+def test_a_room_imports_from_the_floors_below_it_only(room: str) -> None:
+    others = set().union(*(imports(path) for path in rooms()[room])) - {room}
+    assert not {other for other in others if FLOOR[other] <= FLOOR[room]}
+
+
+def test_the_house_has_fifteen_rooms_on_at_most_eight_floors() -> None:
+    assert set(rooms()) == set(FLOOR)
+    assert len(set(rooms()) - FORMER - {"__main__"}) <= 15
+    assert len(FLOORS) <= 8
 
 
 def loaded_after(*arguments: str) -> set[str]:

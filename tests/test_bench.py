@@ -107,7 +107,7 @@ def test_step_trains_ours_under_the_trainer_against_a_plain_loop(
 def test_the_recipe_of_step_is_that_of_the_flagship_s_config() -> None:
     from msngan.bench.settings import Settings
     from msngan.bench.trained import Recipe
-    from msngan.config import find_config
+    from msngan.runs.configs import find_config
 
     model = yaml.safe_load(find_config("cifar_msn").read_text())["model"]
     made = Recipe(model["norm"]).gan(Settings(("mean_spectral",), 1, width=4)).options
@@ -177,7 +177,7 @@ def test_output_and_plot_are_written_whole(
 def test_an_interruption_writes_nothing(
     benchmark: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msngan.bench.watch import Progress
+    from msngan.report.tables.bench_progress import Progress
 
     def interrupt(self: Progress) -> None:
         raise KeyboardInterrupt
@@ -210,7 +210,7 @@ def test_an_interruption_within_a_training_step_ends_as_one(
 def test_away_from_a_terminal_a_line_now_and_then_says_how_long_it_will_take(
     run: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msngan.bench import watch
+    from msngan.report.tables import bench_progress as watch
 
     monkeypatch.setattr(watch, "HEARTBEAT_SECONDS", 0)
     assert run("bench", "fold", *TINY, "--norms", "batch") == 0
@@ -222,7 +222,7 @@ def test_away_from_a_terminal_a_line_now_and_then_says_how_long_it_will_take(
 def test_the_time_left_is_that_of_the_measurements_left(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msngan.bench import watch
+    from msngan.report.tables import bench_progress as watch
 
     now = 100.0
     monkeypatch.setattr(watch.time, "monotonic", lambda: now)
@@ -246,7 +246,7 @@ def test_the_time_left_is_that_of_the_measurements_left(
 def test_a_floor_is_reached_missed_or_open(
     low: float, median: float, high: float, words: str
 ) -> None:
-    from msngan.commands.bench_tables import _verdict
+    from msngan.report.tables.bench import _verdict
 
     assert _verdict({"low": low, "median": median, "high": high}, 1.01) == words
 

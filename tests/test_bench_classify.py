@@ -12,8 +12,8 @@ import torch
 from msngan.bench import classifiers
 from msngan.bench.settings import ClassifierSettings
 from msngan.classifier import Classifier
-from msngan.commands.bench_classify_tables import classify_tables
-from msngan.models import CLASSIFIERS
+from msngan.networks import CLASSIFIERS
+from msngan.report.tables.bench_classify import classify_tables
 
 SETTINGS = ClassifierSettings(("cnn3",), ("none", "batch", "mean_spectral"), rounds=1)
 

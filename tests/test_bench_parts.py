@@ -17,7 +17,7 @@ from msngan.bench.ratios import ratio
 from msngan.bench.references import NAIVE, OLD_TORCH, REFERENCES, TORCH, Centred, layers_of, seeded
 from msngan.bench.rounds import Clock, clock_of, interleaved
 from msngan.bench.settings import Settings
-from msngan.models import Critic
+from msngan.networks import Critic
 from msngan.norms import NORMS, convert
 
 TINY = Settings(norms=("none",), rounds=2, width=4, batch=4)

@@ -20,7 +20,7 @@ from test_bad_input import refused  # noqa: F401  a fixture
 from msngan.bench.features import SHIFT, SHRUNK, Simulated
 from msngan.bench.ratios import ratio
 from msngan.bench.score_settings import PARTS, ScoreSettings
-from msngan.metrics import core
+from msngan.scores import core
 
 Run = Callable[..., int]
 TINY = ["--rounds", "2", "--samples", "30", "--few", "10", "--dimensions", "16", "--kept", "40"]
@@ -117,8 +117,8 @@ def test_shares_are_of_the_rounds_that_count_and_sum_to_the_whole(
 
 def test_a_warm_evaluation_embeds_generated_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from msngan.bench.whole import Evaluation
-    from msngan.metrics.protocol import METRICS
-    from msngan.metrics.shipped import EmbeddedExtractor
+    from msngan.scores.protocol import METRICS
+    from msngan.scores.shipped import EmbeddedExtractor
 
     embedded: list[int] = []
     features = EmbeddedExtractor.features
@@ -191,7 +191,7 @@ def test_every_format_shows_ratios_and_no_times(
     ],
 )
 def test_a_goal_is_reached_missed_or_open(low: float, high: float, words: list[str]) -> None:
-    from msngan.commands.bench_score_tables import _goal
+    from msngan.report.tables.bench_scores import _goal
 
     assert _goal({"goal": 2.5, "ratio": {"low": low, "high": high}}, "ratio") == words
     assert _goal({"goal": None, "ratio": {"low": low, "high": high}}, "ratio") == ["", ""]

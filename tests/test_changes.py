@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msngan.models import read_checkpoint
-from msngan.options import TASKS
-from msngan.training.changes import CONDITIONAL, RECORD, STRUCTURE, TRAINING
+from msngan.networks import read_checkpoint
+from msngan.runs.changes import CONDITIONAL, RECORD, STRUCTURE, TRAINING
+from msngan.training.options import TASKS
 
 ARGUMENTS = {"gan": ["--config", "digits_msn"], "classifier": ["--task", "classifier"]}
 GROUPS = {"model", "data", "trainer", "scores", "samples", "checkpoint", "records", "dynamics"}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from msngan.models import checkpoint as checkpoints
-from msngan.models import read_checkpoint, read_generator
-from msngan.models.options import CLASSIFIER, GAN
-from msngan.runs import UserError
+from msngan.networks import read_checkpoint, read_generator
+from msngan.networks import stored as checkpoints
+from msngan.runs.folder import UserError
+from msngan.runs.stored_options import CLASSIFIER, GAN
 
 # Of the images that the version which wrote the fixture drew: seed 0, four of 8x8.
 IMAGES = "5a5f307aa9ce504d9235634f15cf382e8914c49fbd8dd4d4c47136c917886f7b"

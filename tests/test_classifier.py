@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from msngan.classifier import Classifier
 from msngan.data import LabelledData
-from msngan.lines import read_lines
 from msngan.norms import NORMS
+from msngan.runs.records import read_lines
 
 Run = Callable[..., int]
 
@@ -89,7 +89,7 @@ def test_one_step_is_adam_s_on_the_mean_cross_entropy(fit: Fit) -> None:
     options = torch.load(folder / "last.ckpt", weights_only=True)["hyper_parameters"]
     start = Classifier(**options)
     data = LabelledData("digits", size=8, batch_size=8, validation=16, limit=64)
-    from msngan import rng
+    from msngan.runs import rng
 
     order = torch.randperm(48, generator=rng.generator(0, 0, 0, "order"))[:8]
     part = data.images_of("train")

@@ -13,8 +13,8 @@ from conftest import COUPLED
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msngan.models import CLASSIFIERS, ClassifierName
-from msngan.models.densenet import DenseNetBC, norm_places, places_before
+from msngan.networks import CLASSIFIERS, ClassifierName
+from msngan.networks.densenet import DenseNetBC, norm_places, places_before
 from msngan.norms import NORMS, Centring, SigmaBank, fold, stored
 from msngan.norms.select import layers_of
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from official_files import write_cifar, write_mnist, write_svhn
 
-from msngan.config import known_configs, top_level
-from msngan.lines import read_lines
+from msngan.runs.configs import known_configs, top_level
+from msngan.runs.records import read_lines
 
 CONFIGS = sorted(
     name

@@ -13,11 +13,11 @@ import yaml
 from conftest import same_bits, weights
 from PIL import Image
 
-from msngan.config import is_study, known_configs, summary, top_level
 from msngan.leaderboard.configs import setup_of
-from msngan.lines import read_lines
-from msngan.models import load_generator
-from msngan.runs import append_line
+from msngan.networks import load_generator
+from msngan.runs.configs import is_study, known_configs, summary, top_level
+from msngan.runs.folder import append_line
+from msngan.runs.records import read_lines
 
 FAMILIES = ["coverage", "cs", "density", "fd", "kd", "precision", "recall"]
 Run = Callable[..., int]
@@ -89,8 +89,8 @@ def test_grids_show_the_same_latents_from_the_average_in_eval_mode(tiny: Tiny) -
     options = ["--samples.every", "6", "--samples.count", "4", "--model.generator_lr", "0.05"]
     folder = tiny("mine", *options)
     generator, _ = load_generator(folder / "last.ckpt")
-    from msngan.images import tile
-    from msngan.models import draw_samples
+    from msngan.data.images import tile
+    from msngan.networks import draw_samples
 
     picture = tile(torch.cat(list(draw_samples(generator, 4, seed=0)))).numpy()[0]
     with Image.open("samples/mine/step-00000006.png") as saved:
@@ -118,7 +118,7 @@ def test_tensorboard_has_scalars_scores_and_grids(tiny: Tiny) -> None:
 def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
     tiny: Tiny, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msngan.callbacks import progress
+    from msngan.training.callbacks import progress
 
     monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0)
     tiny("mine")
@@ -135,7 +135,7 @@ def test_a_checkpoint_gives_the_gan_back_in_python(tiny: Tiny) -> None:
     gan = GAN.load_from_checkpoint(path, weights_only=True)
     assert gan.options.norm == "batch"
     generator, _ = load_generator(path)
-    from msngan.models import draw_samples
+    from msngan.networks import draw_samples
 
     assert torch.equal(gan.sample(3, seed=2), next(draw_samples(generator, 3, seed=2)))
 

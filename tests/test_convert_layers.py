@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msngan.models import Critic
+from msngan.networks import Critic
 from msngan.norms import NORMS, Norm, NormLayer, SpectralNorm, convert, stored
 from msngan.norms.select import select
 

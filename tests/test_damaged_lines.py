@@ -13,7 +13,7 @@ from conftest import QUIET, TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msngan.lines import keep_until, read_lines, read_object
+from msngan.runs.records import keep_until, read_lines, read_object
 
 Run = Callable[..., int]
 LINES = [

@@ -19,7 +19,7 @@ from PIL import Image
 
 from msngan.data import decode, folder
 from msngan.data.folder import DataError, load_folder
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
 
 WHITE = 255
 

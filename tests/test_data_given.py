@@ -18,7 +18,7 @@ from PIL import Image
 from msngan.data import folder, given
 from msngan.data.folder import DataError, load_folder
 from msngan.data.given import load_given
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
 
 
 def pixels(count: int = 5, height: int = 8, width: int = 8, channels: int = 3) -> np.ndarray:

@@ -15,8 +15,8 @@ import pytest
 import torch
 from official_files import COUNTS, idx, labels, write_cifar, write_mnist, write_svhn
 
-from msngan import images as convert
 from msngan.data import datasets
+from msngan.data import images as convert
 from msngan.data.datasets import DATASETS, Images, data_root, load
 from msngan.data.folder import DataError
 

@@ -16,8 +16,8 @@ import torch
 from conftest import QUIET, TINY, same_bits, weights
 
 from msngan import gan
-from msngan.files import add, append
-from msngan.lines import read_lines
+from msngan.runs.atomic import add, append
+from msngan.runs.records import read_lines
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
@@ -153,7 +153,7 @@ def test_records_that_find_no_room_are_said_once_an_episode_and_the_others_are_w
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         add(path, data)
 
-    monkeypatch.setattr("msngan.files.add", limited)
+    monkeypatch.setattr("msngan.runs.atomic.add", limited)
     monkeypatch.setattr("msngan.training.board.add", limited)
     at_step(2, lambda: full.append(True))
     at_step(4, full.clear)
@@ -271,7 +271,7 @@ def test_little_room_is_said_before_training(
         shown = capfd.readouterr().err
         said = f"warning: checkpoints/{name} has room for" in shown
         assert said == warned
-    from msngan.models import read_checkpoint
+    from msngan.networks import read_checkpoint
     from msngan.training.folder import room_wanted
 
     saved = read_checkpoint(folder / "last.ckpt")["hyper_parameters"]

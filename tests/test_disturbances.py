@@ -15,12 +15,12 @@ from torch import Tensor
 from toy_extractor import photographs, protocol_of
 
 from msngan import data
-from msngan.metrics import core, responses
-from msngan.metrics.disturbances import DISTURBANCES, disturb
-from msngan.metrics.floors import summary
-from msngan.metrics.reference import Reference
-from msngan.metrics.responses import Response, Row
-from msngan.metrics.shipped import EmbeddedExtractor, shipped
+from msngan.scores import core, responses
+from msngan.scores.disturbances import DISTURBANCES, disturb
+from msngan.scores.floors import summary
+from msngan.scores.reference import Reference
+from msngan.scores.responses import Response, Row
+from msngan.scores.shipped import EmbeddedExtractor, shipped
 
 every = pytest.mark.parametrize("name", sorted(DISTURBANCES))
 SPOIL = ("blur", "jpeg", "noise")  # every image; the others choose among whole images

@@ -10,7 +10,7 @@ import pytest
 from conftest import same_bits, under, weights
 from test_dynamics_record import same
 
-from msngan.dynamics import Dynamics, read
+from msngan.training.dynamics import Dynamics, read
 
 Tiny = Callable[..., Path]
 Run = Callable[..., int]
@@ -141,7 +141,7 @@ def test_a_classifier_s_file_resumes_as_well(classifier: Tiny, run: Run) -> None
 def test_a_kill_loses_no_measurement_from_before_the_last_checkpoint(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msngan.callbacks import Checkpoints
+    from msngan.training.callbacks import Checkpoints
 
     seen = []
     save = Checkpoints.save

@@ -11,13 +11,18 @@ import torch
 from operator_layers import LAYERS, operator_matrix
 from torch import Tensor, nn
 
-from msngan.dynamics.complexity import lipschitz_of, output_lengths, spectral_complexity
-from msngan.dynamics.gradients import EDGES, THRESHOLD, gradient_figures, histogram
-from msngan.dynamics.layers import effective_weight
-from msngan.dynamics.measure import Subject, measure
-from msngan.dynamics.operator import TOLERANCE, operator_norm
-from msngan.dynamics.spectra import kernel_singular, matrix_of, singular_values, stable_rank
 from msngan.norms import Centring, SampleNorm
+from msngan.training.dynamics.complexity import lipschitz_of, output_lengths, spectral_complexity
+from msngan.training.dynamics.gradients import EDGES, THRESHOLD, gradient_figures, histogram
+from msngan.training.dynamics.layers import effective_weight
+from msngan.training.dynamics.measure import Subject, measure
+from msngan.training.dynamics.operator import TOLERANCE, operator_norm
+from msngan.training.dynamics.spectra import (
+    kernel_singular,
+    matrix_of,
+    singular_values,
+    stable_rank,
+)
 
 MORE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "pointwise": (lambda: nn.Conv2d(3, 4, 1, stride=2), (3, 5, 5)),

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msngan.dynamics.measure import Subject, measure
-from msngan.dynamics.preactivations import Seen, figures, look
-from msngan.dynamics.record import PER_LAYER, appended
-from msngan.dynamics.spectra import kernel_singular
-from msngan.models import CLASSIFIERS, Critic
+from msngan.networks import CLASSIFIERS, Critic
 from msngan.norms import NORMS, SigmaBank, convert, stored
 from msngan.norms.select import layers_of
+from msngan.training.dynamics.measure import Subject, measure
+from msngan.training.dynamics.preactivations import Seen, figures, look
+from msngan.training.dynamics.record import PER_LAYER, appended
+from msngan.training.dynamics.spectra import kernel_singular
 
 
 def by_hand() -> nn.Sequential:

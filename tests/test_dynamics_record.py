@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msngan.dynamics import PER_LAYER, Dynamics, appended, read, until, write
+from msngan.training.dynamics import PER_LAYER, Dynamics, appended, read, until, write
 
 LAYERS = ("critic.body.0", "critic.head")
 
@@ -83,7 +83,7 @@ def test_numpy_alone_reads_the_file(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys, msngan.dynamics; sys.exit('torch' in sys.modules)"
+    code = "import sys, msngan.training.dynamics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -232,7 +232,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(
 ) -> None:
     path = tmp_path / "dynamics.npz"
     write(path, example(0, 1))
-    monkeypatch.setattr("msngan.dynamics.files.LARGEST", 1000)
+    monkeypatch.setattr("msngan.training.dynamics.files.LARGEST", 1000)
     refused(path, "larger than")
 
 

@@ -22,14 +22,15 @@ from test_architecture import loaded_after
 from test_bad_input import snapshot
 
 from msngan import data
-from msngan import images as convert
 from msngan.__main__ import main
-from msngan.commands import evaluate, evaluate_progress, evaluate_subjects
+from msngan.commands import evaluate, evaluate_subjects
+from msngan.data import images as convert
 from msngan.data.datasets import fitted
-from msngan.metrics.backends import BACKENDS
-from msngan.metrics.extractors import EmbeddedExtractor, shipped
-from msngan.metrics.protocol import METRICS
-from msngan.scoring import Scorer
+from msngan.report.tables import evaluate_progress
+from msngan.scores.backends import BACKENDS
+from msngan.scores.extractors import EmbeddedExtractor, shipped
+from msngan.scores.protocol import METRICS
+from msngan.scores.scorer import Scorer
 
 Run = Callable[..., int]
 SHORT = ["--runs", "2", "--images", "20"]
@@ -442,7 +443,7 @@ def test_what_is_done_before_an_interruption_is_kept_whole_and_printed(
 def test_two_libraries_that_disagree_fail_one_target_and_not_the_next(
     runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msngan.metrics import by_torch_fidelity
+    from msngan.scores import by_torch_fidelity
 
     scores, calls = by_torch_fidelity.scores, []
 

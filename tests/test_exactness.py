@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import QUIET, TINY, same_bits, under, weights
 
+from msngan.losses import PENALTIES
 from msngan.norms import NORMS
-from msngan.penalties import PENALTIES
 
 Tiny = Callable[..., Path]
 

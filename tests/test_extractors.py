@@ -15,14 +15,14 @@ import pytest
 import torch
 from toy_extractor import METADATA, network, photographs
 
-from msngan import images as convert
-from msngan import machine
-from msngan.metrics import extractors, inception, shipped
-from msngan.metrics.disturbances import DISTURBANCES
-from msngan.metrics.extractors import EmbeddedExtractor, InceptionExtractor, choose
-from msngan.metrics.interface import file_sha256, full_float32
-from msngan.metrics.protocol import METRICS
-from msngan.runs import UserError
+from msngan.data import images as convert
+from msngan.runs import hardware as machine
+from msngan.runs.folder import UserError
+from msngan.scores import extractors, inception, shipped
+from msngan.scores.disturbances import DISTURBANCES
+from msngan.scores.extractors import EmbeddedExtractor, InceptionExtractor, choose
+from msngan.scores.interface import file_sha256, full_float32
+from msngan.scores.protocol import METRICS
 
 SHIPPED = shipped.shipped()
 every_shipped = pytest.mark.parametrize("dataset", sorted(SHIPPED))
@@ -539,7 +539,7 @@ def test_shipped_cards_claim_a_rise_only_where_their_numbers_rise(dataset: str) 
 
 @every_shipped
 def test_shipped_files_are_of_the_recipe_that_the_command_uses(dataset: str) -> None:
-    from msngan.metrics.recipes import RECIPES
+    from msngan.scores.recipes import RECIPES
 
     facts = EmbeddedExtractor.load(SHIPPED[dataset]).metadata
     recipe = json.loads(json.dumps(RECIPES[dataset].as_dict()))

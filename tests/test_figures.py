@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from msngan.dynamics import PER_LAYER, Dynamics
-from msngan.dynamics import write as write_dynamics
+from msngan.training.dynamics import PER_LAYER, Dynamics
+from msngan.training.dynamics import write as write_dynamics
 
 LAYERS = ("network.body.0", "network.body.2", "network.body.4", "network.head")
 SHAPES = ((16, 1, 5, 5), (32, 16, 3, 3), (32, 32, 4, 4), (10, 8192))

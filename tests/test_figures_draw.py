@@ -16,13 +16,13 @@ from test_figures import accuracies, make_run, synthetic
 
 from msngan.commands import figures as command
 from msngan.commands.figures import main
-from msngan.figures import DEFAULT, FIGURES, Unavailable, draw, find_sources, make_arms
-from msngan.figures.arms import FIRST
-from msngan.figures.drift import all_layers, compared, verdict
-from msngan.figures.quantities import linear_density
-from msngan.figures.records import Layer, shared_layers, with_dynamics
-from msngan.figures.style import COLOURS, FORMATS, settings
-from msngan.runs import UserError
+from msngan.report.figures import DEFAULT, FIGURES, Unavailable, draw, find_sources, make_arms
+from msngan.report.figures.arms import FIRST
+from msngan.report.figures.drift import all_layers, compared, verdict
+from msngan.report.figures.quantities import linear_density
+from msngan.report.figures.records import Layer, shared_layers, with_dynamics
+from msngan.report.figures.style import COLOURS, FORMATS, settings
+from msngan.runs.folder import UserError
 
 NORMS = ("none", "spectral", "mean_spectral")
 

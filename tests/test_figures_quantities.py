@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from msngan.figures.quantities import (
+from msngan.report.figures.quantities import (
     Curve,
     by_magnitude,
     cumulative_accuracy,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_figures import make_run, synthetic
 
-from msngan.figures import find_sources, make_arms, pages
-from msngan.figures.arms import FIRST
-from msngan.figures.moments import at, moments
-from msngan.figures.records import Recorded, choose
-from msngan.figures.style import COLOURS, style
-from msngan.runs import UserError
+from msngan.report.figures import find_sources, make_arms, pages
+from msngan.report.figures.arms import FIRST
+from msngan.report.figures.moments import at, moments
+from msngan.report.figures.records import Recorded, choose
+from msngan.report.figures.style import COLOURS, style
+from msngan.runs.folder import UserError
 
 # Machado, Oliveira & Fernandes 2009: a colour as one sees it without one kind of cone, linear RGB.
 BLINDNESS = {

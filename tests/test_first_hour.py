@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import QUIET, TINY
 
-from msngan.metrics.protocol import Protocol
+from msngan.scores.protocol import Protocol
 
 Run = Callable[..., int]
 SMALL = """steps: 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msngan.models import Critic
+from msngan.networks import Critic
 from msngan.norms import (
     NORMS,
     MSNConv2d,

@@ -19,9 +19,9 @@ from classifier_runs import TINY_CLASSIFIER
 from conftest import QUIET, TINY
 from fuzz_harness import many, outcome
 
-from msngan import dynamics
 from msngan.data.folder import load_folder
-from msngan.report.scale import logarithmic
+from msngan.report.html.scale import logarithmic
+from msngan.training import dynamics
 
 # How many inputs of each kind: in CI, and in the long form.
 KINDS: dict[str, tuple[Callable[[Path], Any], int, int]] = {

@@ -12,10 +12,10 @@ from conftest import COUPLED, under, weights
 from torch import nn
 
 from msngan.gan import GAN
-from msngan.models import Critic
-from msngan.models.averaging import update_average
+from msngan.networks import Critic
+from msngan.networks.averaging import update_average
 from msngan.norms import NORMS, SigmaBank, is_batch_coupled
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
 
 Tiny = Callable[..., Path]
 BATCH = 8  # of the tiny runs

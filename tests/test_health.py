@@ -13,9 +13,9 @@ from classifier_runs import TINY_CLASSIFIER
 from conftest import TINY, same_bits, weights
 from torch import Tensor
 
-from msngan import health
 from msngan.gan import GAN
 from msngan.losses import LOSSES
+from msngan.training import collapse as health
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]

@@ -215,7 +215,7 @@ def test_exported_generators_and_extractors(place: Place) -> None:
     source = place.write("sound.ckpt", hostile.sound())
     out = str(place.folder / "sound.safetensors")
     place.run([["export", source, "--out", out]])
-    from msngan.metrics.shipped import FOLDER as SHIPPED
+    from msngan.scores.shipped import FOLDER as SHIPPED
 
     commands = []
     kinds = {"generator": Path(out), "extractor": SHIPPED / "digits.safetensors"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from msngan import images
-from msngan.runs import Diverged
+from msngan.data import images
+from msngan.runs.folder import Diverged
 
 LEVELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from msngan import images as convert
-from msngan import rng
 from msngan.data import LabelledData
+from msngan.data import images as convert
 from msngan.data.labelled import LABELLED
+from msngan.runs import rng
 
 
 def digits(**options: object) -> LabelledData:

@@ -7,8 +7,8 @@ from score_lines import CS, FD, official, score_line, write_run
 
 from msngan.leaderboard import BETTER, Block, By, blocks, find_runs, read, select, tied
 from msngan.leaderboard.lines import Score
-from msngan.leaderboard.words import describe
-from msngan.runs import UserError
+from msngan.leaderboard.wording import describe
+from msngan.runs.folder import UserError
 
 
 def board(root: Path, metric: str | None = None, by: By = "last") -> list[Block]:

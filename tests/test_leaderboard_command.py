@@ -13,9 +13,9 @@ import pytest
 from score_lines import CS, FD, official, score_line, write_run
 
 from msngan.commands.leaderboard import main
-from msngan.commands.tables import FORMATS
-from msngan.published import NEVER_RANKED, PUBLISHED
-from msngan.runs import UserError
+from msngan.leaderboard.published import NEVER_RANKED, PUBLISHED
+from msngan.report.tables.table import FORMATS
+from msngan.runs.folder import UserError
 
 Captured = pytest.CaptureFixture[str]
 WARNING = "embedded extractor: not comparable with published FID"
@@ -244,7 +244,7 @@ def test_an_unknown_name_is_an_error_of_one_line(root: Path, argv: list[str]) ->
 def test_no_torch_is_imported_and_rich_only_for_tables(root: Path) -> None:
     code = (
         "import sys; from msngan.commands.leaderboard import main; main(sys.argv[1:]);"
-        " assert not {'torch', 'numpy', 'scipy', 'msngan.metrics'} & {*sys.modules};"
+        " assert not {'torch', 'numpy', 'scipy', 'msngan.scores'} & {*sys.modules};"
         " assert ('rich' in sys.modules) == ('table' in sys.argv)"
     )
     for how in FORMATS:

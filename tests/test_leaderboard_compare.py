@@ -9,7 +9,7 @@ from score_lines import FD, score_line, write_run
 from msngan.leaderboard import BETTER, find_runs, read
 from msngan.leaderboard.compare import Comparison, Paired, compare
 from msngan.leaderboard.configs import read_setups
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
 
 Captured = pytest.CaptureFixture[str]
 

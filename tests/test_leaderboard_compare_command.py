@@ -9,7 +9,7 @@ import pytest
 from score_lines import CS, FD, official, score_line, write_run
 
 from msngan.commands.leaderboard import main
-from msngan.commands.tables import FORMATS
+from msngan.report.tables.table import FORMATS
 
 Captured = pytest.CaptureFixture[str]
 

@@ -19,8 +19,8 @@ from msngan.leaderboard.configs import (
     setup_of,
     told_apart,
 )
-from msngan.leaderboard.words import in_words
-from msngan.plain import LEVELS
+from msngan.leaderboard.wording import in_words
+from msngan.runs.safe_files import LEVELS
 
 IRRELEVANT = [(name,) for name in sorted(WITHOUT)] + [
     (section, name) for section, names in WITHOUT_IN.items() for name in sorted(names)

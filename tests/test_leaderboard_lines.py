@@ -10,7 +10,7 @@ from score_lines import FD, score_line, write_run
 
 from msngan.leaderboard import find_runs, read
 from msngan.leaderboard.lines import UNSAID, clean
-from msngan.metrics.protocol import ADDED, Protocol
+from msngan.scores.protocol import ADDED, Protocol
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401

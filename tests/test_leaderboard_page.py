@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from score_lines import CS, FD, official, score_line, write_run
 
-from msngan.commands import leaderboard_page
 from msngan.commands.leaderboard import main
-from msngan.leaderboard.pictures import LARGEST_IMAGE, WIDEST, last_grid, small
-from msngan.published import NEVER_RANKED
-from msngan.runs import UserError
+from msngan.leaderboard.published import NEVER_RANKED
+from msngan.report.html import leaderboard as leaderboard_page
+from msngan.report.html.pictures import LARGEST_IMAGE, WIDEST, last_grid, small
+from msngan.runs.folder import UserError
 
 Captured = pytest.CaptureFixture[str]
 VOID = {"meta", "img", "br"}

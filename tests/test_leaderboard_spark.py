@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from msngan.leaderboard.lines import Score
-from msngan.leaderboard.spark import POINTS, sparkline
+from msngan.report.html.spark import POINTS, sparkline
 
 
 def curve(*means: float | None) -> dict[int, Score]:

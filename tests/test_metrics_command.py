@@ -14,18 +14,18 @@ from PIL import Image
 from test_architecture import loaded_after
 from toy_extractor import network, photographs
 
-from msngan import images as convert
 from msngan.commands import extractor
+from msngan.data import images as convert
 from msngan.data import load
-from msngan.metrics import fitting
-from msngan.metrics.card import save_with_card
-from msngan.metrics.disturbances import DISTURBANCES
-from msngan.metrics.extractors import choose
-from msngan.metrics.floors import summary
-from msngan.metrics.recipes import RECIPES
-from msngan.metrics.responses import Response, Row
-from msngan.metrics.shipped import EmbeddedExtractor, shipped
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
+from msngan.scores import fitting
+from msngan.scores.card import save_with_card
+from msngan.scores.disturbances import DISTURBANCES
+from msngan.scores.extractors import choose
+from msngan.scores.floors import summary
+from msngan.scores.recipes import RECIPES
+from msngan.scores.responses import Response, Row
+from msngan.scores.shipped import EmbeddedExtractor, shipped
 
 SMALL = fitting.Recipe(widths=(4, 4, 8, 8), shift=2)
 
@@ -222,7 +222,7 @@ def test_a_card_that_cannot_be_measured_leaves_the_old_one(
     def fail(*_: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("msngan.metrics.card.responses", fail)
+    monkeypatch.setattr("msngan.scores.card.responses", fail)
     with pytest.raises(RuntimeError):
         run("card", str(fitted), "--root", str(pictures))
     assert card.read_text() == "an old card"
@@ -303,7 +303,7 @@ def test_a_card_says_where_the_distance_does_not_rise(
         return Response(name, [Row(*pair) for pair in zip(levels, scores, strict=False)])
 
     found = [response("blur", 0.5, 1, 2), response("noise", 0.5, 0.5, 2, 1.75)]
-    monkeypatch.setattr("msngan.metrics.card.responses", lambda *_: found)
+    monkeypatch.setattr("msngan.scores.card.responses", lambda *_: found)
     images, labels = photographs(40), torch.arange(40) % 5
     path = tmp_path / "x.safetensors"
     card = save_with_card(network(), path, "toy", SMALL, (images, labels), (images, labels), 0.5)

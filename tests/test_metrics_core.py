@@ -12,7 +12,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from msngan.metrics import by_torchmetrics, core, halves
+from msngan.scores import by_torchmetrics, core, halves
 
 
 def normal(rows: int, d: int, seed: int = 0) -> Tensor:

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from toy_extractor import METADATA, network, photographs, protocol_of
 
-from msngan import images as convert
-from msngan.metrics import by_torch_fidelity, core, neighbours
-from msngan.metrics.backends import BACKENDS, Disagreement
-from msngan.metrics.evaluation import Result, Sampler, evaluate
-from msngan.metrics.interface import Features
-from msngan.metrics.measuring import NEIGHBOURS
-from msngan.metrics.protocol import METRICS, Protocol
-from msngan.metrics.reference import Reference
-from msngan.metrics.shipped import EmbeddedExtractor
-from msngan.runs import Diverged, UserError
+from msngan.data import images as convert
+from msngan.runs.folder import Diverged, UserError
+from msngan.scores import by_torch_fidelity, core, neighbours
+from msngan.scores.backends import BACKENDS, Disagreement
+from msngan.scores.evaluation import Result, Sampler, evaluate
+from msngan.scores.interface import Features
+from msngan.scores.measuring import NEIGHBOURS
+from msngan.scores.protocol import METRICS, Protocol
+from msngan.scores.reference import Reference
+from msngan.scores.shipped import EmbeddedExtractor
 
 HELD_OUT = photographs(60, seed=1)
 SEEDS = [40 * 2**20 + run for run in range(3)]  # of the three runs of a protocol with seed 40

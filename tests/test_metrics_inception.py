@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from toy_extractor import METADATA, network, photographs, protocol_of
 
-from msngan import machine
-from msngan.metrics import by_torch_fidelity, core, inception
-from msngan.metrics.evaluation import evaluate
-from msngan.metrics.extractors import EmbeddedExtractor, InceptionExtractor, choose
-from msngan.metrics.interface import Extractor, file_sha256
-from msngan.metrics.reference import Reference
-from msngan.runs import UserError
+from msngan.runs import hardware as machine
+from msngan.runs.folder import UserError
+from msngan.scores import by_torch_fidelity, core, inception
+from msngan.scores.evaluation import evaluate
+from msngan.scores.extractors import EmbeddedExtractor, InceptionExtractor, choose
+from msngan.scores.interface import Extractor, file_sha256
+from msngan.scores.reference import Reference
 
 ALIVE = 2  # features of each branch of the last block that are not always zero: 12 in all
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from msngan.metrics import neighbours as module
-from msngan.metrics.neighbours import neighbours, radii
+from msngan.scores import neighbours as module
+from msngan.scores.neighbours import neighbours, radii
 
 KEYS = ("precision", "recall", "density", "coverage")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from msngan.metrics import presets
-from msngan.metrics.presets import preset
-from msngan.metrics.protocol import PRESETS, Preset, Protocol
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
+from msngan.scores import presets
+from msngan.scores.presets import preset
+from msngan.scores.protocol import PRESETS, Preset, Protocol
 
 PAPER = "runs: 5\nsamples: 2000\n"
 
@@ -201,7 +201,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    code = "import sys; from msngan.metrics.presets import preset; preset(sys.argv[1])"
+    code = "import sys; from msngan.scores.presets import preset; preset(sys.argv[1])"
     ended = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "pipe.yaml")],
         capture_output=True,
@@ -244,7 +244,7 @@ def test_a_file_may_not_take_the_name_of_a_protocol_of_other_sizes(tmp_path: Pat
 
 def test_protocols_are_read_without_torch(written: Path) -> None:
     code = (
-        "import sys; from msngan.metrics.presets import preset; preset(sys.argv[1]);"
+        "import sys; from msngan.scores.presets import preset; preset(sys.argv[1]);"
         "sys.exit('torch' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(written)], check=False)

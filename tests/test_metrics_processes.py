@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from msngan.metrics import core
-from msngan.metrics.processes import gather, share
+from msngan.scores import core
+from msngan.scores.sharing import gather, share
 
 COUNT = 25  # shares of 13 and 12, or of 9, 8 and 8
 
@@ -78,7 +78,7 @@ def measured() -> dict[str, float]:
 
 def by_library() -> dict[str, float]:
     """torchmetrics' of the same; a failure if it turns to the other processes."""
-    from msngan.metrics import by_torchmetrics
+    from msngan.scores import by_torchmetrics
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it turned to the other processes")

@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from msngan.metrics.protocol import PRESETS, Protocol, bias_note
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
+from msngan.scores.protocol import PRESETS, Protocol, bias_note
 
 BASE = Protocol(
     name="paper",
@@ -82,17 +82,17 @@ def test_label_warns_unless_the_extractor_is_official() -> None:
 
 
 def test_protocols_are_read_without_torch() -> None:
-    code = "import sys, msngan.metrics.protocol; sys.exit('torch' in sys.modules)"
+    code = "import sys, msngan.scores.protocol; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_public_names_are_what_they_say_even_after_their_modules_are_imported() -> None:
-    import msngan.metrics
-    import msngan.metrics.evaluation
-    import msngan.metrics.reference  # noqa: F401
+    import msngan.scores
+    import msngan.scores.evaluation
+    import msngan.scores.reference  # noqa: F401
 
-    for name in msngan.metrics.__all__:
-        found = getattr(msngan.metrics, name)
+    for name in msngan.scores.__all__:
+        found = getattr(msngan.scores, name)
         assert isinstance(found, dict) or callable(found) or name == "Sampler"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        msngan.metrics.nothing  # noqa: B018
+        msngan.scores.nothing  # noqa: B018

@@ -15,13 +15,13 @@ import pytest
 import torch
 from toy_extractor import METADATA, network, photographs, protocol_of
 
-from msngan.metrics import core, neighbours, reference
-from msngan.metrics.floors import floors, summary
-from msngan.metrics.interface import Features
-from msngan.metrics.measuring import NEIGHBOURS
-from msngan.metrics.reference import Reference, cache_folder, pixels_sha256
-from msngan.metrics.shipped import EmbeddedExtractor
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
+from msngan.scores import core, neighbours, reference
+from msngan.scores.floors import floors, summary
+from msngan.scores.interface import Features
+from msngan.scores.measuring import NEIGHBOURS
+from msngan.scores.reference import Reference, cache_folder, pixels_sha256
+from msngan.scores.shipped import EmbeddedExtractor
 
 IMAGES = photographs(60)
 HELD_OUT = photographs(50, seed=1)

@@ -15,11 +15,11 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from toy_extractor import METADATA, network, photographs, protocol_of
 
-from msngan.metrics import processes
-from msngan.metrics.evaluation import Result, evaluate
-from msngan.metrics.reference import Reference
-from msngan.metrics.shipped import EmbeddedExtractor
-from msngan.runs import Diverged
+from msngan.runs.folder import Diverged
+from msngan.scores import sharing as processes
+from msngan.scores.evaluation import Result, evaluate
+from msngan.scores.reference import Reference
+from msngan.scores.shipped import EmbeddedExtractor
 
 HELD_OUT = photographs(40, seed=1)
 

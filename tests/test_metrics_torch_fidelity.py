@@ -14,12 +14,12 @@ from torch import Tensor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from toy_extractor import METADATA, network, photographs
 
-from msngan.metrics import by_torch_fidelity, core
-from msngan.metrics.by_torch_fidelity import ROLES, calculate, scores
-from msngan.metrics.interface import Features
-from msngan.metrics.neighbours import neighbours
-from msngan.metrics.reference import in_random_order
-from msngan.metrics.shipped import EmbeddedExtractor
+from msngan.scores import by_torch_fidelity, core
+from msngan.scores.by_torch_fidelity import ROLES, calculate, scores
+from msngan.scores.interface import Features
+from msngan.scores.neighbours import neighbours
+from msngan.scores.reference import in_random_order
+from msngan.scores.shipped import EmbeddedExtractor
 
 
 class Toy(EmbeddedExtractor):

@@ -11,7 +11,7 @@ from conftest import smallest
 from torch import Tensor, nn
 
 from msngan.losses import LOSSES
-from msngan.models import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
+from msngan.networks import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
 from msngan.norms import NORMS, SigmaBank, stored
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))

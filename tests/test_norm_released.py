@@ -10,7 +10,7 @@ import torch
 from norm_layers import LAYERS
 from torch import Tensor, nn
 
-from msngan.models import CLASSIFIERS
+from msngan.networks import CLASSIFIERS
 from msngan.norms import NORMS, SigmaBank, convert, fold, normalise, stored
 from msngan.norms.released_spectral import ReleasedSpectralNorm
 

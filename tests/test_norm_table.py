@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msngan.models.averaging import update_average
+from msngan.networks.averaging import update_average
 from msngan.norms import NORMS, SigmaBank, WeightPart, convert, statistics, stored
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))

@@ -23,8 +23,8 @@ from msngan.commands.params_forms import (
     counts,
     forms,
 )
-from msngan.models import CLASSIFIERS, Critic
-from msngan.models.released import RELEASED
+from msngan.networks import CLASSIFIERS, Critic
+from msngan.networks.released import RELEASED
 from msngan.norms import NORMS
 
 Run = Callable[..., int]

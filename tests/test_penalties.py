@@ -11,12 +11,11 @@ import torch
 from conftest import COUPLED
 from torch import Generator, Tensor, nn
 
-from msngan.gan import GAN
-from msngan.gan_options import scale_free
-from msngan.models import Critic
+from msngan.gan import GAN, scale_free
+from msngan.losses import PENALTIES, PenaltyName, between, estimate_sigmas, gradient_norms
+from msngan.networks import Critic
 from msngan.norms import NORMS, SigmaBank, convert, statistics
-from msngan.penalties import PENALTIES, PenaltyName, between, estimate_sigmas, gradient_norms
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
 
 # Penalties that look at the critic's gradient in the images.
 VALUED = sorted(name for name, p in PENALTIES.items() if p.value and not p.of_weights)

@@ -16,9 +16,9 @@ from conftest import QUIET, TINY, same_bits, under, weights
 from together import held, run_together
 from torch import Tensor
 
-from msngan import processes
 from msngan.__main__ import main
 from msngan.norms import NORMS
+from msngan.runs import distributed as processes
 
 BATCH = 12  # of all processes together
 GAN = ["fit", *TINY, *QUIET, "--steps", "20", "--data.mirror", "true", "--dynamics.every", "0"]

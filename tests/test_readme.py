@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from msngan.__main__ import COMMANDS
-from msngan.config import known_configs
-from msngan.losses import LOSSES
+from msngan.losses import LOSSES, PENALTIES
 from msngan.norms import NORMS
-from msngan.options import parse
-from msngan.penalties import PENALTIES
+from msngan.runs.configs import known_configs
+from msngan.training.options import parse
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ["", "configs", "msngan", "msngan/metrics", "msngan/norms", "samples/gallery", "tests"]
+FOLDERS = ["", "configs", "msngan", "msngan/scores", "msngan/norms", "samples/gallery", "tests"]
 PAGES = [ROOT / folder / "README.md" for folder in FOLDERS]
 page = pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from msngan.models import CLASSIFIERS
-from msngan.models.released import RELEASED
+from msngan.networks import CLASSIFIERS
+from msngan.networks.released import RELEASED
 from msngan.norms import NORMS, Centring, SigmaBank, stored
 from msngan.norms.select import layers_of
 

@@ -16,10 +16,10 @@ from score_lines import FD, score_line
 from test_leaderboard_page import Page
 
 from msngan.commands.report import main
-from msngan.report import accuracy, defaults, dynamics, grids
-from msngan.report.accuracy import interval
-from msngan.report.study_runs import anchor
-from msngan.runs import UserError
+from msngan.report.html import accuracy, defaults, dynamics, grids
+from msngan.report.html.accuracy import interval
+from msngan.report.html.study_runs import anchor
+from msngan.runs.folder import UserError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -374,7 +374,7 @@ def test_pictures_and_layers_are_chosen_evenly_with_the_first_and_the_last() -> 
 
 @pytest.mark.parametrize("task", ["gan", "classifier"])
 def test_the_defaults_are_those_of_the_parser(task: str) -> None:
-    from msngan.options import parse
+    from msngan.training.options import parse
 
     config = json.loads(json.dumps(parse(["--task", task]).config.as_dict(), default=str))
     assert defaults.differences(config, task) == []

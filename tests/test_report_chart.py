@@ -11,8 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from msngan.leaderboard.page import STYLE as SHARED
-from msngan.report.chart import (
+from msngan.report.html.chart import (
     BOTTOM,
     COLOURS,
     DASHES,
@@ -27,9 +26,10 @@ from msngan.report.chart import (
     drawn,
     style,
 )
-from msngan.report.markup import STYLE
-from msngan.report.scale import linear, logarithmic, wants_log, written
-from msngan.report.thin import MOST_LINES, number, read_lines, thinned
+from msngan.report.html.leaderboard_markup import STYLE as SHARED
+from msngan.report.html.markup import STYLE
+from msngan.report.html.scale import linear, logarithmic, wants_log, written
+from msngan.report.html.thin import MOST_LINES, number, read_lines, thinned
 
 NAN = math.nan
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from msngan.rng import Stream, derive, generator, untouched
+from msngan.runs.rng import Stream, derive, generator, untouched
 
 STREAMS = get_args(Stream)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import QUIET, TINY, same_bits, weights
 
-from msngan.callbacks import AtomicIO
-from msngan.locks import lock
+from msngan.runs.locks import lock
+from msngan.training.callbacks import AtomicIO
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
@@ -246,7 +246,7 @@ def test_a_file_system_without_links_still_keeps_the_one_before(
 def test_a_collapse_whose_result_a_kill_has_prevented_still_ends_the_run(
     tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: Shown
 ) -> None:
-    from msngan.callbacks import watch
+    from msngan.training.callbacks import watch
 
     def sign(lines: list[dict[str, int]], *_: object) -> list[watch.Sign]:
         return [watch.Sign("fd is far off", True)] if lines[-1]["step"] == 3 else []

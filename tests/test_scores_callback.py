@@ -14,14 +14,14 @@ import torch
 from conftest import QUIET, TINY, same_bits, weights
 from torch import nn
 
-from msngan.callbacks import Scores, watch
-from msngan.callbacks.cost import SHARE, Cost, cadence
 from msngan.gan import GAN
 from msngan.leaderboard import BETTER, better, lines
-from msngan.metrics.interface import Extractor, Features
-from msngan.metrics.protocol import METRICS
-from msngan.runs import UserError
-from msngan.scoring import Scored, Scorer
+from msngan.runs.folder import UserError
+from msngan.scores.interface import Extractor, Features
+from msngan.scores.protocol import METRICS
+from msngan.scores.scorer import Scored, Scorer
+from msngan.training.callbacks import Scores, watch
+from msngan.training.callbacks.cost import SHARE, Cost, cadence
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]

@@ -12,14 +12,14 @@ import yaml
 from rich.console import Console
 
 from msngan.__main__ import main
-from msngan.config import known_configs
-from msngan.report.study import progress
-from msngan.runs import Run
-from msngan.study.display import Display
-from msngan.study.files import Place, open_study, read_yaml
+from msngan.report.html.study import progress
+from msngan.report.tables.study_progress import Display
+from msngan.runs.configs import known_configs
+from msngan.runs.folder import Run
 from msngan.study.plan import Study, make_study
 from msngan.study.results import collect, save
 from msngan.study.state import Reader, State, newest, read_object
+from msngan.study.study_files import Place, open_study, read_yaml
 
 BASE = "task: classifier\nepochs: 2\ndata: {dataset: digits}\nmodel: {norm: none, lr: 0.5}\n"
 CONTENT: dict[str, Any] = {
@@ -127,7 +127,7 @@ def test_a_study_that_cannot_write_says_so_in_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("msngan.study.processes.ask", lambda *_: "classifier")
+    monkeypatch.setattr("msngan.study.workers.ask", lambda *_: "classifier")
     Path(blocked).parent.mkdir(exist_ok=True)
     Path(blocked).write_text("a file")
     assert main(["study", "mine.yaml"]) == 1

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from msngan.config import is_study, known_configs
-from msngan.runs import NAME, UserError
+from msngan.runs.configs import is_study, known_configs
+from msngan.runs.folder import NAME, UserError
 from msngan.study.arguments import command
-from msngan.study.files import Place, open_study, read_changes, save_study, started_study
 from msngan.study.plan import Study, make_study
+from msngan.study.study_files import Place, open_study, read_changes, save_study, started_study
 
 STUDIES = sorted(
     name for name, path in known_configs().items() if is_study(yaml.safe_load(path.read_text()))

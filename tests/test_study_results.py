@@ -15,12 +15,12 @@ import yaml
 from scipy import stats
 from score_lines import score_line
 
-from msngan.locks import lock
-from msngan.runs import UserError
-from msngan.study.files import Place, save_study
+from msngan.runs.folder import UserError
+from msngan.runs.locks import lock
 from msngan.study.plan import Study, make_study
 from msngan.study.results import collect
 from msngan.study.state import Reader
+from msngan.study.study_files import Place, save_study
 
 Run = Callable[..., int]
 BASE = "task: classifier\nepochs: 2\ndata: {dataset: digits}\nmodel: {norm: none, lr: 0.5}\n"

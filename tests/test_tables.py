@@ -8,7 +8,7 @@ import pytest
 
 from msngan.commands.leaderboard import main
 from msngan.commands.parser import Parser
-from msngan.commands.tables import Table, plus_minus, print_markdown, print_terminal
+from msngan.report.tables.table import Table, plus_minus, print_markdown, print_terminal
 
 Captured = pytest.CaptureFixture[str]
 

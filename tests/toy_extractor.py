@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from msngan import images as convert
-from msngan.metrics.embedded import EmbedNet
-from msngan.metrics.interface import Extractor
-from msngan.metrics.protocol import Protocol
-from msngan.metrics.reference import Reference
+from msngan.data import images as convert
+from msngan.scores.embedded import EmbedNet
+from msngan.scores.interface import Extractor
+from msngan.scores.protocol import Protocol
+from msngan.scores.reference import Reference
 
 METADATA = {
     "dataset": "toy",

@@ -20,7 +20,7 @@ from msngan.bench.ratios import ratio
 from msngan.bench.references import DESCRIPTIONS, NAIVE, REFERENCES, TORCH, seeded
 from msngan.bench.rounds import Watcher, clock_of, interleaved
 from msngan.bench.settings import ClassifierSettings, record
-from msngan.models import CLASSIFIERS
+from msngan.networks import CLASSIFIERS
 from msngan.norms import SigmaBank
 
 BASELINE = "batch"

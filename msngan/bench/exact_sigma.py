@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.dynamics.operator import largest_singular
 from msngan.norms import estimate, stored
 from msngan.norms.layers import parts_of
 from msngan.norms.operator import LipschitzProjection, OperatorNorm, SpectralClip
 from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
+from msngan.training.dynamics.operator import largest_singular
 
 # Of the residual, and products: sigma of a convolution is then right to a few parts in 10,000.
 TOLERANCE, MOST_PRODUCTS = 1e-3, 100

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from msngan import norms
 from msngan.bench.references import REFERENCES, layers_of, seeded
 from msngan.bench.settings import Settings
-from msngan.models import Critic, frozen
+from msngan.networks import Critic, frozen
 from msngan.norms import NormLayer, SigmaBank
 
 

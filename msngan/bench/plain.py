@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from msngan.bench.references import parametrised, seeded
 from msngan.bench.settings import SIZE, Settings
-from msngan.models import Critic, Generator
+from msngan.networks import Critic, Generator
 
 LATENT_DIM = 128
 

@@ -19,7 +19,7 @@ from msngan.bench.rounds import Watcher, clock_of, interleaved
 from msngan.bench.score_settings import ScoreSettings
 from msngan.bench.settings import record
 from msngan.bench.whole import Evaluation
-from msngan.metrics import by_torchmetrics, core
+from msngan.scores import by_torchmetrics, core
 
 OURS, TORCHMETRICS, FIDELITY, SCIPY = "msngan", "torchmetrics", "torch-fidelity", "scipy sqrtm"
 GOALS = {  # how many times longer another's may take, at the least

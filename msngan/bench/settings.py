@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from msngan import machine
 from msngan.bench.score_settings import ScoreSettings
+from msngan.runs import hardware as machine
 
 DeviceName = Literal["cpu", "cuda"]
 SIZE = 32  # of the images

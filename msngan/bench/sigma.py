@@ -26,8 +26,8 @@ from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.norms import is_batch_coupled
 from msngan.norms.operator import LipschitzProjection, OperatorNorm
-from msngan.options import parse
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
+from msngan.training.options import parse
 
 BASELINE = "forward + backward"
 OURS, ONE = "the norm's own", "one vector, one iteration"

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from msngan.bench.references import seeded
 from msngan.bench.score_settings import ScoreSettings
 from msngan.bench.settings import SIZE
-from msngan.metrics.evaluation import Result, evaluate
-from msngan.metrics.protocol import Protocol
-from msngan.metrics.reference import Reference
-from msngan.metrics.shipped import EmbeddedExtractor, shipped
-from msngan.models import Generator, draw_samples
+from msngan.networks import Generator, draw_samples
+from msngan.scores.evaluation import Result, evaluate
+from msngan.scores.protocol import Protocol
+from msngan.scores.reference import Reference
+from msngan.scores.shipped import EmbeddedExtractor, shipped
 
 LATENT_DIM = 128
 

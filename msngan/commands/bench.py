@@ -9,10 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msngan import checks
 from msngan.bench.score_settings import PARTS
-from msngan.commands.bench_classify_tables import classify_tables
-from msngan.commands.bench_score_tables import score_tables
 from msngan.commands.bench_scores import add_sizes, score_settings
 from msngan.commands.bench_sigma import (
     add_sigma,
@@ -21,11 +18,14 @@ from msngan.commands.bench_sigma import (
     sigma_tables,
     with_others,
 )
-from msngan.commands.bench_tables import as_csv, as_tables
 from msngan.commands.parser import Parser
-from msngan.commands.tables import FORMATS, print_as
-from msngan.memory import keep_freed_memory
-from msngan.runs import UserError, did_you_mean, write_json
+from msngan.report.tables.bench import as_csv, as_tables
+from msngan.report.tables.bench_classify import classify_tables
+from msngan.report.tables.bench_scores import score_tables
+from msngan.report.tables.table import FORMATS, print_as
+from msngan.runs import bounds as checks
+from msngan.runs.folder import UserError, did_you_mean, write_json
+from msngan.runs.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from msngan.bench.rounds import Watcher
@@ -64,7 +64,11 @@ def main(argv: list[str]) -> int:
     if options.output:
         write_json(options.output, record)
     if options.plot:
-        name = "msngan.figures.sigma" if options.benchmark == "sigma" else "msngan.bench.plot"
+        name = (
+            "msngan.report.figures.sigma"
+            if options.benchmark == "sigma"
+            else "msngan.report.figures.ratios"
+        )
         import_module(name).draw(record, options.plot)
     tables = TABLES.get(options.benchmark, as_tables)
     print_as(
@@ -164,8 +168,8 @@ def _check_writable(option: str, path: Path) -> None:
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from msngan import rng
-    from msngan.bench.watch import progress
+    from msngan.report.tables.bench_progress import progress
+    from msngan.runs import rng
 
     make = {"scores": lambda given: given.settings, "sigma": sigma_settings}
     settings = make.get(options.benchmark, _settings)(options)
@@ -205,7 +209,7 @@ def _settings(options: argparse.Namespace) -> Settings | ClassifierSettings:
 
 def _benchmark(name: str) -> Callable[[Any, Watcher], dict[str, Any]]:
     if name in ("step", "sigma"):
-        from msngan.options import quiet
+        from msngan.training.options import quiet
 
         quiet()
     return import_module(f"msngan.bench.{MODULES[name]}").run

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from msngan import checks
 from msngan.bench.score_settings import LEAST, MEANINGS, ScoreSettings
-from msngan.runs import UserError
+from msngan.runs import bounds as checks
+from msngan.runs.folder import UserError
 
 
 def add_sizes(made: argparse.ArgumentParser) -> None:

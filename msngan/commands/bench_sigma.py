@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msngan import checks
-from msngan.commands.bench_tables import Record, spread
-from msngan.commands.tables import Table
-from msngan.config import find_config, refuse_study
-from msngan.plain import read_json, read_up_to
-from msngan.runs import UserError, did_you_mean
+from msngan.report.tables.bench import Record, spread
+from msngan.report.tables.table import Table
+from msngan.runs import bounds as checks
+from msngan.runs.configs import find_config, refuse_study
+from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.safe_files import read_json, read_up_to
 
 if TYPE_CHECKING:
     from msngan.bench.settings import SigmaSettings

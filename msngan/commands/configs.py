@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from msngan.commands.parser import Parser
-from msngan.config import is_study, known_configs, summary, top_level
+from msngan.runs.configs import is_study, known_configs, summary, top_level
 
 GROUPS = {
     "gan": "GANs: msngan fit --config NAME",

@@ -8,13 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msngan import checks
 from msngan.commands.parser import Parser
-from msngan.commands.tables import FORMATS
 from msngan.leaderboard.lines import score_line
-from msngan.metrics.presets import metric_names, preset
-from msngan.metrics.protocol import METRICS, PRESETS, check_sizes
-from msngan.runs import (
+from msngan.report.tables.table import FORMATS
+from msngan.runs import bounds as checks
+from msngan.runs.folder import (
     NAME,
     Failure,
     Run,
@@ -22,12 +20,14 @@ from msngan.runs import (
     append_line,
     find_checkpoint,
 )
+from msngan.scores.presets import metric_names, preset
+from msngan.scores.protocol import METRICS, PRESETS, check_sizes
 
 if TYPE_CHECKING:
     import argparse
 
     from msngan.commands.evaluate_subjects import Subject
-    from msngan.commands.evaluate_tables import Outcome
+    from msngan.report.tables.evaluate import Outcome
 
 DESCRIPTION = """\
 Score the samples of runs or checkpoints, or with --samples any images, another tool's say, against
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{run.scores} cannot be written, and the scores belong there")
     _set_up(options)
     from msngan.commands.evaluate_subjects import of_images, of_runs
-    from msngan.commands.evaluate_tables import show
+    from msngan.report.tables.evaluate import show
 
     subjects = of_images(options, record) if options.samples else of_runs(options, found)
     for remark in dict.fromkeys(each for subject in subjects for each in subject.remarks):
@@ -180,8 +180,8 @@ def _set_up(options: argparse.Namespace) -> None:
 
 def _score(subject: Subject, title: str) -> Outcome | None:
     """None, said on stderr, where nobody's input is to blame."""
-    from msngan.commands.evaluate_progress import progress
-    from msngan.commands.evaluate_tables import Outcome
+    from msngan.report.tables.evaluate import Outcome
+    from msngan.report.tables.evaluate_progress import progress
 
     start = time.monotonic()
     try:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.commands.evaluate_progress import progress
 from msngan.data import DataError, ImageData
 from msngan.data.datasets import fitted
 from msngan.data.given import load_given
-from msngan.metrics.protocol import Preset
-from msngan.models import read_generator
-from msngan.runs import Run, UserError
-from msngan.scoring import Progress, Real, Scored, Scorer, check_given
+from msngan.networks import read_generator
+from msngan.report.tables.evaluate_progress import progress
+from msngan.runs.folder import Run, UserError
+from msngan.scores.protocol import Preset
+from msngan.scores.scorer import Progress, Real, Scored, Scorer, check_given
 
 
 @dataclass(frozen=True)

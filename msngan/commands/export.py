@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from msngan.commands.parser import Parser
-from msngan.runs import UserError, find_checkpoint
+from msngan.runs.folder import UserError, find_checkpoint
 
 ENDING = ".safetensors"
 
@@ -27,8 +27,8 @@ def main(argv: list[str]) -> int:
     if options.out and options.out.suffix != ENDING:
         raise UserError(f"--out {options.out} must end in {ENDING}, by which commands know it")
     path, run = find_checkpoint(options.target, Path(options.root))
-    from msngan.models import read_checkpoint
-    from msngan.models.exported import export
+    from msngan.networks import read_checkpoint
+    from msngan.networks.exported import export
 
     step = read_checkpoint(path)["msngan"]["step"]
     name = run.name if run else path.stem

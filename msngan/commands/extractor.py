@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msngan.commands.parser import Parser
-from msngan.commands.tables import FORMATS, Table, print_as
-from msngan.runs import UserError
+from msngan.report.tables.table import FORMATS, Table, print_as
+from msngan.runs.folder import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from msngan.metrics.fitting import Recipe
+    from msngan.scores.fitting import Recipe
 
     Labelled = tuple[Tensor, Tensor]
 
@@ -70,8 +70,8 @@ def main(argv: list[str]) -> int:
 
 def fit(args: argparse.Namespace) -> int:
     out = _free(args.out or Path(f"{args.dataset}.safetensors"))
-    from msngan.metrics.card import save_with_card
-    from msngan.metrics.fitting import fit_extractor
+    from msngan.scores.card import save_with_card
+    from msngan.scores.fitting import fit_extractor
 
     train, test = _labelled(args.dataset, args.root, not args.no_download)
     recipe = _recipe(args, len(train[0]))
@@ -94,8 +94,8 @@ def fit(args: argparse.Namespace) -> int:
 
 def card(args: argparse.Namespace) -> int:
     file = _carded(args.file)
-    from msngan.metrics.card import write_card
-    from msngan.metrics.shipped import EmbeddedExtractor
+    from msngan.scores.card import write_card
+    from msngan.scores.shipped import EmbeddedExtractor
 
     facts = EmbeddedExtractor.load(file).metadata
     dataset = facts["dataset"]
@@ -149,7 +149,7 @@ def _carded(file: Path) -> Path:
 
 
 def _recipe(args: argparse.Namespace, images: int) -> Recipe:
-    from msngan.metrics.recipes import RECIPES
+    from msngan.scores.recipes import RECIPES
 
     recipe = replace(RECIPES[args.dataset], seed=args.seed)
     recipe = replace(
@@ -169,9 +169,9 @@ def _recipe(args: argparse.Namespace, images: int) -> Recipe:
 def _labelled(dataset: str, root: str | None, download: bool) -> tuple[Labelled, Labelled]:
     """Training images at 32 x 32 and test images in their own size, with labels."""
     from msngan import data
-    from msngan.metrics.recipes import RECIPES
-    from msngan.metrics.shipped import SIZE
-    from msngan.runs import did_you_mean
+    from msngan.runs.folder import did_you_mean
+    from msngan.scores.recipes import RECIPES
+    from msngan.scores.shipped import SIZE
 
     if dataset not in RECIPES or dataset not in data.DATASETS:
         known = sorted(set(RECIPES) & set(data.DATASETS))
@@ -208,7 +208,7 @@ def _split(dataset: str, root: str | None, split: str, size: int, download: bool
 
 def _parted(images: Tensor, labels: Tensor) -> tuple[Labelled, Labelled]:
     """A tenth of the images, drawn at random but always the same, as a test split."""
-    from msngan.metrics.reference import in_random_order
+    from msngan.scores.reference import in_random_order
 
     order = in_random_order(len(images))
     test, train = order[: len(order) // 10], order[len(order) // 10 :]
@@ -216,7 +216,7 @@ def _parted(images: Tensor, labels: Tensor) -> tuple[Labelled, Labelled]:
 
 
 def show(style: str) -> int:
-    from msngan.metrics.shipped import EmbeddedExtractor, shipped
+    from msngan.scores.shipped import EmbeddedExtractor, shipped
 
     rows = []
     for dataset, path in shipped().items():

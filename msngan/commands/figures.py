@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from msngan.commands.parser import Parser
-from msngan.runs import UserError, did_you_mean
+from msngan.runs.folder import UserError, did_you_mean
 
 FORMATS = ("png", "pdf", "svg")
 FIGURES = ("1", "2", "3", "4", "5", "6", "drift", "dead", "norms", "complexity")
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is no folder")
 
-    from msngan.figures import find_sources, write
+    from msngan.report.figures import find_sources, write
 
     sources = find_sources(args.runs, args.root, seeds=seeds, norms=words(args.norms), rates=rates)
     paths, remarks = write(

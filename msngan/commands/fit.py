@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from msngan.config import find_config, refuse_study
+from msngan.runs.configs import find_config, refuse_study
 
 
 def main(argv: list[str]) -> int:
@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
             refuse_study(find_config(value))
         elif option.startswith("--config="):
             refuse_study(find_config(option.removeprefix("--config=")))
-    from msngan.options import parse
     from msngan.training import fit
+    from msngan.training.options import parse
 
     return fit(parse(argv))

@@ -5,19 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from msngan.commands.leaderboard_compare import comparison_tables
-from msngan.commands.leaderboard_tables import board_tables, published_tables
 from msngan.commands.parser import Parser
-from msngan.commands.tables import FORMATS, print_as
 from msngan.leaderboard import find_runs, read, select
 from msngan.leaderboard.board import Board, make_board
 from msngan.leaderboard.configs import read_setups
-from msngan.leaderboard.flat import Record, flat, flat_comparison
+from msngan.leaderboard.flat import as_csv, as_json, flat_comparison
 from msngan.leaderboard.lines import clean
-from msngan.published import NEVER_RANKED, PUBLISHED, Published
-from msngan.runs import Run
+from msngan.leaderboard.published import PUBLISHED, Published
+from msngan.report.tables.compare import comparison_tables
+from msngan.report.tables.leaderboard import board_tables, published_tables
+from msngan.report.tables.table import FORMATS, print_as
+from msngan.runs.folder import Run
 
 DESCRIPTION = """\
 Rank the runs by their scores. Each protocol (data set, samples, extractor, reference) is a block of
@@ -91,7 +90,7 @@ def main(argv: list[str]) -> int:
     there = {args.dataset, *(each.protocol["dataset"] for each in board.blocks)}
     published = [row for row in wanted if row.dataset in there]
     if args.html is not None:
-        from msngan.commands.leaderboard_page import write_page
+        from msngan.report.html.leaderboard import write_page
 
         write_page(args.html, board, runs, published)
         print(args.html)
@@ -145,44 +144,3 @@ def _has_checkpoint(run: Run) -> bool:
         return run.newest is not None
     except OSError:  # a folder that may not be read
         return False
-
-
-def as_json(board: Board, published: list[Published]) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "ranked_by_step": board.by,
-        "blocks": [
-            {**asdict(block), "pooled": asdict(board.pools[block.protocol_id])}
-            for block in board.blocks
-        ],
-        "configs": {run: asdict(setup) for run, setup in sorted(board.setups.items())},
-        "published": {"note": NEVER_RANKED, "rows": [asdict(row) for row in published]},
-        "remarks": board.remarks,
-    }
-
-
-def as_csv(board: Board, published: list[Published]) -> tuple[list[str], list[Record]]:
-    """A row for each run, weights and protocol, for each pooled config, then the published ones.
-
-    Those have columns of their own for their numbers, so that sorting a column mixes nothing.
-    """
-    columns, records = flat(board)
-    extra = [published_record(row) for row in published]
-    return list(
-        dict.fromkeys([*columns, *(name for row in extra for name in row)])
-    ), records + extra
-
-
-def published_record(row: Published) -> dict[str, Any]:
-    return {
-        "source": "published",
-        "protocol_dataset": row.dataset,
-        "run": row.model,
-        "published_inception_score": row.inception_score,
-        "published_inception_score_sd": row.inception_score_sd,
-        "published_fid": row.fid,
-        "published_fid_sd": row.fid_sd,
-        "published_protocol": row.protocol,
-        "citation": row.source,
-        "note": row.note,
-    }

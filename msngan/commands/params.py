@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 
-from msngan import checks
 from msngan.commands.params_forms import (
     CODE,
     PAPERS_NORMS,
@@ -18,8 +17,9 @@ from msngan.commands.params_forms import (
     counts,
 )
 from msngan.commands.parser import Parser
-from msngan.commands.tables import FORMATS, Table, print_as
-from msngan.runs import UserError
+from msngan.report.tables.table import FORMATS, Table, print_as
+from msngan.runs import bounds as checks
+from msngan.runs.folder import UserError
 
 DESCRIPTION = """\
 Count the parameters of the paper's networks under its norms, and their buffers: values that are

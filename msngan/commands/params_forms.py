@@ -84,7 +84,7 @@ CRITIC: dict[str, list[Form]] = {
 
 def forms(network: str, norm: str) -> list[Form]:
     """The forms of a network under an entry of NORMS, `default` among them; imports torch."""
-    from msngan.models.released import RELEASED
+    from msngan.networks.released import RELEASED
     from msngan.norms import NORMS
 
     found = [Form("default")]
@@ -143,8 +143,8 @@ def counts(network: str, shape: Shape, norms: Iterable[str]) -> list[Count]:
 
 
 def build(network: str, norm: str, form: Form, shape: Shape) -> nn.Module:
-    from msngan.models import CLASSIFIERS, Critic
-    from msngan.models.released import with_scalars
+    from msngan.networks import CLASSIFIERS, Critic
+    from msngan.networks.released import with_scalars
     from msngan.norms import convert
 
     if form.everywhere:

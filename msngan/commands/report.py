@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from msngan.commands.leaderboard_page import section
 from msngan.commands.parser import Parser
-from msngan.commands.study_scores import board_of, score_tables
-from msngan.commands.study_tables import accuracy_tables
-from msngan.report.page import write_page
-from msngan.report.records import find
-from msngan.runs import Run
-from msngan.study.files import Place, started_study
+from msngan.report.html.leaderboard import section
+from msngan.report.html.page import write_page
+from msngan.report.html.records import find
+from msngan.report.tables.study import accuracy_tables
+from msngan.report.tables.study_scores import board_of, score_tables
+from msngan.runs.folder import Run
+from msngan.study.study_files import Place, started_study
 
 DESCRIPTION = """\
 Write one HTML page about a run or a study from its records: state, options, machine, curves,

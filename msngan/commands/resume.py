@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from msngan.commands.parser import Parser
-from msngan.runs import Run, UserError, all_runs, did_you_mean
+from msngan.runs.folder import Run, UserError, all_runs, did_you_mean
 
 
 def main(argv: list[str]) -> int:
@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"no run {known.run!r} in {root / 'checkpoints'}{did_you_mean(run.name, names)}"
         )
-    from msngan.options import parse
     from msngan.training import resume
+    from msngan.training.options import parse
 
     options = ["--config", str(run.config), *overrides, "--root", str(run.root)]
     return resume(parse(options), run)

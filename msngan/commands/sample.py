@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from msngan import checks
 from msngan.commands.parser import Parser
-from msngan.files import replacing
-from msngan.runs import UserError, find_checkpoint
+from msngan.runs import bounds as checks
+from msngan.runs.atomic import replacing
+from msngan.runs.folder import UserError, find_checkpoint
 
 if TYPE_CHECKING:
     import argparse
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     options = _parse(argv)
     path, run = find_checkpoint(options.target, Path(options.root))
-    from msngan.models import read_generator
+    from msngan.networks import read_generator
 
     generator, about = read_generator(path, ema=options.ema)
     step = about["msngan"]["step"]
@@ -64,8 +64,8 @@ def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem:
         return _singles(generator, options, Path(options.out or place / stem))
     import torch
 
-    from msngan import images as convert
-    from msngan.models import draw_samples
+    from msngan.data import images as convert
+    from msngan.networks import draw_samples
 
     if options.interpolate is not None:
         pictures = _paths(generator, options)
@@ -81,7 +81,7 @@ def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem:
 def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
     import torch
 
-    from msngan.models import decode, latents, slerp
+    from msngan.networks import decode, latents, slerp
 
     starts, ends = latents(
         2 * options.interpolate, cast(int, generator.latent_dim), options.seed
@@ -91,8 +91,8 @@ def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
 
 
 def _singles(generator: nn.Module, options: argparse.Namespace, folder: Path) -> Path:
-    from msngan import images as convert
-    from msngan.models import draw_samples
+    from msngan.data import images as convert
+    from msngan.networks import draw_samples
 
     folder.mkdir(parents=True, exist_ok=True)
     digits = len(str(options.n - 1))
@@ -109,7 +109,7 @@ def _npz(generator: nn.Module, options: argparse.Namespace, out: Path) -> Path:
     import numpy as np
     import torch
 
-    from msngan.models import draw_samples
+    from msngan.networks import draw_samples
 
     pictures = torch.cat(list(draw_samples(generator, options.n, options.seed)))
     with replacing(out) as temporary, open(temporary, "wb") as file:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msngan.commands.parser import Parser
-from msngan.commands.study_tables import list_tables, show_results
-from msngan.commands.tables import FORMATS, print_as
-from msngan.runs import Failure, UserError
-from msngan.study.files import Place, open_study, save_study, started_study
+from msngan.report.tables.study import list_tables, show_results
+from msngan.report.tables.table import FORMATS, print_as
+from msngan.runs.folder import Failure, UserError
 from msngan.study.plan import Child, Study
 from msngan.study.results import collect, save
 from msngan.study.state import FINISHED, Reader
+from msngan.study.study_files import Place, open_study, save_study, started_study
 
 DESCRIPTION = """\
 Train every run of a study (norms, learning rates, seeds, ...), each as `msngan fit` would, and end
@@ -107,10 +107,10 @@ def _train(
     args: argparse.Namespace, study: Study, reader: Reader, left: list[Child], command: str
 ) -> tuple[int, dict[str, str]]:
     """Exit code, and why runs failed."""
-    from msngan.study.display import Display
-    from msngan.study.processes import ask
+    from msngan.report.tables.study_progress import Display
     from msngan.study.scheduler import Scheduler
     from msngan.study.worker import check, train
+    from msngan.study.workers import ask
 
     done = len(study.children) - len(left)
     sys.stderr.write(f"study {study.name}: {len(left)} runs to train, {done} done; checking\n")

@@ -9,11 +9,13 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from msngan import checks, processes, rng
-from msngan import images as convert
+from msngan.data import images as convert
 from msngan.data.datasets import DATASETS, DatasetName, Images, load
 from msngan.data.folder import DataError
 from msngan.data.loader import StepLoader
+from msngan.runs import bounds as checks
+from msngan.runs import distributed as processes
+from msngan.runs import rng
 
 
 class ImageData(LightningDataModule):

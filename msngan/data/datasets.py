@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msngan import images as convert
+from msngan.data import images as convert
 from msngan.data.folder import DataError, load_folder
 
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from msngan.data import decode, zipped
-from msngan.plain import read_json
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
+from msngan.runs.safe_files import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msngan import images as convert
 from msngan.data import decode, folder, zipped
+from msngan.data import images as convert
 from msngan.data.datasets import Images
 from msngan.data.folder import DataError
 

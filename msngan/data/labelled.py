@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msngan import checks, processes, rng
-from msngan import images as convert
+from msngan.data import images as convert
 from msngan.data.datamodule import ImageData
 from msngan.data.datasets import DATASETS, DatasetName, Images
 from msngan.data.folder import DataError
 from msngan.data.loader import StepLoader
+from msngan.runs import bounds as checks
+from msngan.runs import distributed as processes
+from msngan.runs import rng
 
 Part = Literal["train", "validation", "test"]
 LABELLED = [name for name, entry in DATASETS.items() if {"train", "test"} <= {*entry.splits}]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from msngan import rng
+from msngan.runs import rng
 
 
 class Indexed(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msngan.leaderboard.lines import Entry, Floor, Score, find_runs, read
 from msngan.leaderboard.order import BETTER, best_of, better, column, ranked, series, tied
-from msngan.runs import UserError, did_you_mean
+from msngan.runs.folder import UserError, did_you_mean
 
 __all__ = ["BETTER", "Block", "By", "Row", "better", "blocks", "by_protocol", "find_runs", "read"]
 __all__ += ["select", "series", "tied"]

@@ -15,7 +15,7 @@ from msngan.leaderboard.intervals import Summary, summary
 from msngan.leaderboard.lines import Entry
 from msngan.leaderboard.order import better, column
 from msngan.leaderboard.pooling import Group, Member, groups, means, shared_step
-from msngan.runs import UserError, did_you_mean
+from msngan.runs.folder import UserError, did_you_mean
 
 SIDES = ("A", "B")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from msngan.leaderboard.lines import clean
-from msngan.plain import load_yaml, read_text
-from msngan.runs import Run
+from msngan.runs.folder import Run
+from msngan.runs.safe_files import load_yaml, read_text
 
 LARGEST_FILE = 64 * 1024  # bytes; a resolved config has about 2 KiB
 NONE = "–"  # an option that a config does not have

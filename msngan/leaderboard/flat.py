@@ -6,6 +6,7 @@ sorting a column mixes nothing.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from msngan.leaderboard import Block, By, Row
@@ -13,6 +14,7 @@ from msngan.leaderboard.board import Board
 from msngan.leaderboard.compare import Comparison, Match, Paired
 from msngan.leaderboard.intervals import Summary
 from msngan.leaderboard.pooling import Pooled
+from msngan.leaderboard.published import NEVER_RANKED, Published
 
 PROTOCOL = ["name", "dataset", "split", "reference_images", "runs", "samples", "size"]
 PROTOCOL += ["channels", "extractor", "official_inception"]
@@ -110,3 +112,44 @@ def _compared(row: Paired, match: Match, block: Block, comparison: Comparison) -
 
 def _summary(prefix: str, found: Summary | None) -> Record:
     return {f"{prefix}_{name}": getattr(found, name) for name in SUMMARY} if found else {}
+
+
+def as_json(board: Board, published: list[Published]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "ranked_by_step": board.by,
+        "blocks": [
+            {**asdict(block), "pooled": asdict(board.pools[block.protocol_id])}
+            for block in board.blocks
+        ],
+        "configs": {run: asdict(setup) for run, setup in sorted(board.setups.items())},
+        "published": {"note": NEVER_RANKED, "rows": [asdict(row) for row in published]},
+        "remarks": board.remarks,
+    }
+
+
+def as_csv(board: Board, published: list[Published]) -> tuple[list[str], list[Record]]:
+    """A row for each run, weights and protocol, for each pooled config, then the published ones.
+
+    Those have columns of their own for their numbers, so that sorting a column mixes nothing.
+    """
+    columns, records = flat(board)
+    extra = [published_record(row) for row in published]
+    return list(
+        dict.fromkeys([*columns, *(name for row in extra for name in row)])
+    ), records + extra
+
+
+def published_record(row: Published) -> dict[str, Any]:
+    return {
+        "source": "published",
+        "protocol_dataset": row.dataset,
+        "run": row.model,
+        "published_inception_score": row.inception_score,
+        "published_inception_score_sd": row.inception_score_sd,
+        "published_fid": row.fid,
+        "published_fid_sd": row.fid_sd,
+        "published_protocol": row.protocol,
+        "citation": row.source,
+        "note": row.note,
+    }

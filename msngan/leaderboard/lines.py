@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msngan.runs import Run, UserError, all_runs, did_you_mean, now
+from msngan.runs.folder import Run, UserError, all_runs, did_you_mean, now
 
 Json = Any  # what json.loads returns; every use is checked
 

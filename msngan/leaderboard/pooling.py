@@ -15,7 +15,7 @@ from msngan.leaderboard.configs import Setup, differences
 from msngan.leaderboard.intervals import Summary, alike, summary
 from msngan.leaderboard.lines import Entry, Score
 from msngan.leaderboard.order import best_of, ranked, series
-from msngan.leaderboard.words import in_words
+from msngan.leaderboard.wording import in_words
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from msngan import processes
 from msngan.norms.base import Norm, outputs_of
+from msngan.runs import distributed as processes
 
 
 class Shared(_BatchNorm):

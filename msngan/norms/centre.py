@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from msngan import processes
 from msngan.norms.parts import LOW_PRECISION, traced
+from msngan.runs import distributed as processes
 
 
 def along(vector: Tensor, x: Tensor, axis: int) -> Tensor:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from msngan import processes
 from msngan.norms.centre import along, batch_mean, centred, subtract
 from msngan.norms.parts import Precise, recomputing
+from msngan.runs import distributed as processes
 
 
 class Centring(Precise):

@@ -12,7 +12,7 @@ from torch import nn
 from msngan.norms.base import Norm
 from msngan.norms.layers import NormLayer, weights_of
 from msngan.norms.table import NORMS
-from msngan.runs import did_you_mean
+from msngan.runs.folder import did_you_mean
 
 SHOWN = 12  # names of layers in a message
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from msngan.config import find_config, is_study, top_level
-from msngan.runs import UserError
+from msngan.runs.configs import find_config, is_study, top_level
+from msngan.runs.folder import UserError
 
 OWN = ("run", "root", "config", "ckpt_path")  # the study's own to say, for each of its runs
 SEED = "seed"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from msngan.config import is_study
-from msngan.runs import NAME, UserError, did_you_mean
+from msngan.runs.configs import is_study
+from msngan.runs.folder import NAME, UserError, did_you_mean
 from msngan.study.axes import SEED, Options, Point, flat, make_axes, text_of
 
 KEYS = ("config", "options", "arms", "grid", "rows", "baseline", "compare")

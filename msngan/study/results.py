@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from msngan.config import find_config, top_level
-from msngan.lines import read_lines
-from msngan.runs import Run, now, write_json
+from msngan.runs.configs import find_config, top_level
+from msngan.runs.folder import Run, now, write_json
+from msngan.runs.records import read_lines
 from msngan.study.arguments import command as command_of
-from msngan.study.files import Place
 from msngan.study.plan import Child, Study
 from msngan.study.state import FINISHED, Reader, number, read_object
+from msngan.study.study_files import Place
 from msngan.study.summaries import cells, comparisons
 
 # Of an environment, what differs between two runs of one version on one machine.

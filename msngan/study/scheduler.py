@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from msngan.runs import UserError
+from msngan.runs.folder import UserError
 from msngan.study.plan import Child, Study
-from msngan.study.processes import Signals, Team
 from msngan.study.state import FINISHED, Reader, State
+from msngan.study.workers import Signals, Team
 
 BAD_INPUT = 2
 TAKEN = 75  # exit code of a process that found its run being trained by another; EX_TEMPFAIL

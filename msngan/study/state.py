@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msngan.config import find_config
 from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN, read_config
-from msngan.locks import is_locked
-from msngan.plain import read_up_to
-from msngan.runs import Run, UserError
+from msngan.runs.configs import find_config
+from msngan.runs.folder import Run, UserError
+from msngan.runs.locks import is_locked
+from msngan.runs.safe_files import read_up_to
 from msngan.study.axes import SEED, Options, flat
-from msngan.study.files import Place, base_options
 from msngan.study.plan import Child
+from msngan.study.study_files import Place, base_options
 
 BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
 TAIL = 32 * 1024  # bytes, more than a record has

@@ -8,14 +8,14 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from msngan.locks import lock
-from msngan.runs import Failure, Taken, UserError
+from msngan.runs.folder import Failure, Taken, UserError
+from msngan.runs.locks import lock
 from msngan.study.arguments import fit_arguments
-from msngan.study.files import Place
 from msngan.study.plan import Child
-from msngan.study.processes import leave_with_parent
 from msngan.study.scheduler import BAD_INPUT, TAKEN
 from msngan.study.state import FINISHED, Reader
+from msngan.study.study_files import Place
+from msngan.study.workers import leave_with_parent
 
 
 def check(sender: Connection, children: list[Child]) -> None:
@@ -33,7 +33,7 @@ def check(sender: Connection, children: list[Child]) -> None:
 
 
 def _check(children: list[Child]) -> str:
-    from msngan.options import parse
+    from msngan.training.options import parse
     from msngan.training.run import TASKS
 
     data: dict[str, Any] = {}
@@ -88,9 +88,9 @@ def train(child: Child, place: Place, threads: int | None, jobs: int, retry: boo
 
 
 def _train(child: Child, reader: Reader, threads: int | None, jobs: int, retry: bool) -> int:
-    from msngan.machine import cores
-    from msngan.options import parse
+    from msngan.runs.hardware import cores
     from msngan.training import fit, resume
+    from msngan.training.options import parse
 
     run = reader.run(child)
     word = reader.look(child, own=True).word

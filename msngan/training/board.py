@@ -18,9 +18,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import summary
 
-from msngan.callbacks.saving import Saving
-from msngan.files import add
-from msngan.runs import Run
+from msngan.runs.atomic import add
+from msngan.runs.folder import Run
+from msngan.training.callbacks.saving import Saving
 
 
 class Board(Logger):

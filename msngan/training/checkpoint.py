@@ -12,13 +12,13 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from msngan.callbacks import AtomicIO
 from msngan.classifier import Classifier
 from msngan.gan import GAN
-from msngan.models import read_checkpoint
-from msngan.penalties import PENALTIES
-from msngan.runs import UserError
-from msngan.training.changes import SHAPES, STRUCTURE, TRAINING, flat, plain
+from msngan.losses import PENALTIES
+from msngan.networks import read_checkpoint
+from msngan.runs.changes import SHAPES, STRUCTURE, TRAINING, flat, plain
+from msngan.runs.folder import UserError
+from msngan.training.callbacks import AtomicIO
 
 MODULES = {"gan": GAN, "classifier": Classifier}
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from pytorch_lightning import Callback
 
-from msngan.callbacks import Gates
 from msngan.classifier import Classifier
 from msngan.data import LabelledData
-from msngan.runs import Run
+from msngan.runs.folder import Run
+from msngan.training.callbacks import Gates
 from msngan.training.task import Task, count, place, resume_command
 
 

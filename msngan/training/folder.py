@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pytorch_lightning import LightningModule
 
-from msngan.callbacks.checkpoints import KEPT
-from msngan.files import replacing
-from msngan.locks import lock
-from msngan.machine import environment
-from msngan.options import FitCLI
-from msngan.runs import Failure, Run, Taken, UserError, write_json
+from msngan.runs.atomic import replacing
+from msngan.runs.folder import Failure, Run, Taken, UserError, write_json
+from msngan.runs.hardware import environment
+from msngan.runs.locks import lock
+from msngan.training.callbacks.checkpoints import KEPT
+from msngan.training.options import FitCLI
 
 DAMAGED = "damaged.ckpt"
 TRIES, PAUSE = 3, 0.05  # who asks whether the lock is held has it for an instant; seconds

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback
 
-from msngan.callbacks import Gates
 from msngan.gan import GAN
-from msngan.lines import read_lines
-from msngan.runs import Run
+from msngan.runs.folder import Run
+from msngan.runs.records import read_lines
+from msngan.training.callbacks import Gates
 from msngan.training.task import Task, count, place, resume_command
 
 

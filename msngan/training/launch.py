@@ -24,9 +24,9 @@ from pytorch_lightning.plugins.environments import (
 )
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from msngan import processes
-from msngan.runs import Failure, UserError
-from msngan.training.others import leave_with, start_others, wait_for
+from msngan.runs import distributed as processes
+from msngan.runs.folder import Failure, UserError
+from msngan.training.children import leave_with, start_others, wait_for
 
 MEET = timedelta(hours=1)  # the longest that one process may keep the others waiting
 

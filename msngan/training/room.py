@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from msngan import rng
-from msngan.machine import memory
-from msngan.models import CLASSIFIERS, CRITICS, GENERATORS
-from msngan.runs import UserError
+from msngan.networks import CLASSIFIERS, CRITICS, GENERATORS
+from msngan.runs import rng
+from msngan.runs.folder import UserError
+from msngan.runs.hardware import memory
 
 COPIES = 4  # weights, gradients, and Adam's two moments
 BYTES = 4

@@ -11,24 +11,32 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from msngan import processes
-from msngan.callbacks import Anomaly, AtomicIO, Dump, Interrupt, Progress, RunCallback, StopAt
-from msngan.callbacks.saving import Saving
-from msngan.memory import keep_freed_memory
-from msngan.options import FitCLI
-from msngan.plain import read_json, read_up_to
-from msngan.runs import Diverged, Run, UserError, new_run, now, write_json
-from msngan.strategy import Together, synchronise
+from msngan.runs import distributed as processes
+from msngan.runs.changes import flat
+from msngan.runs.folder import Diverged, Run, UserError, new_run, now, write_json
+from msngan.runs.memory import keep_freed_memory
+from msngan.runs.safe_files import read_json, read_up_to
 from msngan.training import launch
 from msngan.training.board import Board
-from msngan.training.changes import flat
+from msngan.training.callbacks import (
+    Anomaly,
+    AtomicIO,
+    Dump,
+    Interrupt,
+    Progress,
+    RunCallback,
+    StopAt,
+)
+from msngan.training.callbacks.saving import Saving
 from msngan.training.checkpoint import JudgedIO, check_steps, fit_into, judged, say_changes
 from msngan.training.classifier_task import ClassifierTask
 from msngan.training.folder import Hold, prepare, say_if_short, take_up
 from msngan.training.gan_task import GanTask
-from msngan.training.machine import say_machine, threads_of
+from msngan.training.options import FitCLI
 from msngan.training.room import room_for
+from msngan.training.strategy import Together, synchronise
 from msngan.training.task import Task, resume_command
+from msngan.training.threads import say_machine, threads_of
 
 LARGEST_ENVIRONMENT = 2**20  # bytes
 TASKS: dict[str, type[Task]] = {each.name: each for each in (GanTask, ClassifierTask)}

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule
 
 from msngan.data import ImageData
-from msngan.runs import Run
+from msngan.runs.folder import Run
 
 
 def resume_command(run: Run) -> str:

@@ -1,0 +1,119 @@
+"""The two ranges of images, the one way between them, and grids.
+
+Inside, images are float32 in [-1, 1]; outside (files, extractors, scores) they are uint8. Both are
+(N, C, H, W). The way out rounds and clamps: truncation, which many tools use, darkens a quarter of
+all grey levels by one and moves scores.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from msngan.runs.folder import Diverged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1]."""
+    return images.float().mul_(2 / 255).sub_(1)
+
+
+def to_uint8(images: Tensor, truncate: bool = False) -> Tensor:
+    """Float in [-1, 1] to uint8, rounded; values outside saturate, NaN is refused.
+
+    truncate: cut the fraction off instead, as the protocols of older code do.
+    """
+    if torch.isnan(images).any():
+        raise Diverged("images hold NaN; the generator has diverged")
+    if truncate:  # in their order of operations, by which no level of 256 is lost
+        return images.float().mul(255 / 2).add_(255 / 2).clamp_(0, 255).to(torch.uint8)
+    return images.float().add(1).mul(255 / 2).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, C, H, W) to (N, C, size, size), bicubic with antialiasing, rounded."""
+    if images.shape[-2:] == (size, size):
+        return images
+    parts = [
+        F.interpolate(part.float(), (size, size), mode="bicubic", antialias=True)
+        for part in images.split(4096)  # a float copy of a whole data set may not fit
+    ]
+    return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in parts])
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """uint8 with 1 or 3 channels to the other count: repeated, or ITU-R 601 luma."""
+    have = images.shape[1]
+    if have == channels:
+        return images
+    if (have, channels) == (1, 3):
+        return images.expand(-1, 3, -1, -1).contiguous()
+    if (have, channels) == (3, 1):
+        weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+        grey = (images.float() * weights).sum(1, keepdim=True)
+        return grey.round_().clamp_(0, 255).to(torch.uint8)
+    raise ValueError(f"cannot turn images of {have} channels into {channels}; use 1 or 3")
+
+
+def windows(
+    padded: Tensor, top: Tensor, left: Tensor, size: int, mirrored: Tensor | None = None
+) -> Tensor:
+    """Of each image (N, C, H, W) its own square window (N, C, size, size), flipped where mirrored.
+
+    top, left: int64 (N,), the window's first row and column; mirrored: bool (N,).
+    """
+    rows = top[:, None] + torch.arange(size, device=top.device)  # (N, size)
+    columns = left[:, None] + torch.arange(size, device=left.device)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    pick = torch.arange(len(padded), device=padded.device)[:, None, None]
+    cut = padded.permute(0, 2, 3, 1)[pick, rows[:, :, None], columns[:, None, :]]
+    return cut.permute(0, 3, 1, 2)
+
+
+def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
+    """uint8 (N, C, H, W) to one picture (C, rows*(H+gap)+gap, ...), row by row, light gaps."""
+    count, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    picture = torch.full(
+        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap),
+        235,
+        dtype=torch.uint8,
+    )
+    for index, image in enumerate(images):
+        top = gap + (index // columns) * (height + gap)
+        left = gap + (index % columns) * (width + gap)
+        picture[:, top : top + height, left : left + width] = image
+    return picture
+
+
+def to_pil(picture: Tensor, scale: int = 1) -> Image:
+    """uint8 (C, H, W), C 1 or 3, to a PIL image, enlarged by whole pixels."""
+    from PIL import Image
+
+    array = picture.permute(1, 2, 0).cpu().numpy()
+    image = Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def save_grid(
+    images: Tensor, path: Path, columns: int | None = None, kind: str | None = None
+) -> None:
+    """Write uint8 (N, C, H, W) as one picture; small images are enlarged for a person to see.
+
+    kind: PIL's name of the format; None: by the path's suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scale = max(1, round(64 / images.shape[-1]))
+    to_pil(tile(images, columns), scale).save(path, kind)

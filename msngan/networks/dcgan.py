@@ -1,0 +1,152 @@
+"""The DCGAN generator and the seven-convolution critic of the SNGAN paper and of Table II.
+
+Miyato et al. 2018, arXiv:1802.05957, table 3 ("standard CNN"); Subramanian & Chong 2019,
+arXiv:1907.04003, section IV-C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from msngan.networks.normed import check_norms, put_norms
+from msngan.norms import NormName, SampleNorm
+from msngan.norms.batch import BatchNorm2d
+from msngan.norms.sequence import FusedSequential
+
+
+def _check(width: int, channels: int, size: int) -> None:
+    if width < 1:
+        raise ValueError(f"width {width} is not positive")
+    if channels not in (1, 3):
+        raise ValueError(f"images have 1 or 3 channels, not {channels}")
+    if size < 8 or size % 8:
+        raise ValueError(f"image size {size} is not a multiple of 8; choose 32 or 64, say")
+
+
+def _initialise(module: nn.Module) -> None:
+    """N(0, 0.02) weights and zero biases, as DCGAN and every SNGAN recipe have it."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class Generator(nn.Module):
+    """z (N, latent_dim) ~ N(0, 1) to images (N, channels, size, size), float, in [-1, 1].
+
+    A linear layer to (8 * width, size / 8, size / 8), three transposed 4x4 convolutions of stride 2
+    to 4, 2 and 1 times width, a 3x3 convolution and tanh, with batch norm and ReLU between. At size
+    32 and width 64 this is Miyato's. The linear layer is the same map as the paper's transposed 4x4
+    convolution of a 1x1 image. Layers before a batch norm have no bias: it would be dead.
+    """
+
+    def __init__(
+        self, latent_dim: int = 128, width: int = 64, channels: int = 3, size: int = 32
+    ) -> None:
+        super().__init__()
+        _check(width, channels, size)
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim {latent_dim} is not positive")
+        self.latent_dim, self.bottom = latent_dim, size // 8
+        self.stem = nn.Linear(latent_dim, 8 * width * self.bottom**2, bias=False)
+        layers: list[nn.Module] = [BatchNorm2d(8 * width), nn.ReLU()]
+        for factor in (4, 2, 1):
+            layers += [
+                nn.ConvTranspose2d(2 * factor * width, factor * width, 4, 2, 1, bias=False),
+                BatchNorm2d(factor * width),
+                nn.ReLU(),
+            ]
+        self.body = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, 1, 1), nn.Tanh())
+        self.apply(_initialise)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.stem(z)
+        return self.body(x.unflatten(1, (-1, self.bottom, self.bottom)))
+
+
+class Critic(nn.Module):
+    """Images (N, channels, size, size) in [-1, 1] to logits (N,), higher is real.
+
+    Seven convolutions, alternately 3x3 and 4x4 of stride 2, LeakyReLU, and a linear head. The norm
+    goes on every convolution; the head gets its weight part only. Biases that the norm cancels are
+    not created unless conv_bias. At width 64, size 32 and 3 channels the counts are: none and
+    spectral 2,935,873; mean_spectral 2,935,873 (2,937,281 with conv_bias); batch 2,937,281
+    (2,938,689 with conv_bias, as in Table III); `msngan params` lists all. One seed gives the same
+    first weights under every norm.
+
+    norm_options: of the norm, by name. norm_layers: the layers that get the norm, as in
+    `msngan.norms.convert`: indices (0 to 6 the convolutions, 7 the head), patterns of names or
+    kinds; None: all. other_norm: of the layers that norm_layers leaves. The critic of the MSN
+    authors' released code has norm_layers [3, 5, 6], other_norm "spectral", norm_options
+    {"gain": True}.
+
+    wide: widen on the convolutions of stride 2 as the official SNGAN code does (5,860,865
+    parameters), with which the best published numbers were reached; else on those after them, as in
+    Table III. Real and fake batches are scored in separate passes: under a batch-coupled norm a
+    concatenated batch is another function.
+    """
+
+    def __init__(
+        self,
+        norm: NormName = "mean_spectral",
+        width: int = 64,
+        channels: int = 3,
+        size: int = 32,
+        slope: float = 0.1,
+        conv_bias: bool = False,
+        wide: bool = False,
+        norm_options: Mapping[str, Any] | None = None,
+        norm_layers: Sequence[int | str] | None = None,
+        other_norm: NormName = "none",
+    ) -> None:
+        super().__init__()
+        _check(width, channels, size)
+        check_norms(norm, other_norm, norm_options)
+        factors = (1, 2, 2, 4, 4, 8, 8) if wide else (1, 1, 2, 2, 4, 4, 8)
+        layers: list[nn.Module] = []
+        inputs = channels
+        for index, factor in enumerate(factors):
+            kernel, stride = (4, 2) if index % 2 else (3, 1)
+            layers += [
+                nn.Conv2d(inputs, factor * width, kernel, stride, 1),
+                nn.LeakyReLU(slope, inplace=True),
+            ]
+            inputs = factor * width
+        self.body = FusedSequential(*layers, nn.Flatten())
+        self.head = nn.Linear(inputs * (size // 8) ** 2, 1)
+        self.apply(_initialise)  # before a norm looks at the weights
+        put_norms(
+            self,
+            norm,
+            head="head",
+            conv_bias=conv_bias,
+            norm_options=norm_options,
+            norm_layers=norm_layers,
+            other_norm=other_norm,
+        )
+        smallest = getattr(self.body[-3], "output_norm", None)  # of size / 8
+        if size == 8 and isinstance(smallest, SampleNorm) and smallest.over == "space":
+            raise ValueError(
+                f"norm {norm!r} has one value per channel to average over in the last convolution"
+                " of a critic of 8x8 images; use 16x16 or larger, or leave it out by norm_layers"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images)).squeeze(1)
+
+
+GENERATORS: dict[str, Callable[..., nn.Module]] = {"dcgan": Generator}
+CRITICS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": Critic,
+    "cnn_wide": partial(Critic, wide=True),
+}
+
+if TYPE_CHECKING:
+    GeneratorName = str
+    CriticName = str
+else:
+    GeneratorName, CriticName = Literal[tuple(GENERATORS)], Literal[tuple(CRITICS)]

@@ -1,0 +1,93 @@
+"""Samples from a generator; no Lightning needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from msngan.data import images as convert
+from msngan.runs import rng
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of `module` asks for a gradient inside."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; afterwards each part is in the mode it was in."""
+    before = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+def latents(count: int, latent_dim: int, seed: int) -> Tensor:
+    """z (count, latent_dim) ~ N(0, 1), on the CPU, derived from (seed, "samples")."""
+    return torch.randn(count, latent_dim, generator=rng.generator(seed, 0, 0, "samples"))
+
+
+def draw_samples(
+    generator: nn.Module,
+    count: int,
+    seed: int,
+    batch_size: int = 250,
+    *,
+    only: Tensor | None = None,
+    truncate: bool = False,
+) -> Iterator[Tensor]:
+    """uint8 batches of `count` samples in all, on the CPU, or of those at the indices `only`.
+
+    The latents are drawn whole, on the CPU, so neither batch size nor device changes them, nor
+    what other processes draw.
+    """
+    z = latents(count, cast(int, generator.latent_dim), seed)
+    yield from decode(generator, z if only is None else z[only], batch_size, truncate)
+
+
+def decode(
+    generator: nn.Module, z: Tensor, batch_size: int = 250, truncate: bool = False
+) -> Iterator[Tensor]:
+    """uint8 batches of the images of z (N, latent_dim), eval mode, on the CPU."""
+    first = next(generator.parameters())
+    for part in z.split(batch_size):
+        with evaluating(generator):
+            images = generator(part.to(first.device, first.dtype))
+            yield convert.to_uint8(images, truncate).cpu()
+
+
+def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """(steps, N, d): from start to end (both (N, d)) on great circles; lengths go over linearly.
+
+    Gaussian latents lie near a sphere; a straight line would pass through its unlikely inside.
+    White 2016, arXiv:1609.04468.
+    """
+    share = torch.linspace(0, 1, steps).view(-1, 1, 1)
+    a, b = start.norm(dim=1, keepdim=True), end.norm(dim=1, keepdim=True)
+    cosine = ((start / a) * (end / b)).sum(1, keepdim=True).clamp(-1, 1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    # On one line through the origin there is no great circle to choose; go straight.
+    flat = sine < 1e-6
+    safe = torch.where(flat, torch.ones_like(sine), sine)
+    first = torch.where(flat, 1 - share, ((1 - share) * angle).sin() / safe)
+    second = torch.where(flat, share, (share * angle).sin() / safe)
+    length = torch.lerp(a.expand(steps, -1, -1), b.expand(steps, -1, -1), share)
+    return (first * (start / a) + second * (end / b)) * length

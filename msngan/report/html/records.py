@@ -1,0 +1,144 @@
+"""A run's records, each read up to a size and checked; what cannot be read is said, not raised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msngan.leaderboard.configs import read_config
+from msngan.leaderboard.lines import Entry, clean, read
+from msngan.report.html.thin import Lines, read_lines
+from msngan.runs.folder import NAME, Run, UserError, did_you_mean
+from msngan.runs.safe_files import read_up_to
+
+LARGEST_JSON = 4 * 2**20  # bytes of result.json, environment.json, results.json
+MOST_WARNINGS = 20
+ANY = ("config.yaml", "metrics.jsonl", "scores.jsonl", "accuracy.jsonl", "environment.json")
+STUDY = ("results.json", "study.yaml")
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a run has left behind. None or empty: it has not.
+
+    config: resolved. problems: sentences about files that are there and cannot be read.
+    """
+
+    run: Run
+    config: dict[str, Any] | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    metrics: Lines | None = None
+    accuracy: Lines | None = None
+    gates: Lines | None = None
+    scores: list[Entry] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(clean(self.run.name))
+
+    @property
+    def task(self) -> str:
+        """gan or classifier: as the config has it, else by the records that are there."""
+        said = (self.config or {}).get("task")
+        if said in ("gan", "classifier"):
+            return str(said)
+        return "classifier" if self.accuracy is not None and self.accuracy.records else "gan"
+
+    @property
+    def step(self) -> int:
+        """The step that the run ended at, else the last that any record tells of."""
+        if (ended := whole(self.result.get("step"))) is not None:
+            return ended
+        lines = [each for each in (self.metrics, self.accuracy) if each is not None]
+        found = [whole(record.get("step")) for each in lines for record in each.records[-1:]]
+        found += [entry.step for entry in self.scores]
+        return max((step for step in found if step is not None), default=0)
+
+    def option(self, name: str) -> Any:  # noqa: ANN401  any YAML value
+        """The config's value of a dotted option, None where it has none."""
+        value: Any = self.config
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+
+def whole(value: Any) -> int | None:  # noqa: ANN401  any JSON value
+    """A whole number from 0, None for anything else."""
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return value if good else None
+
+
+def read_records(run: Run) -> Records:
+    problems: list[str] = []
+
+    def tried(path: Path, reader: Callable[[Path], Kind], otherwise: Kind) -> Kind:
+        try:
+            return reader(path) if path.exists() else otherwise
+        except (OSError, ValueError) as problem:
+            reason = problem.strerror if isinstance(problem, OSError) else problem
+            problems.append(clean(f"{path.name} cannot be read: {reason}"))
+            return otherwise
+
+    def jsonl(name: str) -> Lines | None:
+        found = tried(run.folder / f"{name}.jsonl", read_lines, None)
+        if found is not None and found.note:
+            problems.append(f"{name}.jsonl: {found.note}")
+        return found
+
+    nothing: dict[str, Any] = {}
+    scores, warnings = read([run] if run.scores.is_file() else [])
+    problems += warnings[:MOST_WARNINGS]
+    return Records(
+        run,
+        config=tried(run.config, read_config, None),
+        environment=tried(run.environment, read_json, nothing),
+        result=tried(run.result, read_json, nothing),
+        metrics=jsonl("metrics"),
+        accuracy=jsonl("accuracy"),
+        gates=jsonl("gates"),
+        scores=scores,
+        problems=problems,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, its strings clean; ValueError for anything else."""
+    try:
+        value = json.loads(read_up_to(path, LARGEST_JSON))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return dict(clean(value))
+
+
+def find(target: str, root: Path) -> tuple[Run, bool]:
+    """The run or study that `target` names, by its name or its folder; whether it is a study."""
+    run = Run(target, root)
+    folder = Path(target)
+    if not (NAME.fullmatch(target) and run.folder.is_dir()) and folder.is_dir():
+        run = Run(folder.resolve().name, folder.resolve().parent.parent)
+    names = known(root)
+    if not run.folder.is_dir():
+        near = did_you_mean(target, names)
+        there = f"; there are {', '.join(names)}" if names else ""
+        raise UserError(f"no run or study {target!r} in {root / 'checkpoints'}{near}{there}")
+    held = [name for name in (*STUDY, *ANY) if (run.folder / name).is_file()]
+    if not held:
+        raise UserError(f"{run.folder} holds no record of a run or a study")
+    return run, held[0] in STUDY
+
+
+def known(root: Path) -> list[str]:
+    """The names of all runs and studies, in order."""
+    found = {
+        path.parent.name for name in (*STUDY, *ANY) for path in root.glob(f"checkpoints/*/{name}")
+    }
+    return sorted(found)

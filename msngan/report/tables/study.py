@@ -1,0 +1,219 @@
+"""A study's results as tables: rows by columns, then every number, then what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from msngan.report.tables.study_scores import board_of, score_tables
+from msngan.report.tables.table import Table, print_as
+from msngan.study.plan import Study
+from msngan.study.state import State, steps
+
+Json = dict[str, Any]
+TITLES = {
+    "last": "test accuracy after the last epoch, %",
+    "best": "test accuracy at the epoch with the best validation accuracy, %",
+    "best_test": "best test accuracy of any epoch, % (*)",
+}
+PAIRED = {"last": "after the last epoch", "best": "by validation"}
+LEGEND = [
+    "mean ± standard deviation (ddof 1) over seeds; 95 % CI: of the mean, Student's t with n - 1.",
+    "(*) chosen by the test set itself, as the paper's code does: it flatters, and is no result.",
+    "diverged: the loss was no number; such a run is in no mean.",
+    "change: of the mean test accuracy over the last epoch, in points: near 0 at a plateau.",
+]
+PAIRED_LEGEND = [
+    "points: A - B, the mean over pairs of equal seed; sd: of the paired differences (ddof 1);"
+    " 95 % CI: of their mean, Student's t with n - 1.",
+    "'better' is written where the interval leaves 0 out; of twenty such lines about one does so"
+    " by chance alone.",
+    "'but A diverged': those runs are in no pair, so the difference flatters A.",
+]
+
+
+def show_results(style: str, results: Json, root: Path, study: Study) -> None:
+    """The accuracies of classifiers, the leaderboard of GANs."""
+    scores = None if results["task"] == "classifier" else board_of(results, root, study)
+
+    def tables() -> Iterator[Table]:
+        yield progress_table(results)
+        yield from accuracy_tables(results) if scores is None else score_tables(scores)
+
+    whole = results if scores is None else {**results, "leaderboard": scores.as_json()}
+    print_as(style, tables=tables, rows=lambda: flat_rows(results), whole=lambda: whole)
+
+
+def progress_table(results: Json) -> Table:
+    """How many runs have ended, and how; every failure by name."""
+    children = results["children"]
+    words = [child["state"] for child in children]
+    counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+    failed = [
+        f"{child['run']} {child['state']} at step {child['step']}: {_first(child['reason'])}"
+        for child in children
+        if child["state"] in ("diverged", "failed", "collapsed")
+    ]
+    lines = [f"{_runs(children)}: {counted}"]
+    return Table(f"Study {results['study']}", lines=lines, notes=failed)
+
+
+def _runs(runs: Collection[Any]) -> str:
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
+
+
+def _first(reason: str | None) -> str:
+    """The first sentence: what happened, without the remedies."""
+    return str(reason).partition(". ")[0]
+
+
+def accuracy_tables(results: Json) -> Iterator[Table]:
+    for measure, title in TITLES.items():
+        if measure == "last" or any(cell[measure] for cell in results["cells"]):
+            yield grid_table(results, measure, title)
+    yield _without_empty(detail_table(results), "at")
+    if results["comparisons"]:
+        for measure in PAIRED:
+            yield _without_empty(paired_table(results, measure), "at")
+    yield Table("How to read this", notes=LEGEND)
+
+
+def _without_empty(table: Table, name: str) -> Table:
+    """The table without a column that says nothing: a study of one column has no labels for it."""
+    place = table.columns.index(name)
+    if any(row[place] for row in table.rows):
+        return table
+    rows = [row[:place] + row[place + 1 :] for row in table.rows]
+    columns = table.columns[:place] + table.columns[place + 1 :]
+    return replace(table, columns=columns, rows=rows, keys=table.keys - 1)
+
+
+def grid_table(results: Json, measure: str, title: str) -> Table:
+    """Rows by columns: mean ± sd, and what is missing of the seeds."""
+    columns = results["columns"]["labels"]
+    by_place = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
+    rows = [
+        [row, *(_in_grid(by_place.get((row, column)), measure) for column in columns)]
+        for row in results["rows"]["labels"]
+    ]
+    names = [name or "accuracy" for name in columns]
+    return Table(
+        f"{results['study']}: {title}",
+        [results["rows"]["axis"], *names],
+        rows,
+        right=frozenset(names),
+        extra=len(names) - 1,
+        keys=1,
+    )
+
+
+def _in_grid(cell: Json | None, measure: str) -> str:
+    if cell is None:
+        return ""
+    parts = [percent(cell[measure])] if cell[measure] else []
+    parts += [f"{len(cell[word])} {word}" for word in ("diverged", "failed") if cell[word]]
+    ended = sum(len(cell[word]) for word in ("done", "diverged", "failed"))
+    parts += [f"{ended} of {cell['seeds']} ended"] if ended < cell["seeds"] else []
+    return ", ".join(parts)
+
+
+def detail_table(results: Json) -> Table:
+    """What the grids above leave out."""
+    columns = [results["rows"]["axis"], "at", "n", "95 % CI, last", "95 % CI, by validation"]
+    columns += ["change", "diverged", "steps/s"]
+    rows = []
+    for cell in results["cells"]:
+        speed = cell["steps_per_second"]
+        rows.append(
+            [
+                cell["row"],
+                cell["column"],
+                str(len(cell["done"])),
+                interval(cell["last"]),
+                interval(cell["best"]),
+                "" if cell["plateau"] is None else f"{100 * cell['plateau']:+.2f}",
+                str(len(cell["diverged"])),
+                "" if speed is None else f"{speed:.1f}",
+            ]
+        )
+    right = frozenset({*columns[2:]})
+    title = f"{results['study']}: each mean's interval, and how the runs ended"
+    return Table(title, columns, rows, right=right, extra=3, keys=2)
+
+
+def paired_table(results: Json, measure: str) -> Table:
+    columns = ["A - B", "at", "points", "95 % CI", "shown", "pairs", "sd"]
+    rows = []
+    for each in results["comparisons"]:
+        if each["measure"] != measure:
+            continue
+        found = each["difference"]
+        points = "" if found is None else f"{100 * found['mean']:+.2f}"
+        sd = "none" if found is None or found["sd"] is None else f"{100 * found['sd']:.2f}"
+        row = [f"{each['a']} - {each['b']}", each["column"], points, interval(found, "+.2f")]
+        rows.append([*row, each["verdict"], str(len(each["seeds"])), sd])
+    return Table(
+        f"{results['study']}: differences paired by seed, {PAIRED[measure]}",
+        columns,
+        rows,
+        notes=PAIRED_LEGEND if measure == "last" else [],
+        right=frozenset({*columns} - {"A - B", "at", "shown"}),
+        extra=2,
+        keys=2,
+    )
+
+
+def percent(found: Json | None) -> str:
+    """'98.71±0.05' of a summary of fractions."""
+    if found is None:
+        return ""
+    sd = "" if found["sd"] is None else f"±{100 * found['sd']:.2f}"
+    return f"{100 * found['mean']:.2f}{sd}"
+
+
+def interval(found: Json | None, form: str = ".2f") -> str:
+    if found is None or found["low"] is None:
+        return "none"
+    return f"[{100 * found['low']:{form}}, {100 * found['high']:{form}}]"
+
+
+def flat_rows(results: Json) -> tuple[list[str], list[Json]]:
+    """A row for each epoch of each run, or one for a run that has none."""
+    about = ("run", "row", "column", "seed", "state", "reason", "steps_per_second")
+    records = []
+    for child in results["children"]:
+        common = {name: child[name] for name in about}
+        for epoch in child["epochs"] or [{"step": child["step"]}]:
+            records.append({**common, **epoch})
+    return list(dict.fromkeys(name for record in records for name in record)), records
+
+
+def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[], Any]]:
+    """For `--list`: how far each run is."""
+    columns = ["run", "state", "step", "of", "newest"]
+    shown = ["run", "state", "step", "newest"]
+    words = [state.word for state in states.values()]
+    counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+
+    def records() -> list[Json]:
+        return [
+            dict(zip(columns, (name, s.word, s.step, s.total, s.newest), strict=True))
+            for name, s in states.items()
+        ]
+
+    def tables() -> Iterable[Table]:
+        # Short, and apart where even that is too wide: a name that is broken cannot be copied.
+        rows = [
+            [name, s.word, steps(s), s.newest.replace("validation", "val.")]
+            for name, s in states.items()
+        ]
+        title = f"Study {study.name}: {_runs(states)}, {counted}"
+        return [Table(title, shown, rows, right=frozenset({"step"}), extra=1, keys=1)]
+
+    return {
+        "tables": tables,
+        "rows": lambda: (columns, records()),
+        "whole": lambda: {"format": 1, "study": study.name, "runs": records()},
+    }

@@ -1,0 +1,213 @@
+"""What the processes of one run share: a batch, its logits, its gradients, a decision.
+
+Every process holds the same weights and a part of each batch. The parts, put together in order of
+rank, are the batch that one process would have had; so a loss is taken over the logits of all, and
+the gradients of all are summed. For one process each function is what its name says of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Generator, Tensor
+
+from msngan.runs.folder import Failure, UserError
+
+T = TypeVar("T")
+
+_alone = False  # whether this process computes something that the others do not
+# What gloo and NCCL say where another process is gone.
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Socket", "TCPStore")
+
+
+def count() -> int:
+    """How many processes share the work at hand."""
+    return dist.get_world_size() if not _alone and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process computes by itself: nothing is synchronised."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def own(whole: Tensor, parts: int = 1, axis: int = 0) -> Tensor:
+    """This process's entries of what was drawn for all of them, along `axis`.
+
+    The axis holds `parts` batches one after the other, each of all processes in order of rank.
+    """
+    if count() == 1:
+        return whole
+    each = whole.unflatten(axis, (parts, count(), -1))
+    return each.select(axis + 1, rank()).flatten(axis, axis + 1)
+
+
+def uniform(shape: tuple[int, ...], draw: Generator, device: torch.device) -> Tensor:
+    """U[0, 1) of this shape, the process's own rows of what one process would draw for all."""
+    whole = (shape[0] * count(), *shape[1:])
+    return own(torch.rand(whole, generator=draw, device=device))
+
+
+def normal(shape: tuple[int, ...], draw: Generator, device: torch.device, parts: int = 1) -> Tensor:
+    """N(0, 1) of this shape, likewise; `parts` as in `own`."""
+    whole = (shape[0] * count(), *shape[1:])
+    return own(torch.randn(whole, generator=draw, device=device), parts)
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """(n, ...) of each process as (processes * n, ...) in order of rank; differentiable.
+
+    Each process's own gradient reaches its own rows alone: the sum of all processes' gradients in
+    the weights is then that of the whole.
+    """
+    if count() == 1:
+        return rows
+    made: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+    return made
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over the processes, differentiable as often as wanted."""
+    if count() == 1:
+        return x
+    made: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
+    return made
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean over the processes; the gradient that goes back is this process's share of it."""
+    if count() == 1:
+        return x
+    made: Tensor = _Mean.apply(x)  # type: ignore[no-untyped-call]
+    return made
+
+
+def deviation(x: Tensor) -> Tensor:
+    """The standard deviation (n - 1) of all entries of all processes, a constant."""
+    if count() == 1:
+        return x.std()
+    x = x.detach()
+    wide = x.double()
+    first = torch.stack([wide.sum(), wide.new_tensor(x.numel())])
+    dist.all_reduce(first)
+    middle, number = first[0] / first[1], first[1]
+    second = (wide - middle).square().sum()
+    dist.all_reduce(second)
+    return (second / (number - 1)).sqrt().to(x.dtype)
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by the sum over the processes, in one exchange a dtype."""
+    if count() > 1:
+        _exchange((p.grad for p in parameters if p.grad is not None), dist.all_reduce)
+
+
+def from_first(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by that of the first process, in one exchange a dtype."""
+    if count() > 1:
+        _exchange(tensors, lambda flat: dist.broadcast(flat, 0))
+
+
+@torch.no_grad()
+def _exchange(tensors: Iterable[Tensor], do: Callable[[Tensor], Any]) -> None:
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for each in tensors:
+        by_dtype.setdefault(each.dtype, []).append(each)
+    for alike in by_dtype.values():
+        flat = torch.cat([each.detach().reshape(-1) for each in alike])
+        do(flat)
+        for each, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+            each.copy_(part.view(each.shape))
+
+
+def decided(decide: Callable[[], T]) -> T:
+    """What the first process decides, in all of them: plain values.
+
+    Where it raises a UserError or a Failure the others raise it too, at the same place.
+    """
+    if count() == 1:
+        return decide()
+    said: list[Any] = [None]
+    if rank() == 0:
+        try:
+            said = [(decide(), None)]
+        except (UserError, Failure) as raised:
+            dist.broadcast_object_list([(None, (type(raised), str(raised)))], 0)
+            raise
+    dist.broadcast_object_list(said, 0)
+    value, failed = said[0]
+    if failed is not None:
+        kind, text = failed
+        problem: UserError | Failure = kind(text)
+        problem.together = True
+        raise problem
+    return value
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if count() == 1:
+        return number
+    numbers = torch.tensor([number], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return int(numbers)
+
+
+def lost(problem: BaseException) -> bool:
+    """Whether an exception means that another process of the run is gone."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return False
+    said = isinstance(problem, RuntimeError) and any(word in str(problem) for word in LOST)
+    return isinstance(problem, dist.DistError) or said
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        rows = rows.contiguous()
+        whole = rows.new_empty(dist.get_world_size(), *rows.shape)
+        dist.all_gather(list(whole), rows)
+        return whole.flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        made: Tensor = _Total.apply(gradient)  # type: ignore[no-untyped-call]
+        return made
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient / dist.get_world_size()

@@ -1,0 +1,103 @@
+"""The machine and the software that a number was measured with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msngan import __version__
+from msngan.runs import distributed as processes
+from msngan.runs.folder import now
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-fidelity", "numpy")
+
+
+def environment(config_name: str) -> dict[str, Any]:
+    """What the numbers of a run may depend on besides its config."""
+    about = software()
+    return {
+        "config": config_name,
+        "msngan": about["msngan"],
+        "python": about["python"],
+        "platform": about["platform"],
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+        "gpu": gpu(),
+        "versions": about["versions"],
+        "command": about["command"],
+        "time": about["time"],
+    }
+
+
+def software() -> dict[str, Any]:
+    """Versions, the command line and the time."""
+    return {
+        "msngan": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "command": shlex.join(["msngan", *sys.argv[1:]]),
+        "time": now(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, the cores that this process may use, memory in bytes, GPU."""
+    return {
+        "processor": processor(),
+        "cores": cores(),
+        "memory": memory(),
+        "gpu": gpu(),
+        "platform": platform.platform(),
+    }
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> int | None:
+    """Bytes of main memory, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a tensor on `device` may take now, None where the system does not say."""
+    if device.type == "cuda":
+        # what torch has taken from the GPU and does not use is free for tensors
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + idle
+    if device.type != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None  # the unit there is kB
+
+
+def gpu() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

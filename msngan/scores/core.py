@@ -1,0 +1,229 @@
+"""Distances and scores of features: float64 throughout, pure functions, no randomness.
+
+Fréchet distance: Heusel et al. 2017, arXiv:1706.08500, equation 6. Kernel distance: Binkowski et
+al. 2018, arXiv:1801.01401, section 4. Inception score: Salimans et al. 2016, arXiv:1606.03498.
+Whether a number may be called FID, KID or IS depends on the extractor, not on this file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from msngan.scores import halves
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+BLOCK = 512  # rows of a kernel matrix held at once: 512 x 512, 2 MB, stay in the cache
+
+
+def _rows(what: str, values: ArrayLike | Tensor, least: int = 2) -> Tensor:
+    """`values` as a finite float64 matrix of at least `least` rows, or a ValueError."""
+    matrix = values if isinstance(values, Tensor) else torch.tensor(values)
+    matrix = matrix.detach().cpu().double()  # in this order: MPS has no float64
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise ValueError(f"{what} must have shape (N, d), not {tuple(matrix.shape)}")
+    if len(matrix) < least:
+        raise ValueError(f"{what} has {len(matrix)} row(s); at least {least} are needed")
+    if matrix.isnan().any():
+        raise ValueError(f"{what} holds NaN")
+    if matrix.isinf().any():
+        raise ValueError(f"{what} holds Inf")
+    return matrix
+
+
+def _pair(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    a, b = _rows("a", a), _rows("b", b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"a has {a.shape[1]} features and b has {b.shape[1]}; they must agree")
+    return a, b
+
+
+@dataclass(frozen=True)
+class Moments:
+    """count; mean (d,); scatter (d, d) = the sum of (x - mean)(x - mean)'; all float64."""
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """(d, d), with the divisor count - 1."""
+        return self.scatter / (self.count - 1)
+
+
+def moments(features: ArrayLike | Tensor) -> Moments:
+    """The moments of (N, d); one row is enough."""
+    x = _rows("features", features, least=1)
+    mean = x.mean(0)
+    centred = x - mean
+    lower = halves.lower(centred.T, centred).tril_()
+    return Moments(len(x), mean, lower + lower.tril(-1).T)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """The moments of both sets together. Chan, Golub & LeVeque 1979: no sum of squares cancels."""
+    count = a.count + b.count
+    gap = b.mean - a.mean
+    scatter = a.scatter + b.scatter + torch.outer(gap, gap) * (a.count * b.count / count)
+    return Moments(count, a.mean + gap * (b.count / count), scatter)
+
+
+def root(covariance: ArrayLike | Tensor) -> Tensor:
+    """R (d, r) with R R' = covariance and orthogonal columns; r is its numerical rank.
+
+    The squared lengths of the columns are the eigenvalues. A ValueError if it is not symmetric.
+    """
+    matrix = _rows("covariance", covariance, least=1)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"covariance must be square, not {tuple(matrix.shape)}")
+    if not torch.allclose(matrix, matrix.T, rtol=1e-8, atol=1e-8 * float(matrix.abs().max())):
+        raise ValueError("covariance is not symmetric")
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    noise = len(values) * torch.finfo(torch.float64).eps * float(values.abs().max())
+    keep = values > noise
+    return vectors[:, keep] * values[keep].sqrt()
+
+
+def _thin_root(centred: Tensor) -> Tensor:
+    """Y (N - 1, d) with Y'Y the covariance of N centred rows.
+
+    A reflection that takes (1, ..., 1) to the first axis empties the first row. Without that, N
+    centred rows have one dimension too many, whose eigenvalue, zero but for rounding, costs half of
+    the digits when its square root is taken.
+    """
+    count = len(centred)
+    axis = torch.full((count,), 1 / math.sqrt(count), dtype=torch.float64)
+    axis[0] -= 1
+    axis /= axis.norm()
+    return (centred - 2 * torch.outer(axis, axis @ centred))[1:] / math.sqrt(count - 1)
+
+
+def frechet_to_root(features: ArrayLike | Tensor, mean: Tensor, reference_root: Tensor) -> float:
+    """Fréchet distance of features (N, d) to a reference of the given mean and root.
+
+    With A = Y'Y the covariance of the features and B = R R' the reference's, the eigenvalues of AB
+    that are not zero are those of (YR)(YR)', which is symmetric: no complex square root arises. It
+    is smaller than N x N; where N >= d the other order, R'AR, is the smaller.
+    """
+    x, mean = _pair(features, torch.stack([mean, mean]))[0], mean.double()
+    own = x.mean(0)
+    if len(x) < x.shape[1]:
+        y = _thin_root(x - own)
+        trace = halves.sum_of_squares(y)
+        mixed = halves.sum_of_singular_values(y @ reference_root)
+    else:
+        covariance = moments(x).covariance
+        trace = float(covariance.trace())
+        mixed = halves.sum_of_roots(halves.lower(reference_root.T, covariance @ reference_root))
+    return (
+        halves.sum_of_squares(own - mean)
+        + trace
+        + halves.sum_of_squares(reference_root)
+        - 2 * mixed
+    )
+
+
+def frechet_distance(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (AB)^(1/2)) of features (N, d) and (M, d).
+
+    A, B: covariances with divisors N - 1 and M - 1. Rounding can make a distance of zero slightly
+    negative. ValueError for other shapes, fewer than 2 rows, NaN or Inf.
+    """
+    a, b = _pair(a, b)
+    if len(a) >= a.shape[1] > len(b):
+        a, b = b, a  # the distance is symmetric; the smaller set takes the low-rank path
+    mean = b.mean(0)
+    of_b = _thin_root(b - mean).T if len(b) < b.shape[1] else root(moments(b).covariance)
+    return frechet_to_root(a, mean, of_b)
+
+
+def frechet_from_moments(
+    mean_a: ArrayLike | Tensor,
+    covariance_a: ArrayLike | Tensor,
+    mean_b: ArrayLike | Tensor,
+    covariance_b: ArrayLike | Tensor,
+) -> float:
+    """Fréchet distance of two Gaussians, means (d,), covariances (d, d)."""
+    means = [torch.as_tensor(mean).detach().cpu().double() for mean in (mean_a, mean_b)]
+    roots = [root(covariance) for covariance in (covariance_a, covariance_b)]
+    d = len(roots[1])
+    if any(mean.shape != (d,) for mean in means) or len(roots[0]) != d:
+        raise ValueError(
+            f"means of shapes {tuple(means[0].shape)} and {tuple(means[1].shape)} do not fit"
+            f" covariances of {len(roots[0])} and {d} features"
+        )
+    _rows("the means", torch.stack(means))
+    mixed = halves.sum_of_singular_values(roots[0].T @ roots[1])
+    traces = sum(halves.sum_of_squares(each) for each in roots)
+    return halves.sum_of_squares(means[0] - means[1]) + traces - 2 * mixed
+
+
+def _cubes(a: Tensor, b: Tensor) -> float:
+    """Sum of the polynomial kernel over all pairs of rows."""
+    base = torch.addmm(a.new_ones(1), a, b.T, alpha=1 / a.shape[1]).flatten()
+    return float(torch.dot(base * base, base))
+
+
+def kernel_between(a: Tensor, b: Tensor) -> float:
+    """Mean of the polynomial kernel over all pairs of rows of float64 a (N, d), b (M, d)."""
+    total = sum(_cubes(x, y) for x in a.split(BLOCK) for y in b.split(BLOCK))
+    return total / (len(a) * len(b))
+
+
+def kernel_within(a: Tensor) -> float:
+    """Mean of the polynomial kernel over all pairs of different rows of float64 a (N, d)."""
+    parts = a.split(BLOCK)
+    total = sum(_cubes(x, x) for x in parts)
+    total += 2 * sum(_cubes(x, y) for i, x in enumerate(parts) for y in parts[:i])
+    own = float(((a.square().sum(1) / a.shape[1] + 1) ** 3).sum())
+    return (total - own) / (len(a) * (len(a) - 1))
+
+
+def kernel_distance(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> float:
+    """Squared maximum mean discrepancy of features (N, d), (M, d); kernel (x'y / d + 1)^3.
+
+    The full unbiased U-statistic, every pair once: its expectation for equal distributions is 0,
+    so about half of such values are negative.
+    """
+    a, b = _pair(a, b)
+    return kernel_within(a) + kernel_within(b) - 2 * kernel_between(a, b)
+
+
+def inception_score(logits: ArrayLike | Tensor, splits: int = 1) -> float:
+    """exp of the mean KL(p(y|x) || p(y)) over logits (N, K); mean over `splits` parts in order.
+
+    Between 1 and K. Computed from log-probabilities, so that logits a thousand apart stay finite.
+    """
+    logits = _rows("logits", logits, least=1)
+    if splits < 1 or len(logits) < splits:
+        raise ValueError(f"{len(logits)} row(s) of logits cannot be put in {splits} split(s)")
+    bounds = [i * len(logits) // splits for i in range(splits + 1)]
+    scores = []
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        given = logits[start:stop].log_softmax(1)
+        marginal = given.logsumexp(0) - math.log(stop - start)
+        scores.append(math.exp(float((given.exp() * (given - marginal)).sum(1).mean())))
+    return sum(scores) / splits
+
+
+def bias_from_eigenvalues(eigenvalues: Tensor, n: float, m: float) -> float:
+    """Expected Fréchet distance of n and m draws of one Gaussian, B (1/n + 1/m), to second order.
+
+    B = 5/4 sum l_i + 1/2 sum_ij l_i l_j / (l_i + l_j) over the covariance's eigenvalues l; m may
+    be infinite. Within 5 % where n and m are well above the number of features.
+    """
+    values = eigenvalues[eigenvalues > 0].double()
+    pairs = values[:, None] * values / (values[:, None] + values)
+    return float(1.25 * values.sum() + 0.5 * pairs.sum()) * (1 / n + 1 / m)
+
+
+def bias(covariance: ArrayLike | Tensor, n: float, m: float) -> float:
+    """bias_from_eigenvalues of a covariance (d, d)."""
+    return bias_from_eigenvalues(root(covariance).square().sum(0), n, m)

@@ -1,0 +1,108 @@
+"""A live bar on a terminal; elsewhere one line every half minute."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from msngan.runs import distributed as processes
+from msngan.training.callbacks.base import RunCallback
+
+HEARTBEAT_SECONDS = 30
+# The figures of a step that are shown, where it has them.
+SHOWN = {"critic": "critic_loss", "generator": "generator_loss", "loss": "loss"}
+
+
+class Progress(RunCallback):
+    """Shows steps, steps a second, losses, time left and the newest score or accuracy."""
+
+    def __init__(self) -> None:
+        self.note = ""  # the newest score or accuracy; its callback sets it
+        self._console = Console(file=sys.stderr)
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._shown = 0.0
+        self._start = (0, 0.0)
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar; the first process speaks for all."""
+        if processes.rank() > 0:
+            return
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = (trainer.global_step, time.monotonic())
+        self._shown = time.monotonic()
+        if self._console.is_terminal and processes.rank() == 0:
+            self._bar = Bar(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                expand=True,
+            )
+            self._task = self._bar.add_task(
+                "train", total=self.steps, completed=trainer.global_step, text=""
+            )
+            self._bar.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Mapping[str, torch.Tensor],  # type: ignore[override]
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        now = time.monotonic()
+        # Reading a loss makes a GPU wait, so it is done a few times a second at the most.
+        if now - self._shown < (0.5 if self._bar else HEARTBEAT_SECONDS):
+            return
+        self._shown = now
+        step = trainer.global_step
+        first, start = self._start
+        speed = (step - first) / max(now - start, 1e-9)
+        shown = {word: name for word, name in SHOWN.items() if name in outputs}
+        losses = " ".join(f"{word} {float(outputs[name]):.3f}" for word, name in shown.items())
+        text = f"{speed:.1f} steps/s  {losses}  {self.note}"
+        if self._bar:
+            self._bar.update(self._task, completed=step, text=text)
+        else:
+            left = (self.steps - step) / max(speed, 1e-9)
+            self.say(f"step {step}/{self.steps}  {text}  {clock(left)} left")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._close(trainer)
+
+    def _close(self, trainer: Trainer) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=trainer.global_step)
+            self._bar.stop()
+            self._bar = None
+
+
+def clock(seconds: float) -> str:
+    """'1:02:03' or '2:03'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,94 @@
+"""Grids of samples while the generator learns, and a film of them at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from msngan.data import images as convert
+from msngan.runs import bounds as checks
+from msngan.runs.atomic import replacing
+from msngan.training.callbacks.base import RunCallback
+
+if TYPE_CHECKING:
+    from msngan.data import ImageData
+    from msngan.gan import GAN
+
+
+class Samples(RunCallback):
+    """Saves samples/<run>/step-XXXXXXXX.png, real.png before the first, training.webp at the end.
+
+    Each grid shows the same latents, from the generator's moving average in eval mode. Drawing them
+    takes nothing from training's random streams.
+
+    Args:
+        every: steps between grids; 0: none but the last.
+        count: images in a grid.
+        film: whether to write the animation.
+    """
+
+    def __init__(self, every: int = 1000, count: int = 64, film: bool = True) -> None:
+        checks.at_least("--samples.every", every, 0)
+        checks.at_least("--samples.count", count, 1)
+        self.every, self.count, self.film = every, count, film
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        with self.saving.attempt("a grid", trainer.global_step, needed=True):
+            for stale in self._grids():  # of a longer run that this one goes on in the middle of
+                if int(stale.stem.removeprefix("step-")) > trainer.global_step:
+                    stale.unlink()
+        data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
+        pick = torch.linspace(0, len(data.real) - 1, min(self.count, len(data.real))).long()
+        self._save(trainer, data.real[pick], "real.png")
+        if trainer.global_step == 0 and self.every:
+            self._draw(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self.due(trainer, self.every):
+            self._draw(trainer, pl_module)
+        if self.film and trainer.global_step >= self.steps:
+            with self.saving.attempt("training.webp", trainer.global_step):
+                self._write_film()
+
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        images = cast("GAN", module).sample(self.count, self.seed)
+        self._save(trainer, images, f"step-{trainer.global_step:08d}.png")
+
+    def _save(self, trainer: Trainer, images: torch.Tensor, name: str) -> None:
+        path, step = self.run.samples / name, trainer.global_step
+        with self.saving.attempt("a grid", step), replacing(path) as temporary:
+            convert.save_grid(images, temporary, kind="PNG")
+        for logger in trainer.loggers:
+            add = getattr(logger, "log_picture", None)
+            if add is not None:
+                tag = "samples" if name.startswith("step") else "real"
+                add(tag, convert.tile(images), trainer.global_step)
+
+    def _grids(self) -> list[Path]:
+        return sorted(self.run.samples.glob("step-????????.png"))
+
+    def _write_film(self) -> None:
+        """training.webp: the grids in order, the last one held; at most 100 frames."""
+        from PIL import Image
+
+        paths = self._grids()
+        if len(paths) < 2:
+            return
+        pick = torch.linspace(0, len(paths) - 1, min(100, len(paths))).long().unique()
+        frames = [Image.open(paths[index]).convert("RGB") for index in pick.tolist()]
+        # A run that went on with another --samples.count has grids of two sizes.
+        frames = [frame for frame in frames if frame.size == frames[-1].size]
+        times = [200] * (len(frames) - 1) + [2000]  # milliseconds
+        with replacing(self.run.samples / "training.webp") as temporary:
+            frames[0].save(
+                temporary, "WEBP", save_all=True, append_images=frames[1:], duration=times, loop=0
+            )
