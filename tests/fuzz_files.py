@@ -18,8 +18,8 @@ from fuzz_harness import command, outcome
 from fuzz_inputs import VALUES, changed, damaged, damaged_zip, json_text
 from PIL import Image
 
-from msngan.data.folder import load_folder
-from msngan.data.given import load_given
+from msngan.data.image_arrays import load_images
+from msngan.data.image_files import load_folder
 from msngan.networks import load_generator, read_checkpoint
 from msngan.training import dynamics
 
@@ -124,7 +124,7 @@ def zip_of_pictures(root: Path) -> Case:
         size, channels = draw.choice(((None, None), (8, 1), (4, 3)))
         if draw.random() < 0.5:
             return lambda: load_folder(path, size, channels)
-        return lambda: load_given(path, size, channels)
+        return lambda: load_images(path, size, channels)
 
     return case
 
@@ -166,7 +166,7 @@ def arrays(root: Path) -> Case:
             made = damaged_zip(several.getvalue(), draw, lambda held: member(held, draw))
             path.write_bytes(made)
         size, channels = draw.choice(((None, None), (8, 1), (4, 3)))
-        return lambda: load_given(path, size, channels)
+        return lambda: load_images(path, size, channels)
 
     return case
 

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
-from msngan.data import decode, folder
-from msngan.data.folder import DataError, load_folder
+from msngan.data import image_files
+from msngan.data.image_files import DataError, load_folder
 from msngan.runs.folder import UserError
 
 WHITE = 255
+NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 
 
 def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -122,6 +123,12 @@ def test_a_folder_and_its_zip_file_are_the_same_data(tmp_path: Path) -> None:
         ("gif", "GIF"),
         ("tif", "TIFF"),
         ("tiff", "TIFF"),
+        ("jfif", "JPEG"),
+        ("jpe", "JPEG"),
+        ("ppm", "PPM"),
+        ("pgm", "PPM"),
+        ("apng", "PNG"),
+        pytest.param("avif", "AVIF", marks=NEEDS_AVIF),
     ],
 )
 def test_every_format_is_read(ending: str, form: str, root: Path) -> None:
@@ -324,7 +331,7 @@ def test_levels_without_a_known_range_are_refused(
     image: Image.Image, form: str, root: Path
 ) -> None:
     message = refusal(write(root, {"a.tif": encoded(image, form)}))
-    assert message.startswith(f"cannot read {root / 'a.tif'}: it has ")
+    assert message.startswith(f"{root / 'a.tif'} cannot be read: it has ")
     assert "save it" in message
 
 
@@ -441,7 +448,7 @@ def test_labels_that_are_not_labels_are_refused(labels: object, word: str, root:
 
 def test_a_dataset_json_that_is_no_json_is_refused(root: Path) -> None:
     message = refusal(write(root, stylegan(None) | {"dataset.json": '{"labels": '}))
-    assert message.startswith(f"cannot read {root / 'dataset.json'}: ")
+    assert message.startswith(f"{root / 'dataset.json'} cannot be read: ")
 
 
 # What is refused
@@ -475,18 +482,18 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     root = tmp_path / "folder"
     root.mkdir()
     os.mkfifo(root / "a.png")
-    assert refusal(root).startswith(f"cannot read {root / 'a.png'}: ")
+    assert refusal(root).startswith(f"{root / 'a.png'} cannot be read: ")
 
 
 def test_a_broken_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
-    assert refusal(tmp_path).startswith(f"cannot read {tmp_path / 'a.png'}: ")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'a.png'} cannot be read: ")
 
 
 def test_a_cut_zip_file_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x.zip", {f"{i}.png": noise(8, 8, seed=i) for i in range(4)})
     path.write_bytes(path.read_bytes()[:-40])
-    assert refusal(path).startswith(f"cannot read {path}: ")
+    assert refusal(path).startswith(f"{path} cannot be read: ")
 
 
 def test_a_zip_file_with_a_changed_byte_names_the_member(tmp_path: Path) -> None:
@@ -494,7 +501,7 @@ def test_a_zip_file_with_a_changed_byte_names_the_member(tmp_path: Path) -> None
     data = bytearray(path.read_bytes())
     data[data.index(b"b.png") + 60] ^= 255
     path.write_bytes(data)
-    assert refusal(path).startswith(f"cannot read {path / 'b.png'}: Bad CRC-32")
+    assert refusal(path).startswith(f"{path / 'b.png'} cannot be read: Bad CRC-32")
 
 
 def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
@@ -510,7 +517,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_image_is_named(data: bytes, root: Path) -> None:
     write(root, {"a.png": noise(8, 8), "b.png": data, "c.png": noise(8, 8)})
     assert refusal(root) == (
-        f"cannot read {root / 'b.png'}: it is damaged, or no image; repair or remove it"
+        f"{root / 'b.png'} cannot be read: it is damaged, or not an image; repair or remove it"
     )
 
 
@@ -520,7 +527,7 @@ def test_a_truncated_image_is_named(form: str, root: Path) -> None:
     name = f"b.{form.lower()}"
     write(root, {"a.png": noise(64, 64), name: data[: len(data) // 2]})
     message = refusal(root, None, 3)
-    assert message.startswith(f"cannot read {root / name}: ")
+    assert message.startswith(f"{root / name} cannot be read: ")
     assert message.endswith("; repair or remove it")
 
 
@@ -528,7 +535,7 @@ def test_damaged_images_are_read_or_named_but_raise_nothing_else(tmp_path: Path)
     draw = np.random.default_rng(0)
     messages, shapes = [], []
     for index in range(120):
-        form = decode.FORMATS[index % len(decode.FORMATS)]
+        form = image_files.FORMATS[index % len(image_files.FORMATS)]
         data = bytearray(encoded(noise(24, 24, seed=index), form))
         for place in draw.integers(0, len(data), 12):
             data[place] = draw.integers(0, 256)
@@ -539,16 +546,41 @@ def test_damaged_images_are_read_or_named_but_raise_nothing_else(tmp_path: Path)
             messages.append(str(problem))
     assert set(shapes) == {(1, 3, 8, 8)}
     assert len(messages) > 10
-    assert all(message.startswith(f"cannot read {tmp_path / 'a.png'}: ") for message in messages)
+    assert all(message.startswith(f"{tmp_path / 'a.png'} cannot be read: ") for message in messages)
     assert not any("\n" in message for message in messages)
 
 
-def test_of_several_bad_images_the_first_by_name_is_reported(root: Path) -> None:
+@pytest.mark.quick
+def test_all_bad_images_are_counted_and_the_first_are_named_or_skipped(root: Path) -> None:
     files: dict[str, Image.Image | bytes | str] = {
-        f"{i:03d}.png": Image.new("L", (4, 4), 0) for i in range(150)
+        f"{i % 2}/{i:03d}.png": Image.new("L", (4, 4), i) for i in range(40)
     }
-    files |= {"149.png": b"", "071.png": b"", "072.png": b""}
-    assert "071.png" in refusal(write(root, files))
+    bad = [f"{i % 2}/{i:03d}.png" for i in (0, 10, 20, 31, 33, 35, 37)]
+    files |= dict.fromkeys(bad, b"")
+    reason = "it is damaged, or not an image"
+    what = f"7 of 40 images in {root} cannot be read"
+    named = f"{', '.join(f'{name} ({reason})' for name in bad[:5])} and 2 more"
+    assert refusal(write(root, files)) == f"{what}: {named}; repair or remove them"
+    with pytest.warns(UserWarning, match="are skipped") as said:
+        found, labels = load_folder(root, None, None, skip_bad=True)
+    assert [str(each.message) for each in said] == [f"{what} and are skipped: {named}"]
+    kept = [name for name in sorted(files) if name not in bad]
+    assert found[:, 0, 0, 0].tolist() == [int(name[2:5]) for name in kept]
+    assert labels is not None
+    assert labels.tolist() == [int(name[0]) for name in kept]
+
+
+def test_if_no_image_can_be_read_there_is_nothing_to_skip(root: Path) -> None:
+    write(root, {"a.png": b"", "b.png": b""})
+    for skip in (False, True):
+        with pytest.raises(DataError, match=r"2 of 2 images .* cannot be read"):
+            load_folder(root, None, None, skip_bad=skip)
+
+
+def test_images_of_a_kind_that_is_not_read_are_counted(root: Path) -> None:
+    files = {"a.png": Image.new("L", (4, 4), 7), "b.HEIC": b"", "c.svg": b"", "notes.txt": b""}
+    with pytest.warns(UserWarning, match=r"^2 images in .* of a kind that is not read \(b.HEIC\)"):
+        assert len(load_folder(write(root, files), None, None)[0]) == 1
 
 
 @pytest.mark.parametrize(
@@ -560,14 +592,14 @@ def test_a_reason_is_one_line_and_never_empty(
     def fail(data: bytes) -> Image.Image:
         raise problem
 
-    monkeypatch.setattr(decode, "picture", fail)
+    monkeypatch.setattr(image_files, "picture", fail)
     message = refusal(write(root, {"a.png": b""}))
-    assert message == f"cannot read {root / 'a.png'}: {words}; repair or remove it"
+    assert message == f"{root / 'a.png'} cannot be read: {words}; repair or remove it"
 
 
 def test_other_readers_of_pillow_stay_shut_whatever_the_name(root: Path) -> None:
-    icon = encoded(noise(16, 16), "PPM")
-    assert "no image" in refusal(write(root, {"a.png": icon}))
+    icon = encoded(noise(16, 16), "EPS")
+    assert "not an image" in refusal(write(root, {"a.png": icon}))
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -591,9 +623,9 @@ def test_a_file_above_the_bound_is_not_read(
     name: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(root, {"b.png": Image.new("L", (4, 4), 0), name: b"0" * 2000})
-    monkeypatch.setattr(folder, "MOST_FILE_BYTES", 1999)
+    monkeypatch.setattr(image_files, "MOST_FILE_BYTES", 1999)
     message = refusal(root)
-    assert message.startswith(f"cannot read {root / name}: 2000 bytes are more than the 1999")
+    assert message.startswith(f"{root / name} cannot be read: 2000 bytes are more than the 1999")
 
 
 def test_a_data_set_that_no_memory_holds_is_refused_before_it_is_decoded(root: Path) -> None:
@@ -606,7 +638,7 @@ def test_a_data_set_that_no_memory_holds_is_refused_before_it_is_decoded(root: P
 
 def test_the_memory_bound_is_64_gib(root: Path) -> None:
     write(root, {"a.png": noise(8, 8, "L")})
-    assert folder.MOST_BYTES == 64 * 1024**3
+    assert image_files.MOST_BYTES == 64 * 1024**3
     assert "GiB" in refusal(root, 2**18 + 1, 1)  # 2**18 squared is 64 GiB exactly
 
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from msngan.data import folder, given
-from msngan.data.folder import DataError, load_folder
-from msngan.data.given import load_given
+from msngan.data import image_arrays
+from msngan.data.image_arrays import load_images
+from msngan.data.image_files import DataError, load_folder
 from msngan.runs.folder import UserError
 
 
@@ -61,7 +61,7 @@ def saved(path: Path, **arrays: Any) -> Path:  # noqa: ANN401
 def refusal(path: Path, option: str = "--samples", **options: int) -> str:
     """The message of the DataError: one line that names option and path, none of `fit`'s."""
     with pytest.raises(DataError) as caught:
-        load_given(path, option=option, **options)
+        load_images(path, option=option, **options)
     message = str(caught.value)
     assert isinstance(caught.value, UserError)
     assert "\n" not in message
@@ -89,7 +89,7 @@ def test_every_layout_of_the_same_images_is_the_same_tensor(tmp_path: Path, chan
         np.savez_compressed(tmp_path / f"{name}-c.npz", layout)
         paths.append(tmp_path / f"{name}-c.npz")
     for path in paths:
-        found = load_given(path).images
+        found = load_images(path).images
         assert found.dtype == torch.uint8
         assert found.is_contiguous()
         assert torch.equal(found, want), path.name
@@ -111,7 +111,7 @@ def test_the_arrays_name_is_one_of_the_usual_or_the_only_one(tmp_path: Path) -> 
         {"x": second, "samples": first},
     ):
         saved(path, **arrays)
-        assert torch.equal(load_given(path).images, nchw(first)), list(arrays)
+        assert torch.equal(load_images(path).images, nchw(first)), list(arrays)
 
 
 def test_a_folder_is_searched_whole_and_in_order_of_names(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_folder_is_searched_whole_and_in_order_of_names(tmp_path: Path) -> Non
         path = tmp_path / "x" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    assert torch.equal(load_given(tmp_path / "x").images, nchw(array[[3, 1, 0, 2]]))
+    assert torch.equal(load_images(tmp_path / "x").images, nchw(array[[3, 1, 0, 2]]))
 
 
 @pytest.mark.parametrize(
@@ -133,15 +133,15 @@ def test_an_array_is_resized_cut_and_converted_as_the_same_png_files(
 ) -> None:
     array = pixels(40, height, width, have)  # more than one thread takes at a time
     root = pictures(tmp_path / "x", array)
-    found = load_given(saved(tmp_path / "x.npy", x=array), size, want).images
+    found = load_images(saved(tmp_path / "x.npy", x=array), size, want).images
     assert found.shape == (40, want or have, size, size)
     assert torch.equal(found, load_folder(root, size, want)[0])
-    assert torch.equal(found, load_given(root, size, want).images)
+    assert torch.equal(found, load_images(root, size, want).images)
 
 
 def test_a_size_and_channels_that_the_images_have_change_nothing(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.npz", arr_0=pixels())
-    assert torch.equal(load_given(path, 8, 3).images, load_given(path).images)
+    assert torch.equal(load_images(path, 8, 3).images, load_images(path).images)
 
 
 def test_images_with_a_side_of_one_or_three_pixels_are_read_where_one_reading_makes_sense(
@@ -151,7 +151,7 @@ def test_images_with_a_side_of_one_or_three_pixels_are_read_where_one_reading_ma
         message = refusal(saved(tmp_path / "x.npy", x=np.zeros(shape, np.uint8)))
         assert "either the second or the last axis can be 1 or 3 channels" in message
     clear = np.arange(9 * 4 * 4, dtype=np.uint8)
-    found = load_given(saved(tmp_path / "x.npy", x=clear.reshape(9, 4, 4))).images
+    found = load_images(saved(tmp_path / "x.npy", x=clear.reshape(9, 4, 4))).images
     assert torch.equal(found, torch.from_numpy(clear).view(9, 1, 4, 4))
 
 
@@ -315,8 +315,8 @@ def test_too_many_pixels_are_refused_after_resizing_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(tmp_path / "x.npy", x=pixels(5, 8, 8, 1))
-    monkeypatch.setattr(folder, "MOST_BYTES", 5 * 8 * 8)
-    assert len(load_given(path).images) == 5
+    monkeypatch.setattr(image_arrays, "MOST_BYTES", 5 * 8 * 8)
+    assert len(load_images(path).images) == 5
     assert "memory" in refusal(path, size=9)
     assert "memory" in refusal(path, channels=3)
 
@@ -340,7 +340,7 @@ def test_a_file_that_may_not_be_read_says_so(
     def refuse(*_: object, **__: object) -> NoReturn:  # permissions mean nothing to root
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(given, "open", refuse, raising=False)
+    monkeypatch.setattr(image_arrays, "open", refuse, raising=False)
     monkeypatch.setattr(zipfile, "ZipFile", refuse)
     assert "Permission denied" in refusal(path)
 
@@ -354,7 +354,7 @@ def test_what_is_no_file_or_folder_of_a_known_kind_is_refused(tmp_path: Path) ->
     for name in ("x.tar", "x.pt", "x.npz.bak", "x"):
         saved(tmp_path / "x.npz", arr_0=pixels()).rename(tmp_path / name)
     for name in ("pipe.npz", "pipe.npy", "pipe.zip", "pipe", "x.tar", "x.pt", "x.npz.bak", "x"):
-        assert "is of no known kind; give a folder, or a .zip" in refusal(tmp_path / name)
+        assert "is of an unknown kind; give a folder, or a .zip" in refusal(tmp_path / name)
     assert "No such file" in refusal(tmp_path / "missing")
     assert "No such file" in refusal(tmp_path / "gone.npz")
     assert "give a folder" in refusal(tmp_path / "loop")
@@ -364,7 +364,7 @@ def test_what_is_no_file_or_folder_of_a_known_kind_is_refused(tmp_path: Path) ->
 def test_endings_in_capitals_are_known(tmp_path: Path) -> None:
     for ending in ("npz", "npy"):
         saved(tmp_path / f"x.{ending}", arr_0=pixels()).rename(tmp_path / f"X.{ending.upper()}")
-        assert len(load_given(tmp_path / f"X.{ending.upper()}").images) == 5
+        assert len(load_images(tmp_path / f"X.{ending.upper()}").images) == 5
 
 
 def test_a_folder_of_pictures_is_refused_in_the_words_of_evaluate(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from official_files import COUNTS, idx, labels, write_cifar, write_mnist, write_
 from msngan.data import datasets
 from msngan.data import images as convert
 from msngan.data.datasets import DATASETS, Images, data_root, load
-from msngan.data.folder import DataError
+from msngan.data.image_files import DataError
 
 OFFICIAL = ["cifar10", "fashion", "mnist", "svhn"]
 
@@ -274,8 +274,8 @@ def test_the_folder_set_hands_on_what_was_asked_for(
 
     monkeypatch.setattr(datasets, "load_folder", read)
     load("folder", tmp_path)
-    load("folder", tmp_path, size=16, channels=1)
-    assert asked == [(tmp_path, None, None), (tmp_path, 16, 1)]
+    load("folder", tmp_path, size=16, channels=1, skip_bad=True)
+    assert asked == [(tmp_path, None, None, False), (tmp_path, 16, 1, True)]
 
 
 def test_the_root_is_the_argument_then_the_variable_then_the_cache(

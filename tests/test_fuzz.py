@@ -19,7 +19,7 @@ from classifier_runs import TINY_CLASSIFIER
 from conftest import QUIET, TINY
 from fuzz_harness import many, outcome
 
-from msngan.data.folder import load_folder
+from msngan.data.image_files import load_folder
 from msngan.report.html.scale import logarithmic
 from msngan.training import dynamics
 

@@ -9,7 +9,7 @@ import torch
 
 from msngan.data import LabelledData
 from msngan.data import images as convert
-from msngan.data.labelled import LABELLED
+from msngan.data.datamodules import LABELLED
 from msngan.runs import rng
 
 
@@ -24,7 +24,7 @@ def test_the_parts_are_the_training_split_and_share_no_image() -> None:
     whole = data.images("train")
     assert len(held.images) == 200
     assert len(train.images) + 200 == len(whole.images)
-    train_index, held_index = data._held
+    train_index, held_index = data._places["train"], data._places["validation"]
     assert sorted([*train_index.tolist(), *held_index.tolist()]) == [*range(len(whole.images))]
     assert torch.equal(whole.images[held_index], held.images)
     assert torch.equal(whole.labels[held_index], held.labels)
@@ -33,9 +33,9 @@ def test_the_parts_are_the_training_split_and_share_no_image() -> None:
 def test_the_validation_images_are_the_same_for_every_seed_and_not_the_first_ones() -> None:
     one, other = digits(), digits()
     one.seed, other.seed = 0, 1
-    assert torch.equal(one._held[1], other._held[1])
-    assert one._held[1].max() > 1000
-    assert one._held[1].min() < 100
+    assert torch.equal(one._places["validation"], other._places["validation"])
+    assert one._places["validation"].max() > 1000
+    assert one._places["validation"].min() < 100
 
 
 def test_the_test_part_is_the_test_split() -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from msngan.data.loader import StepLoader
+from msngan.data.datamodules import StepLoader
 
 IMAGES = torch.arange(23, dtype=torch.uint8).view(-1, 1, 1, 1)
 

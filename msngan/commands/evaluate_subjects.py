@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from msngan.data import DataError, ImageData
 from msngan.data.datasets import fitted
-from msngan.data.given import load_given
+from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
 from msngan.report.tables.evaluate_progress import progress
 from msngan.runs.folder import Run, UserError
@@ -124,9 +124,9 @@ def _given(path: str, option: str, dataset: str, size: int | None, channels: int
     In two ways they would differ before anything was generated.
     """
     if dataset == "folder":
-        return load_given(path, size, channels, option).images
+        return load_images(path, size, channels, option).images
     try:
-        images = load_given(path, None, channels, option).images
+        images = load_images(path, None, channels, option).images
     except DataError as problem:
         if size is None:
             raise

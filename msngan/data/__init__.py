@@ -1,8 +1,8 @@
-"""DATASETS: name -> uint8 images. A new data set is one loader and one line here."""
+"""Data sets: images as uint8 tensors, and the modules that make batches of them."""
 
-from msngan.data.datamodule import ImageData
-from msngan.data.datasets import DATASETS, DataError, Dataset, Images, data_root, load
-from msngan.data.labelled import LabelledData
+from msngan.data.datamodules import ImageData, LabelledData
+from msngan.data.datasets import DATASETS, Dataset, Images, data_root, load
+from msngan.data.image_files import DataError
 
 __all__ = [
     "DATASETS",

@@ -1,8 +1,8 @@
-"""The table of data sets, and the loaders of the official ones.
+"""DATASETS: name -> loader, and the loaders of the official data sets.
 
 A loader takes (root, split, size, channels, download) and returns uint8 images (N, C, H, W) with
-labels (N,) where there are any. Torchvision reads and downloads the official files; it and PIL are
-imported only when a loader runs.
+labels (N,) if there are any. Torchvision reads and downloads the official files; it and PIL are
+imported only when a loader runs. A new data set is one loader and one line in DATASETS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
-from msngan.data.folder import DataError, load_folder
+from msngan.data.image_files import BadImagesError, DataError, load_folder
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,17 @@ class Images:
     images: Tensor
     labels: Tensor | None = None
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images and labels at `index`, of a data set with labels."""
+        assert self.labels is not None
+        return self.images[index], self.labels[index]
+
 
 class Loader(Protocol):
-    """What a data set's function must accept."""
+    """The signature of a loader."""
 
     def __call__(
         self, root: Path, split: str, size: int | None, channels: int | None, download: bool
@@ -43,9 +51,9 @@ class Loader(Protocol):
 class Dataset:
     """One entry of DATASETS.
 
-    splits: the names a user may ask for; the first is what a GAN is trained on.
-    size, channels: what `null` in a config means; None where only the files can tell.
-    classes: how many labels there are, 0 where there are none.
+    splits: their names; a GAN is trained on the first.
+    size, channels: what `null` in a config means; None if it depends on the files.
+    classes: number of labels; 0 if there are none.
     """
 
     load: Loader
@@ -69,8 +77,12 @@ def load(
     size: int | None = None,
     channels: int | None = None,
     download: bool = True,
+    skip_bad: bool = False,
 ) -> Images:
-    """The images of data set `name`, in its own size and channels unless others are asked for."""
+    """The images of data set `name`, in its own size and channels unless others are given.
+
+    skip_bad: leave out files of a folder or zip file that cannot be read, with a warning.
+    """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
     if size is not None and size < 1:
@@ -84,11 +96,13 @@ def load(
     if name == "folder" and root is None:
         raise DataError("data set 'folder' needs --data.root: a folder of images or a zip file")
     size, channels = size or entry.size, channels or entry.channels
-    return entry.load(data_root(root), split, size, channels, download)
+    if not skip_bad or entry.load is not folder:
+        return entry.load(data_root(root), split, size, channels, download)
+    return folder(data_root(root), split, size, channels, download, skip_bad=True)
 
 
 def official(torchvision_name: str, by_split: bool = False) -> Loader:
-    """A loader of one of torchvision's data sets (CIFAR10, MNIST, FashionMNIST, SVHN)."""
+    """The loader of one of torchvision's data sets (CIFAR10, MNIST, FashionMNIST, SVHN)."""
 
     def loader(
         root: Path, split: str, size: int | None, channels: int | None, download: bool
@@ -113,9 +127,9 @@ def official(torchvision_name: str, by_split: bool = False) -> Loader:
 
 
 def fitted(images: Tensor, size: int) -> Tensor:
-    """uint8 (N, C, H, W) at size x size, in the way of all data sets but folders.
+    """uint8 (N, C, H, W) at size x size, as for all data sets but folders.
 
-    28 pixels become 32 by a border: the black one that the digits sit in goes on.
+    28 pixels become 32 by a black border, which continues the digits' own.
     """
     if images.shape[-1] == 28 and size == 32:
         return F.pad(images, (2, 2, 2, 2))
@@ -128,7 +142,7 @@ def _read(
     try:
         return kind(str(root), download=False, **chosen)
     except RuntimeError as problem:
-        if "not found" not in str(problem):  # torchvision has no type of its own for it
+        if "not found" not in str(problem):  # torchvision has no exception type for it
             raise
         missing = problem
     remedy = f"give --data.root or MSNGAN_DATA a folder that holds torchvision's {name} files"
@@ -184,11 +198,18 @@ def load_digits(
 
 
 def folder(
-    root: Path, split: str, size: int | None, channels: int | None, download: bool
+    root: Path,
+    split: str,
+    size: int | None,
+    channels: int | None,
+    download: bool,
+    skip_bad: bool = False,
 ) -> Images:
-    """A user's own images: see msngan.data.folder."""
-    images, labels = load_folder(root, size, channels)
-    return Images(images, labels)
+    """A folder or zip file of images: see msngan.data.image_files."""
+    try:
+        return Images(*load_folder(root, size, channels, skip_bad))
+    except BadImagesError as problem:
+        raise DataError(f"{problem}, or set --data.on_bad_image skip") from problem
 
 
 DATASETS: dict[str, Dataset] = {

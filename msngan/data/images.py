@@ -1,8 +1,8 @@
-"""The two ranges of images, the one way between them, and grids.
+"""Conversion between float and uint8 images, resizing, and grids of samples.
 
 Inside, images are float32 in [-1, 1]; outside (files, extractors, scores) they are uint8. Both are
-(N, C, H, W). The way out rounds and clamps: truncation, which many tools use, darkens a quarter of
-all grey levels by one and moves scores.
+(N, C, H, W). Conversion to uint8 rounds and clamps: truncation, which many tools use, darkens a
+quarter of all grey levels by one and changes scores.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor, truncate: bool = False) -> Tensor:
-    """Float in [-1, 1] to uint8, rounded; values outside saturate, NaN is refused.
+    """Float in [-1, 1] to uint8, rounded; values outside saturate, NaN raises Diverged.
 
-    truncate: cut the fraction off instead, as the protocols of older code do.
+    truncate: cut the fraction off instead, as older code does.
     """
     if torch.isnan(images).any():
         raise Diverged("images hold NaN; the generator has diverged")
-    if truncate:  # in their order of operations, by which no level of 256 is lost
+    if truncate:  # in their order of operations, which keeps all 256 levels
         return images.float().mul(255 / 2).add_(255 / 2).clamp_(0, 255).to(torch.uint8)
     return images.float().add(1).mul(255 / 2).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -52,7 +52,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
-    """uint8 with 1 or 3 channels to the other count: repeated, or ITU-R 601 luma."""
+    """uint8 (N, 1 or 3, H, W) to `channels`: grey is repeated, colour becomes ITU-R 601 luma."""
     have = images.shape[1]
     if have == channels:
         return images
@@ -68,7 +68,7 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
 def windows(
     padded: Tensor, top: Tensor, left: Tensor, size: int, mirrored: Tensor | None = None
 ) -> Tensor:
-    """Of each image (N, C, H, W) its own square window (N, C, size, size), flipped where mirrored.
+    """A square window (N, C, size, size) of each image (N, C, H, W), flipped where mirrored.
 
     top, left: int64 (N,), the window's first row and column; mirrored: bool (N,).
     """
@@ -110,9 +110,9 @@ def to_pil(picture: Tensor, scale: int = 1) -> Image:
 def save_grid(
     images: Tensor, path: Path, columns: int | None = None, kind: str | None = None
 ) -> None:
-    """Write uint8 (N, C, H, W) as one picture; small images are enlarged for a person to see.
+    """Write uint8 (N, C, H, W) as one picture; small images are enlarged to be visible.
 
-    kind: PIL's name of the format; None: by the path's suffix.
+    kind: Pillow's name of the format; None: by the path's suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scale = max(1, round(64 / images.shape[-1]))

@@ -38,7 +38,7 @@ TRAINING = {
         *("model.loss", "model.penalty_weight", "model.penalty_statistics", "data.split"),
         *("model.power_iteration", "model.passes", "model.generator_statistics"),
         *("model.critic_steps", "model.generator_lr", "model.critic_lr"),
-        *("model.generator_betas", "model.critic_betas"),
+        *("model.generator_betas", "model.critic_betas", "data.on_bad_image"),
     },
     "classifier": _TRAINING
     | {

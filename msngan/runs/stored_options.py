@@ -129,6 +129,7 @@ DATA: dict[str, Kind] = {
     "size": maybe(count),
     "channels": maybe(count),
     "mirror": flag,
+    "on_bad_image": word,
     "limit": maybe(whole),
     "validation": whole,
     "crop": whole,

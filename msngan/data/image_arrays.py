@@ -1,8 +1,8 @@
-"""Images of any tool's making: a folder or zip file of pictures, or an .npz or .npy file of arrays.
+"""Images that any tool made: a folder or zip file of image files, or an .npz or .npy file.
 
-The layouts are those of guided-diffusion (Dhariwal & Nichol 2021, arXiv:2105.05233: `arr_0`, uint8
-(N, H, W, C), beside labels and statistics), of `msngan sample --format npz`, and (N, C, H, W) as
-PyTorch has it. Pickles are not opened, and an array's header is judged before its pixels are read.
+Arrays are laid out as in guided-diffusion (Dhariwal & Nichol 2021, arXiv:2105.05233: `arr_0`, uint8
+(N, H, W, C), beside labels and statistics), as by `msngan sample --format npz`, or (N, C, H, W) as
+in PyTorch. Pickles are not opened, and an array's header is checked before its pixels are read.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -21,10 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msngan.data import decode, folder, zipped
 from msngan.data import images as convert
 from msngan.data.datasets import Images
-from msngan.data.folder import DataError
+from msngan.data.image_files import (
+    MOST_BYTES,
+    ZIP_KINDS,
+    DataError,
+    check_zip_index,
+    in_chunks,
+    load_folder,
+    pixels,
+    reading,
+)
 
 ARRAYS = (".npz", ".npy")
 NAMES = ("arr_0", "images", "samples", "x")  # of the images in an .npz file, the first one there is
@@ -38,7 +44,7 @@ LAYOUTS = "(N, H, W, C), (N, C, H, W) or, if grey, (N, H, W)"
 Opener = Callable[[], IO[bytes]]
 
 
-def load_given(
+def load_images(
     path: str | os.PathLike[str],
     size: int | None = None,
     channels: int | None = None,
@@ -48,9 +54,9 @@ def load_given(
 
     An array is uint8, (N, H, W, C), (N, C, H, W) or (N, H, W), C being 1 or 3; a shape that can be
     read in two ways is refused. In an .npz file it is the first of NAMES, or the only one. size:
-    the shorter side is resized to it (Lanczos) and the centre cut out; None where all images are
-    squares of one size. channels: 1 or 3; None for the images' own. All else is a DataError of one
-    line; option: what it calls the path, one of `msngan evaluate`'s.
+    the shorter side is resized to it (Lanczos) and the centre cut out; None if all images are
+    squares of one size. channels: 1 or 3; None for the images' own. Any other input is a DataError;
+    option: the option of `msngan evaluate` that its message names.
     """
     path = Path(path)
     try:
@@ -60,44 +66,25 @@ def load_given(
         raise DataError(f"{option} {path}: {reason}; give {WHAT}") from problem
     ending = path.suffix.lower()
     if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and ending == ".zip"):
-        found = _pictures(path, size, channels, option)
+        try:
+            found = Images(*load_folder(path, size, channels))
+        except DataError as problem:  # it names the options of `fit`
+            raise DataError(f"{option}: {str(problem).replace('--data.', '--')}") from problem
     elif stat.S_ISREG(mode) and ending in ARRAYS:
-        with _naming(f"{option} {path}"):
+        with reading(f"{option} {path}"):
             found = Images(_array(path, f"{option} {path}", size, channels))
     else:
-        raise DataError(f"{option} {path} is of no known kind; give {WHAT}")
+        raise DataError(f"{option} {path} is of an unknown kind; give {WHAT}")
     if len(found.images) < 2:
         raise DataError(f"{option} {path} holds one image; a score needs at least 2")
     return found
-
-
-def _pictures(path: Path, size: int | None, channels: int | None, option: str) -> Images:
-    try:
-        return Images(*folder.load_folder(path, size, channels))
-    except DataError as problem:  # it names the options of `fit`
-        raise DataError(f"{option}: {str(problem).replace('--data.', '--')}") from problem
-
-
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Whatever fails inside is a DataError about `what`, the option and its path."""
-    try:
-        yield
-    except DataError:
-        raise
-    except MemoryError as problem:
-        raise DataError(f"{what} does not fit into memory; give fewer images") from problem
-    except Exception as problem:  # damaged files make zipfile, zlib and NumPy raise nearly anything
-        system = problem.strerror if isinstance(problem, OSError) else None
-        reason = system or " ".join(str(problem).split())[:200] or type(problem).__name__
-        raise DataError(f"{what} cannot be read: {reason}; repair or replace it") from problem
 
 
 def _array(path: Path, what: str, size: int | None, channels: int | None) -> Tensor:
     """what: the option and the path, for messages."""
     if path.suffix.lower() == ".npy":
         return _images(lambda: open(path, "rb"), what, size, channels)
-    zipped.check_index(path)
+    check_zip_index(path)
     with zipfile.ZipFile(path) as archive:
         name = _chosen(archive.namelist(), what)
         _check_member(archive.getinfo(f"{name}.npy"), what)
@@ -122,8 +109,8 @@ def _chosen(members: list[str], what: str) -> str:
 
 
 def _check_member(member: zipfile.ZipInfo, what: str) -> None:
-    """DataError for a member that may take more memory than it says, or more than images do."""
-    if member.compress_type not in zipped.KINDS:
+    """DataError for a member that may take more memory than its index says, or than images do."""
+    if member.compress_type not in ZIP_KINDS:
         raise DataError(f"{what} is compressed in a way that is not read; use numpy.savez")
     size, packed = member.file_size, member.compress_size
     if size > MOST_UNSUSPECTED and size > MOST_RATIO * packed:
@@ -162,10 +149,10 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 def _check(
     shape: tuple[int, ...], kind: np.dtype, what: str, size: int | None, channels: int | None
 ) -> None:
-    """DataError for an array that holds no images, by its header."""
+    """DataError if the header says that the array cannot be images."""
     if kind.hasobject:
         raise DataError(
-            f"{what} holds Python objects, which are pickles and not opened; save one array of"
+            f"{what} holds Python objects, which are pickles and are not opened; save one array of"
             " uint8, with all images of one size"
         )
     if len(shape) not in (3, 4):
@@ -182,15 +169,15 @@ def _check(
         raise DataError(f"{what} is not square ({sides[1]}x{sides[0]}); set --size")
     side = size or sides[0]
     need = max(math.prod(shape) * kind.itemsize, shape[0] * (channels or 1) * side * side)
-    if need > folder.MOST_BYTES:
+    if need > MOST_BYTES:
         raise DataError(
-            f"{what} needs {need / 2**30:.0f} GiB of memory, over {folder.MOST_BYTES / 2**30:.0f};"
+            f"{what} needs {need / 2**30:.0f} GiB of memory, over {MOST_BYTES / 2**30:.0f};"
             " give fewer images"
         )
 
 
 def _sides(shape: tuple[int, ...], what: str) -> tuple[int, int]:
-    """Height and width, where only one reading of the shape makes sense."""
+    """Height and width; DataError if the shape can be read in two ways, or in none."""
     if len(shape) == 3:
         if shape[0] in CHANNELS or shape[2] in CHANNELS:
             raise DataError(
@@ -228,9 +215,7 @@ def _converted(images: Tensor, size: int | None, channels: int | None) -> Tensor
 
     def fill(chunk: range) -> None:
         for index in chunk:
-            made[index] = decode.pixels(convert.to_pil(images[index]), channels, side)
+            made[index] = pixels(convert.to_pil(images[index]), channels, side)
 
-    chunks = [range(at, min(at + folder.CHUNK, count)) for at in range(0, count, folder.CHUNK)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(fill, chunks))
+    in_chunks(fill, count)
     return made

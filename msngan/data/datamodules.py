@@ -1,0 +1,348 @@
+"""ImageData and LabelledData: data sets as LightningDataModules, and the loader of their batches.
+
+Images stay uint8 in memory; a batch becomes float on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from msngan.data import images as convert
+from msngan.data.datasets import DATASETS, DatasetName, Images, load
+from msngan.data.image_files import DataError
+from msngan.runs import bounds, distributed, rng
+
+Part = Literal["train", "validation", "test"]
+LABELLED = [name for name, entry in DATASETS.items() if {"train", "test"} <= {*entry.splits}]
+
+
+class StepLoader:
+    """Yields the uint8 images (with labels, if any) of one step after another, without end.
+
+    Each epoch is a new permutation, derived from (seed, epoch); the images left over at its end are
+    too few for a step and are skipped. Iteration starts at the step that `step()` returns, from
+    which epoch and position follow. So there is no state to save, and a resumed run sees the next
+    image. With several processes each takes its own share of every update's images; together they
+    see what one process would.
+
+    It has no length on purpose: Lightning then sees a single epoch, whose bookkeeping on resume
+    cannot go wrong.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | Images,
+        chunk: int,
+        seed: int,
+        step: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+        parts: int = 1,
+    ) -> None:
+        """chunk: images of a step, per process, for `parts` updates of the same size."""
+        assert chunk % parts == 0
+        assert 0 < chunk * world_size <= len(images)
+        self.images, self.chunk, self.seed, self.step = images, chunk, seed, step
+        self.rank, self.world_size, self.parts = rank, world_size, parts
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.images) // (self.chunk * self.world_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, place = divmod(self.step(), self.steps_per_epoch)
+        whole = self.chunk * self.world_size
+        while True:
+            draw = rng.generator(self.seed, epoch, 0, "order")
+            order = torch.randperm(len(self.images), generator=draw)
+            for index in range(place, self.steps_per_epoch):
+                step = order[index * whole : (index + 1) * whole]
+                yield self.images[
+                    step.view(self.parts, self.world_size, -1)[:, self.rank].flatten()
+                ]
+            epoch, place = epoch + 1, 0
+
+
+class ImageData(LightningDataModule):
+    """Real images for a GAN: uint8 in memory, batches in [-1, 1].
+
+    Args:
+        dataset: name of the data set.
+        root: folder of its files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data. For `folder`,
+            the folder of images or a zip file of them.
+        split: split to train on; null: the data set's training split.
+        size: height and width in pixels, a multiple of 8; null: the data set's own.
+        channels: 1 or 3; null: the data set's own.
+        batch_size: images of one critic update, per process.
+        mirror: flip each image left to right with probability 1/2.
+        download: download official files that are missing.
+        limit: use only the first so many images; null: all.
+        on_bad_image: for image files that cannot be read: stop (list them and do not train) or
+            skip (train without them and say how many there are).
+    """
+
+    size_step: ClassVar[int] = 8  # the networks take sides that are multiples of it, in pixels
+
+    def __init__(
+        self,
+        dataset: DatasetName = "cifar10",
+        root: str | None = None,
+        split: str | None = None,
+        size: int | None = None,
+        channels: int | None = None,
+        batch_size: int = 64,
+        mirror: bool = False,
+        download: bool = True,
+        limit: int | None = None,
+        on_bad_image: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        super().__init__()
+        bounds.at_least("--data.size", size, min(8, self.size_step))
+        bounds.at_least("--data.batch_size", batch_size, 1)
+        bounds.at_least("--data.limit", limit, 1)
+        if channels not in (None, 1, 3):
+            raise DataError(f"--data.channels {channels}: use 1 or 3, or null for the data's own")
+        if size is not None and size % self.size_step:
+            raise DataError(f"--data.size {size} is not a multiple of 8; choose 32 or 64, say")
+        if dataset not in DATASETS:
+            raise DataError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
+        self.dataset, self.root, self.split = dataset, root, split or DATASETS[dataset].splits[0]
+        self.size, self.channels, self.batch_size = size, channels, batch_size
+        self.mirror, self.download, self.limit = mirror, download, limit
+        self.on_bad_image = on_bad_image
+        self.seed, self.critic_steps = 0, 1  # of the run; `fit` sets them
+        self._loaded: dict[str, Images] = {}
+
+    @cached_property
+    def real(self) -> Tensor:
+        """All images to train on: uint8 (N, C, H, W)."""
+        images = self.images(self.split).images
+        if images.shape[-1] % self.size_step:
+            raise DataError(
+                f"the images of {self.dataset} are {images.shape[-1]} pixels wide, which is not a"
+                " multiple of 8; set --data.size"
+            )
+        return images[: self.limit]
+
+    def images(self, split: str) -> Images:
+        """One split in this module's size and channels, loaded once."""
+        if split not in self._loaded:
+            self._loaded[split] = load(
+                self.dataset,
+                self.root,
+                split,
+                self.size,
+                self.channels,
+                self.download,
+                skip_bad=self.on_bad_image == "skip",
+            )
+        return self._loaded[split]
+
+    @property
+    def held_out(self) -> Tensor | None:
+        """The test split if there is one that is not trained on, otherwise None."""
+        if "test" not in DATASETS[self.dataset].splits or self.split != "train":
+            return None
+        return self.images("test").images
+
+    @property
+    def description(self) -> dict[str, str | int | bool | None]:
+        """What a checkpoint says of its data: enough to find the same images again."""
+        names = ("dataset", "root", "split", "size", "channels", "mirror", "limit", "on_bad_image")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(channels, size) of the images."""
+        return self.real.shape[1], self.real.shape[2]
+
+    def check(self, world_size: int = 1) -> None:
+        """DataError if a step takes more images than there are."""
+        step = self.batch_size * self.critic_steps * world_size
+        if step > len(self.real):
+            processes = " x processes" if world_size > 1 else ""
+            raise DataError(
+                f"a step takes {step} images (batch size x critic steps{processes}), the data set"
+                f" has {len(self.real)}; lower --data.batch_size"
+            )
+
+    def _loader(self, images: Tensor | Images) -> StepLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        self.check(trainer.world_size)
+        return StepLoader(
+            images,
+            self.batch_size * self.critic_steps,
+            self.seed,
+            lambda: trainer.global_step,
+            trainer.global_rank,
+            trainer.world_size,
+            parts=self.critic_steps,
+        )
+
+    def train_dataloader(self) -> StepLoader:
+        return self._loader(self.real)
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
+        """uint8 to [-1, 1], each image mirrored independently, on the device."""
+        images = convert.to_float(batch)
+        trainer = self.trainer
+        if not self.mirror or trainer is None:
+            return images
+        coins = self._coins(len(images), trainer.global_step, self.critic_steps)
+        return torch.where(coins.to(images.device)[:, None, None, None], images.flip(3), images)
+
+    def _coins(self, count: int, step: int, parts: int = 1) -> Tensor:
+        """bool (count,): which of this process's images to mirror."""
+        draw = rng.generator(self.seed, step, 0, "flip")
+        coins = torch.rand(count * distributed.count(), generator=draw)
+        return distributed.own(coins, parts=parts) < 0.5
+
+
+class LabelledData(ImageData):
+    """Images with labels: uint8 in memory, batches standardised: ((x / 255) - mean) / sd.
+
+    Args:
+        dataset: name of the data set; it needs labels and a test split.
+        root: folder of its files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
+        size: height and width in pixels; null: the data set's own. MNIST's is 28, not the 32 that
+            it has for GANs.
+        channels: 1 or 3; null: the data set's own.
+        batch_size: images of one step, per process.
+        validation: training images held out to choose an epoch by, the same for every seed; 0:
+            none. The test set chooses nothing.
+        crop: pixels of black border from which each image is cut at random; 0: none.
+        mirror: flip each image left to right with probability 1/2.
+        mean: of each channel, in [0, 1], to subtract; null: that of the training images.
+        sd: of each channel, in [0, 1], to divide by; null: that of the training images.
+        download: download official files that are missing.
+        limit: use only the first so many training images; null: all.
+        test_limit: use only the first so many test images; null: all.
+    """
+
+    size_step: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        dataset: DatasetName = "mnist",
+        root: str | None = None,
+        size: int | None = None,
+        channels: int | None = None,
+        batch_size: int = 128,
+        validation: int = 5000,
+        crop: int = 0,
+        mirror: bool = False,
+        mean: list[float] | None = None,
+        sd: list[float] | None = None,
+        download: bool = True,
+        limit: int | None = None,
+        test_limit: int | None = None,
+    ) -> None:
+        if dataset in DATASETS and dataset not in LABELLED:
+            raise DataError(
+                f"--data.dataset {dataset}: a classifier needs labels and a test split; choose one"
+                f" of {', '.join(LABELLED)}"
+            )
+        if size is None and dataset in ("mnist", "fashion"):
+            size = 28
+        super().__init__(
+            dataset, root, "train", size, channels, batch_size, mirror, download, limit
+        )
+        for name, value in (("validation", validation), ("crop", crop)):
+            bounds.at_least(f"--data.{name}", value, 0)
+        bounds.at_least("--data.test_limit", test_limit, 1)
+        for each in mean or []:
+            bounds.not_negative("--data.mean: each", each)
+        for each in sd or []:
+            bounds.positive("--data.sd: each", each)
+        self.validation, self.crop, self.test_limit = validation, crop, test_limit
+        self.mean, self.sd = mean, sd
+        self._parts: dict[str, Images] = {}
+
+    @cached_property
+    def _places(self) -> dict[str, Tensor]:
+        """Indices, in order, of the images to train on and of those to validate with."""
+        count = len(self.images("train").images[: self.limit])
+        kept = count - self.validation
+        if kept < self.batch_size:
+            raise DataError(
+                f"--data.validation {self.validation} leaves {kept} of {count} images to train on,"
+                f" less than one batch of {self.batch_size}; lower it"
+            )
+        order = torch.randperm(count, generator=rng.generator(0, 0, 0, "validation"))
+        return {"train": order[:kept].sort().values, "validation": order[kept:].sort().values}
+
+    def images_of(self, part: Part) -> Images:
+        """Images, uint8 (N, C, H, W), and labels, int64 (N,), of a part."""
+        if part not in self._parts:
+            found = self.images("test" if part == "test" else "train")
+            index = slice(self.test_limit) if part == "test" else self._places[part]
+            self._parts[part] = Images(*found[index])
+        return self._parts[part]
+
+    @cached_property
+    def real(self) -> Tensor:
+        """The images to train on: uint8 (N, C, H, W)."""
+        return self.images_of("train").images
+
+    @property
+    def classes(self) -> int:
+        return DATASETS[self.dataset].classes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches of all processes; images left over wait for another epoch."""
+        return len(self.real) // (self.batch_size * distributed.count())
+
+    @property
+    def description(self) -> dict[str, str | int | bool | None]:
+        names = ("validation", "crop", "test_limit")
+        return {**super().description, **{name: getattr(self, name) for name in names}}
+
+    @cached_property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """mean and sd, float32 (C, 1, 1), in [0, 1]: those given, or of the training images."""
+        found = []
+        for name, values, own in (("mean", self.mean, "mean"), ("sd", self.sd, "std")):
+            if values is not None and len(values) != self.real.shape[1]:
+                raise DataError(
+                    f"--data.{name} {values} has {len(values)} values, the images have"
+                    f" {self.real.shape[1]} channels; give one for each"
+                )
+            # in float64: float32 sums of this many pixels lose digits
+            of_images = [float(getattr(x.double() / 255, own)()) for x in self.real.unbind(1)]
+            found.append(torch.tensor(of_images if values is None else values).view(-1, 1, 1))
+        return found[0], found[1].clamp_min(1e-6)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) to a network's input, float32, without augmentation."""
+        mean, sd = (each.to(images.device) for each in self.scale)
+        return images.float().div_(255).sub_(mean).div_(sd)
+
+    def train_dataloader(self) -> StepLoader:
+        return self._loader(self.images_of("train"))
+
+    def on_after_batch_transfer(  # type: ignore[override]
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Cropped and mirrored, each image by its own draws, then standardised, on the device."""
+        images, labels = batch
+        trainer = self.trainer
+        if trainer is not None and (self.crop or self.mirror):
+            images = self._augmented(images, trainer.global_step)
+        return self.prepared(images), labels
+
+    def _augmented(self, images: Tensor, step: int) -> Tensor:
+        count, size, c = len(images), images.shape[-1], self.crop
+        draw = rng.generator(self.seed, step, 0, "crop")
+        corners = torch.randint(0, 2 * c + 1, (2, count * distributed.count()), generator=draw)
+        top, left = distributed.own(corners, axis=1).to(images.device)
+        coins = self._coins(count, step).to(images.device) if self.mirror else None
+        return convert.windows(F.pad(images, (c, c, c, c)), top, left, size, coins)

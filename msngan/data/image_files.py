@@ -1,0 +1,455 @@
+"""A folder or zip file of images, as one uint8 tensor. Pillow decodes the files.
+
+The zip file may be one that StyleGAN2-ADA's dataset_tool.py wrote (Karras et al. 2020,
+arXiv:2006.06676): images, and a dataset.json whose "labels" pairs their names with classes.
+Nothing is written, and nothing is extracted to disk.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msngan.runs.folder import UserError
+from msngan.runs.safe_files import read_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Pillow identifies a file by its content; some of its other readers start programs (EPS).
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+ENDINGS = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
+)
+OTHER_ENDINGS = (  # images too, but not read: a warning says how many there are
+    *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".tga", ".psd", ".svg", ".ico", ".dib"),
+    *(".pcx", ".exr", ".hdr", ".dds", ".qoi", ".dng", ".cr2", ".nef", ".arw", ".raw"),
+)
+MOST_PIXELS = 2**26  # of one file: 8192 x 8192
+MANY_PIXELS = 2**22  # larger images are decoded one at a time
+MOST_FILE_BYTES = 2**28
+MOST_BYTES = 2**36  # of all images in memory
+MOST_NAMED = 5  # unreadable files that a message names
+CHUNK = 32
+ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates others without a bound
+MOST_INDEX = 2**27  # bytes of a zip file's index; two million images
+MOST_RATIO = 100  # of a member's size to its compressed size; images are compressed already
+SMALL = 2**20  # bytes; no ratio is checked for smaller members
+_one_at_a_time = threading.Lock()
+
+
+class DataError(UserError):
+    """Images that are missing, damaged or unsuitable: one line with the remedy."""
+
+
+class UnreadableError(DataError):
+    """A file that cannot be read; `reason` says why."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} cannot be read: {reason}; repair or remove it")
+        self.reason = reason
+
+
+class BadImagesError(DataError):
+    """Some of the images cannot be read."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """names: all files but hidden ones, sorted, '/' between parts; read: the bytes of one."""
+
+    root: Path
+    names: list[str]
+    read: Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What must agree between images, without their pixels. A palette counts as colour."""
+
+    width: int
+    height: int
+    grey: bool
+
+    @classmethod
+    def of(cls, image: Image) -> Look:
+        grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+        return cls(image.width, image.height, grey)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+def load_folder(
+    root: Path, size: int | None, channels: int | None, skip_bad: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Images, uint8 (N, C, H, W), in the order of their names, and labels, int64 (N,), or None.
+
+    size: the shorter side is resized to it (Lanczos) and the centre cut out; None if all images
+    are squares of one size. channels: 1 or 3; None if all are grey or all in colour. skip_bad:
+    leave out files that cannot be read, with a warning that counts them; otherwise they are a
+    BadImagesError, which counts and names them.
+    Labels come from dataset.json if it has "labels" (null: none), otherwise from the subfolders of
+    the first level, in order of name, if every image lies in one. Any other input is a DataError.
+    """
+    root = Path(root)
+    with _opened(root) as source, _strict_pillow():
+        names = [name for name in source.names if name.lower().endswith(ENDINGS)]
+        others = [name for name in source.names if name.lower().endswith(OTHER_ENDINGS)]
+        if not names:
+            raise DataError(f"no images in {root}; it needs files ending in {' '.join(ENDINGS)}")
+        labels = _labels(source, names)
+        first, looked = _first_look(source, names)
+        images = torch.empty(_shape(root, names, first, looked, size, channels), dtype=torch.uint8)
+        bad: dict[int, str] = {}
+
+        def fill(chunk: range) -> None:
+            for index in chunk:
+                name = names[index]
+                try:
+                    with reading(root / name), picture(source.read(name)) as image:
+                        pair = (first, looked), (name, Look.of(image))
+                        _check_alike(root, size, channels, *pair)
+                        images[index] = pixels(image, *images.shape[1:3])
+                except UnreadableError as problem:
+                    bad[index] = problem.reason
+
+        in_chunks(fill, len(names))
+    if others:
+        warnings.warn(
+            f"{len(others)} images in {root} are of a kind that is not read ({others[0]}); convert"
+            " them to PNG to use them",
+            stacklevel=2,
+        )
+    if not bad:
+        return images, labels
+    _report_bad(root, names, bad, skip_bad)
+    kept = torch.tensor([index for index in range(len(names)) if index not in bad])
+    return images[kept], None if labels is None else labels[kept]
+
+
+def _report_bad(root: Path, names: list[str], bad: dict[int, str], skip: bool) -> None:
+    if len(bad) == 1 and not skip:
+        ((index, reason),) = bad.items()
+        raise BadImagesError(str(UnreadableError(str(root / names[index]), reason)))
+    named = [f"{names[index]} ({bad[index]})" for index in sorted(bad)[:MOST_NAMED]]
+    more = f" and {len(bad) - len(named)} more" if len(bad) > len(named) else ""
+    what = f"{len(bad)} of {len(names)} images in {root}"
+    if not skip or len(bad) == len(names):
+        raise BadImagesError(
+            f"{what} cannot be read: {', '.join(named)}{more}; repair or remove them"
+        )
+    warnings.warn(f"{what} cannot be read and are skipped: {', '.join(named)}{more}", stacklevel=3)
+
+
+def in_chunks(work: Callable[[range], None], count: int) -> None:
+    """Call work for parts of range(count) in threads; raises the error of the first part."""
+    chunks = [range(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(work, chunks):
+            pass
+
+
+def _first_look(source: Source, names: list[str]) -> tuple[str, Look]:
+    """The name and look of the first image that can be read."""
+    bad: dict[int, str] = {}
+    for index, name in enumerate(names):
+        try:
+            with reading(source.root / name), picture(source.read(name)) as image:
+                return name, Look.of(image)
+        except UnreadableError as problem:
+            bad[index] = problem.reason
+    _report_bad(source.root, names, bad, skip=False)
+    raise AssertionError("all are bad")
+
+
+def _shape(
+    root: Path, names: list[str], first: str, look: Look, size: int | None, channels: int | None
+) -> tuple[int, int, int, int]:
+    if size is None and look.width != look.height:
+        raise DataError(f"images in {root} are not square ({look} {first}); set --data.size")
+    side, channels = size or look.width, channels or (1 if look.grey else 3)
+    need = len(names) * channels * side * side
+    if need > MOST_BYTES:
+        raise DataError(
+            f"{len(names)} images from {root} at {side}x{side} need {need / 2**30:.0f} GiB"
+            f" of memory, over {MOST_BYTES / 2**30:.0f}; set a smaller --data.size or give fewer"
+        )
+    return len(names), channels, side, side
+
+
+def _check_alike(
+    root: Path, size: int | None, channels: int | None, *pair: tuple[str, Look]
+) -> None:
+    (_, first), (_, other) = pair
+    if size is None and str(first) != str(other):
+        both = ", ".join(f"{look} {name}" for name, look in pair)
+        raise DataError(f"images in {root} differ in size ({both}); set --data.size")
+    if channels is None and first.grey != other.grey:
+        kinds = ((name, "grey" if look.grey else "colour") for name, look in pair)
+        both = ", ".join(f"{name} is {kind}" for name, kind in kinds)
+        raise DataError(f"images in {root} mix grey and colour ({both}); set --data.channels")
+
+
+@contextmanager
+def reading(what: Path | str) -> Iterator[None]:
+    """Turn any failure inside into an UnreadableError about `what`; DataErrors pass."""
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError as problem:
+        raise DataError(f"{what} does not fit into memory; give fewer images") from problem
+    except Exception as problem:  # damaged files make zlib, json and Pillow raise nearly anything
+        system = problem.strerror if isinstance(problem, OSError) else None
+        reason = system or " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise UnreadableError(str(what), reason) from problem
+
+
+# One file
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Inside, a decompression bomb is an error, and oddities in metadata are not reported."""
+    from PIL import Image
+
+    Image.init()  # Pillow loads its readers on first use, which threads should not race to do
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
+def picture(data: bytes) -> Iterator[Image]:
+    """The first frame, upright, in the file's own mode, while the block lasts.
+
+    Only one large image is in memory at a time, however many threads there are. ValueError if the
+    data are not an image, or too large; for damaged ones Pillow raises nearly anything.
+    """
+    from PIL import Image
+
+    try:
+        known = [name for name in FORMATS if name in Image.OPEN]  # an old Pillow has no AVIF
+        image = Image.open(io.BytesIO(data), formats=known)
+    except Image.UnidentifiedImageError as problem:
+        raise ValueError("it is damaged, or not an image") from problem
+    with image:
+        count = image.width * image.height
+        if count > MOST_PIXELS:
+            raise ValueError(
+                f"it has {image.width}x{image.height} pixels, over {MOST_PIXELS:,}; resize it"
+            )
+        with _one_at_a_time if count > MANY_PIXELS else nullcontext():
+            image.load()
+            yield _upright(image)
+
+
+def pixels(image: Image, channels: int, size: int) -> Tensor:
+    """uint8 (channels, size, size): the shorter side resized, the centre cut out.
+
+    Transparent pixels are blended with white; 16-bit levels are rounded to 8. ValueError for levels
+    without a fixed range.
+    """
+    from PIL.Image import Resampling
+
+    image = _flat(image).convert("L" if channels == 1 else "RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Resized through a box: the whole of a long thin image may not fit into memory.
+    image = image.resize((size, size), Resampling.LANCZOS, (left, top, left + side, top + side))
+    return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1)
+
+
+def _upright(image: Image) -> Image:
+    from PIL import ImageOps
+
+    with suppress(Exception):  # unreadable EXIF data, common, says nothing about the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _flat(image: Image) -> Image:
+    """The image in a mode that Pillow converts to L and RGB: 8 bits, opaque."""
+    from PIL import Image as pil
+
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("it has 32-bit levels; save it with 8 or 16 bits")
+        # 65535 / 255 = 257, which is odd: no level lies half way
+        return pil.fromarray(((levels.astype(np.int32) + 128) // 257).astype(np.uint8))
+    if image.mode in ("F", "LAB"):
+        raise ValueError(f"it has mode {image.mode}; save it as grey or RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
+    return image
+
+
+# Folders and zip files
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[Source]:
+    if os.path.isdir(root):
+        try:
+            names = sorted(_walk(str(root)))
+        except OSError as problem:
+            raise DataError(f"cannot list {problem.filename}: {problem.strerror}") from problem
+        yield Source(root, names, lambda name: _read_file(root / name))
+    elif not os.path.exists(root):
+        raise DataError(f"{root} does not exist; --data.root takes a folder or zip file of images")
+    elif not (os.path.isfile(root) and (root.suffix == ".zip" or zipfile.is_zipfile(root))):
+        raise DataError(f"{root} is neither a folder nor a zip file of images")
+    else:
+        with reading(root):
+            check_zip_index(root)
+            archive = zipfile.ZipFile(root)
+        with archive:
+            yield _zipped(root, archive)
+
+
+def _walk(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:  # a link that leads back up would be followed for ever
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {real})
+            else:
+                yield prefix + entry.name
+
+
+def _read_file(path: Path) -> bytes:
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise OSError("it is not a regular file, or a link to nothing")
+    _check_bytes(path.stat().st_size)
+    return path.read_bytes()
+
+
+def _check_bytes(count: int) -> None:
+    if count > MOST_FILE_BYTES:
+        raise OSError(f"{count} bytes are more than the {MOST_FILE_BYTES} allowed")
+
+
+def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
+    files = {
+        member.filename.replace("\\", "/"): member
+        for member in archive.infolist()
+        if not member.filename.endswith("/")
+    }
+    for name, member in files.items():
+        if why := _unfit(name, member):
+            raise DataError(
+                f"{root} holds {name[:80]!r}, {why}; make the file anew, of images only"
+            )
+    members = {
+        name: member
+        for name, member in files.items()
+        if not any(part.startswith(".") for part in PurePosixPath(name).parts)
+    }
+    turn = threading.Lock()  # ZipFile counts its open members without one
+
+    def read(name: str) -> bytes:
+        _check_bytes(members[name].file_size)
+        with turn:
+            return _read_member(archive, members[name])
+
+    return Source(root, sorted(members), read)
+
+
+def check_zip_index(path: Path) -> None:
+    """OSError for a zip file with so many members that listing them takes more than a GiB."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2**16 - 22))
+        tail = file.read()
+        at = tail.rfind(b"PK\5\6")
+        if at < 0 or len(tail) < at + 22:
+            return  # zipfile says what is wrong
+        length = int.from_bytes(tail[at + 12 : at + 16], "little")
+        place = at - 20
+        if place >= 0 and tail[place : place + 4] == b"PK\6\7":  # large files have a second record
+            file.seek(min(size, int.from_bytes(tail[place + 8 : place + 16], "little")))
+            length = max(length % (2**32 - 1), int.from_bytes(file.read(56)[40:48], "little"))
+    if length > MOST_INDEX:
+        raise OSError(f"an index of {length:,} bytes is longer than the {MOST_INDEX:,} allowed")
+
+
+def _unfit(name: str, member: zipfile.ZipInfo) -> str | None:
+    """Why a member cannot belong to a data set; None if it can."""
+    if name.startswith("/") or name[1:2] == ":" or ".." in PurePosixPath(name).parts:
+        return "a name that leads out of it"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "a link"
+    if member.compress_type not in ZIP_KINDS:
+        return "compressed in a way that is not read (deflate is)"
+    if member.file_size > SMALL and member.file_size > MOST_RATIO * member.compress_size:
+        return f"which inflates to {member.file_size:,} bytes from {member.compress_size:,}"
+    return None
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A member's bytes; OSError if it inflates to more than the index says.
+
+    zipfile inflates no more than the number of bytes it is asked for.
+    """
+    with archive.open(member) as file:
+        data = file.read(member.file_size)
+        if file.read(1):
+            raise OSError("it is larger than the file's index says")
+        return data
+
+
+# Labels
+
+
+def _labels(source: Source, names: list[str]) -> Tensor | None:
+    if "dataset.json" in source.names:
+        where = source.root / "dataset.json"
+        with reading(where):
+            record = read_json(source.read("dataset.json"))
+        if isinstance(record, dict) and "labels" in record:
+            return None if record["labels"] is None else _listed(where, record["labels"], names)
+    if not all("/" in name for name in names):
+        return None
+    folders = [name.split("/", 1)[0] for name in names]
+    number = {folder: label for label, folder in enumerate(sorted(set(folders)))}
+    return torch.tensor([number[folder] for folder in folders])
+
+
+def _listed(where: Path, pairs: Any, names: list[str]) -> Tensor:  # noqa: ANN401  any JSON value
+    form = '"labels" must be null or [[name, whole number from 0 up], ...]'
+    try:
+        labels = {str(name).replace("\\", "/"): label for name, label in pairs}
+    except (TypeError, ValueError) as problem:
+        raise DataError(f"{where}: {form}") from problem
+    for name in names:
+        if name not in labels:
+            raise DataError(f'{where} has no label for {name}; add it, or set "labels" to null')
+        if type(labels[name]) is not int or not 0 <= labels[name] < 2**63:
+            raise DataError(f"{where}: {form}; {name} has {json.dumps(labels[name])[:60]}")
+    return torch.tensor([labels[name] for name in names])
