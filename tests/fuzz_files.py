@@ -20,7 +20,8 @@ from PIL import Image
 
 from msngan.data.image_arrays import load_images
 from msngan.data.image_files import load_folder
-from msngan.networks import load_generator, read_checkpoint
+from msngan.networks import load_generator
+from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.training import dynamics
 
 Case = Callable[[random.Random], Callable[[], Any]]

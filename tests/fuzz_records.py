@@ -15,7 +15,8 @@ from fuzz_inputs import SCALARS, changed, damaged, damaged_lines, json_text
 from score_lines import FD
 
 from msngan.runs.folder import Run
-from msngan.runs.records import keep_until, read_lines, read_object
+from msngan.runs.jsonl import keep_until, read_lines
+from msngan.runs.safe_read import object_or_empty
 from msngan.training import collapse as health
 from msngan.training.callbacks import Accuracy, watch
 
@@ -184,7 +185,7 @@ def judged(root: Path) -> Case:
         accuracy = Accuracy()
         accuracy.attach(Run("c", root), 0, 40, "x")
         accuracy.on_train_start(NoTrainer(), None)  # type: ignore[arg-type]
-        read_object(other.folder / "environment.json").get("threads", 1)
+        object_or_empty(other.folder / "environment.json").get("threads", 1)
 
     def case(draw: random.Random) -> Callable[[], Any]:
         kind = draw.randrange(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,21 @@ def test_help_and_usage_errors_do_not_import_torch(
 def test_help_takes_less_than_importing_numpy() -> None:
     # A fact about what is imported: the help loads none of what numpy needs.
     assert not loaded_after("--help") & {"numpy", "rich", "yaml", "jsonargparse"}
+
+
+READERS = {  # who may call what reads a format; each has one policy, in msngan/runs
+    r"json\.loads?\(|JSONDecoder\(": {"runs/safe_read.py"},
+    r"yaml\.(safe_|full_|unsafe_)?load\(": {"runs/safe_read.py"},
+    r"np\.load\(|NpzFile": set[str](),
+    r"safe_open\(|safetensors\.torch\.load": {"runs/safe_read.py"},
+    # The latter reads moments that torch-fidelity has written a line before.
+    r"torch\.load\(": {"runs/checkpoint_files.py", "scores/by_torch_fidelity.py"},
+}
+
+
+@pytest.mark.parametrize("call", READERS)
+def test_files_of_a_format_are_read_in_one_place(call: str) -> None:
+    texts = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    assert {name for name, path in texts.items() if re.search(call, path.read_text())} == READERS[
+        call
+    ]

@@ -95,7 +95,7 @@ def refused(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Call
         ([*FIT, "--trainer.devices", "2"], "torchrun"),
         ([*FIT, "--trainer.devices", "0"], "--trainer.devices 0 is less than 1"),
         ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
-        ([*FIT, "--run", "../elsewhere"], "no run name"),
+        ([*FIT, "--run", "../elsewhere"], "not a run name"),
         ([*FIT, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
         ([*FIT, "--root", "/proc/1/nowhere"], "--root"),
         (
@@ -162,11 +162,11 @@ class TestCheckpoints:
         whole = (folder / "last.ckpt").read_bytes()
         (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
         assert "it is cut or changed" in refused("resume", "mine")
-        assert "cut or of another program" in refused("sample", "mine")
+        assert "cut, or another program wrote it" in refused("sample", "mine")
 
     def test_empty(self, refused: Callable[..., str], tmp_path: Path) -> None:
         (tmp_path / "x.ckpt").touch()
-        assert "cut or of another program" in refused(*FIT, "--ckpt_path", "x.ckpt")
+        assert "cut, or another program wrote it" in refused(*FIT, "--ckpt_path", "x.ckpt")
 
     def test_of_another_program(self, refused: Callable[..., str], tmp_path: Path) -> None:
         torch.save({"model": torch.zeros(3)}, tmp_path / "x.ckpt")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msngan.networks import read_checkpoint
 from msngan.runs.changes import CONDITIONAL, RECORD, STRUCTURE, TRAINING
+from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.training.options import TASKS
 
 ARGUMENTS = {"gan": ["--config", "digits_msn"], "classifier": ["--task", "classifier"]}

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from msngan.networks import read_checkpoint, read_generator
-from msngan.networks import stored as checkpoints
+from msngan.networks import read_generator
+from msngan.runs import checkpoint_files as checkpoints
+from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError
 from msngan.runs.stored_options import CLASSIFIER, GAN
 
@@ -75,7 +76,7 @@ def test_an_older_checkpoint_is_brought_up_one_format_after_the_other(
     assert run("resume", "format1", "--steps", "7") == 0  # Lightning gets what was brought up
     monkeypatch.setattr(checkpoints, "UPGRADES", {1: second, 2: lambda checkpoint: {}["x"]})
     first.write_bytes(hostile.sound())
-    with pytest.raises(UserError, match="no sound checkpoint of format 1"):
+    with pytest.raises(UserError, match="not a valid checkpoint of format 1"):
         read_checkpoint(first)
 
 

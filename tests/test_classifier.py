@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from msngan.classifier import Classifier
 from msngan.data import LabelledData
 from msngan.norms import NORMS
-from msngan.runs.records import read_lines
+from msngan.runs.jsonl import read_lines
 
 Run = Callable[..., int]
 

@@ -10,7 +10,7 @@ import yaml
 from official_files import write_cifar, write_mnist, write_svhn
 
 from msngan.runs.configs import known_configs, top_level
-from msngan.runs.records import read_lines
+from msngan.runs.jsonl import read_lines
 
 CONFIGS = sorted(
     name

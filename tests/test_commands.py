@@ -15,9 +15,9 @@ from PIL import Image
 
 from msngan.leaderboard.configs import setup_of
 from msngan.networks import load_generator
+from msngan.runs.atomic import append_line
 from msngan.runs.configs import is_study, known_configs, summary, top_level
-from msngan.runs.folder import append_line
-from msngan.runs.records import read_lines
+from msngan.runs.jsonl import read_lines
 
 FAMILIES = ["coverage", "cs", "density", "fd", "kd", "precision", "recall"]
 Run = Callable[..., int]

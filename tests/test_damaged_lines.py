@@ -13,7 +13,8 @@ from conftest import QUIET, TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msngan.runs.records import keep_until, read_lines, read_object
+from msngan.runs.jsonl import keep_until, read_lines
+from msngan.runs.safe_read import object_or_empty
 
 Run = Callable[..., int]
 LINES = [
@@ -40,7 +41,8 @@ def test_damaged_lines_are_named_once_and_a_cut_last_one_is_not(
     assert [line["step"] for line in read_lines(record)] == [1, 3, "x", 6]
     shown = capfd.readouterr().err.splitlines()
     assert shown == [
-        f"msngan: warning: {record} line {number} is no JSON; it is left out" for number in (2, 5)
+        f"msngan: warning: {record}: line {number} is not valid JSON and was skipped"
+        for number in (2, 5)
     ]
     read_lines(record)
     assert not capfd.readouterr().err
@@ -52,7 +54,7 @@ def test_many_damaged_lines_are_counted(tmp_path: Path, capfd: pytest.CaptureFix
     assert read_lines(path) == []
     shown = capfd.readouterr().err.splitlines()
     assert len(shown) == 11
-    assert shown[-1] == f"msngan: warning: {path} has 15 more such lines"
+    assert shown[-1] == f"msngan: warning: {path}: 15 more lines were skipped"
 
 
 def test_a_resume_keeps_what_it_cannot_read_as_it_is(
@@ -63,7 +65,7 @@ def test_a_resume_keeps_what_it_cannot_read_as_it_is(
         *(LINES[0], LINES[1], LINES[2], LINES[4], LINES[5]),
         b"",
     ]
-    assert "line 2 is no JSON; it is left as it is" in capfd.readouterr().err
+    assert "line 2 is not valid JSON and was skipped" in capfd.readouterr().err
 
 
 @given(st.lists(st.binary(max_size=12) | st.sampled_from(LINES), max_size=8), st.integers(-1, 8))
@@ -106,12 +108,12 @@ def test_a_resumed_run_goes_on_beside_a_damaged_line(
     assert run("resume", "mine", "--steps", "6") == 0
     shown = capfd.readouterr().err
     for name in ("scores", "metrics", "health"):
-        assert f"{name}.jsonl line 2 is no JSON; it is left as it is" in shown
+        assert f"{name}.jsonl: line 2 is not valid JSON and was skipped" in shown
         lines = (folder / f"{name}.jsonl").read_bytes().splitlines()
         assert lines[1] == b'{"step": 2, "sco'
         assert [json.loads(line)["step"] for line in [lines[0], *lines[2:]]] == [2, 4, 6]
     assert run("leaderboard", "--format", "json") == 0
-    assert "scores.jsonl, line 2: no JSON; line left out" in capfd.readouterr().err
+    assert "scores.jsonl: line 2 is not valid JSON and was skipped" in capfd.readouterr().err
 
 
 def test_a_report_names_the_line(run: Run, tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_a_report_names_the_line(run: Run, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'{"format"', b"{format", 1))
     assert run("report", "c") == 0
     page = (folder / "report.html").read_text()
-    assert "accuracy.jsonl: line 1 is no JSON object and left out" in page
+    assert "accuracy.jsonl: line 1 is not valid JSON and was skipped" in page
 
 
 def test_a_classifier_goes_on_beside_strange_accuracies_and_environment(run: Run) -> None:
@@ -131,6 +133,6 @@ def test_a_classifier_goes_on_beside_strange_accuracies_and_environment(run: Run
     odd = '{"step": 3, "validation_accuracy": "high"}\n{"step": null, "test_accuracy": []}\n'
     path.write_text(odd + path.read_text())
     (folder / "environment.json").write_text('{"threads": 1')
-    assert read_object(folder / "environment.json") == {}
+    assert object_or_empty(folder / "environment.json") == {}
     assert run("resume", "mine", "--epochs", "2") == 0
     assert path.read_text().startswith(odd)

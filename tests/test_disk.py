@@ -16,8 +16,8 @@ import torch
 from conftest import QUIET, TINY, same_bits, weights
 
 from msngan import gan
-from msngan.runs.atomic import add, append
-from msngan.runs.records import read_lines
+from msngan.runs.atomic import add, append_line
+from msngan.runs.jsonl import read_lines
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
@@ -245,12 +245,12 @@ def test_a_disk_that_becomes_read_only_stops_the_run_and_refuses_a_resume_until_
 
 def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
-    append(path, b'{"step": 1}')
+    append_line(path, {"step": 1})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, before[1]))
     try:
         with pytest.raises(OSError, match="too large"):
-            append(path, b'{"step": 2}')
+            append_line(path, {"step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_bytes() == b'{"step": 1}\n'
@@ -271,7 +271,7 @@ def test_little_room_is_said_before_training(
         shown = capfd.readouterr().err
         said = f"warning: checkpoints/{name} has room for" in shown
         assert said == warned
-    from msngan.networks import read_checkpoint
+    from msngan.runs.checkpoint_files import read_checkpoint
     from msngan.training.folder import room_wanted
 
     saved = read_checkpoint(folder / "last.ckpt")["hyper_parameters"]

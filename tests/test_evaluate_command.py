@@ -653,7 +653,7 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
         ),
         (["mine", "--device", "abacus"], "--device abacus is not to be had here; use cpu"),
         (["mine", "--device", "cuda:99"], "--device cuda:99 is not to be had here"),
-        (["one.npy"], "one.npy is no readable checkpoint"),
+        (["one.npy"], "one.npy is not a readable checkpoint"),
         (["--samples", "digits.zip"], "--samples needs real images: --against PATH, or --dataset"),
         (["--samples", "missing", "--against", "digits.zip"], "--samples missing: No such file"),
         (["--samples", "digits.zip", "--against", "missing"], "--against missing: No such file"),

@@ -82,7 +82,7 @@ def test_what_is_no_run_is_named_with_what_is_there(tmp_path: Path) -> None:
         find_sources(["empty"], tmp_path)
     folder = make_run(tmp_path, "broken")
     (folder / "config.yaml").write_text("a: [")
-    with pytest.raises(UserError, match=r"broken/config.yaml: no YAML"):
+    with pytest.raises(UserError, match=r"broken/config.yaml: not valid YAML"):
         find_sources(["broken"], tmp_path)
 
 

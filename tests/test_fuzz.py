@@ -98,7 +98,7 @@ FOUND = {
     "a name too long for a file": (["study", "x" * 300], 2, "x"),
     "a study of nonsense": (["study", "nonsense.yaml", "--list"], 2, "nonsense.yaml"),
     "a study of sets": (["study", "sets.yaml", "--list"], 2, "no single value"),
-    "a study nested too deep": (["study", "deep.yaml", "--list"], 2, "no YAML"),
+    "a study nested too deep": (["study", "deep.yaml", "--list"], 2, "not valid YAML"),
 }
 FILES = {
     "mine.yaml": 'run: "a\\0b"\ndata: {root: "\\0"}\nsteps: "\\0"\n',

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from score_lines import CS, FD, official, score_line, write_run
 
-from msngan.leaderboard import BETTER, Block, By, blocks, find_runs, read, select, tied
-from msngan.leaderboard.lines import Score
+from msngan.leaderboard import BETTER, Block, By, blocks, select, tied
 from msngan.leaderboard.wording import describe
 from msngan.runs.folder import UserError
+from msngan.runs.score_records import Score, find_runs, read_scores
 
 
 def board(root: Path, metric: str | None = None, by: By = "last") -> list[Block]:
-    entries, warnings = read(find_runs([], root))
+    entries, warnings = read_scores(find_runs([], root))
     assert warnings == []
     return blocks(entries, metric, by)
 
@@ -184,7 +184,7 @@ def test_entries_are_selected_by_data_set_and_by_protocol(tmp_path: Path) -> Non
         score_line(),
         score_line(protocol_id="dddd00000000", dataset="digits", name="50k"),
     )
-    entries, _ = read(find_runs([], tmp_path))
+    entries, _ = read_scores(find_runs([], tmp_path))
     assert [each.protocol_id for each in select(entries, "digits", None)] == ["dddd00000000"]
     for wanted in ("50k", "dddd00000000", "dddd"):
         assert [each.protocol_id for each in select(entries, None, wanted)] == ["dddd00000000"]

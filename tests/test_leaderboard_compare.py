@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 from score_lines import FD, score_line, write_run
 
-from msngan.leaderboard import BETTER, find_runs, read
+from msngan.leaderboard import BETTER
 from msngan.leaderboard.compare import Comparison, Paired, compare
 from msngan.leaderboard.configs import read_setups
 from msngan.runs.folder import UserError
+from msngan.runs.score_records import find_runs, read_scores
 
 Captured = pytest.CaptureFixture[str]
 
 
 def compared(root: Path, a: str = "a", b: str = "b") -> Comparison:
     runs = find_runs([], root)
-    entries, warnings = read(runs)
+    entries, warnings = read_scores(runs)
     setups, unknown = read_setups(runs)
     assert [*warnings, *unknown] == []
     return compare(a, b, entries, setups)
@@ -227,7 +228,7 @@ def test_a_run_whose_config_cannot_be_read_is_said_to_be_that(tmp_path: Path) ->
     (write_run(tmp_path, "one", score_line()) / "config.yaml").write_text("{")
     runs = find_runs([], tmp_path)
     with pytest.raises(UserError, match="'one': its config.yaml cannot be read"):
-        compare("other", "one", read(runs)[0], read_setups(runs)[0])
+        compare("other", "one", read_scores(runs)[0], read_setups(runs)[0])
 
 
 def test_without_a_common_protocol_weights_or_seed_there_is_one_line(tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 from score_lines import config, score_line, write_run
 
-from msngan.leaderboard import find_runs, read
 from msngan.leaderboard.board import make_board
 from msngan.leaderboard.configs import (
-    LARGEST_FILE,
     WITHOUT,
     WITHOUT_IN,
     Setup,
@@ -20,7 +18,8 @@ from msngan.leaderboard.configs import (
     told_apart,
 )
 from msngan.leaderboard.wording import in_words
-from msngan.runs.safe_files import LEVELS
+from msngan.runs.safe_read import LARGEST_YAML, LEVELS
+from msngan.runs.score_records import find_runs, read_scores
 
 IRRELEVANT = [(name,) for name in sorted(WITHOUT)] + [
     (section, name) for section, names in WITHOUT_IN.items() for name in sorted(names)
@@ -111,7 +110,7 @@ HOSTILE = {
     "deep lists": SOUND + "a: " + "[" * (LEVELS + 1) + "]" * (LEVELS + 1),
     "very deep lists": SOUND + "a: " + "[" * 20_000 + "]" * 20_000,
     "deep maps": SOUND + "a: " + "{a: " * 5000 + "1" + "}" * 5000,
-    "too large": SOUND + "#" * LARGEST_FILE,
+    "too large": SOUND + "#" * LARGEST_YAML,
     "not a number": SOUND + "a: .nan\n",
     "an infinity": SOUND + "a: .inf\n",
     "a huge integer": SOUND + f"a: {'9' * 20_000}\n",
@@ -151,7 +150,7 @@ def test_a_hostile_config_is_one_warning_and_its_run_is_pooled_with_none(
     assert "pooled with no other" in warnings[0]
     assert warnings[0].isprintable()
     assert len(warnings[0]) < len(str(tmp_path)) + 200
-    made = make_board(read(runs)[0], setups)
+    made = make_board(read_scores(runs)[0], setups)
     assert [row.run for row in made.blocks[0].rows] == ["config-s0", "config-s1", "z"]
     (pool,) = made.pools.values()
     assert [len(row.members) for row in pool.rows] == [2]

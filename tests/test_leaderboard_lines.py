@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from score_lines import FD, score_line, write_run
 
-from msngan.leaderboard import find_runs, read
-from msngan.leaderboard.lines import UNSAID, clean
+from msngan.runs.score_records import UNSAID, clean, find_runs, read_scores
 from msngan.scores.protocol import ADDED, Protocol
 
 
@@ -34,9 +33,6 @@ NO_JSON = {
     "NaN": json.dumps(score_line(math.nan)),
     "NaN where no number is due": json.dumps(score_line(more=math.nan)),
     "infinity by size": json.dumps(score_line(more=1.0)).replace('"more": 1.0', '"more": 1e999'),
-}
-MALFORMED = {
-    **NO_JSON,
     "no object": "[1, 2]",
     "nested lists": json.dumps(score_line(more=0, protocol_id="deep")).replace(
         ": 0}", ": " + "[" * 99 + "]" * 99 + "}"
@@ -44,6 +40,9 @@ MALFORMED = {
     "nested objects": json.dumps(score_line(more=0, protocol_id="deep")).replace(
         ": 0}", ": " + '{"a": ' * 99 + "0" + "}" * 100
     ),
+}
+MALFORMED = {
+    **NO_JSON,
     "an integer beyond float": json.dumps(score_line(1)).replace(
         '"mean": 1,', f'"mean": {10**400},'
     ),
@@ -73,11 +72,11 @@ def test_a_malformed_line_is_left_out_with_one_warning_that_names_it(
     tmp_path: Path, name: str
 ) -> None:
     write_run(tmp_path, "run", score_line(1.0), MALFORMED[name], "", score_line(2.0, step=2000))
-    entries, warnings = read(find_runs([], tmp_path))
+    entries, warnings = read_scores(find_runs([], tmp_path))
     assert [entry.step for entry in entries] == [1000, 2000]
     assert len(warnings) == 1
-    assert "scores.jsonl, line 2: " in warnings[0]
-    assert ("no JSON" in warnings[0]) == (name in NO_JSON)
+    assert "scores.jsonl: line 2 " in warnings[0]
+    assert ("not valid JSON" in warnings[0]) == (name in NO_JSON)
     assert "\n" not in warnings[0]
     assert len(warnings[0]) < len(str(tmp_path)) + 200
 
@@ -90,7 +89,7 @@ def test_a_bare_neighbour_metric_is_the_official_network_s_and_a_named_one_anyon
     other = {"protocol_id": "c" * 12, "official_inception": True}
     lines = [score_line(scores={f"{name}/x": score}), score_line(scores={name: score}, **other)]
     write_run(tmp_path, "run", *lines)
-    entries, warnings = read(find_runs([], tmp_path))
+    entries, warnings = read_scores(find_runs([], tmp_path))
     assert ([list(entry.scores) for entry in entries], warnings) == ([[f"{name}/x"], [name]], [])
 
 
@@ -101,7 +100,7 @@ def test_a_line_may_say_its_features_and_its_seconds_and_an_old_one_need_not(
     lines = [score_line(), {**score_line(), "dimensions": 256}]
     lines += [{**line, "seconds": times} for line in lines]
     write_run(tmp_path, "run", *lines)
-    entries, warnings = read(find_runs([], tmp_path))
+    entries, warnings = read_scores(find_runs([], tmp_path))
     assert ([entry.dimensions for entry in entries], warnings) == ([None, 256, None, 256], [])
 
 
@@ -112,7 +111,7 @@ def test_lines_from_before_a_field_was_added_stand_with_those_that_have_it(tmp_p
     new["protocol"] |= added
     other["protocol"] |= added | {ADDED[0]: 7}
     write_run(tmp_path, "mine", old, new, other)
-    entries, warnings = read(find_runs([], tmp_path))
+    entries, warnings = read_scores(find_runs([], tmp_path))
     assert [entry.step for entry in entries] == [1, 2]
     (warning,) = warnings
     assert "its protocol_id means another protocol" in warning
@@ -121,7 +120,7 @@ def test_lines_from_before_a_field_was_added_stand_with_those_that_have_it(tmp_p
 def test_one_protocol_id_cannot_stand_for_two_protocols(tmp_path: Path) -> None:
     write_run(tmp_path, "a", score_line(1.0), score_line(1.5, name="other name", step=1500))
     write_run(tmp_path, "b", score_line(0.1, samples=50000))
-    entries, warnings = read(find_runs([], tmp_path))
+    entries, warnings = read_scores(find_runs([], tmp_path))
     assert [entry.run for entry in entries] == ["a", "a"]
     assert len(warnings) == 1
     assert "means another protocol" in warnings[0]
@@ -129,7 +128,7 @@ def test_one_protocol_id_cannot_stand_for_two_protocols(tmp_path: Path) -> None:
 
 def test_an_unreadable_file_is_left_out_with_a_warning(tmp_path: Path) -> None:
     (write_run(tmp_path, "run") / "scores.jsonl").mkdir()
-    entries, warnings = read(find_runs([], tmp_path))
+    entries, warnings = read_scores(find_runs([], tmp_path))
     assert entries == []
     assert len(warnings) == 1
 

@@ -262,8 +262,8 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "samples/run/step-00001000.png")
     os.mkfifo(folder / "config.yaml")
     made = page(tmp_path)
-    assert "step-00001000.png left out: no file" in made.text
-    assert "config.yaml: no file" in made.text
+    assert "step-00001000.png left out: not a regular file" in made.text
+    assert "config.yaml: not a regular file" in made.text
 
 
 def test_the_last_grid_is_the_one_of_the_largest_step(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_without_runs_the_page_says_what_to_do_next(tmp_path: Path) -> None:
 
 def test_warnings_stand_on_the_page(root: Path) -> None:
     write_run(root, "broken", "{", score_line())
-    assert "scores.jsonl, line 1: no JSON; line left out" in page(root).text
+    assert "scores.jsonl: line 1 is not valid JSON and was skipped" in page(root).text
 
 
 def test_pillow_is_imported_for_a_page_only_and_torch_never(root: Path) -> None:

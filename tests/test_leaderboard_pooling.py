@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from score_lines import FD, official, score_line, write_run
 
-from msngan.leaderboard import find_runs, read
 from msngan.leaderboard.board import Board, make_board
 from msngan.leaderboard.configs import (
     read_setups,
 )
 from msngan.leaderboard.pooling import Pooled, groups, pool
+from msngan.runs.score_records import find_runs, read_scores
 
 
 def board(root: Path, **options: Any) -> Board:  # noqa: ANN401
     runs = find_runs([], root)
-    entries, warnings = read(runs)
+    entries, warnings = read_scores(runs)
     setups, unknown = read_setups(runs)
     assert [*warnings, *unknown] == []
     return make_board(entries, setups, **options)
@@ -155,7 +155,7 @@ def test_nothing_of_two_protocols_is_pooled_or_ranked_together(tmp_path: Path, t
 def test_entries_of_two_protocols_are_refused_where_one_is_due(tmp_path: Path) -> None:
     write_run(tmp_path, "a", score_line(1.0), score_line(2.0, protocol_id="c" * 12, samples=9))
     runs = find_runs([], tmp_path)
-    entries, setups = read(runs)[0], read_setups(runs)[0]
+    entries, setups = read_scores(runs)[0], read_setups(runs)[0]
     with pytest.raises(ValueError, match="too many values"):
         groups(entries, setups)
     made = make_board(entries, setups)

@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from msngan.leaderboard.lines import Score
 from msngan.report.html.spark import POINTS, sparkline
+from msngan.runs.score_records import Score
 
 
 def curve(*means: float | None) -> dict[int, Score]:

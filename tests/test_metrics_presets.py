@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from msngan.runs.folder import UserError
-from msngan.scores import presets
 from msngan.scores.presets import preset
 from msngan.scores.protocol import PRESETS, Preset, Protocol
 
@@ -55,7 +54,6 @@ def test_a_known_name_means_its_preset(name: str) -> None:
             "quantisation: truncate-clamp\n",
             PRESETS["sngan"],
         ),
-        ("sizes: &n 7\n".replace("sizes", "runs") + "samples: *n\n", Preset(7, 7)),
         ("\ufeffruns: 1\nsamples: 2\n", Preset(1, 2)),
         ("---\r\nruns: 1\r\nsamples: 2\r\n...\r\n", Preset(1, 2)),
     ],
@@ -64,7 +62,6 @@ def test_a_known_name_means_its_preset(name: str) -> None:
         "one line",
         "underscore",
         "sngan",
-        "alias",
         "byte order mark",
         "carriage returns",
     ],
@@ -114,7 +111,7 @@ def test_the_same_sizes_under_another_name_are_the_same_protocol(written: Path) 
         (PAPER + "seed: 3\n", "no 'seed' in a protocol"),
         (PAPER + "7: 3\n", "no 'int' in a protocol"),
         (PAPER + "null: 3\n", "no 'NoneType' in a protocol"),
-        (PAPER + f"? 0x{'f' * 9000}\n: 3\n", "no 'int' in a protocol"),
+        (PAPER + f"? 0x{'f' * 9000}\n: 3\n", "a value has 9,002 characters"),
         (PAPER + f"? {'long' * 900}\n: 3\n", "no 'longlong"),
         ("samples: 2000\n", "does not say runs"),
         ("runs: 5\n", "does not say samples"),
@@ -140,25 +137,28 @@ def test_the_same_sizes_under_another_name_are_the_same_protocol(written: Path) 
         ("just words", "must hold lines such as"),
         ("- runs: 5\n- samples: 2000\n", "must hold lines such as"),
         ("5", "must hold lines such as"),
-        ("runs: 5\n\tsamples: 2000\n", "is no YAML"),
-        ("runs: [5\nsamples: 2000\n", "is no YAML"),
-        ("runs: *missing\nsamples: 2000\n", "is no YAML"),
-        ("runs: 5\n---\nsamples: 2000\n", "is no YAML"),
-        ("runs: !!python/object/apply:os.mkdir [executed]\nsamples: 2\n", "is no YAML"),
-        ("runs: 2020-13-45\nsamples: 2000\n", "is no YAML"),
+        ("runs: 5\n\tsamples: 2000\n", "not valid YAML"),
+        ("runs: [5\nsamples: 2000\n", "not valid YAML"),
+        ("runs: *missing\nsamples: 2000\n", "alias *missing is not supported"),
+        ("runs: 5\n---\nsamples: 2000\n", "not valid YAML"),
+        ("runs: !!python/object/apply:os.mkdir [executed]\nsamples: 2\n", "is not supported"),
+        ("runs: 2020-13-45\nsamples: 2000\n", "not valid YAML"),
         (f"runs: {'9' * 9000}\nsamples: 2000\n", "protocol"),
-        (f"runs: 0x{'f' * 9000}\nsamples: 2000\n", "runs must be a whole number up to 1,000,"),
-        (f"runs: -0x{'f' * 9000}\nsamples: 2000\n", "runs must be a whole number up to 1,000,"),
+        (f"runs: 0x{'f' * 60}\nsamples: 2000\n", "runs must be a whole number up to 1,000,"),
+        (f"runs: -0x{'f' * 9000}\nsamples: 2000\n", "a value has 9,003 characters"),
         ("runs: 1\nsamples: 1000000001\n", "samples must be a whole number up to 1,000,"),
-        ("? [runs]\n: 5\n", "is no YAML"),
-        ("[" * 3000, "is no YAML"),
-        ("{a: " * 3000, "is no YAML"),
-        (b"\x00\x01\x02\xff\xfe" * 100, "is no YAML"),
-        (b"\xff\xfe\x00", "is no YAML"),
-        (b"runs: 5\nsamples: \xe4\n", "is no YAML"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "is no YAML"),
-        ("a: &a [x, x, x, x]\n" + "".join(f"{c}: &{c} [*a, *a]\n" for c in "bcd"), "no 'a' in"),
-        ("runs: 5\n" + "# x\n" * 20_000 + "samples: 2000\n", "is larger than 65,536 bytes"),
+        ("? [runs]\n: 5\n", "not valid YAML"),
+        ("[" * 3000, "not valid YAML"),
+        ("{a: " * 3000, "not valid YAML"),
+        (b"\x00\x01\x02\xff\xfe" * 100, "not UTF-8"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"runs: 5\nsamples: \xe4\n", "not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "not UTF-8"),
+        (
+            "a: &a [x, x, x, x]\n" + "".join(f"{c}: &{c} [*a, *a]\n" for c in "bcd"),
+            "the alias *a is not",
+        ),
+        ("runs: 5\n" + "# x\n" * 20_000 + "samples: 2000\n", "larger than 64 KiB"),
     ],
     ids=lambda value: repr(value[:40]) if not isinstance(value, int) else "",
 )
@@ -174,27 +174,21 @@ def test_a_file_of_endless_aliases_is_refused_at_once(written: Path) -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
     for one, other in zip("abcdefgh", "bcdefghi", strict=True):
         bomb += f"{other}: &{other} [{', '.join([f'*{one}'] * 9)}]\n"
-    assert "no 'a' in a protocol" in refusal(written, bomb)
-    nested = bomb.replace("a: &a", "runs: &a").replace("\nb:", "\nsamples:")
-    assert "runs must be a whole number" in refusal(written, nested)
+    assert "the alias *a is not" in refusal(written, bomb)
 
 
-def test_a_large_file_is_not_read_whole(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_not_read_whole(written: Path) -> None:
     with open(written, "wb") as file:
         file.truncate(2**40)  # no disk space, but far too much memory
-    assert "is larger than" in refusal(written)
-    monkeypatch.setattr(presets, "MOST_BYTES", len(PAPER))
-    written.write_text(PAPER)
-    assert preset(str(written)) == ("mine", PRESETS["paper"])
-    assert "is larger than" in refusal(written, PAPER + "\n")
+    assert "larger than" in refusal(written)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
-    assert "Is a directory" in refusal(tmp_path / "folder.yaml")
-    assert "No such file" in refusal(tmp_path / "missing.yaml")
-    assert "No such file" in refusal(tmp_path / "nowhere" / "x.yaml")
+    assert "not a regular file" in refusal(tmp_path / "folder.yaml")
+    assert "no such file" in refusal(tmp_path / "missing.yaml")
+    assert "no such file" in refusal(tmp_path / "nowhere" / "x.yaml")
     assert refusal(tmp_path / "loop.yaml")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import QUIET, TINY, same_bits, weights
 
-from msngan.runs.locks import lock
+from msngan.runs.folder import lock
 from msngan.training.callbacks import AtomicIO
 
 Run = Callable[..., int]

@@ -16,9 +16,11 @@ from msngan.report.html.study import progress
 from msngan.report.tables.study_progress import Display
 from msngan.runs.configs import known_configs
 from msngan.runs.folder import Run
+from msngan.runs.jsonl import newest
+from msngan.runs.safe_read import object_or_empty
 from msngan.study.plan import Study, make_study
 from msngan.study.results import collect, save
-from msngan.study.state import Reader, State, newest, read_object
+from msngan.study.state import Reader, State
 from msngan.study.study_files import Place, open_study, read_yaml
 
 BASE = "task: classifier\nepochs: 2\ndata: {dataset: digits}\nmodel: {norm: none, lr: 0.5}\n"
@@ -71,20 +73,20 @@ def test_a_damaged_record_leaves_the_run_to_be_resumed(study: Study, kind: str, 
 def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert newest(tmp_path / "pipe") == {}
-    assert read_object(tmp_path / "pipe") == {}
+    assert object_or_empty(tmp_path / "pipe") == {}
 
 
 def test_an_alias_is_refused_before_it_grows(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("a: &a [x, x]\nb: [*a, *a]\n")
-    with pytest.raises(ValueError, match=r"the alias \*a is not read; write what it stands for"):
+    with pytest.raises(ValueError, match=r"the alias \*a is not supported; write the value out"):
         read_yaml(path)
 
 
 def test_what_is_no_yaml_is_said_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("config: x\narms: [\n")
-    with pytest.raises(ValueError, match=r"no YAML: line 3: expected the node content"):
+    with pytest.raises(ValueError, match=r"not valid YAML: line 3: did not find expected node"):
         read_yaml(path)
 
 
@@ -96,7 +98,7 @@ def test_a_damaged_copy_of_a_study_is_named_with_what_to_do(
     copy.write_bytes(b"\xff\xfe\x00")
     assert main(["study", "mine.yaml", "--list"]) == 2
     shown = capsys.readouterr().err
-    assert shown.startswith(f"msngan: error: {copy}: no YAML")
+    assert shown.startswith(f"msngan: error: {copy}: not UTF-8 text")
     assert "remove it to go on" in shown
     copy.unlink()
     assert main(["study", "mine.yaml", "--list"]) == 0
@@ -233,7 +235,7 @@ def test_lines_of_an_accuracy_file_that_hold_no_numbers_are_left_out(tmp_path: P
     study = make_study("mine", {"config": "digits_cnn3_msn", "grid": {"seed": [0]}})
     folder = tmp_path / "checkpoints" / study.children[0].name
     folder.mkdir(parents=True)
-    good = '{"step": 1, "epoch": 1.0, "test_accuracy": 0.5, "train_loss": NaN}'
+    good = '{"step": 1, "epoch": 1.0, "test_accuracy": 0.5, "train_loss": null}'
     bad = '{"step": 2, "epoch": 2.0, "test_accuracy": "high"}'
     (folder / "accuracy.jsonl").write_text(f"{good}\n{bad}\n[]\n")
     found = collect(study, Reader(place), "msngan study mine")

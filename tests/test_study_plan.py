@@ -158,8 +158,8 @@ def test_numbers_with_an_exponent_and_no_dot_are_numbers(tmp_path: Path) -> None
     [
         ("config: x\ngrid: {seed: [0]}\ngrid: {seed: [1]}\n", "'grid' is there twice"),
         ("arms: {a: {}, a: {}}\n", "'a' is there twice"),
-        ("[1, 2]\n", "no options"),
-        ("a: [\n", "no YAML"),
+        ("[1, 2]\n", "not a mapping of options"),
+        ("a: [\n", "not valid YAML"),
         ("model: {norm: none}\n", "msngan fit --config"),
     ],
 )

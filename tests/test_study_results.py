@@ -15,8 +15,7 @@ import yaml
 from scipy import stats
 from score_lines import score_line
 
-from msngan.runs.folder import UserError
-from msngan.runs.locks import lock
+from msngan.runs.folder import UserError, lock
 from msngan.study.plan import Study, make_study
 from msngan.study.results import collect
 from msngan.study.state import Reader

@@ -24,7 +24,8 @@ from msngan.report.tables.bench_classify import classify_tables
 from msngan.report.tables.bench_scores import score_tables
 from msngan.report.tables.table import FORMATS, print_as
 from msngan.runs import bounds as checks
-from msngan.runs.folder import UserError, did_you_mean, write_json
+from msngan.runs.atomic import write_json
+from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.memory import keep_freed_memory
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from msngan.report.tables.table import Table
 from msngan.runs import bounds as checks
 from msngan.runs.configs import find_config, refuse_study
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.safe_files import read_json, read_up_to
+from msngan.runs.safe_read import read_json, read_up_to
 
 if TYPE_CHECKING:
     from msngan.bench.settings import SigmaSettings

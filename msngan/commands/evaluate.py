@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msngan.commands.parser import Parser
-from msngan.leaderboard.lines import score_line
 from msngan.report.tables.table import FORMATS
 from msngan.runs import bounds as checks
-from msngan.runs.folder import (
-    NAME,
-    Failure,
-    Run,
-    UserError,
-    append_line,
-    find_checkpoint,
-)
+from msngan.runs.atomic import append_line
+from msngan.runs.folder import NAME, Failure, Run, UserError, find_checkpoint
+from msngan.runs.score_records import score_line
 from msngan.scores.presets import metric_names, preset
 from msngan.scores.protocol import METRICS, PRESETS, check_sizes
 

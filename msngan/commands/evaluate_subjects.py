@@ -19,6 +19,7 @@ from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
 from msngan.report.tables.evaluate_progress import progress
 from msngan.runs.folder import Run, UserError
+from msngan.runs.safe_read import object_or_empty
 from msngan.scores.protocol import Preset
 from msngan.scores.scorer import Progress, Real, Scored, Scorer, check_given
 
@@ -107,10 +108,7 @@ def _loaded(
 
 def _config(run: Run) -> str:
     """The name of the config that a run was made from, its own where nothing says."""
-    try:
-        name = json.loads(run.environment.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return run.name
+    name = object_or_empty(run.environment).get("config")
     return name if isinstance(name, str) and name else run.name
 
 

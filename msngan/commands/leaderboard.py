@@ -7,16 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from msngan.commands.parser import Parser
-from msngan.leaderboard import find_runs, read, select
+from msngan.leaderboard import select
 from msngan.leaderboard.board import Board, make_board
 from msngan.leaderboard.configs import read_setups
 from msngan.leaderboard.flat import as_csv, as_json, flat_comparison
-from msngan.leaderboard.lines import clean
 from msngan.leaderboard.published import PUBLISHED, Published
 from msngan.report.tables.compare import comparison_tables
 from msngan.report.tables.leaderboard import board_tables, published_tables
 from msngan.report.tables.table import FORMATS, print_as
 from msngan.runs.folder import Run
+from msngan.runs.safe_read import clean
+from msngan.runs.score_records import find_runs, read_scores
 
 DESCRIPTION = """\
 Rank the runs by their scores. Each protocol (data set, samples, extractor, reference) is a block of
@@ -73,7 +74,7 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     runs = find_runs(args.runs, args.root)
-    entries, warnings = read(runs)
+    entries, warnings = read_scores(runs)
     scored = {entry.run for entry in entries}
     setups, unknown = read_setups([run for run in runs if clean(run.name) in scored])
     warnings += unknown

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from msngan.runs.folder import UserError
-from msngan.runs.safe_files import read_json
+from msngan.runs.safe_read import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

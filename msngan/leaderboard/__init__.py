@@ -10,11 +10,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from msngan.leaderboard.lines import Entry, Floor, Score, find_runs, read
 from msngan.leaderboard.order import BETTER, best_of, better, column, ranked, series, tied
 from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.score_records import Entry, Floor, Score
 
-__all__ = ["BETTER", "Block", "By", "Row", "better", "blocks", "by_protocol", "find_runs", "read"]
+__all__ = ["BETTER", "Block", "By", "Row", "better", "blocks", "by_protocol"]
 __all__ += ["select", "series", "tied"]
 
 By = Literal["last", "best"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from msngan.leaderboard import Block, By, blocks, by_protocol
 from msngan.leaderboard.compare import Comparison, compare
 from msngan.leaderboard.configs import Setup
-from msngan.leaderboard.lines import Entry
 from msngan.leaderboard.pooling import Pooled, pool
+from msngan.runs.score_records import Entry
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from msngan.leaderboard import by_protocol
 from msngan.leaderboard.configs import Setup, differences
 from msngan.leaderboard.intervals import Summary, summary
-from msngan.leaderboard.lines import Entry
 from msngan.leaderboard.order import better, column
 from msngan.leaderboard.pooling import Group, Member, groups, means, shared_step
 from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.score_records import Entry
 
 SIDES = ("A", "B")
 

@@ -10,14 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from msngan.leaderboard.lines import clean
 from msngan.runs.folder import Run
-from msngan.runs.safe_files import load_yaml, read_text
+from msngan.runs.safe_read import clean, read_config
 
-LARGEST_FILE = 64 * 1024  # bytes; a resolved config has about 2 KiB
 NONE = "–"  # an option that a config does not have
 
 # What a trained network does not depend on: names and places, how often something is recorded, and
@@ -79,9 +76,10 @@ def setup_of(config: dict[str, Any]) -> Setup:
         if section == "data" and inner.get("dataset") == "folder":
             names = names - {"root"}  # there the place is the data set
         kept[section] = {name: value for name, value in inner.items() if name not in names}
-    text = json.dumps(_plain(kept), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    kept = _plain(kept)
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
     config_id = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Setup(config_id, config["seed"], dict(_flat(json.loads(text))))
+    return Setup(config_id, config["seed"], dict(_flat(kept)))
 
 
 def differences(one: Setup, other: Setup) -> dict[str, tuple[str, str]]:
@@ -117,16 +115,6 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: A
             yield from _flat(each, f"{prefix}.{name}" if prefix else name)
     else:
         yield clean(prefix), clean(json.dumps(value, ensure_ascii=False))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ValueError for anything that no run of ours has written."""
-    if not path.exists():
-        raise ValueError("no such file")
-    config = load_yaml(read_text(path, LARGEST_FILE))
-    if not isinstance(config, dict):
-        raise ValueError("no mapping")
-    return config
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  any YAML value

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from msngan.leaderboard.lines import Entry, Score
+from msngan.runs.score_records import Entry, Score
 
 # in the order of columns; the family of a metric is its name before the slash
 BETTER = {

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from msngan.leaderboard import Block, By
 from msngan.leaderboard.configs import Setup, differences
 from msngan.leaderboard.intervals import Summary, alike, summary
-from msngan.leaderboard.lines import Entry, Score
 from msngan.leaderboard.order import best_of, ranked, series
 from msngan.leaderboard.wording import in_words
+from msngan.runs.score_records import Entry, Score
 
 
 @dataclass(frozen=True)

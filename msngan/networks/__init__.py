@@ -5,7 +5,7 @@ from msngan.networks.classifiers import CLASSIFIERS, ClassifierName
 from msngan.networks.dcgan import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
 from msngan.networks.exported import read_generator
 from msngan.networks.sampling import decode, draw_samples, evaluating, frozen, latents, slerp
-from msngan.networks.stored import check_gan, load_generator, read_checkpoint
+from msngan.networks.stored import check_gan, load_generator
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,7 +25,6 @@ __all__ = [
     "frozen",
     "latents",
     "load_generator",
-    "read_checkpoint",
     "read_generator",
     "slerp",
 ]

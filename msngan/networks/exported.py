@@ -15,13 +15,11 @@ from msngan.networks.stored import (
     check_gan,
     generator_state,
     load_generator,
-    read_checkpoint,
 )
 from msngan.runs.atomic import replacing
+from msngan.runs.checkpoint_files import MOST_STEPS, check_tensor, read_checkpoint
 from msngan.runs.folder import UserError
-from msngan.runs.safe_files import read_json
-from msngan.runs.safetensors_files import read_tensors, to_bytes
-from msngan.runs.schema import MOST_STEPS, check_tensor
+from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
 from msngan.runs.stored_options import DATA, NEEDED, OPTIONS, check_kinds, shown, word
 
 FORMAT = "msngan-generator-1"
@@ -51,7 +49,7 @@ def export(checkpoint: Path, out: Path, ema: bool | None = None) -> tuple[str, s
         "data": json.dumps(about["data"] | {"root": None}, sort_keys=True, allow_nan=False),
     }
     state = {name: value.contiguous() for name, value in generator_state(saved, ema).items()}
-    data = to_bytes(state, metadata)
+    data = tensors_to_bytes(state, metadata)
     with replacing(out) as temporary:
         temporary.write_bytes(data)
     return metadata["weights"], hashlib.sha256(data).hexdigest()

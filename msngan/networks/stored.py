@@ -1,9 +1,7 @@
-"""Checkpoints of msngan as plain data, judged before and after they are opened."""
+"""Generators and classifiers built from what a checkpoint holds."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,88 +11,8 @@ from torch import Tensor, nn
 
 from msngan.networks.dcgan import GENERATORS
 from msngan.runs import rng
-from msngan.runs.archive import check_archive
+from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError
-from msngan.runs.schema import check_schema
-
-CHECKPOINT_FORMAT = 1
-Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-# From a format to the next: what an older checkpoint lacks is put in, what has moved is moved.
-UPGRADES: dict[int, Upgrade] = {}
-# What torch raises of a file that is not whole, and what a foreign one makes of our own reading.
-DAMAGED: tuple[type[Exception], ...] = (
-    *(RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError),
-    *(TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError),
-    *(MemoryError, RecursionError, NotImplementedError),
-)
-
-
-def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
-    """A msngan checkpoint as plain data; nothing in it is executed.
-
-    mapped: leave the tensors in the file until they are used, which must then stay as it is.
-    Raises UserError for a file that is missing, cut, no checkpoint, or not of msngan. What is
-    returned is held to models.schema: known keys, plain values, tensors not larger than the file.
-    """
-    if not path.exists():
-        raise UserError(f"no checkpoint {path}")
-    try:
-        size = check_archive(path)
-        # Mapped, a tensor that claims more than is there has nothing to grow into.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError as problem:
-        raise UserError(f"{path} cannot be read: {problem.strerror or problem}") from problem
-    except DAMAGED as problem:
-        raise UserError(f"{path} is no readable checkpoint: {_reason(problem)}") from problem
-    checkpoint = _of_this_format(checkpoint, path)
-    try:
-        check_schema(checkpoint, size)
-    except DAMAGED as problem:
-        raise UserError(f"{path} is no sound checkpoint: {_reason(problem)}") from problem
-    return checkpoint if mapped else _owned(checkpoint)
-
-
-def _reason(problem: BaseException) -> str:
-    """Our own words; torch's are about its insides."""
-    if type(problem) is ValueError:
-        return str(problem)
-    return "it is cut or of another program"
-
-
-def _of_this_format(checkpoint: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401  any plain value
-    """The checkpoint, brought to this format by one upgrade after the other."""
-    about = checkpoint.get("msngan") if isinstance(checkpoint, dict) else None
-    found = about.get("format") if isinstance(about, dict) else None
-    if type(found) is not int or not 0 < found < 10**6:
-        raise UserError(f"{path} is not a msngan checkpoint: it says no format")
-    if found > CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{path} is of format {found}, this msngan reads up to {CHECKPOINT_FORMAT}; upgrade"
-            " msngan"
-        )
-    for number in range(found, CHECKPOINT_FORMAT):
-        if number not in UPGRADES:
-            raise UserError(
-                f"{path} is of format {found}, this msngan reads none before {number + 1}; use the"
-                " version that wrote it"
-            )
-        try:
-            checkpoint = UPGRADES[number](checkpoint)
-            checkpoint["msngan"]["format"] = number + 1
-        except DAMAGED as problem:
-            raise UserError(f"{path} is no sound checkpoint of format {found}") from problem
-    return checkpoint
-
-
-def _owned(value: Any) -> Any:  # noqa: ANN401  any plain value
-    """The same in memory of its own."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return type(value)((key, _owned(each)) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return type(value)(map(_owned, value))
-    return value
 
 
 def check_gan(checkpoint: dict[str, Any], path: Path) -> None:

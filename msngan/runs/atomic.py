@@ -1,12 +1,14 @@
-"""Files that a kill, a power cut or a full disk cannot leave half written."""
+"""The writer of files that a kill, a power cut or a full disk cannot leave half written."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -49,8 +51,18 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def append(path: Path, line: bytes) -> None:
-    """Add a line, whole or not at all; a last line that a kill has cut stays a line of its own."""
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
+    """Write a JSON file; ValueError for NaN and infinity, which JSON does not have."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Add one JSON line, whole or not at all; ValueError for NaN and infinity.
+
+    A last line that a kill has cut stays a line of its own.
+    """
+    line = json.dumps(record, allow_nan=False).encode()
     with suppress(FileNotFoundError), open(path, "rb") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -60,7 +72,7 @@ def append(path: Path, line: bytes) -> None:
 
 
 def add(path: Path, data: bytes) -> None:
-    """Add to a file's end, all or nothing where the disk has no room."""
+    """Add to the end of a file, all or nothing where the disk has no room."""
     with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         rest = memoryview(data)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.safe_files import load_yaml, read_text
+from msngan.runs.safe_read import load_yaml, read_text
 
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
 

@@ -1,17 +1,21 @@
-"""A run's folder and its records. No torch here: the leaderboard reads runs without it."""
+"""A run's folder: its files, its lock, and how it is found. No torch here."""
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from msngan.runs.atomic import append, replacing
+from msngan.runs.safe_read import read_config
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: two processes on one run are not kept apart
+    fcntl = None  # type: ignore[assignment]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
 
@@ -19,7 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
 class UserError(ValueError):
     """Bad input: commands print it in one line and exit with 2."""
 
-    together = False  # whether all processes of the run raise it: the first one then tells it
+    together = False  # whether all processes of the run raise it: then only the first prints it
 
 
 class Taken(UserError):
@@ -27,7 +31,7 @@ class Taken(UserError):
 
 
 class Failure(RuntimeError):
-    """What nobody's input is to blame for: commands print it in one line and exit with 1."""
+    """A failure that is not the input's fault: commands print it in one line and exit with 1."""
 
     together = False
 
@@ -43,12 +47,35 @@ class Diverged(Failure):
     figures: Mapping[str, float] = MappingProxyType({})
 
 
+class _Inside:
+    """The path of a file in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.folder / self.name
+
+
 @dataclass(frozen=True)
 class Run:
     """Where a run keeps its things: checkpoints/<name>/ and samples/<name>/ below `root`."""
 
     name: str
     root: Path = Path()
+
+    config = _Inside("config.yaml")
+    environment = _Inside("environment.json")
+    lock = _Inside(".lock")  # locked by the process that trains the run; the file itself stays
+    last = _Inside("last.ckpt")
+    previous = _Inside("previous.ckpt")
+    best = _Inside("best.ckpt")
+    metrics = _Inside("metrics.jsonl")
+    scores = _Inside("scores.jsonl")
+    accuracy = _Inside("accuracy.jsonl")  # of a classifier, a line an epoch
+    health = _Inside("health.jsonl")  # collapse checks
+    dynamics = _Inside("dynamics.npz")
+    result = _Inside("result.json")  # how the run ended; absent while it trains, or after a kill
 
     @property
     def folder(self) -> Path:
@@ -59,20 +86,12 @@ class Run:
         return self.root / "samples" / self.name
 
     @property
-    def config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
     def task(self) -> str:
         """What it trains, as its config says: gan or classifier."""
         try:
-            if not self.config.is_file():  # opening a pipe would wait for ever
-                return "gan"
-            with open(self.config, encoding="utf-8", errors="replace") as file:
-                lines = file.read(65536).splitlines()
-        except OSError:
+            return "classifier" if read_config(self.config).get("task") == "classifier" else "gan"
+        except (OSError, ValueError):
             return "gan"
-        return "classifier" if "task: classifier" in lines else "gan"
 
     @property
     def begun(self) -> bool:
@@ -84,57 +103,9 @@ class Run:
         return any(path not in known and path.suffix != ".tmp" for path in found)
 
     @property
-    def lock(self) -> Path:
-        """Locked by the process that trains the run; the file itself stays."""
-        return self.folder / ".lock"
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.ckpt"
-
-    @property
-    def previous(self) -> Path:
-        return self.folder / "previous.ckpt"
-
-    @property
     def newest(self) -> Path | None:
-        """The checkpoint to go on from: the last, or the one before it if that is gone."""
+        """The checkpoint to continue from: the last, or the one before it if that is gone."""
         return next((path for path in (self.last, self.previous) if path.is_file()), None)
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.ckpt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def scores(self) -> Path:
-        return self.folder / "scores.jsonl"
-
-    @property
-    def accuracy(self) -> Path:
-        """A classifier's accuracies, a line an epoch."""
-        return self.folder / "accuracy.jsonl"
-
-    @property
-    def dynamics(self) -> Path:
-        return self.folder / "dynamics.npz"
-
-    @property
-    def health(self) -> Path:
-        """What is looked at for a collapse, a line a check."""
-        return self.folder / "health.jsonl"
-
-    @property
-    def result(self) -> Path:
-        """How the run ended; there is none while it trains, or after a kill."""
-        return self.folder / "result.json"
-
-    @property
-    def environment(self) -> Path:
-        return self.folder / "environment.json"
 
 
 def all_runs(root: Path = Path()) -> list[Run]:
@@ -147,7 +118,7 @@ def new_run(name: str | None, stem: str, seed: int, root: Path = Path()) -> Run:
     if name is not None:
         if not NAME.fullmatch(name):
             raise UserError(
-                f"--run {name!r} is no run name; use letters, digits, '.', '_', '=' and '-'"
+                f"--run {name!r} is not a run name; use letters, digits, '.', '_', '=' and '-'"
             )
         run = Run(name, root)
         if run.begun:
@@ -163,9 +134,9 @@ def new_run(name: str | None, stem: str, seed: int, root: Path = Path()) -> Run:
 
 
 def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]:
-    """The checkpoint that `target` means: a file, a run's folder, or a run's name (its last).
+    """The checkpoint that `target` names: a file, a run's folder, or a run's name (its last).
 
-    Also the run that it belongs to, if its folder has a config.
+    And the run that it belongs to, if its folder has a config.
     """
     path = Path(target)
     run = Run(target, root)
@@ -202,16 +173,40 @@ def did_you_mean(word: str, known: list[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON line, whole or not at all; NaN and infinity are refused, for JSON has none."""
-    append(path, json.dumps(record, allow_nan=False).encode())
-
-
 def now() -> str:
     """The time for a record, UTC."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def lock(path: Path) -> int | None:
+    """A descriptor that holds the lock until it is closed or the process ends; None if taken."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    if _take(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _take(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks; a run on it is better than none
+        return True
+    return True

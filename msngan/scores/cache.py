@@ -10,16 +10,16 @@ import hashlib
 import json
 import os
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from msngan.runs.atomic import replacing
+from msngan.runs.safe_read import read_json, read_npy, read_npz
 
 ARRAYS = ("mean", "root", "features", "logits", "kernel_within")
+LARGEST = 2**36  # bytes of a file; the features of a large reference take some GiB
 
 
 def cache_folder() -> Path:
@@ -39,11 +39,11 @@ def read_arrays(
 ) -> dict[str, np.ndarray] | None:
     """The arrays of a cache file, or None where it is absent, cut, damaged or another's."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if json.loads(str(file["identity"])) != identity:
-                return None
-            arrays = {name: file[name] for name in ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        found = read_npz(path, LARGEST)
+        if read_json(str(found["identity"])) != identity:
+            return None
+        arrays = {name: found[name] for name in ARRAYS}
+    except (OSError, ValueError, KeyError):
         return None
     widths = (arrays["mean"].shape, arrays["root"].shape[:1], arrays["features"].shape[1:])
     if any(width != (dimensions,) for width in widths):
@@ -55,10 +55,10 @@ def read_arrays(
 def read_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A float64 array without NaN or Inf, or None where the file is absent or holds another."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        array = read_npy(path, LARGEST)
+    except (OSError, ValueError):
         return None
-    sound = isinstance(array, np.ndarray) and array.shape == shape and array.dtype == np.float64
+    sound = array.shape == shape and array.dtype == np.float64
     return array if sound and np.isfinite(array).all() else None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+from msngan.runs.safe_read import read_json
 from msngan.scores.disturbances import DISTURBANCES
 from msngan.scores.floors import Score
 from msngan.scores.responses import IMAGES, Response, Row
@@ -107,7 +107,7 @@ classifier score (CS) of either; mean ± sd over (n) disjoint parts.
 def _facts(evidence: Evidence) -> str:
     extractor, path = evidence.extractor, evidence.path
     facts = extractor.metadata
-    recipe = ", ".join(f"{key} {value}" for key, value in json.loads(facts["recipe"]).items())
+    recipe = ", ".join(f"{key} {value}" for key, value in read_json(facts["recipe"]).items())
     weights = sum(each.numel() for each in extractor.network.parameters())
     root = " --root DIR" if facts["dataset"] == "folder" else ""
     real = ", ".join(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import statistics
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msngan.runs.folder import write_json
+from msngan.runs.atomic import write_json
+from msngan.runs.safe_read import read_object
 from msngan.scores import core
 from msngan.scores.measuring import ROLES, measure
 from msngan.scores.reference import Reference, in_random_order, pixels_sha256
@@ -85,11 +85,11 @@ def _measured(
 def _read(path: Path, runs: int) -> dict[str, list[float]] | None:
     """Cached values, or None where the file is absent or not what was written."""
     try:
-        values = json.loads(path.read_text())
+        values = read_object(path)
         known = "frechet" in values and set(values) <= set(DISTANCES)
         whole = known and all(len(each) == runs for each in values.values())
         return values if whole and math.isfinite(sum(map(sum, values.values()))) else None
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError):
         return None
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.safe_read import read_config
 from msngan.scores.protocol import METRICS, PRESETS, Preset
 
-MOST_BYTES = 2**16  # a protocol is a few lines; more is another file
 MOST = 10**9  # of images, runs or splits
 ENDINGS = (".yaml", ".yml")
 
@@ -38,25 +38,14 @@ def preset(request: str) -> tuple[str, Preset]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        if path.is_fifo():  # reading it would wait for ever
-            raise UserError(f"protocol {path} is a pipe and no file")
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        return read_config(path)
     except OSError as problem:
         raise UserError(f"protocol {path}: {problem.strerror}") from problem
-    if len(data) > MOST_BYTES:
-        raise UserError(f"protocol {path} is larger than {MOST_BYTES:,} bytes: no protocol")
-    try:
-        content = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        reason = " ".join(str(problem).split())[:200]
-        raise UserError(f"protocol {path} is no YAML: {reason}") from problem
-    if not isinstance(content, dict):
-        raise UserError(f"protocol {path} must hold lines such as `runs: 5`, `samples: 2000`")
-    return content
+    except ValueError as problem:
+        raise UserError(
+            f"protocol {path}: {problem}; it must hold lines such as `runs: 5`, `samples: 2000`"
+        ) from problem
 
 
 def _of(content: dict[str, Any], path: Path) -> Preset:

@@ -14,8 +14,7 @@ from torch import Tensor
 from msngan.data import images as convert
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError
-from msngan.runs.safe_files import read_json
-from msngan.runs.safetensors_files import read_tensors, to_bytes
+from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
 from msngan.scores.embedded import EmbedNet
 from msngan.scores.interface import Extractor, file_sha256
 
@@ -146,4 +145,4 @@ def save_extractor(net: EmbedNet, path: Path | str, metadata: dict[str, str]) ->
     metadata = {"format": FORMAT, **metadata}
     _check(metadata)
     with replacing(Path(path)) as temporary:
-        temporary.write_bytes(to_bytes(halved(net), metadata))
+        temporary.write_bytes(tensors_to_bytes(halved(net), metadata))

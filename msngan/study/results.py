@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from msngan.runs.atomic import write_json
 from msngan.runs.configs import find_config, top_level
-from msngan.runs.folder import Run, now, write_json
-from msngan.runs.records import read_lines
+from msngan.runs.folder import Run, now
+from msngan.runs.jsonl import read_lines
+from msngan.runs.safe_read import number, object_or_empty
 from msngan.study.arguments import command as command_of
 from msngan.study.plan import Child, Study
-from msngan.study.state import FINISHED, Reader, number, read_object
+from msngan.study.state import FINISHED, Reader
 from msngan.study.study_files import Place
 from msngan.study.summaries import cells, comparisons
 
@@ -90,7 +92,7 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
 
 def _environment(run: Run, environments: list[dict[str, Any]]) -> int | None:
     """Its place among the different ones so far."""
-    found = read_object(run.environment)
+    found = object_or_empty(run.environment)
     if not found:
         return None
     lasting = {name: value for name, value in found.items() if name not in PASSING}
@@ -107,7 +109,7 @@ def _speed(run: Run) -> float | None:
 
 
 def _failures_before(place: Place) -> dict[str, str]:
-    children = read_object(place.results).get("children")
+    children = object_or_empty(place.results).get("children")
     known = (
         [each for each in children if isinstance(each, dict)] if isinstance(children, list) else []
     )

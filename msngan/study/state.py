@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN, read_config
+from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN
 from msngan.runs.configs import find_config
-from msngan.runs.folder import Run, UserError
-from msngan.runs.locks import is_locked
-from msngan.runs.safe_files import read_up_to
+from msngan.runs.folder import Run, UserError, is_locked
+from msngan.runs.jsonl import newest
+from msngan.runs.safe_read import number, object_or_empty, read_config
 from msngan.study.axes import SEED, Options, flat
 from msngan.study.plan import Child
 from msngan.study.study_files import Place, base_options
 
 BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
-TAIL = 32 * 1024  # bytes, more than a record has
-LARGEST_JSON = 64 * 2**20  # bytes
 # What a trained network does not depend on, and a study may say otherwise than when it began.
 FREE = (WITHOUT | {"dynamics", "ckpt_path"}) - {SEED}
 FINISHED = ("done", "collapsed", "diverged")
@@ -69,7 +64,7 @@ class Reader:
             return State("running" if running else "to do")
         config = flat(_config(run), str(run.config))
         grown = self.grown(child, config)
-        result = read_object(run.result)
+        result = object_or_empty(run.result)
         word = result.get("status")
         if running or word not in FINISHED or (grown and word == "done"):
             word = "running" if running else "part"
@@ -148,51 +143,3 @@ def _in_words(run: Run, accuracy: dict[str, Any]) -> str:
         if isinstance(score, dict) and (mean := number(score.get("mean"))) is not None:
             return f"{name.partition('/')[0]} {mean:.4g}"
     return ""
-
-
-def number(value: Any) -> float | None:  # noqa: ANN401  any JSON value
-    """A record's finite number; None for anything else that a damaged one may hold."""
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if plain and abs(value) < 2**63 else None
-
-
-def newest(path: Path) -> dict[str, Any]:
-    """The last whole record of a .jsonl file, {} if there is none."""
-    return next(_backwards(path), {})
-
-
-def _backwards(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():  # opening a pipe would wait for ever
-        return
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - TAIL))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return
-    for line in reversed(lines):
-        try:
-            record = _loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            yield record
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = _loads(read_up_to(path, LARGEST_JSON))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _loads(text: bytes) -> Any:  # noqa: ANN401  any JSON value
-    """JSON, with null for what is no finite number: results.json has none."""
-    return json.loads(text, parse_constant=lambda word: None, parse_float=_finite)
-
-
-def _finite(word: str) -> float | None:
-    value = float(word)
-    return value if math.isfinite(value) else None

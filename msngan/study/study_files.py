@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import yaml
 
 from msngan.runs.atomic import replacing
-from msngan.runs.configs import NONSENSE, find_config
+from msngan.runs.configs import find_config
 from msngan.runs.folder import NAME, UserError
-from msngan.runs.safe_files import read_up_to
+from msngan.runs.safe_read import load_yaml, read_config
 from msngan.study.axes import OWN, Options, flat
 from msngan.study.plan import LETTERS, Study, make_study
 
-LARGEST_FILE = 64 * 1024  # bytes
 # What YAML 1.2 and people take for a number, and YAML 1.1 for text: it has no dot.
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
@@ -44,26 +42,6 @@ class Place:
     def log(self, run: str) -> Path:
         """What a run of the study says; locked by the process that trains it."""
         return self.folder / "logs" / f"{run}.txt"
-
-
-class Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which plain YAML drops one without a word.
-
-    And an alias: a few lines of them can mean more values than memory holds.
-    """
-
-    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
-        if self.check_event(yaml.AliasEvent):
-            name = self.peek_event().anchor
-            raise UserError(f"the alias *{name} is not read; write what it stands for")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ANN401
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{key!r} is there twice")
-        return super().construct_mapping(node, deep)
 
 
 def open_study(word: str, root: Path, name: str | None, changes: list[str]) -> Study:
@@ -112,21 +90,11 @@ def _find(word: str, root: Path) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, numbers like 1e-4 as numbers. UserError says what it is not."""
     try:
-        content = yaml.load(read_up_to(path, LARGEST_FILE).decode(), Loader=Loader)  # noqa: S506
-        content = numbered(content)
-    except UserError:
-        raise
+        return {name: numbered(value) for name, value in read_config(path).items()}
     except OSError as problem:
         raise UserError(f"it cannot be read: {problem.strerror}") from problem
-    except yaml.MarkedYAMLError as problem:
-        line = f"line {problem.problem_mark.line + 1}: " if problem.problem_mark else ""
-        raise UserError(f"no YAML: {line}{problem.problem}") from problem
-    except (yaml.YAMLError, ValueError, RecursionError, *NONSENSE) as problem:
-        line = " ".join(str(problem).split())
-        raise UserError(f"no YAML: {line[:200]}") from problem
-    if not isinstance(content, dict):
-        raise UserError("it holds no options")
-    return content
+    except ValueError as problem:
+        raise UserError(str(problem)) from problem
 
 
 def numbered(value: Any) -> Any:  # noqa: ANN401  any YAML value
@@ -145,8 +113,8 @@ def read_changes(changes: list[str]) -> Options:
         if not (equals and name):
             raise UserError(f"--set {change!r}: write option=value, epochs=5 for instance")
         try:
-            value = numbered(yaml.safe_load(text))
-        except (yaml.YAMLError, ValueError, RecursionError, *NONSENSE):
+            value = numbered(load_yaml(text))
+        except ValueError:
             value = text
         found |= flat({name: value}, "--set")
     return found

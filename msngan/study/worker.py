@@ -8,8 +8,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from msngan.runs.folder import Failure, Taken, UserError
-from msngan.runs.locks import lock
+from msngan.runs.folder import Failure, Taken, UserError, lock
 from msngan.study.arguments import fit_arguments
 from msngan.study.plan import Child
 from msngan.study.scheduler import BAD_INPUT, TAKEN

@@ -15,8 +15,8 @@ from torch import nn
 from msngan.classifier import Classifier
 from msngan.gan import GAN
 from msngan.losses import PENALTIES
-from msngan.networks import read_checkpoint
 from msngan.runs.changes import SHAPES, STRUCTURE, TRAINING, flat, plain
+from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError
 from msngan.training.callbacks import AtomicIO
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from pytorch_lightning import LightningModule
 
-from msngan.runs.atomic import replacing
-from msngan.runs.folder import Failure, Run, Taken, UserError, write_json
+from msngan.runs.atomic import replacing, write_json
+from msngan.runs.folder import Failure, Run, Taken, UserError, lock
 from msngan.runs.hardware import environment
-from msngan.runs.locks import lock
 from msngan.training.callbacks.checkpoints import KEPT
 from msngan.training.options import FitCLI
 

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback
 
 from msngan.gan import GAN
 from msngan.runs.folder import Run
-from msngan.runs.records import read_lines
+from msngan.runs.jsonl import read_lines
 from msngan.training.callbacks import Gates
 from msngan.training.task import Task, count, place, resume_command
 

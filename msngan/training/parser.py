@@ -12,7 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from msngan.runs.configs import find_config, known_configs
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.safe_files import check_yaml, load_yaml, read_text
+from msngan.runs.safe_read import check_yaml, load_yaml, read_text
 
 # jsonargparse's ways to say that an option does not exist; the last quoted word is the option.
 UNKNOWN = r"(?:accept (?:option|key) |^Option |[Uu]nrecognized arguments: (?:--)?)'?([\w.]+)"

@@ -12,10 +12,11 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan.runs import distributed as processes
+from msngan.runs.atomic import write_json
 from msngan.runs.changes import flat
-from msngan.runs.folder import Diverged, Run, UserError, new_run, now, write_json
+from msngan.runs.folder import Diverged, Run, UserError, new_run, now
 from msngan.runs.memory import keep_freed_memory
-from msngan.runs.safe_files import read_json, read_up_to
+from msngan.runs.safe_read import object_or_empty
 from msngan.training import launch
 from msngan.training.board import Board
 from msngan.training.callbacks import (
@@ -38,7 +39,6 @@ from msngan.training.strategy import Together, synchronise
 from msngan.training.task import Task, resume_command
 from msngan.training.threads import say_machine, threads_of
 
-LARGEST_ENVIRONMENT = 2**20  # bytes
 TASKS: dict[str, type[Task]] = {each.name: each for each in (GanTask, ClassifierTask)}
 
 
@@ -91,13 +91,9 @@ def _continue(cli: FitCLI, run: Run, world: launch.World) -> int:
 
 def _environment(run: Run) -> dict[str, Any]:
     """What the run said of its machine, nothing where that cannot be read: it decides nothing."""
-    try:
-        found = read_json(read_up_to(run.environment, LARGEST_ENVIRONMENT))
-    except (OSError, ValueError):
-        return {}
     kinds = {"threads": int, "processes": int, "config": str}
-    known = found.items() if isinstance(found, dict) else ()
-    return {name: value for name, value in known if type(value) is kinds.get(name)}
+    found = object_or_empty(run.environment).items()
+    return {name: value for name, value in found if type(value) is kinds.get(name)}
 
 
 def _train(cli: FitCLI, start: Start, world: launch.World) -> int:

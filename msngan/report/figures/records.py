@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +12,8 @@ from typing import Any
 from msngan.report.figures.arms import Arm
 from msngan.report.figures.sources import Source
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.records import read_lines
+from msngan.runs.jsonl import read_lines
+from msngan.runs.safe_read import object_or_empty
 from msngan.training import dynamics
 from msngan.training.dynamics import Dynamics
 
@@ -120,11 +120,7 @@ def _accuracy(source: Source) -> list[dict[str, Any]] | None:
 
 def status(source: Source) -> str:
     """done, diverged or collapsed; unfinished where no result is written."""
-    path = source.run.result
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["status"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unfinished"
+    return str(object_or_empty(source.run.result).get("status", "unfinished"))
 
 
 def choose(record: Dynamics, wanted: Sequence[str], name: str) -> list[Layer]:

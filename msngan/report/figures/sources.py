@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msngan.leaderboard.configs import read_config
 from msngan.runs.folder import NAME, Run, UserError, all_runs, did_you_mean
+from msngan.runs.safe_read import read_config
 
 
 @dataclass(frozen=True)

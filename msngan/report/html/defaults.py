@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msngan
-from msngan.leaderboard.lines import clean
+from msngan.runs.safe_read import clean
 
 PACKAGE = Path(msngan.__file__).parent
 NONE = "–"  # of an option that a config, or the defaults, do not have

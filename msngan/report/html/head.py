@@ -11,7 +11,7 @@ from msngan.report.html.leaderboard_markup import escape, table
 from msngan.report.html.markup import folded, lines_of, missing, note, pairs
 from msngan.report.html.records import Records, whole
 from msngan.runs.folder import Run
-from msngan.runs.safe_files import read_up_to
+from msngan.runs.safe_read import read_up_to
 
 LARGEST_CONFIG = 64 * 1024  # bytes
 MOST_OPTIONS = 200

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from msngan.leaderboard import Block, series
 from msngan.leaderboard.board import Board
-from msngan.leaderboard.lines import Entry, clean
 from msngan.leaderboard.published import Published
 from msngan.report.html.leaderboard_markup import bullets, escape, linked, paragraphs, table, write
 from msngan.report.html.pictures import last_grid, small
@@ -17,6 +16,8 @@ from msngan.report.tables.compare import comparison_tables
 from msngan.report.tables.leaderboard import block_table, legend, pooled_table, published_tables
 from msngan.report.tables.table import Table
 from msngan.runs.folder import Run, now
+from msngan.runs.safe_read import clean
+from msngan.runs.score_records import Entry
 
 MOST_PICTURES = 16 * 2**20  # bytes that all pictures may add to the page
 

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from msngan.runs.safe_files import read_up_to
+from msngan.runs.safe_read import read_up_to
 
 NAME = re.compile(r"step-(\d{8,12})\.png")
 WIDEST = 384  # pixels of an embedded picture

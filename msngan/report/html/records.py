@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msngan.leaderboard.configs import read_config
-from msngan.leaderboard.lines import Entry, clean, read
-from msngan.report.html.thin import Lines, read_lines
 from msngan.runs.folder import NAME, Run, UserError, did_you_mean
-from msngan.runs.safe_files import read_up_to
+from msngan.runs.jsonl import Lines, read_thinned
+from msngan.runs.safe_read import clean, read_config, read_object
+from msngan.runs.score_records import Entry, read_scores
 
 LARGEST_JSON = 4 * 2**20  # bytes of result.json, environment.json, results.json
+MOST_LINES = 20_000  # of a .jsonl file; a longer one is thinned evenly
 MOST_WARNINGS = 20
 ANY = ("config.yaml", "metrics.jsonl", "scores.jsonl", "accuracy.jsonl", "environment.json")
 STUDY = ("results.json", "study.yaml")
@@ -87,19 +86,19 @@ def read_records(run: Run) -> Records:
             return otherwise
 
     def jsonl(name: str) -> Lines | None:
-        found = tried(run.folder / f"{name}.jsonl", read_lines, None)
+        found = tried(run.folder / f"{name}.jsonl", _lines, None)
         if found is not None and found.note:
             problems.append(f"{name}.jsonl: {found.note}")
         return found
 
     nothing: dict[str, Any] = {}
-    scores, warnings = read([run] if run.scores.is_file() else [])
+    scores, warnings = read_scores([run] if run.scores.is_file() else [])
     problems += warnings[:MOST_WARNINGS]
     return Records(
         run,
         config=tried(run.config, read_config, None),
-        environment=tried(run.environment, read_json, nothing),
-        result=tried(run.result, read_json, nothing),
+        environment=tried(run.environment, _object, nothing),
+        result=tried(run.result, _object, nothing),
         metrics=jsonl("metrics"),
         accuracy=jsonl("accuracy"),
         gates=jsonl("gates"),
@@ -108,15 +107,13 @@ def read_records(run: Run) -> Records:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _lines(path: Path) -> Lines:
+    return read_thinned(path, MOST_LINES)
+
+
+def _object(path: Path) -> dict[str, Any]:
     """The object in a JSON file, its strings clean; ValueError for anything else."""
-    try:
-        value = json.loads(read_up_to(path, LARGEST_JSON))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if not isinstance(value, dict):
-        raise ValueError("no JSON object")
-    return dict(clean(value))
+    return dict(clean(read_object(path, LARGEST_JSON)))
 
 
 def find(target: str, root: Path) -> tuple[Run, bool]:

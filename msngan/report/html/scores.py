@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 from msngan.leaderboard import Block, blocks, by_protocol, series
-from msngan.leaderboard.lines import Entry, Score
 from msngan.leaderboard.wording import describe, labels
 from msngan.report.html.chart import Chart, Mark, Series, grid
 from msngan.report.html.head import at
 from msngan.report.html.leaderboard_markup import paragraphs
 from msngan.report.html.markup import folded, heading, missing, note, numbers, pairs, shown
 from msngan.report.html.records import Records
+from msngan.runs.score_records import Entry, Score
 
 MOST_PROTOCOLS = 8
 

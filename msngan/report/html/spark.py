@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from msngan.leaderboard.lines import Score
 from msngan.leaderboard.order import best_of
+from msngan.runs.score_records import Score
 
 WIDTH, HEIGHT = 280, 96
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 18, 18  # room for the labels

@@ -8,16 +8,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from msngan.leaderboard.lines import clean
 from msngan.report.html.chart import Chart, Series, grid
 from msngan.report.html.grids import Budget
 from msngan.report.html.head import at, commands_html
 from msngan.report.html.leaderboard_markup import bullets, escape
 from msngan.report.html.markup import heading, lines_of, missing, note
-from msngan.report.html.records import read_json
 from msngan.report.html.study_runs import runs_html
 from msngan.report.html.thin import number
 from msngan.runs.folder import Run
+from msngan.runs.safe_read import clean, read_object
 
 Json = dict[str, Any]
 # A study's results to the HTML of its tables, their headings from a level on.
@@ -60,7 +59,7 @@ def read_results(run: Run) -> tuple[Json, list[str]]:
     saved: Json = {}
     place = Place(run.name, run.root)
     try:
-        saved = read_json(place.results) if place.results.is_file() else {}
+        saved = clean(read_object(place.results)) if place.results.is_file() else {}
     except (OSError, ValueError) as problem:
         problems.append(f"results.json cannot be read: {problem}")
     try:

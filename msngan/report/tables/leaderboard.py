@@ -9,11 +9,11 @@ from msngan.leaderboard import Block, Row
 from msngan.leaderboard.board import Board, Pool
 from msngan.leaderboard.configs import told_apart
 from msngan.leaderboard.intervals import Summary
-from msngan.leaderboard.lines import Score
 from msngan.leaderboard.pooling import Pooled
 from msngan.leaderboard.published import NEVER_RANKED, Published
 from msngan.leaderboard.wording import describe, labels, ranking
 from msngan.report.tables.table import Table, plus_minus
+from msngan.runs.score_records import Score
 
 LEGEND = [
     "± of a run: standard deviation over drawings of samples from one set of weights, not over"

@@ -7,15 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msngan.leaderboard import read
 from msngan.leaderboard.board import Board, make_board
 from msngan.leaderboard.configs import Setup, read_setups
 from msngan.leaderboard.flat import as_json
-from msngan.leaderboard.lines import Entry
 from msngan.report.tables.compare import comparison_tables
 from msngan.report.tables.leaderboard import board_tables
 from msngan.report.tables.table import Table
 from msngan.runs.folder import Run, UserError
+from msngan.runs.score_records import Entry, read_scores
 from msngan.study.plan import Study
 
 BARE = "no scores yet: a run writes them at --scores.every; or score the runs: msngan evaluate"
@@ -40,7 +39,7 @@ class Scores:
 
 def board_of(results: dict[str, Any], root: Path, study: Study) -> Scores:
     runs = [Run(child["run"], root) for child in results["children"]]
-    entries, warnings = read([run for run in runs if run.scores.is_file()])
+    entries, warnings = read_scores([run for run in runs if run.scores.is_file()])
     setups, unknown = read_setups([run for run in runs if run.scores.is_file()])
     board = replace(make_board(entries, setups), warnings=[*warnings, *unknown])
     remarks = [] if entries else [f"{BARE} {' '.join(run.name for run in runs)}"]

@@ -15,7 +15,7 @@ from msngan.networks import evaluating
 from msngan.runs import bounds as checks
 from msngan.runs import distributed as processes
 from msngan.runs.divergence import diverged
-from msngan.runs.records import read_lines
+from msngan.runs.jsonl import read_lines
 from msngan.training.callbacks.base import RunCallback, callbacks_of
 from msngan.training.callbacks.checkpoints import Checkpoints
 from msngan.training.callbacks.progress import Progress

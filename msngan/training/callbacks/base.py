@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, Trainer
 
-from msngan.runs.folder import Run, append_line
-from msngan.runs.records import keep_until
+from msngan.runs.atomic import append_line
+from msngan.runs.folder import Run
+from msngan.runs.jsonl import keep_until
 from msngan.training.callbacks.saving import Saving
 
 

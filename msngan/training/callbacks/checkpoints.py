@@ -11,9 +11,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from msngan import __version__
-from msngan.networks.stored import CHECKPOINT_FORMAT
 from msngan.runs import bounds as checks
 from msngan.runs.atomic import replacing, sync, sync_folder
+from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, load_plain
 from msngan.training.callbacks.base import RunCallback
 from msngan.training.callbacks.saving import OnError, Saving, reason
 
@@ -55,7 +55,7 @@ class AtomicIO(TorchCheckpointIO):
     def load_checkpoint(  # type: ignore[override]
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: Any = None
     ) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return load_plain(Path(path), map_location)
 
 
 class Checkpoints(RunCallback):

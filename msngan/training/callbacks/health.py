@@ -15,7 +15,7 @@ from msngan.losses import LOSSES
 from msngan.networks import evaluating
 from msngan.runs import bounds as checks
 from msngan.runs import rng
-from msngan.runs.records import read_lines
+from msngan.runs.jsonl import read_lines
 from msngan.training import collapse as health
 from msngan.training.callbacks.base import RunCallback, callbacks_of
 from msngan.training.callbacks.progress import Progress

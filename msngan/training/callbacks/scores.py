@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytorch_lightning import LightningModule, Trainer
 
-from msngan.leaderboard.lines import score_line
-from msngan.networks import read_checkpoint
 from msngan.runs import bounds as checks
 from msngan.runs import distributed as processes
-from msngan.runs.records import read_lines
+from msngan.runs.checkpoint_files import read_checkpoint
+from msngan.runs.jsonl import read_lines
+from msngan.runs.score_records import score_line
 from msngan.scores.floors import floors
 from msngan.scores.measuring import roles_of
 from msngan.scores.presets import metric_names, preset

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from dataclasses import fields
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msngan.runs.atomic import replacing
+from msngan.runs.safe_read import read_json, read_npz
 from msngan.training.dynamics.record import COLUMNS, LISTS, PER_LAYER, Dynamics
 
 FORMAT = 1
-KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LARGEST = 2**28  # bytes of all arrays together that are read; a run's file has some megabytes
 
 
@@ -51,37 +49,12 @@ def read(path: Path | str) -> Dynamics:
     """A file of `write`; ValueError, in one line, for one that is missing, damaged or foreign."""
     path = Path(path)
     try:
-        if not path.is_file():
-            raise ValueError("there is no such file")
-        return _checked(_arrays(path))
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as problem:
-        reason = str(problem)
-    except (ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as problem:
-        reason = str(problem)
-    raise ValueError(
-        f"{path} cannot be read as training dynamics ({' '.join(reason.split()) or 'damaged'});"
-        " remove it, and train with --dynamics.every to have it anew"
-    )
-
-
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with zipfile.ZipFile(path) as archive:
-        if any(each.compress_type not in KINDS for each in archive.infolist()):
-            raise ValueError("compressed in a way that is not read")
-        if sum(member.file_size for member in archive.infolist()) > LARGEST:
-            raise ValueError(f"larger than {LARGEST // 2**20} MiB")
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: _array(archive, name) for name in archive.files}
-
-
-def _array(archive: Any, name: str) -> NDArray[Any]:
-    try:
-        found = archive[name]
-    except (AttributeError, RuntimeError, SyntaxError, TokenError) as problem:  # a damaged header
-        raise ValueError(f"{name} is damaged") from problem
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{name} is no array")
-    return found
+        return _checked(read_npz(path, LARGEST))
+    except (ValueError, KeyError, TypeError, OverflowError, OSError) as problem:
+        raise ValueError(
+            f"{path} cannot be read as training dynamics ({' '.join(str(problem).split())});"
+            " remove it, and train with --dynamics.every to record it again"
+        ) from problem
 
 
 def _checked(arrays: dict[str, NDArray[Any]]) -> Dynamics:
@@ -92,7 +65,7 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Dynamics:
     names = {field.name for field in fields(Dynamics)} - set(LISTS)
     if missing := sorted(names - set(arrays)):
         raise ValueError(f"{missing[0]} is missing")
-    shapes = json.loads(str(arrays["shapes"]))
+    shapes = read_json(str(arrays["shapes"]))
     found: dict[str, Any] = {
         "layers": tuple(map(str, arrays["layers"])),
         "shapes": tuple(tuple(map(int, shape)) for shape in shapes),

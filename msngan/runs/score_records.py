@@ -1,32 +1,31 @@
-"""The lines of scores.jsonl, each checked before it is believed: the files may come from anyone."""
+"""The lines of scores.jsonl, each checked before it is used: the files may come from anyone."""
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from msngan.runs.folder import Run, UserError, all_runs, did_you_mean, now
+from msngan.runs.jsonl import Line, lines
+from msngan.runs.safe_read import clean, number
 
-Json = Any  # what json.loads returns; every use is checked
+Json = Any  # any JSON value; every use is checked
 
 # Names that only the official Inception network may use: the first three in any form, the others
-# as they stand, for `precision/NAME` says which network it is of.
+# as they stand; `precision/NAME` says which network it is from.
 OFFICIAL_FAMILIES = {"fid", "is", "kid"}
 OFFICIAL = OFFICIAL_FAMILIES | {"precision", "recall", "density", "coverage"}
-# Fields of a protocol that older lines lack, and that are in no id where they are this.
+# Fields of a protocol that older lines lack, and that are in no id where they have these values.
 UNSAID = {"precision_neighbours": 3, "coverage_neighbours": 5}
-LARGEST = 1e100  # of a number; its square is still a number
 
 
 @dataclass(frozen=True)
 class Score:
     """One metric of one line. mean is None if it failed, for `reason`.
 
-    sd is the spread (ddof 1) over `runs` drawings of samples from the same weights, None if there
-    was one; it says nothing about another training seed.
+    sd is the spread (ddof 1) over `runs` sample sets from the same weights, None if there was one;
+    it says nothing about another training seed.
     """
 
     step: int
@@ -41,7 +40,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Floor:
-    """What real data scores under the protocol; kind says how that was found."""
+    """The real-data score under the protocol; kind says how it was found."""
 
     mean: float
     kind: str
@@ -65,21 +64,6 @@ class Entry:
     dimensions: int | None = None
 
 
-def clean(value: Json, levels: int = 20) -> Json:
-    """Any JSON value, its strings and keys cut to 300 characters and rid of unprintable ones.
-
-    ValueError if it is nested deeper than `levels`, which no score is.
-    """
-    if isinstance(value, str):
-        value = value[:300]
-        return value if value.isprintable() else "".join(filter(str.isprintable, value))
-    if isinstance(value, (dict, list)) and not levels:
-        raise ValueError("nested too deep")
-    if isinstance(value, dict):
-        return {clean(key): clean(each, levels - 1) for key, each in value.items()}
-    return [clean(each, levels - 1) for each in value] if isinstance(value, list) else value
-
-
 def score_line(
     run: str, step: int, weights: str, source: str, scored: dict[str, Any], seconds: float = 0.0
 ) -> dict[str, Any]:
@@ -99,7 +83,7 @@ def score_line(
 def find_runs(names: list[str], root: Path = Path()) -> list[Run]:
     """The named runs, or every one that has a config or scores, in order of name."""
     if not root.is_dir():
-        raise UserError(f"--root {str(root)!r} is no folder")
+        raise UserError(f"--root {str(root)!r} is not a folder")
     scored = [Run(path.parent.name, root) for path in root.glob("checkpoints/*/scores.jsonl")]
     trained = [run for run in all_runs(root) if run.task == "gan"]
     known = {run.name: run for run in [*trained, *scored]}
@@ -110,55 +94,60 @@ def find_runs(names: list[str], root: Path = Path()) -> list[Run]:
     return [known[name] for name in sorted(set(names) or known)]
 
 
-def read(runs: list[Run]) -> tuple[list[Entry], list[str]]:
-    """Every sound line of the runs, and a warning for each line that had to be left out."""
+def read_scores(runs: list[Run]) -> tuple[list[Entry], list[str]]:
+    """Every valid line of the runs, and a warning for each line that was skipped."""
     entries: list[Entry] = []
     warnings: list[str] = []
     meaning: dict[str, tuple[dict[str, Json], str]] = {}
     for run in runs:
-        if not run.scores.exists() or run.scores.is_fifo():  # a pipe would be waited for
-            continue
+        name = clean(str(run.scores))
         try:
-            text = run.scores.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            warnings.append(clean(f"{run.scores}: {error.strerror}; file left out"))
-            continue
-        for number, line in enumerate(text.split("\n"), start=1):
-            where = f"{clean(str(run.scores))}, line {number}"
-            try:
-                if line.strip():
-                    entry = parse(_loads(line), run.name)
-                    # a name moves no number, and older lines lack fields that are in no id
-                    defined = {**UNSAID, **entry.protocol, "name": None}
-                    first, place = meaning.setdefault(entry.protocol_id, (defined, where))
-                    if first != defined:
-                        raise ValueError(f"its protocol_id means another protocol in {place}")
-                    entries.append(entry)
-            except ValueError as error:
-                warnings.append(f"{where}: {error}; line left out")
+            if run.scores.is_dir():
+                raise ValueError("it is a folder")
+            for line in lines(run.scores):
+                where = f"{name}: line {line.number}"
+                try:
+                    if entry := _entry(line, run.name):
+                        _check_meaning(entry, where, meaning)
+                        entries.append(entry)
+                except ValueError as problem:
+                    warnings.append(f"{where} {problem}")
+        except (OSError, ValueError) as problem:
+            reason = problem.strerror if isinstance(problem, OSError) else problem
+            warnings.append(f"{name} was skipped: {reason}")
     return entries, warnings
 
 
-def _loads(line: str) -> Json:
-    """Strict JSON: neither NaN nor an infinity, not even one written as 1e999."""
+def _entry(line: Line, run: str) -> Entry | None:
+    """None for a last line that a kill has cut."""
+    if (record := line.record) is None:
+        if not line.whole:
+            return None
+        raise ValueError("is not valid JSON and was skipped")
     try:
-        return json.loads(line, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError):
-        raise ValueError("no JSON") from None
+        return parse(record, run)
+    except ValueError as problem:
+        raise ValueError(f"was skipped: {problem}") from None
 
 
-def _finite(word: str) -> float:
-    if math.isfinite(value := float(word)):
-        return value
-    raise ValueError(word)
+def _check_meaning(
+    entry: Entry, where: str, meaning: dict[str, tuple[dict[str, Json], str]]
+) -> None:
+    """One protocol_id stands for one protocol, that of the first line that has it.
+
+    A name changes no number, and older lines lack fields that are in no id.
+    """
+    defined = {**UNSAID, **entry.protocol, "name": None}
+    first, place = meaning.setdefault(entry.protocol_id, (defined, where))
+    if first != defined:
+        raise ValueError(f"was skipped: its protocol_id means another protocol in {place}")
 
 
-def parse(record: Json, run: str) -> Entry:
+def parse(record: dict[str, Json], run: str) -> Entry:
     """An Entry of one line's record; ValueError says which field is missing or wrong.
 
     The run's name is its folder's, which is what every command takes, not the line's.
     """
-    record = clean(_want({"line": record}, "line", dict))
     if record.get("format") != 1:
         raise ValueError(f"format {record.get('format')!r} is not known, only 1 is")
     protocol = _want(record, "protocol", dict)
@@ -196,7 +185,7 @@ def _want(record: dict[str, Json], key: str, kind: type) -> Json:
     if key not in record:
         raise ValueError(f"no {key!r}")
     if not isinstance(record[key], kind):
-        raise ValueError(f"{key!r} is no {kind.__name__}")
+        raise ValueError(f"{key!r} is not a {kind.__name__}")
     if kind is str and not record[key]:
         raise ValueError(f"{key!r} is empty")
     return record[key]
@@ -205,18 +194,15 @@ def _want(record: dict[str, Json], key: str, kind: type) -> Json:
 def _count(record: dict[str, Json], key: str, least: int) -> int:
     value = _want(record, key, int)
     if isinstance(value, bool) or value < least:
-        raise ValueError(f"{key!r} is no whole number from {least}")
+        raise ValueError(f"{key!r} is not a whole number from {least}")
     return value
 
 
 def _number(name: str, value: Json) -> float:
-    try:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and abs(float(value)) <= LARGEST:
-            return float(value)
-    except OverflowError:
-        pass
-    raise ValueError(f"{name!r} holds something that is no number, or too large")
+    found = number(value)
+    if found is None:
+        raise ValueError(f"{name!r} holds something that is not a number, or too large")
+    return float(found)
 
 
 def _score(
