@@ -1,4 +1,4 @@
-"""`msngan bench` as a person uses it, at a tiny size: structure and refusals, never speed."""
+"""`msngan bench` as a user runs it, at tiny sizes: what is compared, never how fast it is."""
 
 from __future__ import annotations
 
@@ -6,91 +6,149 @@ import csv
 import io
 import json
 import re
+import signal
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 from test_architecture import loaded_after
-from test_bad_input import refused  # noqa: F401  a fixture
 
-from msngan.norms import NORMS
+from msngan.__main__ import main
+from msngan.bench import classify, scores, timing
+from msngan.bench.settings import NETWORKS, ClassifySettings
+from msngan.commands.bench import BENCHMARKS
+from msngan.networks import CLASSIFIERS
+from msngan.report.figures.bench_plots import draw
+from msngan.report.tables import bench_progress
+from msngan.report.tables.bench import as_csv, bench_tables
+from msngan.report.tables.table import print_csv, print_markdown, print_terminal
+from msngan.scores import core
 
 Run = Callable[..., int]
-TINY = ["--width", "4", "--batch", "4", "--rounds", "2"]
+GALLERY = sorted((Path(__file__).parents[1] / "samples/gallery").glob("bench_*.json"))
+TINY = {
+    name: ["--width", "4", "--batch", "4", "--rounds", "2", "--norms", norms]
+    for name, norms in {"norms": "batch, spectral,batch", "step": "mean_spectral"}.items()
+}
+TINY["norms"] += ["--dtype", "bfloat16"]
+TINY["fold"] = ["--width", "4", "--batch", "4", "--rounds", "2"]
+TINY["classify"] = ["--networks", "cnn3", "--norms", "batch,spectral", "--rounds", "2"]
+TINY["sigma"] = ["--critic-batch", "joint", "--width", "4", "--steps", "6", "--rounds", "2"]
+TINY["scores"] = ["--samples", "30", "--few", "10", "--dimensions", "16", "--kept", "30"]
+TINY["scores"] += ["--subsets", "1", "--subset-size", "30", "--runs", "2", "--width", "2"]
+TINY["scores"] += ["--rounds", "2"]
 KEYS = {"format", "benchmark", "command", "time", "hardware", "versions", "threads", "clock"}
 KEYS |= {"rounds", "settings", "baseline", "results"}
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is repeated to be timed well: no test asks how long anything takes."""
-    from msngan.bench import rounds
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """`record("norms")`: the record of a tiny benchmark, measured once, after general checks."""
 
-    monkeypatch.setattr(rounds, "LEAST_SECONDS", 0.0)
+    @cache
+    def measured(name: str) -> Any:
+        folder = tmp_path_factory.mktemp(name)
+        files = {"--output": folder / "new" / "x.json"}
+        files |= {"--plot": folder / "x.png"} if BENCHMARKS[name].plot else {}
+        options = [str(word) for pair in files.items() for word in pair]
+        torch.manual_seed(5)
+        before = torch.get_rng_state()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as shown:
+            patch.setattr(timing, "LEAST_SECONDS", 0.0)  # nothing is repeated to be timed well
+            patch.setitem(classify.SHAPES, "cnn3", (4, 1, 8))
+            patch.setenv("MSNGAN_CACHE", str(folder / "cache"))  # the user's is left alone
+            assert main(["bench", name, *TINY[name], *options, "--format", "json"]) == 0
+        assert torch.equal(torch.get_rng_state(), before)
+        found = json.loads(shown.getvalue())
+        assert json.loads(files["--output"].read_text()) == found
+        written = [path for path in folder.rglob("*") if path.is_file()]
+        assert sorted(written) == sorted(files.values())
+        if "--plot" in files:
+            with Image.open(files["--plot"]) as image:
+                assert min(image.size) > 200
+        return found
 
-
-@pytest.fixture
-def bench(run: Run, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """The record of a tiny benchmark, after the checks that hold for all three."""
-
-    def call(*arguments: str) -> Any:
-        assert run("bench", *arguments, *TINY, "--format", "json") == 0
-        record = json.loads(capsys.readouterr().out)
-        assert set(record) >= KEYS
-        assert set(record["hardware"]) == {"processor", "cores", "memory", "gpu", "platform"}
-        assert torch.__version__.startswith(record["versions"]["torch"])
-        assert record["benchmark"] == arguments[0]
-        names = [row["name"] for row in record["results"]]
-        assert names[0] == record["baseline"]
-        assert len(set(names)) == len(names)
-        for row in record["results"]:
-            ratio = row.get("ratio") or row["throughput"]
-            assert len(row["seconds"]) == 2
-            assert min(row["seconds"]) > 0
-            assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
-            assert ratio["of_minima"] > 0
-        assert (record["results"][0].get("ratio") or record["results"][0]["throughput"])[
-            "median"
-        ] == 1
-        return record
-
-    return call
+    return measured
 
 
-@pytest.mark.slow
-def test_norms_measures_every_norm_of_the_table_and_torch_s(bench: Callable[..., Any]) -> None:
-    record = bench("norms")
-    names = {row["name"] for row in record["results"]}
-    assert names >= {*NORMS, "torch SN", "torch SN (old)", "naive MSN"}
-    assert names >= {"none, contiguous", "batch, contiguous", "torch SN, contiguous"}
-    assert record["clock"] == "processor time of the only thread"
-    assert set(record["floors"]["norms"]) >= {"spectral", "mean_spectral", "batch"}
-    assert all(floor["ratio"] > 1 for floor in record["floors"]["norms"].values())
-    rows = {row["name"]: row for row in record["results"]}
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_a_record_has_the_machine_the_settings_and_every_time(
+    record: Callable[[str], Any], name: str
+) -> None:
+    found = record(name)
+    assert set(found) >= KEYS
+    assert found["benchmark"] == name
+    assert set(found["hardware"]) == {"processor", "cores", "memory", "gpu", "platform"}
+    assert torch.__version__.startswith(found["versions"]["torch"])
+    names = [row["name"] for row in found["results"]]
+    assert len(set(names)) == len(names)
+    for row in found["results"]:
+        ratio = next(row[key] for key in ("ratio", "throughput", "share", "cost") if key in row)
+        assert len(row["seconds"]) == 2
+        assert min(row["seconds"]) > 0
+        assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
+        assert ratio["of_minima"] > 0
+        if name in ("norms", "step", "fold") and row["name"] == found["baseline"]:
+            assert row is found["results"][0]
+            assert ratio["median"] == 1
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_every_format_shows_ratios_and_no_times(record: Callable[[str], Any], name: str) -> None:
+    check_formats(record(name))
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
+def test_the_records_of_the_gallery_are_still_shown_and_drawn(path: Path, tmp_path: Path) -> None:
+    found = json.loads(path.read_text())
+    check_formats(found)
+    if BENCHMARKS[found["benchmark"]].plot:
+        draw(found, tmp_path / "x.png")
+
+
+def check_formats(found: Any) -> None:
+    tables, shown = list(bench_tables(found)), {}
+    for name, show in (("table", print_terminal), ("md", print_markdown)):
+        with redirect_stdout(io.StringIO()) as text, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", "300")
+            show(tables)
+        shown[name] = text.getvalue()
+        for table in tables:
+            assert all(cell in shown[name] for row in table.rows for cell in row if "_" not in cell)
+    with redirect_stdout(io.StringIO()) as text:
+        print_csv(*as_csv(found))
+    shown["csv"] = text.getvalue()
+    assert not any(re.search(r"\b(seconds|ms)\b", each) for each in shown.values())
+    rows = list(csv.DictReader(io.StringIO(shown["csv"])))
+    assert [row["name"] for row in rows] == [row["name"] for row in found["results"]]
+    assert {row["threads"] for row in rows} == {str(found["threads"])}
+
+
+def test_norms_compares_with_none_torch_and_torch_s_own_layout(
+    record: Callable[[str], Any],
+) -> None:
+    found = record("norms")
+    rows = {row["name"]: row for row in found["results"]}
+    own = ["none", "batch", "spectral", "torch SN"]
+    assert list(rows) == [*own, "naive MSN", *(f"{name}, contiguous" for name in own)]
+    assert found["settings"]["dtype"] == "bfloat16"
+    assert found["clock"] == "processor time of the only thread"
+    assert all(each["ratio"] > 1 for each in found["lower_bounds"]["norms"].values())
     assert rows["spectral"]["own_work"]["less_than_torch"]["median"] > 0
     assert rows["batch"]["own_work"] is None
     assert rows["none"]["operations"]["step"]["extra"] == 0
-    assert rows["spectral"]["operations"]["step"]["by_name"]["mm"] > 0
     assert rows["batch"]["memory"]["ratio"]["peak_activations"] > 1
 
 
-def test_norms_takes_a_list_and_bfloat16(bench: Callable[..., Any]) -> None:
-    record = bench("norms", "--norms", "batch, spectral,batch", "--dtype", "bfloat16")
-    ours = [row["name"] for row in record["results"] if row["kind"] == "norm"]
-    contiguous = ["none, contiguous", "batch, contiguous", "spectral, contiguous"]
-    assert ours == ["none", "batch", "spectral", *contiguous]
-    assert record["settings"]["dtype"] == "bfloat16"
-
-
-def test_step_trains_ours_under_the_trainer_against_a_plain_loop(
-    bench: Callable[..., Any],
-) -> None:
-    record = bench("step", "--norms", "mean_spectral")
-    assert [row["name"] for row in record["results"]] == [
+def test_step_trains_under_the_trainer_and_by_a_plain_loop(record: Callable[[str], Any]) -> None:
+    found = record("step")
+    assert [row["name"] for row in found["results"]] == [
         "plain loop",
         "mean_spectral, float32, contiguous",
         "mean_spectral, float32, channels_last",
@@ -100,208 +158,176 @@ def test_step_trains_ours_under_the_trainer_against_a_plain_loop(
         "mean_spectral, float32, channels_last, last means",
         "mean_spectral, bfloat16, channels_last, last means",
     ]
-    assert {each["reason"] for each in record["skipped"]} == {"needs --compile"}
-    assert record["measured_steps"] > 0
 
 
-def test_the_recipe_of_step_is_that_of_the_flagship_s_config() -> None:
-    from msngan.bench.settings import Settings
-    from msngan.bench.trained import Recipe
-    from msngan.runs.configs import find_config
-
-    model = yaml.safe_load(find_config("cifar_msn").read_text())["model"]
-    made = Recipe(model["norm"]).gan(Settings(("mean_spectral",), 1, width=4)).options
-    assert {name: made[name] for name in model} == model
-    rest = {"power_iteration": "update", "penalty": "none", "critic_steps": 1, "ema_decay": 0.999}
-    assert {name: made[name] for name in rest} == rest
+def test_fold_compares_folded_trained_and_plain_critics(record: Callable[[str], Any]) -> None:
+    rows = record("fold")["results"]
+    norms, forms = ("batch", "spectral", "mean_spectral"), ("as trained", "folded")
+    names = [f"{norm}, {form}" for norm in norms for form in forms]
+    assert [row["name"] for row in rows] == ["none", *names]
+    assert all(row["largest_difference"] < 1e-4 for row in rows)
 
 
-def test_step_says_why_what_cannot_be_compiled_is_left_out(
-    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_classify_compares_both_layouts_with_torch_s_norms(record: Callable[[str], Any]) -> None:
+    found = record("classify")
+    norms = ("batch", "spectral", "torch SN", "naive MSN")
+    layouts = ("contiguous", "channels_last")
+    names = [f"cnn3, {norm}, {layout}" for layout in layouts for norm in norms]
+    assert [row["name"] for row in found["results"]] == names
+    assert set(classify.SHAPES) == set(CLASSIFIERS) == set(NETWORKS)
+
+
+def test_sigma_records_both_estimators(record: Callable[[str], Any]) -> None:
+    rows = record("sigma")["results"]
+    assert [(row["vectors"], row["most_iterations"]) for row in rows] == [(16, 8), (1, 1)]
+    for row in rows:
+        assert row["recipe"] == "digits_msn, joint passes"
+        assert row["steps"] == [1, 2, 3, 4, 5, 6]
+        assert max(row["sigma"]) == pytest.approx(row["largest"], abs=1e-6)
+    assert rows[0]["largest"] < 1.02
+
+
+def test_all_libraries_compute_the_same_scores(record: Callable[[str], Any]) -> None:
+    rows = record("scores")["results"]
+    by_part: dict[str, list[Any]] = {}
+    for row in rows:
+        by_part.setdefault(row["part"], []).append(row)
+    ours, torchmetrics, fidelity = "msngan", "torchmetrics", "torch-fidelity"
+    assert {part: [row["by"] for row in rows] for part, rows in by_part.items()} == {
+        "frechet": [ours, torchmetrics, fidelity, "scipy sqrtm"],
+        "low-rank": [ours, torchmetrics, fidelity],
+        "kernel": [ours, fidelity],
+        "evaluation": ["generator and extractor", "floors", "generator", "extractor", "scores"],
+    }
+    for part, tolerance in (("frechet", 1e-9), ("low-rank", 1e-6), ("kernel", 1e-9)):
+        values = [row["value"] for row in by_part[part]]
+        assert values == pytest.approx([values[0]] * len(values), rel=tolerance)
+    simulated = scores.Simulated(16)
+    whole = core.kernel_distance(simulated.fake(30), simulated.real(30))
+    assert by_part["kernel"][0]["value"] == pytest.approx(whole, abs=1e-12)
+    shares = {row["by"]: row["share"]["of_minima"] for row in by_part["evaluation"]}
+    assert all(0 < share < 1.5 for share in shares.values())
+
+
+def test_shares_are_of_the_sum_of_a_round() -> None:
+    rounds = [{"generator": 6.0, "extractor": 3.0, "scores": 1.0}] * 2
+    found = {row["by"]: row["share"]["median"] for row in scores._shares(rounds)}
+    assert found == {
+        "generator and extractor": pytest.approx(0.9),
+        "generator": pytest.approx(0.6),
+        "extractor": pytest.approx(0.3),
+        "scores": pytest.approx(0.1),
+    }
+
+
+def test_a_faster_norm_has_more_than_batch_norm_s_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"none": 1.0, "batch": 2.0, "mean_spectral": 1.6, "torch SN": 4.0, "naive MSN": 2.5}
+
+    def taken(measures: dict, *_: object) -> dict[str, list[float]]:
+        return {name: [seconds[name.split(", ")[1]]] * 3 for name in measures}
+
+    monkeypatch.setattr(classify, "interleaved", taken)
+    monkeypatch.setitem(classify.SHAPES, "cnn3", (4, 1, 8))
+    settings = ClassifySettings(networks=("cnn3",), norms=("none", "batch", "mean_spectral"))
+    found = classify.run(settings, print)
+    rows = {row["name"]: row for row in found["results"]}
+    assert rows["cnn3, mean_spectral, channels_last"]["throughput"]["median"] == 1.25
+    assert rows["cnn3, torch SN, contiguous"]["steps_per_second"] == 0.25
+    first, second = bench_tables(found)
+    assert "contiguous" in first.title
+    assert "channels_last" in second.title
+    assert [row[0] for row in first.rows][:3] == ["none", "mean_spectral", "batch"]
+    cells = {row[0]: row[-2:] for row in first.rows}
+    assert cells["mean_spectral"] == ["+25.0 %", "+16 %"]
+    assert cells["none"] == ["+100.0 %", ""]
+    assert cells["batch"] == ["", ""]
+
+
+@pytest.mark.parametrize("place", ["between measurements", "in a training step"])
+def test_an_interruption_writes_nothing_and_is_said_by_the_exit_code(
+    place: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: torch.nn.Module, *given: object, **options: object) -> None:
-        self.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(OSError("no compiler\n x")))
-
-    monkeypatch.setattr(torch.nn.Module, "compile", refuse)
-    record = bench("step", "--norms", "none", "--compile")
-    reasons = {each["name"]: each["reason"] for each in record["skipped"]}
-    assert reasons["none, float32, channels_last, compiled"] == "OSError: no compiler"
-    assert "needs a GPU" in reasons["none, bfloat16, channels_last, CUDA graphs"]
-    assert len(record["results"]) == 4
-
-
-def test_fold_compares_folded_trained_and_plain(bench: Callable[..., Any]) -> None:
-    record = bench("fold")
-    names = [row["name"] for row in record["results"]]
-    forms = [
-        f"{n}, {f}"
-        for n in ("batch", "spectral", "mean_spectral")
-        for f in ("as trained", "folded")
-    ]
-    assert names == ["none", *forms]
-    assert all(row["largest_difference"] < 1e-4 for row in record["results"])
-
-
-@pytest.mark.parametrize("benchmark", ["norms", "step", "fold"])
-def test_every_format_shows_ratios_and_no_times(
-    benchmark: str, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown = {}
-    for form in ("table", "md", "csv"):
-        norm = ["--norms", "spectral", "--format", form]
-        assert run("bench", benchmark, *TINY, *norm) == 0
-        shown[form] = capsys.readouterr().out
-        assert not re.search(r"\b(seconds|ms)\b", shown[form])
-    assert "| " in shown["md"]
-    assert "spectral" in shown["table"]
-    rows = list(csv.DictReader(io.StringIO(shown["csv"])))
-    key = "throughput_median" if benchmark == "step" else "ratio_median"
-    assert float(rows[0][key]) == 1
-    assert all(float(row[key]) > 0 for row in rows)
-    assert all(row["threads"] == "1" for row in rows)
-
-
-@pytest.mark.parametrize("benchmark", ["norms", "step", "fold"])
-def test_output_and_plot_are_written_whole(
-    benchmark: str, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    files = ["--output", "new/x.json", "--plot", "x.png", "--norms", "mean_spectral"]
-    assert run("bench", benchmark, *TINY, *files, "--format", "json") == 0
-    assert json.loads(Path("new/x.json").read_text()) == json.loads(capsys.readouterr().out)
-    with Image.open("x.png") as image:
-        assert min(image.size) > 200
-    assert {path.name for path in tmp_path.rglob("*")} == {"new", "x.json", "x.png"}
-
-
-@pytest.mark.parametrize("benchmark", ["norms", "step", "fold"])
-def test_an_interruption_writes_nothing(
-    benchmark: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from msngan.report.tables.bench_progress import Progress
-
-    def interrupt(self: Progress) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Progress, "tick", interrupt)
-    files = ["--output", "x.json", "--plot", "x.png", "--norms", "none"]
-    assert run("bench", benchmark, *TINY, *files) == 130
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_interruption_within_a_training_step_ends_as_one(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import signal
-
-    from msngan.gan import GAN
-
-    def interrupt(self: GAN, batch: torch.Tensor, batch_idx: int) -> None:
-        raise KeyboardInterrupt
-
+    if place == "between measurements":
+        monkeypatch.setattr(bench_progress.Progress, "__call__", interrupt)
+    else:
+        monkeypatch.setattr("msngan.gan.GAN.training_step", lambda *_: interrupt())
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(GAN, "training_step", interrupt)
     try:
-        assert run("bench", "step", *TINY, "--norms", "none") == 130
+        files = ["--output", "x.json", "--plot", "x.png"]
+        assert run("bench", "step", *TINY["step"], *files) == 130
         assert signal.getsignal(signal.SIGINT) == before
     finally:
         signal.signal(signal.SIGINT, before)
+    assert not list(tmp_path.iterdir())
 
 
-def test_away_from_a_terminal_a_line_now_and_then_says_how_long_it_will_take(
-    run: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from msngan.report.tables import bench_progress as watch
-
-    monkeypatch.setattr(watch, "HEARTBEAT_SECONDS", 0)
-    assert run("bench", "fold", *TINY, "--norms", "batch") == 0
-    lines = capfd.readouterr().err.strip().splitlines()
-    assert lines[0].startswith("bench fold: 1/9 measurements, ")
-    assert lines[-1] == "bench fold: 9/9 measurements, 0:00 left"
-
-
-def test_the_time_left_is_that_of_the_measurements_left(
+def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msngan.report.tables import bench_progress as watch
-
     now = 100.0
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now)
-    shown = watch.Progress("norms", None)
-    shown.expect(10)
-    now += 60
-    shown.tick()
-    now += 20  # too soon for another line
-    shown.tick()
+    monkeypatch.setattr(bench_progress, "time", SimpleNamespace(monotonic=lambda: now))
+    with bench_progress.progress("norms") as shown:
+        now += 60
+        shown(1, 10)
+        now += 20  # too soon for another line
+        shown(2, 10)
     assert capfd.readouterr().err == "bench norms: 1/10 measurements, 9:00 left\n"
 
 
-@pytest.mark.parametrize(
-    ("low", "median", "high", "words"),
-    [
-        (1.005, 1.01, 1.02, "reached"),
-        (1.02, 1.03, 1.04, "+2.0 % over it"),
-        (0.9, 1.0, 1.1, "open: more rounds"),
-    ],
-)
-def test_a_floor_is_reached_missed_or_open(
-    low: float, median: float, high: float, words: str
-) -> None:
-    from msngan.report.tables.bench import _verdict
-
-    assert _verdict({"low": low, "median": median, "high": high}, 1.01) == words
-
-
-def test_a_benchmark_leaves_the_global_generator_as_it_was(run: Run) -> None:
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    assert run("bench", "fold", *TINY, "--norms", "batch") == 0
-    assert torch.equal(torch.get_rng_state(), before)
-
-
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "norms|step|classify|fold|scores"),
         (["nroms"], "did you mean 'norms'"),
-        (["norms", "--norms", "spectrall"], "unknown norm 'spectrall' (did you mean 'spectral'?)"),
-        (["norms", "--norms", ","], "names none"),
+        (["norms", "--norms", "spectrall"], "unknown 'spectrall' (did you mean 'spectral'?)"),
+        (["norms", "--norms", ","], "--norms is empty"),
         (["norms", "--rounds", "0"], "--rounds 0 is less than 1"),
         (["norms", "--rounds", "many"], "--rounds"),
-        (["norms", "--threads", "0"], "--threads 0 is less than 1"),
-        (["norms", "--width", "0"], "--width 0 is less than 1"),
         (["norms", "--batch", "-1"], "--batch -1 is less than 1"),
         (["norms", "--device", "cdua"], "did you mean 'cuda'"),
-        (["norms", "--dtype", "float16"], "float32"),
         (["norms", "--fromat", "json"], "did you mean '--format'"),
         (["norms", "--output", "/proc/1/x.json"], "--output /proc/1/x.json cannot be written"),
         (["fold", "--output", "."], "--output . cannot be written"),
-        (["step", "--plot", "/proc/1/x.png"], "--plot /proc/1/x.png cannot be written"),
         (["step", "--plot", "x.gif"], ".png"),
+        (["classify", "--networks", "cnn4"], "unknown 'cnn4' (did you mean 'cnn3'?)"),
+        (["sigma", "--critic-batch", "join"], "unknown 'join' (did you mean 'joint'?)"),
+        (["sigma", "--config", "cifar_mns"], "did you mean 'cifar_msn'"),
+        (["scores", "--only", "frecht"], "unknown 'frecht' (did you mean 'frechet'?)"),
+        (["scores", "--samples", "1"], "--samples 1 is less than 2"),
+        (["scores", "--samples", "500"], "--subset-size 1000 is more than the 500 images"),
+        (["scores", "--dimension", "2"], "did you mean '--dimensions'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_named_before_anything_is_measured(
-    refused: Callable[..., str],  # noqa: F811
+def test_bad_input_is_one_line_before_anything_is_measured(
+    run: Run,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     words: str,
 ) -> None:
-    from msngan.bench.rounds import Clock
-
-    monkeypatch.setattr(Clock, "repeated", None)
-    assert words in refused("bench", *arguments)
+    monkeypatch.setattr("msngan.commands.bench._measure", None)
+    assert run("bench", *arguments) == 2
+    shown = capfd.readouterr()
+    (line,) = shown.err.strip().splitlines()
+    assert line.startswith("msngan")
+    assert words in line
+    assert not shown.out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_said(refused: Callable[..., str]) -> None:  # noqa: F811
-    assert "--device cuda is not to be had here" in refused("bench", "norms", "--device", "cuda")
+def test_a_gpu_that_is_not_there_is_said(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "norms", "--device", "cuda") == 2
+    assert "--device cuda: no GPU is available here" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["norms", "--help"], ["norms", "--rounds", "0"], ["step", "--plot", "x.gif"]],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["step", "--plot", "x.gif"]], ids=" ".join)
 def test_help_and_usage_errors_do_not_import_torch(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

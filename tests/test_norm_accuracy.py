@@ -5,10 +5,8 @@ Measured in float64 by decompositions that share nothing with the norms' own est
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import matrix_norm
 
-from msngan.bench.exact_sigma import one_vector
+from msngan.bench.sigma import one_vector
 from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.norms import SigmaBank, bank, estimate, stored
@@ -112,19 +110,3 @@ def test_where_values_are_not_looked_at_it_holds_too(monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(module, "looks", lambda _: False)
 
     assert trained("mean_spectral", joint=True, change=blind) <= ALLOWED
-
-
-def test_bench_sigma_records_and_draws_both_estimators(run: Any, tmp_path: Path) -> None:
-    output, picture = tmp_path / "a.json", tmp_path / "a.png"
-    tiny = ["--passes", "joint", "--width", "4", "--steps", "6", "--rounds", "2"]
-    arguments = [*tiny, "--output", str(output), "--plot", str(picture)]
-    assert run("bench", "sigma", *arguments) == 0
-    rows = json.loads(output.read_text())["results"]
-    assert [(row["vectors"], row["most_iterations"]) for row in rows] == [(16, 8), (1, 1)]
-    for row in rows:
-        assert row["recipe"] == "digits_msn, joint passes"
-        assert row["steps"] == [1, 2, 3, 4, 5, 6]
-        assert max(row["sigma"]) == pytest.approx(row["largest"], abs=1e-6)
-        assert 0 < row["cost"]["low"] <= row["cost"]["high"]
-    assert rows[0]["largest"] < ALLOWED
-    assert picture.stat().st_size > 10_000

@@ -1,5 +1,5 @@
-"""Benchmarks: what a norm costs in a critic's pass, a GAN's step and at inference.
+"""Benchmarks: what a norm costs in a critic's pass, in a training step and at inference.
 
-All times are ratios to a baseline of the same round: variants take turns, so that what disturbs a
-machine disturbs all of them alike. Absolute times are in the JSON only.
+Every time is compared with that of a baseline in the same round. The variants take turns, so other
+load on the machine affects all of them alike.
 """

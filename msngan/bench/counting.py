@@ -1,21 +1,20 @@
-"""Counts that are the same on every run: dispatched operations, and bytes of live tensors."""
+"""Counts that do not vary between runs: dispatched operations, and bytes of live tensors."""
 
 from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from msngan.bench.rounds import Action
+from msngan.bench.timing import Action
 
-NOTHING = {"_unsafe_view"}  # what computes nothing and is not marked as a view
+NO_WORK = {"_unsafe_view"}  # computes nothing and is not marked as a view
 
 
 class _Operations(TorchDispatchMode):
@@ -24,35 +23,29 @@ class _Operations(TorchDispatchMode):
         self.found: Counter[str] = Counter()
 
     def __torch_dispatch__(
-        self, operation: Any, types: Any, given: Any = (), options: Any = None
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        made = operation(*given, **(options or {}))
+        made = operation(*args, **(kwargs or {}))
         name = operation.name().partition(".")[0].removeprefix("aten::")
-        computes = not operation.is_view and name not in NOTHING
-        if computes and next(_tensors((given, options, made)), None) is not None:
+        computes = not operation.is_view and name not in NO_WORK
+        if computes and next(_tensors((args, kwargs, made)), None) is not None:
             self.found[name] += 1
         return made
 
 
 def operations(action: Action) -> Counter[str]:
-    """How often each operation is dispatched, by name, the backward pass included.
+    """How often each operation is dispatched, by name, including the backward pass.
 
-    Views and questions about types are left out: they compute nothing. An operation on a list of
-    tensors counts once.
+    Views and queries of types are not counted, because they compute nothing. An operation on a list
+    of tensors counts once.
     """
     with _Operations() as counted:
         action()
     return counted.found
 
 
-def difference(some: Counter[str], others: Counter[str]) -> dict[str, int]:
-    """By how much `some` exceeds `others` (or falls short, negative), without the equal ones."""
-    names = sorted({*some, *others})
-    return {name: some[name] - others[name] for name in names if some[name] != others[name]}
-
-
-class _Live(TorchDispatchMode):
-    """Bytes of the storages that operations inside have made and that are alive."""
+class _LiveBytes(TorchDispatchMode):
+    """Bytes of the storages that operations inside have made and that are still alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,13 +54,13 @@ class _Live(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(
-        self, operation: Any, types: Any, given: Any = (), options: Any = None
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        made = operation(*given, **(options or {}))
+        made = operation(*args, **(kwargs or {}))
         if not operation.is_view:
-            before = {_key(each) for each in _tensors((given, options))}
+            inputs = {_key(each) for each in _tensors((args, kwargs))}
             for each in _tensors(made):
-                if _key(each) not in before:
+                if _key(each) not in inputs:
                     self._add(each.untyped_storage())
         self.seen.append(self.now)
         return made
@@ -93,29 +86,10 @@ def _key(tensor: Tensor) -> int:
 
 
 def live_bytes(action: Action) -> list[int]:
-    """Bytes that live in tensors made by `action`, after each of its operations.
+    """Bytes held by the tensors that `action` has made, after each of its operations.
 
-    What an operation takes and gives back inside is not seen.
+    Memory that an operation allocates and frees internally is not counted.
     """
-    with _Live() as live:
+    with _LiveBytes() as live:
         action()
     return live.seen
-
-
-def saved_bytes(module: nn.Module, action: Action) -> int:
-    """Bytes kept for the backward pass, each storage once, without those of the module's state."""
-    own = {_key(each) for each in (*module.parameters(), *module.buffers())}
-    found: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if _key(tensor) not in own:
-            found[_key(tensor)] = tensor  # kept alive: another storage may not take its place
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        action()
-    return _total(found.values())
-
-
-def _total(tensors: Iterable[Tensor]) -> int:
-    return sum(each.untyped_storage().nbytes() for each in tensors)

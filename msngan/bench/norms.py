@@ -1,95 +1,340 @@
-"""`bench norms`: forward and backward of the critic under each norm, against none."""
+"""`bench norms`: the critic's forward and backward pass under each norm. `bench fold`: inference.
+
+Both compare with a critic without a norm. Besides the times, `bench norms` counts what does not
+vary between runs (operations, memory) and gives lower bounds on the time. They count only the
+memory traffic and the products that a norm cannot avoid, with W the weights and A the outputs of
+the convolutions, read or written once:
+
+- Spectral norm, once per update: 8 W. One for each of two products with a vector, two to divide,
+  two for the inner product in the gradient and two to subtract it.
+- Batch norm: 3 A besides what the activation reads and writes anyway. One for its statistics, two
+  for the sums in its gradient.
+- Centring: 3 A as it is written, or 2 W if the mean is computed from the mean of the layer's input
+  instead, because mean(conv(x, W)) = W mean(patches of x).
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from contextlib import ExitStack
 from functools import partial
 from statistics import median
 from typing import Any
 
-from msngan.bench.floors import Machine, as_record, bandwidth, floors, flops_of, sizes
-from msngan.bench.footprint import Footprint
-from msngan.bench.passes import Variant
-from msngan.bench.ratios import ratio
-from msngan.bench.references import DESCRIPTIONS, NAIVE, OLD_TORCH, TORCH
-from msngan.bench.rounds import Clock, Watcher, clock_of, interleaved
-from msngan.bench.settings import Settings, record
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.flop_counter import FlopCounterMode
+
+from msngan.bench.counting import live_bytes, operations
+from msngan.bench.references import DESCRIPTIONS, NAIVE, REFERENCES, TORCH, built, layers_of
+from msngan.bench.settings import SIZE, NormSettings, record
+from msngan.bench.timing import Clock, Progress, clock_of, interleaved, ratio
+from msngan.networks import Critic, frozen
+from msngan.norms import NORMS, NormLayer, SigmaBank, fold, statistics
 
 BASELINE = "none"
-CONTIGUOUS = (
-    BASELINE,
-    "batch",
-    "spectral",
-    "mean_spectral",
-    TORCH,
-)  # also measured as most programs lay tensors out
+CONTIGUOUS = (BASELINE, "batch", "spectral", "mean_spectral", TORCH)  # also in torch's own layout
 OWN = "own work of "
+TRAINING_STEPS = 3  # before `bench fold` folds
+COPY_BYTES = {"cpu": 2**26, "cuda": 2**28}  # more than any cache holds
+# Passes over weights, passes over activations, products of a weight with a vector.
+NEEDS = {
+    "spectral": (8, 0, 2),
+    "mean_spectral": (10, 0, 4),
+    "mean_spectral, mean of the outputs": (8, 3, 2),
+    "batch": (0, 3, 0),
+}
 
-Times = dict[str, list[float]]
+
+def images(settings: NormSettings, seed: int = 0, count: int | None = None) -> Tensor:
+    """(count, 3, SIZE, SIZE) in [-1, 1], in channels_last; count: a batch by default."""
+    draw = torch.Generator().manual_seed(seed)
+    made = torch.rand(count or settings.batch, 3, SIZE, SIZE, generator=draw) * 2 - 1
+    return made.to(settings.device).contiguous(memory_format=torch.channels_last)
 
 
-def run(settings: Settings, watcher: Watcher) -> dict[str, Any]:
+class Variant:
+    """A critic under a norm of NORMS or under a reference, in one memory layout."""
+
+    def __init__(self, norm: str, settings: NormSettings, *, contiguous: bool = False) -> None:
+        self.norm, self.settings = norm, settings
+        self.name = f"{norm}, contiguous" if contiguous else norm
+        self.layout = torch.contiguous_format if contiguous else torch.channels_last
+        self.reference = norm in REFERENCES
+        critic = built(lambda norm: Critic(norm, settings.width), norm)
+        self.critic = critic.to(settings.device).to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.bank = SigmaBank(self.critic)
+
+    def images(self, seed: int = 0, count: int | None = None) -> Tensor:
+        return images(self.settings, seed, count).contiguous(memory_format=self.layout)
+
+    def autocast(self) -> torch.autocast:
+        half = self.settings.dtype == "bfloat16"
+        return torch.autocast(self.settings.device, torch.bfloat16, enabled=half)
+
+    def forward_backward(self, images: Tensor) -> None:
+        """Forward and backward once, and one update of the norm."""
+        self.critic.zero_grad(set_to_none=True)
+        with self.bank.shared(), self.autocast():
+            total = self.critic(images).float().sum()
+        total.backward()
+        self.bank.update()
+
+    def gan_step(self, real: Tensor, fake: Tensor, *, freeze: bool) -> None:
+        """The critic's share of a step: passes of real and fake images, and the generator's.
+
+        freeze: compute no gradients of the critic's weights in the generator's pass.
+        """
+        self.critic.zero_grad(set_to_none=True)
+        fake = fake.detach()
+        with self.bank.shared(), self.autocast():
+            real_logits, fake_logits = self.critic(real), self.critic(fake)
+            loss = softplus(-real_logits).mean() + softplus(fake_logits).mean()
+        loss.backward()
+        self.bank.update()
+        with ExitStack() as stack:
+            if freeze:
+                stack.enter_context(frozen(self.critic))
+                stack.enter_context(statistics(self.critic, "batch"))
+            with self.bank.shared(), self.autocast():
+                loss = softplus(-self.critic(fake.requires_grad_())).mean()
+            loss.backward()
+
+    def own_work(self) -> OwnWork | None:
+        """The norm's work on the weights alone; None if it does none."""
+        if self.reference:
+            layers = [each for each in layers_of(self.critic).values() if is_parametrized(each)]
+        else:
+            layers = [part for part in self.critic.modules() if _normalises_weight(part)]  # type: ignore[misc]
+        return OwnWork(self, layers) if layers else None
+
+
+def _normalises_weight(part: nn.Module) -> bool:
+    return isinstance(part, NormLayer) and part._modules.get("weight_norm") is not None
+
+
+class OwnWork:
+    """All that a norm does to the weights in one GAN step, without the passes.
+
+    Ours: an update, the weights computed once, one gradient for the real and the fake pass, the
+    weights of the generator's pass. PyTorch's: the weights and their gradient in each of three
+    passes.
+    """
+
+    def __init__(self, variant: Variant, layers: list[Any]) -> None:
+        self.variant, self.layers = variant, layers
+        self.parameters = list(dict.fromkeys(p for each in layers for p in each.parameters()))
+        self.gradients = [torch.randn_like(weight) for weight in self._weights()]
+
+    def __call__(self) -> None:
+        if self.variant.reference:
+            for _ in range(3):
+                self._gradient()
+            return
+        bank = self.variant.bank
+        with bank.shared():
+            self._gradient()
+        bank.update()
+        with frozen(self.variant.critic), bank.shared():
+            self._weights()
+
+    def _weights(self) -> list[Tensor]:
+        return [layer.weight for layer in self.layers]
+
+    def _gradient(self) -> None:
+        torch.autograd.grad(self._weights(), self.parameters, self.gradients, allow_unused=True)
+
+
+def run(settings: NormSettings, progress: Progress) -> dict[str, Any]:
     """Measure, and return the record: see `msngan.bench.settings.record`."""
     clock = clock_of(settings.device, settings.threads)
     variants = variants_of(settings)
-    footprints = [Footprint.of(variant) for variant in variants]
+    counts = [counted(variant) for variant in variants]
     measures = {}
     for variant in variants:
-        images = variant.laid_out(settings.images())
-        measures[variant.name] = clock.repeated(partial(variant.both_ways, images))
+        shown = variant.images()
+        measures[variant.name] = clock.repeated(partial(variant.forward_backward, shown))
         work = variant.own_work()
-        if work is not None and variant.norm not in (OLD_TORCH, NAIVE):
+        if work is not None and variant.norm != NAIVE:
             measures[OWN + variant.name] = clock.repeated(work)
-    seconds = interleaved(measures, settings.rounds, watcher)
+    seconds = interleaved(measures, settings.rounds, progress)
     rows = [
-        _row(variant, seconds) | footprint.against(footprints[0])
-        for variant, footprint in zip(variants, footprints, strict=True)
+        {
+            "name": variant.name,
+            "norm": variant.norm,
+            "kind": "reference" if variant.reference else "norm",
+            "layout": "contiguous" if variant.name.endswith("contiguous") else "channels_last",
+            "parameters": sum(each.numel() for each in variant.critic.parameters()),
+            "ratio": ratio(seconds[variant.name], seconds[BASELINE]),
+            "seconds": seconds[variant.name],
+            "own_work": _own_work(seconds, variant.name),
+        }
+        | against(variant, each, counts[0])
+        for variant, each in zip(variants, counts, strict=True)
     ]
-    found = _floors(variants[0], seconds[BASELINE], clock)
-    return record(
-        "norms", settings, clock.name, BASELINE, rows, floors=found, references=DESCRIPTIONS
-    )
+    bounds = _lower_bounds(variants[0], seconds[BASELINE], clock)
+    about = {"lower_bounds": bounds, "references": DESCRIPTIONS}
+    return record("norms", settings, clock.name, BASELINE, rows, **about)
 
 
-def variants_of(settings: Settings) -> list[Variant]:
-    """none, first; the other norms; what PyTorch has."""
-    norms = [BASELINE, *(name for name in settings.norms if name != BASELINE)]
-    made = [Variant.of(name, settings) for name in (*norms, TORCH, OLD_TORCH, NAIVE)]
-    contiguous = [name for name in (*norms, TORCH) if name in CONTIGUOUS]
-    return made + [Variant.of(name, settings, contiguous=True) for name in contiguous]
+def variants_of(settings: NormSettings) -> list[Variant]:
+    """`none` first, the other norms, the references; then some of them in torch's own layout."""
+    names = list(dict.fromkeys([BASELINE, *(settings.norms or NORMS), *REFERENCES]))
+    made = [Variant(name, settings) for name in names]
+    return made + [Variant(name, settings, contiguous=True) for name in names if name in CONTIGUOUS]
 
 
-def _row(variant: Variant, seconds: Times) -> dict[str, Any]:
-    return {
-        "name": variant.name,
-        "norm": variant.norm,
-        "kind": "reference" if variant.reference else "norm",
-        "layout": variant.layout,
-        "parameters": sum(each.numel() for each in variant.critic.parameters()),
-        "ratio": asdict(ratio(seconds[variant.name], seconds[BASELINE])),
-        "seconds": seconds[variant.name],
-        "own_work": _own_work(variant, seconds),
-    }
-
-
-def _own_work(variant: Variant, seconds: Times) -> dict[str, Any] | None:
-    """The norm's work on weights in a GAN step; less_than_torch: how many times less than
-    PyTorch's; of_pass: as a share of one pass under none."""
-    own = seconds.get(OWN + variant.name)
+def _own_work(seconds: dict[str, list[float]], name: str) -> dict[str, Any] | None:
+    """less_than_torch: time of torch's spectral norm over it; of_pass: share of a pass of none."""
+    own = seconds.get(OWN + name)
     if own is None:
         return None
+    less = ratio(seconds[OWN + TORCH], own)
+    return {"seconds": own, "less_than_torch": less, "of_pass": ratio(own, seconds[BASELINE])}
+
+
+def counted(variant: Variant) -> dict[str, int]:
+    """Operations of a pass and of a GAN step, and bytes of a pass.
+
+    peak: the most that is alive at once; peak_activations: the part that grows with the batch.
+    """
+    real, fake = variant.images(0), variant.images(1)
+    variant.forward_backward(real)  # work that only a first pass does is not counted
+    variant.gan_step(real, fake, freeze=True)
+    found = {
+        "pass": operations(lambda: variant.forward_backward(real)).total(),
+        "frozen step": operations(lambda: variant.gan_step(real, fake, freeze=True)).total(),
+        "step": operations(lambda: variant.gan_step(real, fake, freeze=False)).total(),
+    }
+    live = []
+    for count in (variant.settings.batch, 2 * variant.settings.batch):
+        shown = variant.images(count=count)
+        variant.bank.update()  # frees what the norm keeps between passes
+        variant.critic.zero_grad(set_to_none=True)
+        live.append(live_bytes(partial(variant.forward_backward, shown)))
+    # Both batches take the same operations, so the difference after each is the activations.
+    growth = max(two - one for one, two in zip(*live, strict=True))
+    return found | {"peak": max(live[0]), "peak_activations": growth}
+
+
+def against(variant: Variant, found: dict[str, int], plain: dict[str, int]) -> dict[str, Any]:
+    """Operations beyond those of `plain`, and memory as a ratio to it.
+
+    Ours with the critic frozen in the generator's pass, PyTorch's without, as in a plain loop.
+    """
+    step = "step" if variant.reference else "frozen step"
+    memory = {name: found[name] for name in ("peak", "peak_activations")}
     return {
-        "seconds": own,
-        "less_than_torch": asdict(ratio(seconds[OWN + TORCH], own)),
-        "of_pass": asdict(ratio(own, seconds[BASELINE])),
+        "operations": {
+            name: {"extra": found[key] - plain[key], "total": found[key]}
+            for name, key in (("pass", "pass"), ("step", step))
+        },
+        "memory": memory | {"ratio": {name: memory[name] / plain[name] for name in memory}},
     }
 
 
-def _floors(plain: Variant, seconds: list[float], clock: Clock) -> dict[str, object]:
+def _lower_bounds(plain: Variant, seconds: list[float], clock: Clock) -> dict[str, Any]:
+    """bandwidth: bytes a second of a large copy, read and written; flops: of none's own pass."""
     settings = plain.settings
-    images = settings.images()
-    flops = flops_of(lambda: plain.both_ways(images))
-    machine = Machine(bandwidth(settings.device, clock), flops / min(seconds))
-    element = 2 if settings.dtype == "bfloat16" else 4
-    weights, activations = sizes(plain.critic, images, element)
-    return as_record(machine, floors(weights, activations, median(seconds), machine))
+    shown = plain.images()
+    flops = flops_of(partial(plain.forward_backward, shown)) / min(seconds)
+    source = torch.ones(COPY_BYTES[settings.device] // 4, device=settings.device)
+    target = torch.zeros_like(source)
+    fastest = min(clock.seconds(lambda: target.copy_(source)) for _ in range(8))
+    bandwidth = 2 * source.nbytes / fastest
+    weights, outputs = sizes(plain.critic, shown)
+    activations = outputs * (2 if settings.dtype == "bfloat16" else 4)
+    found = lower_bounds(weights, activations, median(seconds), bandwidth, flops)
+    return {"bandwidth": bandwidth, "flops": flops, "norms": found}
+
+
+def lower_bounds(
+    weights: int, activations: int, seconds: float, bandwidth: float, flops: float
+) -> dict[str, dict[str, float]]:
+    """The bound of each entry of NEEDS; ratio: the least time of a pass over that of `none`.
+
+    weights: numbers, stored in float32; activations: bytes; seconds: of a pass under `none`;
+    bandwidth: bytes a second; flops: operations a second.
+    """
+    found = {}
+    for name, (over_weights, over_activations, products) in NEEDS.items():
+        moved = over_weights * 4 * weights + over_activations * activations
+        work = 2 * products * weights
+        extra = moved / bandwidth + work / flops
+        found[name] = {"bytes": moved, "flops": work, "ratio": 1 + extra / seconds}
+    return found
+
+
+def flops_of(action: Any) -> int:  # noqa: ANN401  a function
+    """Floating-point operations of products and convolutions; a multiply-add counts as two."""
+    with FlopCounterMode(display=False) as counter:
+        action()
+    return counter.get_total_flops()
+
+
+def sizes(critic: nn.Module, images: Tensor) -> tuple[int, int]:
+    """(numbers in all weights, numbers in the outputs of all convolutions)."""
+    outputs: list[int] = []
+    layers = layers_of(critic).values()
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, made: outputs.append(made.numel()))
+        for layer in layers
+        if isinstance(layer, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        critic(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(layer.weight.numel() for layer in layers), sum(outputs)
+
+
+def run_fold(settings: NormSettings, progress: Progress) -> dict[str, Any]:
+    """`bench fold`: a trained critic, folded and not. Returns the record."""
+    clock = clock_of(settings.device, settings.threads)
+    shown = images(settings)
+    plain = _trained(BASELINE, settings)
+    critics = {BASELINE: plain.critic}
+    rows = [{"name": BASELINE, "norm": BASELINE, "form": "as trained", "largest_difference": 0.0}]
+    for norm in settings.norms:
+        if norm == BASELINE:
+            continue
+        trained = _trained(norm, settings).critic
+        for form, critic in (("as trained", trained), ("folded", fold(trained))):
+            name = f"{norm}, {form}"
+            critics[name] = critic
+            off = _difference(critic, trained, shown)
+            rows.append({"name": name, "norm": norm, "form": form, "largest_difference": off})
+
+    @torch.no_grad()
+    def infer(critic: nn.Module) -> None:
+        with plain.autocast():
+            critic(shown)
+
+    measures = {name: clock.repeated(partial(infer, each)) for name, each in critics.items()}
+    seconds = interleaved(measures, settings.rounds, progress)
+    for row, times in zip(rows, seconds.values(), strict=True):
+        row |= {"kind": "norm", "ratio": ratio(times, seconds[BASELINE]), "seconds": times}
+    return record("fold", settings, clock.name, BASELINE, rows, training_steps=TRAINING_STEPS)
+
+
+def _trained(norm: str, settings: NormSettings) -> Variant:
+    """A critic in eval after a few steps on random images, which give it some statistics."""
+    variant = Variant(norm, settings)
+    optimizer = torch.optim.Adam(variant.critic.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    for step in range(TRAINING_STEPS):
+        with variant.bank.shared():
+            loss = softplus(-variant.critic(variant.images(step))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        variant.bank.update()
+    variant.critic.eval()
+    return variant
+
+
+@torch.no_grad()
+def _difference(critic: nn.Module, other: nn.Module, images: Tensor) -> float:
+    """Largest difference of two critics' logits in float32, relative to the largest logit."""
+    logits, others = critic(images), other(images)
+    return float((logits - others).abs().max() / others.abs().max())

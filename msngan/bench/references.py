@@ -1,4 +1,4 @@
-"""Networks under norms as PyTorch has them, built on plain ones, to be compared with ours."""
+"""References: networks with PyTorch's spectral norm, and with MSN as one would first write it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
-from torch.nn.utils import spectral_norm as old_spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm
 
-TORCH, OLD_TORCH = "torch SN", "torch SN (old)"
-NAIVE = "naive MSN"
+TORCH, NAIVE = "torch SN", "naive MSN"
+DESCRIPTIONS = {
+    TORCH: "torch.nn.utils.parametrizations.spectral_norm on every layer",
+    NAIVE: "torch SN, then x - x.mean((0, 2, 3)) + m after every convolution",
+}
 
 
 class Centred(nn.Module):
-    """A convolution without bias, then x - mean + m: MSN as one writes it down first."""
+    """A convolution without bias, then x - mean + m."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -26,55 +28,37 @@ class Centred(nn.Module):
         return y - y.mean((0, 2, 3), keepdim=True) + self.bias
 
 
-def layers_of(network: nn.Module) -> dict[str, nn.Module]:
+def layers_of(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """The convolutions and linear layers, by name."""
     kinds = (nn.Conv2d, nn.Linear)
     return {name: part for name, part in network.named_modules() if isinstance(part, kinds)}
 
 
-def parametrised(network: nn.Module) -> nn.Module:
-    """Spectral norm by torch.nn.utils.parametrizations on every layer."""
-    return _on_every_layer(network, parametrizations.spectral_norm)
+def torch_spectral(network: nn.Module) -> nn.Module:
+    """Put torch.nn.utils.parametrizations.spectral_norm on every layer, in place."""
+    for layer in layers_of(network).values():
+        spectral_norm(layer)
+    return network
 
 
-def old(network: nn.Module) -> nn.Module:
-    """Spectral norm by torch.nn.utils.spectral_norm on every layer."""
-    return _on_every_layer(network, old_spectral_norm)
-
-
-def naive(network: nn.Module) -> nn.Module:
-    """`parametrised`, and every convolution centred by plain operations."""
+def naive_mean_spectral(network: nn.Module) -> nn.Module:
+    """`torch_spectral`, and every convolution centred by plain operations, in place."""
     for name, layer in layers_of(network).items():
         if isinstance(layer, nn.Conv2d):
             layer.register_parameter("bias", None)
             parent, _, last = name.rpartition(".")
             setattr(network.get_submodule(parent), last, Centred(layer))
-        parametrizations.spectral_norm(layer)
+        spectral_norm(layer)
     return network
 
 
-def _on_every_layer(network: nn.Module, put: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    for layer in layers_of(network).values():
-        put(layer)
-    return network
-
-
-# Each changes a network without a norm, and returns it.
 REFERENCES: dict[str, Callable[[nn.Module], nn.Module]] = {
-    TORCH: parametrised,
-    OLD_TORCH: old,
-    NAIVE: naive,
+    TORCH: torch_spectral,
+    NAIVE: naive_mean_spectral,
 }
 
 
-DESCRIPTIONS = {
-    TORCH: "torch.nn.utils.parametrizations.spectral_norm on every layer",
-    OLD_TORCH: "torch.nn.utils.spectral_norm on every layer",
-    NAIVE: "torch SN, then x - x.mean((0, 2, 3)) + m after every convolution",
-}
-
-
-def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    """The network with the first weights of one and the same seed."""
+def built(make: Callable[[str], nn.Module], norm: str) -> nn.Module:
+    """make(norm) with the first weights of seed 0; for a reference make("none"), then changed."""
     torch.manual_seed(0)
-    return make()
+    return REFERENCES[norm](make("none")) if norm in REFERENCES else make(norm)

@@ -1,96 +1,160 @@
 """`bench scores`: the arithmetic of scores against other libraries', and its share of a whole.
 
-Each library is given the moments of the reference as it would have them from its cache, and the
-features of the fakes, of which it takes the moments itself.
+Each library gets the moments of the reference as it would read them from its cache, and the
+features of the generated images, whose moments it computes itself. The features are simulated.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from msngan.bench.features import Simulated
-from msngan.bench.ratios import ratio
-from msngan.bench.rounds import Watcher, clock_of, interleaved
-from msngan.bench.score_settings import ScoreSettings
-from msngan.bench.settings import record
-from msngan.bench.whole import Evaluation
+import numpy as np
+import torch
+from torch import Tensor
+
+from msngan.bench.references import built
+from msngan.bench.settings import SIZE, ScoreSettings, record
+from msngan.bench.timing import Progress, clock_of, interleaved, ratio
+from msngan.networks import Generator, draw_samples
 from msngan.scores import by_torchmetrics, core
+from msngan.scores.evaluation import evaluate
+from msngan.scores.protocol import Protocol
+from msngan.scores.reference import Reference
+from msngan.scores.shipped import EmbeddedExtractor, shipped
 
 OURS, TORCHMETRICS, FIDELITY, SCIPY = "msngan", "torchmetrics", "torch-fidelity", "scipy sqrtm"
-GOALS = {  # how many times longer another's may take, at the least
-    ("frechet", TORCHMETRICS): 2.5,
-    ("frechet", SCIPY): 5.0,
-    ("low-rank", TORCHMETRICS): 20.0,
-}
-NETWORKS = "generator and extractor"
-SHARE_GOAL = 0.9  # of an evaluation's time, for both
-REFERENCE_COUNT = 50_000  # what the moments of the reference are said to be of
 DESCRIPTIONS = {
     TORCHMETRICS: "FrechetInceptionDistance with the reference's moments set, update and compute",
     FIDELITY: "fid_features_to_statistics and fid_statistics_to_metric; kid_features_to_metric",
     SCIPY: "numpy's mean and cov, then scipy.linalg.sqrtm of the covariances' product",
 }
+NETWORKS = "generator and extractor"
+LATENT_DIM = 128
+REFERENCE_COUNT = 50_000  # images that the moments of the reference are said to be of
+SHRUNK, SHIFT = 0.9, 0.1  # fakes vary a little less than real images, and around another mean
 
 Computation = Callable[[], float]
 
 
-def run(settings: ScoreSettings, watcher: Watcher) -> dict[str, Any]:
+class Simulated:
+    """Gaussian features (N, dimensions), float64, from fixed seeds.
+
+    Their covariance has the eigenvalues 1/k in a random basis. Real features have mean zero, so
+    their exact moments are known.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions = dimensions
+        self.mean = torch.zeros(dimensions, dtype=torch.float64)
+
+    @cached_property
+    def root(self) -> Tensor:
+        """(d, d), with root @ root.T the covariance of real features."""
+        basis = torch.linalg.qr(self._normal(self.dimensions, 0))[0]
+        return basis / torch.arange(1, self.dimensions + 1).double().sqrt()
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        return self.root @ self.root.T
+
+    def real(self, count: int) -> Tensor:
+        return self._normal(count, 1) @ self.root.T
+
+    def fake(self, count: int) -> Tensor:
+        return SHRUNK * self._normal(count, 2) @ self.root.T + SHIFT * self.root[:, 0]
+
+    def _normal(self, count: int, seed: int) -> Tensor:
+        draw = torch.Generator().manual_seed(seed)
+        return torch.randn(count, self.dimensions, generator=draw, dtype=torch.float64)
+
+
+class Evaluation:
+    """A whole evaluation with a warm cache: a new generator against random images.
+
+    Where the time goes does not depend on the images. seconds() evaluates once and appends to
+    `spent` a dict of seconds by what they were spent on.
+    """
+
+    def __init__(self, settings: ScoreSettings, cache: Path) -> None:
+        self.spent: list[dict[str, float]] = []
+        width, kept = settings.width, settings.kept
+        self.generator = built(lambda _: Generator(LATENT_DIM, width, 3, SIZE), "none")
+        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.extractor = EmbeddedExtractor.load(shipped()["cifar10"])
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (kept, 3, SIZE, SIZE), generator=draw, dtype=torch.uint8)
+        self.reference = Reference.of(images, self.extractor, cache)
+        self.protocol = Protocol(
+            name="bench",
+            runs=settings.runs,
+            samples=settings.samples,
+            splits=1,
+            dataset="random",
+            split="train",
+            reference_images=kept,
+            reference_sha256=self.reference.sha256,
+            size=SIZE,
+            channels=3,
+            extractor=self.extractor.name,
+            official_inception=self.extractor.official_inception,
+            resize=self.extractor.resize,
+        )
+
+    def seconds(self) -> float:
+        def sampler(count: int, seed: int) -> Iterator[Tensor]:
+            return draw_samples(self.generator, count, seed)
+
+        result = evaluate(sampler, self.protocol, self.extractor, self.reference)
+        self.spent.append(dict(result.seconds))
+        return sum(result.seconds.values())
+
+
+def run(settings: ScoreSettings, progress: Progress) -> dict[str, Any]:
     """Measure, and return the record: see `msngan.bench.settings.record`."""
     from threadpoolctl import threadpool_limits
 
-    clock = clock_of(settings.device, settings.threads)
+    clock = clock_of("cpu", settings.threads)
     computations = _computations(settings)
     values: dict[str, float] = {}
-    measures: dict[str, Computation] = {
-        name: partial(clock.seconds, partial(_note, values, name, each))
-        for name, each in computations.items()
-    }
+
+    def timed(name: str) -> float:
+        return clock.seconds(lambda: values.update({name: computations[name]()}))
+
+    measures: dict[str, Computation] = {name: partial(timed, name) for name in computations}
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(settings.threads):
-        whole = Evaluation.of(settings, Path(folder)) if "evaluation" in settings.only else None
-        if whole:
-            measures["evaluation"] = whole.seconds
-        seconds = interleaved(measures, settings.rounds, watcher)
+        evaluation = Evaluation(settings, Path(folder)) if "evaluation" in settings.only else None
+        if evaluation:
+            measures["evaluation"] = evaluation.seconds
+        seconds = interleaved(measures, settings.rounds, progress)
     rows = [_row(name, values[name], seconds) for name in computations]
-    if whole:
-        rows += _shares(whole.spent[-settings.rounds :])
-    return record(
-        "scores",
-        settings,
-        clock.name,
-        OURS,
-        rows,
-        references=DESCRIPTIONS,
-        extractor=whole.extractor.name if whole else None,
-    )
-
-
-def _note(values: dict[str, float], name: str, compute: Computation) -> None:
-    values[name] = compute()
+    if evaluation:
+        rows += _shares(evaluation.spent[-settings.rounds :])
+    extractor = evaluation.extractor.name if evaluation else None
+    about = {"references": DESCRIPTIONS, "extractor": extractor}
+    return record("scores", settings, clock.name, OURS, rows, **about)
 
 
 def _computations(settings: ScoreSettings) -> dict[str, Computation]:
-    """By part and whose."""
+    """By part and library: 'frechet: msngan'."""
     simulated = Simulated(settings.dimensions)
     found: dict[str, Computation] = {}
     for part, count in (("frechet", settings.samples), ("low-rank", settings.few)):
         if part in settings.only:
             made = _frechet(simulated, count)
             if part == "low-rank":
-                del made[SCIPY]  # asked nothing of, and the longest of all
-            found |= {f"{part}: {whose}": each for whose, each in made.items()}
+                del made[SCIPY]  # the slowest of all
+            found |= {f"{part}: {library}": each for library, each in made.items()}
     if "kernel" in settings.only:
         made = _kernel(simulated, settings)
-        found |= {f"kernel: {whose}": each for whose, each in made.items()}
+        found |= {f"kernel: {library}": each for library, each in made.items()}
     return found
 
 
 def _frechet(simulated: Simulated, count: int) -> dict[str, Computation]:
-    import numpy as np
     import scipy.linalg
     from torch_fidelity import metric_fid
 
@@ -119,7 +183,7 @@ def _kernel(simulated: Simulated, settings: ScoreSettings) -> dict[str, Computat
     from torch_fidelity import metric_kid
 
     fake, real = simulated.fake(settings.samples), simulated.real(settings.kept)
-    within = core.kernel_within(real)  # of the reference alone: kept with its moments
+    within = core.kernel_within(real)  # kept with the reference
 
     def by_fidelity() -> float:
         options = {"kid_subsets": settings.subsets, "kid_subset_size": settings.subset_size}
@@ -133,33 +197,31 @@ def _kernel(simulated: Simulated, settings: ScoreSettings) -> dict[str, Computat
 
 
 def _row(name: str, value: float, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    part, _, whose = name.partition(": ")
+    part, _, library = name.partition(": ")
     return {
         "name": name,
         "part": part,
-        "by": whose,
-        "kind": "own" if whose == OURS else "reference",
+        "by": library,
+        "kind": "own" if library == OURS else "reference",
         "value": value,
-        "ratio": asdict(ratio(seconds[name], seconds[f"{part}: {OURS}"])),
-        "goal": GOALS.get((part, whose)),
+        "ratio": ratio(seconds[name], seconds[f"{part}: {OURS}"]),
         "seconds": seconds[name],
     }
 
 
 def _shares(spent: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """Of an evaluation's seconds, by what they went to, a round each."""
+    """Shares of an evaluation's time, by what it was spent on."""
     totals = [sum(each.values()) for each in spent]
-    parts = {name: [each[name] for each in spent] for name in spent[0]}
-    networks = [each["generator"] + each["extractor"] for each in spent]
+    parts = {NETWORKS: [each["generator"] + each["extractor"] for each in spent]}
+    parts |= {name: [each[name] for each in spent] for name in spent[0]}
     return [
         {
             "name": f"evaluation: {name}",
             "part": "evaluation",
             "by": name,
             "kind": "own",
-            "share": asdict(ratio(seconds, totals)),
-            "goal": SHARE_GOAL if name == NETWORKS else None,
+            "share": ratio(seconds, totals),
             "seconds": seconds,
         }
-        for name, seconds in {NETWORKS: networks, **parts}.items()
+        for name, seconds in parts.items()
     ]

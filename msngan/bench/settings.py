@@ -1,103 +1,133 @@
-"""What a benchmark measures, and the record that it leaves."""
+"""The settings of each benchmark and the record that it leaves. This module does not import torch.
+
+The options of `msngan bench` are derived from the fields: see `msngan.commands.bench`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-import torch
-from torch import Tensor
+SIZE = 32  # height and width of the GAN's images
+NETWORKS = ("cnn3", "vgg7", "densenet_bc", "resnet18")
+PARTS = ("frechet", "low-rank", "kernel", "evaluation")
+CRITIC_BATCHES = ("separate", "joint")
 
-from msngan.bench.score_settings import ScoreSettings
-from msngan.runs import hardware as machine
 
-DeviceName = Literal["cpu", "cuda"]
-SIZE = 32  # of the images
+def option(default: Any, text: str, *, least: int = 1, choices: tuple[str, ...] = ()) -> Any:  # noqa: ANN401
+    """A field with its help text, least value and allowed values."""
+    return field(default=default, metadata={"help": text, "least": least, "choices": choices})
+
+
+def rounds_of(count: int) -> Any:  # noqa: ANN401  a dataclass field
+    return option(count, "rounds in which every variant is measured once")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one benchmark. `dtype` is that of autocast; weights are always float32."""
+    """What all benchmarks share."""
 
-    norms: tuple[str, ...]
-    rounds: int
-    threads: int = 1
-    device: DeviceName = "cpu"
-    width: int = 64
-    batch: int = 64
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16")
-
-    def images(self, seed: int = 0, batch: int | None = None) -> Tensor:
-        """(batch, 3, SIZE, SIZE) in [-1, 1], channels last."""
-        draw = torch.Generator().manual_seed(seed)
-        made = torch.rand(batch or self.batch, 3, SIZE, SIZE, generator=draw) * 2 - 1
-        return made.to(self.device).contiguous(memory_format=torch.channels_last)
+    rounds: int = rounds_of(20)
+    threads: int = option(1, "CPU threads")
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
-    """Of `bench classify`. `dtype` is that of autocast; weights are always float32."""
-
-    networks: tuple[str, ...]
-    norms: tuple[str, ...]
-    rounds: int
-    threads: int = 1
-    device: DeviceName = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+class DeviceSettings(Settings):
+    device: str = option("cpu", "device", choices=("cpu", "cuda"))
 
 
 @dataclass(frozen=True)
-class SigmaSettings:
-    """Of `bench sigma`. No norms, or passes: each config's own. minutes: of a training at most."""
+class NormSettings(DeviceSettings):
+    """Of `bench norms` and `bench fold`. dtype: of autocast; weights are always float32."""
 
-    configs: tuple[str, ...]
-    norms: tuple[str, ...] = ()
-    passes: tuple[str, ...] = ()
-    steps: int = 2000
-    minutes: float | None = None
-    rounds: int = 40
-    width: int = 16
-    threads: int = 1
-    seed: int = 0
-    device: DeviceName = "cpu"
+    norms: tuple[str, ...] = option((), "norms to measure")
+    width: int = option(64, "width of the critic")
+    batch: int = option(64, "images in a batch")
+    dtype: str = option("float32", "precision of autocast", choices=("float32", "bfloat16"))
 
 
-OWN_SIZES = (ClassifierSettings, SigmaSettings)  # each network's, or each data set's
+@dataclass(frozen=True)
+class FoldSettings(NormSettings):
+    norms: tuple[str, ...] = option(("batch", "spectral", "mean_spectral"), "norms to measure")
+
+
+@dataclass(frozen=True)
+class StepSettings(DeviceSettings):
+    rounds: int = rounds_of(7)
+    norms: tuple[str, ...] = option(("none", "spectral", "mean_spectral"), "norms to measure")
+    width: int = option(64, "width of the networks")
+    batch: int = option(64, "images in a batch")
+
+
+@dataclass(frozen=True)
+class ClassifySettings(DeviceSettings):
+    """dtype: of autocast; weights are always float32."""
+
+    networks: tuple[str, ...] = option(NETWORKS[:2], "networks to train", choices=NETWORKS)
+    norms: tuple[str, ...] = option(
+        ("none", "batch", "spectral", "mean_spectral"), "norms to measure"
+    )
+    dtype: str = option("float32", "precision of autocast", choices=("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class SigmaSettings(DeviceSettings):
+    """norms, critic_batch: those of each config where empty."""
+
+    rounds: int = rounds_of(40)
+    config: tuple[str, ...] = option(("digits_msn",), "configs to train")
+    norms: tuple[str, ...] = option((), "norms to use instead of the configs' own")
+    critic_batch: tuple[str, ...] = option(
+        (), "batch modes to use instead of the configs' own", choices=CRITIC_BATCHES
+    )
+    steps: int = option(2000, "training steps", least=2)
+    width: int = option(16, "width of the networks")
+    seed: int = option(0, "seed of the training runs", least=0)
+
+
+@dataclass(frozen=True)
+class ScoreSettings(Settings):
+    rounds: int = rounds_of(5)
+    only: tuple[str, ...] = option(PARTS, "parts to measure", choices=PARTS)
+    samples: int = option(2000, "generated images of a sample set", least=2)
+    few: int = option(500, "generated images of the low-rank part", least=2)
+    dimensions: int = option(2048, "features of an image, except in the evaluation", least=2)
+    kept: int = option(10_000, "real images of the kernel distance and the evaluation", least=2)
+    subsets: int = option(100, "subsets of torch-fidelity's kernel distance")
+    subset_size: int = option(1000, "images in each subset", least=2)
+    runs: int = option(5, "sample sets of the evaluation")
+    width: int = option(64, "width of the evaluation's generator")
 
 
 def record(
     benchmark: str,
-    settings: Settings | ClassifierSettings | ScoreSettings | SigmaSettings,
+    settings: Settings,
     clock: str,
     baseline: str,
     results: list[dict[str, Any]],
     **more: Any,  # noqa: ANN401  JSON values
 ) -> dict[str, Any]:
-    """The whole result as JSON. Times are in seconds, memory in bytes."""
+    """The whole result as a JSON object. Times are in seconds, memory is in bytes."""
+    import torch
+
+    from msngan.runs import hardware
+
     chosen = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(settings).items()
     }
-    about = machine.software()
+    about = hardware.software()
     return {
         "format": 1,
         "benchmark": benchmark,
         "command": about["command"],
         "time": about["time"],
-        "hardware": machine.hardware(),
+        "hardware": hardware.hardware(),
         "versions": {"msngan": about["msngan"], "python": about["python"], **about["versions"]},
         "threads": settings.threads,
         "clock": clock,
         "rounds": settings.rounds,
-        "settings": {
-            **chosen,
-            **({} if isinstance(settings, OWN_SIZES) else {"image_size": SIZE}),
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        },
+        "settings": {**chosen, "float32_matmul_precision": torch.get_float32_matmul_precision()},
         "baseline": baseline,
         "results": results,
         **more,

@@ -1,31 +1,29 @@
-"""`bench sigma`: how far sigma(W') is from what a norm promises while a GAN trains, and the cost.
+"""`bench sigma`: how accurate the estimate of sigma is while a GAN trains, and what it costs.
 
-The paper (arXiv:1907.04003) holds a single power iteration for sufficient. Here each recipe is
-trained twice, by the same code: once with the estimator that the norms use, and once with a single
-vector and a single iteration an update. After every update the largest singular value of each
-weight W' that the critic computes with is found by an eigenvalue decomposition in float64.
+The paper (arXiv:1907.04003) holds a single power iteration to be sufficient. Here each recipe is
+trained twice by the same code: with the estimator that the norms use, and with a single vector and
+a single iteration per update. After every update the largest singular value of each weight W' that
+the critic computes with is found by an eigenvalue decomposition in float64.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from msngan.bench.exact_sigma import estimated, estimators, excess, one_vector, vectors
-from msngan.bench.ratios import ratio
-from msngan.bench.rounds import Watcher, clock_of
 from msngan.bench.settings import SigmaSettings, record
-from msngan.bench.trained import train
+from msngan.bench.step import train
+from msngan.bench.timing import Progress, clock_of, ratio
 from msngan.data import ImageData
 from msngan.gan import GAN
-from msngan.norms import is_batch_coupled
-from msngan.norms.operator import LipschitzProjection, OperatorNorm
+from msngan.norms import estimate, is_batch_coupled, stored
+from msngan.norms.layers import parts_of
+from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
 from msngan.runs.folder import UserError
 from msngan.training.options import parse
 
@@ -33,19 +31,55 @@ BASELINE = "forward + backward"
 OURS, ONE = "the norm's own", "one vector, one iteration"
 ALLOWED = 1.02
 SHOWN = (1, 10, 100, 500, 2000)  # steps of the table
-EVERY_STEP, BY_DECADE, THINNED = 50, 40, 10
+EVERY_STEP, BY_DECADE = 50, 40  # of the figure's points
+
+Part = SpectralNorm | BidirectionalSpectralNorm
+
+
+def estimated(critic: nn.Module) -> list[tuple[Tensor, Part]]:
+    """The stored weight and the norm's part of every layer whose matrix norm is estimated."""
+    return [
+        (stored(layer, name), part)
+        for layer, name, part in parts_of(critic)
+        if isinstance(part, Part)
+    ]
+
+
+def estimators(part: Part) -> list[Any]:
+    return part.estimates() or [part]
+
+
+def one_vector(critic: nn.Module) -> None:
+    """Use the paper's estimator: one vector and one iteration per update, from a settled start."""
+    for weight, part in estimated(critic):
+        for each in estimators(part):
+            each.most = 1
+            each.block = each.block[:, :1].clone()
+        part.settle(weight)
+
+
+@torch.no_grad()
+def excess(part: Part, weight: Tensor) -> float:
+    """sigma of the weight W' that the layer computes with, over what the norm promises."""
+    made = part.quotient(weight).double()
+    sigmas = []
+    for each in estimators(part):
+        matrix = each.matrix(made)  # (groups, rows, columns)
+        wide = matrix if matrix.shape[1] <= matrix.shape[2] else matrix.mT
+        sigmas.append(float(torch.linalg.eigvalsh(wide @ wide.mT)[:, -1].max().sqrt()))
+    return sum(sigmas) / len(sigmas) / part.scale
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A config, and what of it is changed: its norm, its passes."""
+    """A config; norm and passes replace the config's own unless they are None."""
 
     config: str
     norm: str | None
     passes: str | None
 
     def built(self, settings: SigmaSettings) -> tuple[GAN, ImageData, str]:
-        """The GAN, its data and the Trainer's precision, as `fit` would make them."""
+        """The GAN, its data and the Trainer's precision, as `msngan fit` would make them."""
         words = ["--config", self.config, "--model.width", str(settings.width)]
         words += ["--steps", str(settings.steps), "--seed", str(settings.seed)]
         words += ["--model.norm", self.norm] if self.norm else []
@@ -60,77 +94,73 @@ class Recipe:
         run = {"seed": settings.seed, "steps": settings.steps, "channels": channels, "size": size}
         gan = GAN(**config.model.as_dict() | run)
         if not estimated(gan.critic):
-            raise UserError(f"norm {config.model.norm} of {self.config} estimates no sigma")
+            raise UserError(
+                f"norm {config.model.norm} of {self.config} estimates no sigma of a matrix;"
+                " choose another with --norms"
+            )
         return gan, data, config.trainer.precision
 
+    def name(self, gan: GAN) -> str:
+        """Without a batch-coupled norm, both batch modes are the same training."""
+        words = [self.config] + ([self.norm] if self.norm else [])
+        words += [f"{gan.options.passes} passes"] if is_batch_coupled(gan.critic) else []
+        return ", ".join(words)
 
-def run(settings: SigmaSettings, watcher: Watcher) -> dict[str, Any]:
+
+def run(settings: SigmaSettings, progress: Progress) -> dict[str, Any]:
     """Measure, and return the record: see `msngan.bench.settings.record`."""
-    recipes = [
+    found = [
         Recipe(config, norm, passes)
-        for config in settings.configs
+        for config in settings.config
         for norm in settings.norms or (None,)
-        for passes in settings.passes or (None,)
+        for passes in settings.critic_batch or (None,)
     ]
-    made = {each.built(settings)[0]: each for each in recipes}
-    # Without a norm that subtracts means, both passes are the same training.
-    kept = {_name(gan, each): each for gan, each in made.items()}
-    watcher.expect(2 * settings.steps * len(kept))
-    rows = [
-        _measured(name, recipe, arm, settings, watcher)
-        for name, recipe in kept.items()
-        for arm in (OURS, ONE)
-    ]
+    recipes = {each.name(each.built(settings)[0]): each for each in found}
     clock = clock_of(settings.device, settings.threads)
+    rows: list[dict[str, Any]] = []
+    for name, recipe in recipes.items():
+        for estimator in (OURS, ONE):
+            gan, data, precision = recipe.built(settings)
+            if estimator == ONE:
+                one_vector(gan.critic)
+            done, total = settings.steps * len(rows), 2 * settings.steps * len(recipes)
+            measured = Measured(settings, progress, done, total)
+            train(gan, data, measured, settings.device, precision)
+            rows.append(_row(name, estimator, gan, measured))
     return record("sigma", settings, clock.name, BASELINE, rows, allowed=ALLOWED)
 
 
-def _name(gan: GAN, recipe: Recipe) -> str:
-    words = [recipe.config] + ([recipe.norm] if recipe.norm else [])
-    if is_batch_coupled(gan.critic):
-        words.append(f"{gan.options.passes} passes")
-    return ", ".join(words)
-
-
-def _measured(
-    name: str, recipe: Recipe, arm: str, settings: SigmaSettings, watcher: Watcher
-) -> dict[str, Any]:
-    gan, data, precision = recipe.built(settings)
-    if arm == ONE:
-        one_vector(gan.critic)
-    watched = Watched(gan, settings, watcher)
-    train(gan, data, [watched], settings.device, precision)
-    first = next(iter(estimated(gan.critic)))[1]
-    largest = max(watched.found, key=lambda step: watched.found[step])
+def _row(name: str, estimator: str, gan: GAN, measured: Measured) -> dict[str, Any]:
+    first = estimators(estimated(gan.critic)[0][1])[0]
+    found = measured.found
+    largest = max(found, key=lambda step: found[step])
     return {
-        "name": f"{name}; {arm}",
+        "name": f"{name}; {estimator}",
         "recipe": name,
-        "kind": "norm" if arm == OURS else "reference",
-        "estimator": arm,
+        "kind": "norm" if estimator == OURS else "reference",
+        "estimator": estimator,
         "norm": gan.options.norm,
-        "vectors": vectors(first),
-        "most_iterations": estimators(first)[0].most,
-        "measured_updates": len(watched.found),
-        "above_allowed": sum(value > ALLOWED for value in watched.found.values()),
-        "largest": watched.found[largest],
+        "vectors": estimate.BLOCK if first.most > 1 else 1,  # of a weight that is large enough
+        "most_iterations": first.most,
+        "measured_updates": len(found),
+        "above_allowed": sum(value > ALLOWED for value in found.values()),
+        "largest": found[largest],
         "largest_step": largest,
-        "at": {str(step): watched.found[step] for step in SHOWN if step in watched.found},
-        **thinned(watched.found),
-        "cost": asdict(ratio(watched.updates, watched.passes)),
-        "seconds": watched.updates,
-        "baseline_seconds": watched.passes,
+        "at": {str(step): found[step] for step in SHOWN if step in found},
+        **thinned(found),
+        "cost": ratio(measured.updates, measured.passes),
+        "seconds": measured.updates,
+        "baseline_seconds": measured.passes,
     }
 
 
 def thinned(found: dict[int, float]) -> dict[str, list[Any]]:
-    """As a figure with a logarithmic axis shows it: `sigma` is the largest since the step before.
+    """Points for a logarithmic axis: every step at first, then some of each power of ten.
 
-    found: by step, in order. Every step at first, then some of each power of ten.
+    found: by step, in order. `sigma` is the largest value since the step before.
     """
     kept = {round(10 ** (k / BY_DECADE)) for k in range(6 * BY_DECADE)} | {max(found)}
-    steps: list[int] = []
-    sigma: list[float] = []
-    since = 0.0
+    steps, sigma, since = [], [], 0.0
     for step, value in found.items():
         since = max(since, value)
         if step <= EVERY_STEP or step in kept:
@@ -140,85 +170,70 @@ def thinned(found: dict[int, float]) -> dict[str, list[Any]]:
     return {"steps": steps, "sigma": sigma}
 
 
-class Watched(Callback):
-    """After each update: the largest excess over layers; at `rounds` steps also the times.
+class Measured(Callback):
+    """After each update: the largest excess over all layers; at `rounds` steps the times, too.
 
-    found: by step. updates, passes: seconds of the norm's update, done again from the state before
-    it, and of a forward and backward pass of the critic, in turns.
+    found: by step. updates, passes: seconds of the norm's update, repeated from the state before
+    it, and of a forward and backward pass of the critic, in turns. progress is called after each
+    step with the steps done, `before` of them in earlier trainings, and the total.
     """
 
-    def __init__(self, gan: GAN, settings: SigmaSettings, watcher: Watcher) -> None:
-        self.settings, self.watcher = settings, watcher
+    def __init__(
+        self, settings: SigmaSettings, progress: Progress, before: int, total: int
+    ) -> None:
+        self.steps, self.progress, self.before, self.total = settings.steps, progress, before, total
         self.clock = clock_of(settings.device, settings.threads)
         self.found: dict[int, float] = {}
         self.updates: list[float] = []
         self.passes: list[float] = []
-        steps, rounds = settings.steps, settings.rounds
-        # Not the first one, before which a convolution's norm does not know the size of its input.
-        self.timed = {2} | {
-            max(2, math.ceil(steps * (each + 1) / rounds)) for each in range(rounds)
-        }
-        slow = any(isinstance(part, OperatorNorm) for _, part in estimated(gan.critic))
-        self.thinned = THINNED if slow else 1
+        share = settings.steps / settings.rounds
+        self.timed = {math.ceil(share * (each + 1)) for each in range(settings.rounds)}
         self._before: dict[str, Tensor] = {}
-        self.end = time.monotonic() + 60 * (settings.minutes or math.inf)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step + 1 in self.timed:
             assert isinstance(pl_module, GAN)
-            self._before = _values(dict(pl_module.critic.named_buffers()))
+            self._before = _state(pl_module.critic)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, GAN)
         step = trainer.global_step
-        if step <= EVERY_STEP or step % self.thinned == 0:
-            parts = estimated(pl_module.critic)
-            self.found[step] = max(excess(part, weight) for weight, part in parts)
-        if step in self.timed and self._before:
+        parts = estimated(pl_module.critic)
+        self.found[step] = max(excess(part, weight) for weight, part in parts)
+        if step in self.timed:
             self._time(pl_module, batch)
-        self._before = {}
-        self.watcher.tick()
-        trainer.should_stop = step >= self.settings.steps or time.monotonic() > self.end
+        self.progress(self.before + step, self.total)
+        trainer.should_stop = step >= self.steps
 
     def _time(self, gan: GAN, batch: Tensor) -> None:
-        """What follows finds the network as it was; gradients are made anew in each step anyway."""
+        """Leaves the network as it was; every step computes its gradients anew."""
         critic = gan.critic
-        after = _values(_buffers(critic))
+        after = _state(critic)
         images = batch[: len(batch) // gan.options.critic_steps]
         if gan.options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
 
-        def both_ways() -> None:
+        def forward_backward() -> None:
             critic.zero_grad()
             with gan.bank.shared():
                 critic(images).float().sum().backward()
 
-        both_ways()  # so that no part of it is the first of its kind
-        self.passes.append(self.clock.seconds(both_ways))
+        forward_backward()  # work that only a first pass does is not timed
+        self.passes.append(self.clock.seconds(forward_backward))
         _restore(critic, self._before)
         self.updates.append(self.clock.seconds(gan.bank.update))
         _restore(critic, after)
 
 
-def _buffers(network: nn.Module) -> dict[str, Tensor]:
-    """Their values, and the weights that a projection writes into."""
-    named = dict(network.named_buffers())
-    for number, (weight, part) in enumerate(estimated(network)):
-        if isinstance(part, LipschitzProjection):
-            named[f"weight {number}"] = weight
-    return named
-
-
-def _values(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: each.detach().clone() for name, each in tensors.items()}
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: each.detach().clone() for name, each in network.named_buffers()}
 
 
 @torch.no_grad()
-def _restore(network: nn.Module, values: dict[str, Tensor]) -> None:
-    for name, tensor in _buffers(network).items():
-        if name in values:
-            tensor.copy_(values[name])
+def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
+    for name, tensor in network.named_buffers():
+        tensor.copy_(state[name])

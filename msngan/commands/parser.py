@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from msngan.runs.folder import did_you_mean
+from msngan.runs.folder import UserError, did_you_mean
 
 CHOICE = re.compile(r"invalid choice: '(?P<word>[^']*)' \(choose from (?P<known>.*)\)")
 
@@ -45,3 +45,20 @@ class Parser(argparse.ArgumentParser):
         option = word.partition("=")[0]
         known = [each for each in self._option_string_actions if each.startswith("--")]
         return f"unknown option {option!r}{did_you_mean(option, known)}"
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list separated by commas, each once."""
+    return tuple(dict.fromkeys(word for each in text.split(",") if (word := each.strip())))
+
+
+def chosen(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """The words of a list; UserError for an empty list and for a word that is not known."""
+    found = words(text)
+    if not found:
+        raise UserError(f"{option} is empty; choose from {', '.join(known)}")
+    for word in found:
+        if word not in known:
+            near = did_you_mean(word, list(known))
+            raise UserError(f"{option}: unknown {word!r}{near}; choose from {', '.join(known)}")
+    return found

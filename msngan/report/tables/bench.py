@@ -1,4 +1,4 @@
-"""The tables of `msngan bench`: ratios, never times."""
+"""The tables and CSV of `msngan bench`, made from its records: ratios, never times."""
 
 from __future__ import annotations
 
@@ -9,85 +9,103 @@ from msngan.report.tables.table import Table
 
 Record = dict[str, Any]
 
-CLOSE = 0.02  # above a floor: as near as such times can be told apart
-
-LEGEND = [
+INTERVAL = (
     "95%: interval of the median, by bootstrap over rounds. of minima: the smallest time over the"
-    " baseline's smallest. Rows whose intervals overlap are not ordered.",
-]
-NORMS_LEGEND = [
+    " baseline's smallest. Rows whose intervals overlap are not ordered."
+)
+NORMS_NOTES = [
+    "lower bound: counts only the memory traffic and products that the norm cannot avoid, at the"
+    " bandwidth of a large copy and the speed of none's own pass. Data that stays in a cache can be"
+    " faster.",
     "operations: dispatched beyond those of none, in a pass with its update and in the critic's"
-    " share of a GAN step (real, fake, generator's pass); PyTorch's without freezing the critic in"
-    " the generator's pass, as plain loops have it.",
-    "torch / own work: time of torch SN's work on the weights in a GAN step over that of this"
-    " norm's, without the passes.",
-    "activations, peak: most bytes alive at once in a pass over none's; activations are the part"
-    " that grows with the batch, peak is all.",
+    " share of a GAN step (real, fake and generator's pass). PyTorch's are counted without freezing"
+    " the critic in the generator's pass, as in a plain loop.",
+    "torch / own work: time of torch SN's work on the weights in a GAN step over that of this norm,"
+    " without the passes.",
+    "activations, peak: most bytes alive at once in a pass, relative to none; activations are the"
+    " part that grows with the batch.",
 ]
-FLOOR_LEGEND = [
-    "floor: the bytes and products that the norm cannot avoid, at the bandwidth of a large copy"
-    " and the rate of none's own pass. What a cache keeps can be faster. reached: the measured"
-    " interval holds it and ends at most 2 % above; open: it holds it and is wider.",
+STEP_NOTE = (
+    "ours: GAN under Trainer.fit by the recipe of configs/cifar_msn.yaml, from the end of one batch"
+    " to the end of a later one, including the loader and the moving average."
+)
+FOLD_NOTE = (
+    "largest difference: of the folded critic's logits from the trained one's, in float32, relative"
+    " to the largest logit."
+)
+CLAIM_NOTE = (
+    "the paper: arXiv:1907.04003, section IV-B, says how much faster than batch norm; it gives no"
+    " machine, batch size or repetition, and nothing in the released code measures it."
+)
+SIGMA_NOTES = [
+    "step N: the largest singular value of W', in float64, over what the norm promises, of all"
+    " layers, after the critic's N-th update; for scaled and bidirectional norms of what each"
+    " bounds. largest: of all updates, and its step.",
+    "one vector, one iteration: as in the paper and in torch.nn.utils.spectral_norm, by the same"
+    " code, from a settled start.",
+    "cost: time of an update of all layers over a forward and backward pass of the critic, measured"
+    " in turns over the whole run; median and its 95% interval.",
 ]
 
 
-def as_tables(record: Record) -> Iterator[Table]:
-    kind = record["benchmark"]
-    if kind == "norms":
-        yield _norms(record)
-        yield _floors(record)
-    elif kind == "step":
-        yield _steps(record)
-    else:
-        yield _folds(record)
+def bench_tables(record: Record) -> Iterator[Table]:
+    """The tables of any benchmark's record."""
+    tables = {
+        "norms": _norms,
+        "step": _step,
+        "fold": _fold,
+        "classify": _classify,
+        "scores": _scores,
+        "sigma": _sigma,
+    }
+    yield from tables[record["benchmark"]](record)
 
 
-def _lines(record: Record) -> list[str]:
-    settings = record["settings"]
-    what = f"width {settings['width']}, batch {settings['batch']}"
-    if record["benchmark"] != "step":
-        what += f", {settings['dtype']}"
-    return lines_about(record, what)
-
-
-def lines_about(record: Record, what: str) -> list[str]:
-    """Where and how it was measured; `what`: its sizes."""
+def _about(record: Record, what: str = "") -> list[str]:
+    """Where and how it was measured; what: the sizes."""
     hardware, settings = record["hardware"], record["settings"]
-    device = hardware["gpu"] if settings["device"] == "cuda" else hardware["processor"]
+    device = hardware["gpu"] if settings.get("device") == "cuda" else hardware["processor"]
+    what = what or f"width {settings['width']}, batch {settings['batch']}"
     return [
         f"{device}, {hardware['cores']} cores; torch {record['versions']['torch']};"
         f" msngan {record['versions']['msngan']}",
-        f"{what}; threads {record['threads']}; {record['rounds']} rounds, interleaved;"
+        f"{what}; threads {record['threads']}; {record['rounds']} interleaved rounds;"
         f" clock: {record['clock']}",
     ]
 
 
-def spread(ratio: dict[str, float]) -> list[str]:
+def lower_bounds(record: Record) -> dict[str, Any]:
+    """The bounds by norm; empty for a benchmark without them."""
+    found = record.get("lower_bounds") or record.get("floors") or {}  # older records: floors
+    return found.get("norms", {})
+
+
+def _references(record: Record) -> list[str]:
+    return [f"{name}: {text}." for name, text in record["references"].items()]
+
+
+def _spread(ratio: dict[str, float]) -> list[str]:
     """Cells: median, 95%, of minima."""
-    return [
-        f"{ratio['median']:.3f}",
-        f"{ratio['low']:.3f} to {ratio['high']:.3f}",
-        f"{ratio['of_minima']:.3f}",
-    ]
+    interval = f"{ratio['low']:.3f} to {ratio['high']:.3f}"
+    return [f"{ratio['median']:.3f}", interval, f"{ratio['of_minima']:.3f}"]
 
 
-def _sorted(record: Record, key: str) -> list[dict[str, Any]]:
-    return sorted(record["results"], key=lambda row: row[key]["median"])
+def _by_median(rows: list[Record], key: str, *, reverse: bool = False) -> list[Record]:
+    return sorted(rows, key=lambda row: row[key]["median"], reverse=reverse)
 
 
-def _norms(record: Record) -> Table:
-    columns = ["norm", "time / none", "95%", "of minima", "floor"]
+def _norms(record: Record) -> Iterator[Table]:
+    columns = ["norm", "time / none", "95%", "of minima", "lower bound"]
     extra = ["operations a pass", "a step", "torch / own work", "activations", "peak"]
-    known = record["floors"]["norms"]
+    bounds = lower_bounds(record)
     rows = []
-    for row in _sorted(record, "ratio"):
-        floor = known.get(row["name"])
+    for row in _by_median(record["results"], "ratio"):
         own, counted, memory = row["own_work"], row["operations"], row["memory"]["ratio"]
         rows.append(
             [
                 row["name"],
-                *spread(row["ratio"]),
-                f"{floor['ratio']:.3f}" if floor else "",
+                *_spread(row["ratio"]),
+                f"{bounds[row['name']]['ratio']:.3f}" if row["name"] in bounds else "",
                 f"{counted['pass']['extra']:+d}",
                 f"{counted['step']['extra']:+d}",
                 f"{own['less_than_torch']['median']:.1f}" if own else "",
@@ -95,99 +113,141 @@ def _norms(record: Record) -> Table:
                 f"{memory['peak']:.3f}",
             ]
         )
-    return Table(
+    settings = record["settings"]
+    what = f"width {settings['width']}, batch {settings['batch']}, {settings['dtype']}"
+    yield Table(
         "Forward, backward and update of the critic",
         [*columns, *extra],
         rows,
-        _lines(record),
-        [*LEGEND, *references(record), *NORMS_LEGEND],
+        _about(record, what),
+        [INTERVAL, *_references(record), *NORMS_NOTES],
         right=frozenset({*columns, *extra} - {"norm"}),
         extra=len(extra),
         keys=1,
     )
 
 
-def _floors(record: Record) -> Table:
-    measured = {row["name"]: row["ratio"] for row in record["results"]}
-    rows = []
-    for name, floor in record["floors"]["norms"].items():
-        ratio = measured.get(name)
-        cells = ["", "", ""]
-        if ratio:
-            cells = [*spread(ratio)[:2], _verdict(ratio, floor["ratio"])]
-        rows.append([name, f"{floor['bytes'] / 1e6:.1f}", f"{floor['ratio']:.3f}", *cells])
-    return Table(
-        "Floors",
-        ["norm", "MB moved", "floor", "measured", "95%", "verdict"],
-        rows,
-        notes=FLOOR_LEGEND,
-        right=frozenset({"MB moved", "floor", "measured", "95%"}),
-    )
-
-
-def _verdict(ratio: dict[str, float], floor: float) -> str:
-    if ratio["low"] > floor:
-        return f"{100 * (ratio['median'] - floor):+.1f} % over it"
-    return "reached" if ratio["high"] <= floor + CLOSE else "open: more rounds"
-
-
-def _steps(record: Record) -> Table:
+def _step(record: Record) -> Iterator[Table]:
     columns = ["variant", "throughput", "95%", "of minima"]
     rows = [
-        [row["name"], *spread(row["throughput"])] for row in reversed(_sorted(record, "throughput"))
+        [row["name"], *_spread(row["throughput"])]
+        for row in _by_median(record["results"], "throughput", reverse=True)
     ]
-    ours = (
-        "ours: GAN under Trainer.fit by the recipe of configs/cifar_msn.yaml, from the end of one"
-        " batch to the end of a later one, the loader and the moving average included."
-    )
-    return Table(
-        "GAN steps a second, relative to the plain loop",
+    yield Table(
+        "GAN steps per second, relative to the plain loop",
         columns,
         rows,
-        _lines(record),
-        [*LEGEND, *references(record), ours, *_left_out(record)],
+        _about(record),
+        [INTERVAL, *_references(record), STEP_NOTE],
         right=frozenset(columns[1:]),
     )
 
 
-def references(record: Record) -> list[str]:
-    return [f"{name}: {text}." for name, text in record["references"].items()]
-
-
-def _left_out(record: Record) -> list[str]:
-    """What was not run, by reason."""
-    reasons: dict[str, list[str]] = {}
-    for each in record["skipped"]:
-        reasons.setdefault(each["reason"], []).append(each["name"])
-    return [f"not run ({reason}): {'; '.join(names)}" for reason, names in reasons.items()]
-
-
-def _folds(record: Record) -> Table:
+def _fold(record: Record) -> Iterator[Table]:
     columns = ["critic", "time / none", "95%", "of minima", "largest difference"]
     rows = [
-        [row["name"], *spread(row["ratio"]), f"{row['largest_difference']:.1e}"]
-        for row in _sorted(record, "ratio")
+        [row["name"], *_spread(row["ratio"]), f"{row['largest_difference']:.1e}"]
+        for row in _by_median(record["results"], "ratio")
     ]
-    difference = (
-        "largest difference: of the folded critic's logits from the trained one's, in float32,"
-        " relative to the largest."
-    )
-    return Table(
-        "Inference of the critic",
-        columns,
+    settings = record["settings"]
+    what = f"width {settings['width']}, batch {settings['batch']}, {settings['dtype']}"
+    notes = [INTERVAL, FOLD_NOTE]
+    right = frozenset(columns[1:])
+    yield Table("Inference of the critic", columns, rows, _about(record, what), notes, right)
+
+
+def _classify(record: Record) -> Iterator[Table]:
+    """One table a network and layout."""
+    columns = ["norm", "steps", "95%", "of minima", "faster", "the paper"]
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for row in _by_median(record["results"], "throughput", reverse=True):
+        groups.setdefault((row["network"], row["layout"]), []).append(row)
+    for network in record["settings"]["networks"]:
+        for layout in ("contiguous", "channels_last"):
+            rows = groups[network, layout]
+            cells = []
+            for row in rows:
+                norm, found = row["norm"], row["throughput"]
+                claim = record["claims"].get(norm)
+                faster = "" if norm == "batch" else f"{100 * (found['median'] - 1):+.1f} %"
+                cells.append([norm, *_spread(found), faster, f"{claim:+d} %" if claim else ""])
+            yield Table(
+                f"Training steps per second of {network}, {layout}, relative to batch norm",
+                columns,
+                cells,
+                _about(record, f"batch {rows[0]['batch']}, {record['settings']['dtype']}"),
+                [INTERVAL, *_references(record), CLAIM_NOTE],
+                right=frozenset(columns[1:]),
+            )
+
+
+def _scores(record: Record) -> Iterator[Table]:
+    sizes = record["settings"]
+    computed = [row for row in record["results"] if "ratio" in row]
+    shares = [row for row in record["results"] if "share" in row]
+    if computed:
+        columns = ["computation", "time / ours", "95%", "of minima", "value"]
+        notes = [
+            f"frechet: of {sizes['samples']} generated images, {sizes['dimensions']} features, with"
+            f" the reference's moments and root given. low-rank: of {sizes['few']} images.",
+            f"kernel: {sizes['samples']} generated against {sizes['kept']} real images; ours uses"
+            f" every pair once, torch-fidelity {sizes['subsets']} subsets of {sizes['subset_size']}"
+            " of each.",
+        ]
+        yield Table(
+            "The arithmetic of scores",
+            columns,
+            [[row["name"], *_spread(row["ratio"]), f"{row['value']:.9g}"] for row in computed],
+            _about(record, "float64, simulated features"),
+            [INTERVAL, *notes, *_references(record)],
+            right=frozenset(columns[1:]),
+        )
+    if shares:
+        columns = ["time of", "share", "95%"]
+        about = (
+            f"{sizes['runs']} x {sizes['samples']} images, a DCGAN generator of width"
+            f" {sizes['width']}, {record['extractor']}, every metric, {sizes['kept']} real images"
+            " with a warm cache. Wall-clock times."
+        )
+        yield Table(
+            "Where the time of an evaluation goes",
+            columns,
+            [[row["by"], *_spread(row["share"])[:2]] for row in shares],
+            _about(record, "float32 networks, float64 scores"),
+            [about],
+            right=frozenset(columns[1:]),
+        )
+
+
+def _sigma(record: Record) -> Iterator[Table]:
+    steps = dict.fromkeys(step for row in record["results"] for step in row["at"])
+    shown = sorted(steps, key=int)
+    columns = ["recipe", "estimator", *(f"step {step}" for step in shown)]
+    extra = ["largest", "at step", f"above {record['allowed']}", "cost", "95%"]
+    rows = []
+    for row in record["results"]:
+        at = [f"{row['at'][step]:.3f}" if step in row["at"] else "" for step in shown]
+        above = f"{row['above_allowed']} of {row['measured_updates']}"
+        largest = [f"{row['largest']:.3f}", str(row["largest_step"]), above]
+        rows.append([row["recipe"], row["estimator"], *at, *largest, *_spread(row["cost"])[:2]])
+    yield Table(
+        "Largest singular value of W', 1 where sigma is exact",
+        [*columns, *extra],
         rows,
-        _lines(record),
-        [*LEGEND, difference],
-        right=frozenset(columns[1:]),
+        _about(record, f"width {record['settings']['width']}, seed {record['settings']['seed']}"),
+        SIGMA_NOTES,
+        right=frozenset({*columns[2:], *extra}),
+        extra=len(extra),
+        keys=2,
     )
 
 
 def as_csv(record: Record) -> tuple[list[str], list[dict[str, Any]]]:
-    """A row for each variant: every number but the seconds of single rounds and bytes."""
+    """A row for each variant: every number except the seconds of single rounds and bytes."""
     about = {
         "benchmark": record["benchmark"],
         "processor": record["hardware"]["processor"],
-        "gpu": record["hardware"]["gpu"] if record["settings"]["device"] == "cuda" else None,
+        "gpu": record["hardware"]["gpu"] if record["settings"].get("device") == "cuda" else None,
         "torch": record["versions"]["torch"],
         "threads": record["threads"],
         "rounds": record["rounds"],

@@ -17,31 +17,21 @@ HEARTBEAT_SECONDS = 30
 
 
 class Progress:
-    """Measurements done, measurements in all, time left."""
+    """To be called with the measurements done and measurements in all."""
 
     def __init__(self, benchmark: str, bar: Bar | None) -> None:
         self.benchmark, self.bar = benchmark, bar
         self._task = bar.add_task(benchmark, total=None) if bar else None
-        self._total = self._done = 0
         self._start = self._shown = time.monotonic()
 
-    def expect(self, parts: int) -> None:
-        self._total, self._start = parts, time.monotonic()
-        if self.bar and self._task is not None:
-            self.bar.update(self._task, total=parts)
-
-    def tick(self) -> None:
-        self._done += 1
+    def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self.bar and self._task is not None:
-            self.bar.update(self._task, completed=self._done)
+            self.bar.update(self._task, completed=done, total=total)
         elif now - self._shown >= HEARTBEAT_SECONDS:
             self._shown = now
-            left = (now - self._start) / self._done * (self._total - self._done)
-            sys.stderr.write(
-                f"bench {self.benchmark}: {self._done}/{self._total} measurements,"
-                f" {clock(left)} left\n"
-            )
+            left = clock((now - self._start) / done * (total - done))
+            sys.stderr.write(f"bench {self.benchmark}: {done}/{total} measurements, {left} left\n")
 
 
 @contextmanager

@@ -1,0 +1,226 @@
+"""`bench step`: whole GAN steps by the recipe of configs/cifar_msn.yaml, against a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import cycle
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+from msngan.bench.references import DESCRIPTIONS, TORCH, built
+from msngan.bench.settings import SIZE, StepSettings, record
+from msngan.bench.timing import Progress, clock_of, interleaved, ratio
+from msngan.data import ImageData
+from msngan.gan import GAN
+from msngan.networks import Critic, Generator
+from msngan.norms import Centring, convert
+
+BASELINE = "plain loop"
+DESCRIPTION = (
+    "torch SN, float32, contiguous, separate critic passes, the critic not frozen in the"
+    " generator's half, no moving average; networks, loss, optimizers and batch as ours"
+)
+DISCARDED, MEASURED = 1, 3  # steps of one measurement
+HALF = "bf16-mixed"
+IMAGES = 1024  # of the synthetic data set, or one batch if that is more
+LATENT_DIM = 128
+ADAM: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999)}
+
+
+class PlainLoop:
+    """The training loop that one writes first, as DESCRIPTION says.
+
+    step(real) trains both networks once. real: (N, 3, SIZE, SIZE), float32 in [-1, 1].
+    """
+
+    def __init__(self, settings: StepSettings) -> None:
+        width, self.device = settings.width, settings.device
+        generator = built(lambda _: Generator(LATENT_DIM, width, 3, SIZE), "none")
+        critic = built(lambda norm: Critic(norm, width), TORCH)
+        self.generator, self.critic = generator.to(self.device), critic.to(self.device)
+        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), **ADAM)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), **ADAM)
+
+    def step(self, real: Tensor) -> None:
+        ones = torch.ones(len(real), device=self.device)
+        with torch.no_grad():
+            fake = self._fake(len(real))
+        self.critic_optimizer.zero_grad()
+        loss = cross_entropy(self.critic(real), ones) + cross_entropy(self.critic(fake), 1 - ones)
+        loss.backward()
+        self.critic_optimizer.step()
+
+        fake = self._fake(len(real))
+        self.generator_optimizer.zero_grad()
+        cross_entropy(self.critic(fake), ones).backward()
+        self.generator_optimizer.step()
+
+    def _fake(self, count: int) -> Tensor:
+        return self.generator(torch.randn(count, LATENT_DIM, device=self.device))
+
+
+class Synthetic(ImageData):
+    """ImageData of random pixels; its loader is the one of training."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size=batch_size, size=SIZE, channels=3)
+
+    @cached_property
+    def real(self) -> Tensor:
+        draw = torch.Generator().manual_seed(0)
+        shape = (max(IMAGES, self.batch_size), 3, SIZE, SIZE)
+        return torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
+
+
+class Timing(Callback):
+    """Stops a fit after DISCARDED + MEASURED steps.
+
+    seconds: of one step, between the ends of the last discarded and of the last step, including the
+    loader and the Trainer.
+    """
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self.read = read
+        self._start = self.seconds = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = trainer.global_step
+        if done == DISCARDED:
+            self._start = self.read()
+        if done == DISCARDED + MEASURED:
+            self.seconds = (self.read() - self._start) / MEASURED
+            trainer.should_stop = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs from configs/cifar_msn.yaml and from the Trainer's defaults."""
+
+    norm: str
+    precision: str = "32-true"
+    passes: str = "joint"
+    statistics: str = "batch"  # the GAN's generator_statistics
+    channels_last: bool = True
+
+    @property
+    def row(self) -> dict[str, Any]:
+        layout = "channels_last" if self.channels_last else "contiguous"
+        precision = "bfloat16" if self.precision == HALF else "float32"
+        words = [self.norm, precision, layout]
+        words += [f"{self.passes} passes"] if self.passes != "joint" else []
+        words += [f"{self.statistics} means"] if self.statistics != "batch" else []
+        return {
+            "name": ", ".join(words),
+            "norm": self.norm,
+            "kind": "norm",
+            "layout": layout,
+            "precision": precision,
+            "passes": self.passes,
+            "generator_statistics": self.statistics,
+        }
+
+    def gan(self, width: int) -> GAN:
+        return GAN(
+            norm=self.norm,
+            loss="nonsaturating",
+            passes=self.passes,  # type: ignore[arg-type]
+            generator_statistics=self.statistics,  # type: ignore[arg-type]
+            width=width,
+            channels_last=self.channels_last,
+            size=SIZE,
+        )
+
+
+def recipes(norms: tuple[str, ...]) -> list[Recipe]:
+    """Three of each norm; four more of a norm that subtracts minibatch means."""
+    found = []
+    for norm in norms:
+        both = [Recipe(norm), Recipe(norm, HALF)]
+        found += [Recipe(norm, channels_last=False), *both]
+        made = convert(nn.Conv2d(1, 1, 1), norm)
+        if any(isinstance(part, Centring) for part in made.modules()):
+            found += [replace(each, passes="separate") for each in both]
+            found += [replace(each, statistics="last") for each in both]
+    return found
+
+
+def run(settings: StepSettings, progress: Progress) -> dict[str, Any]:
+    """Measure, and return the record: see `msngan.bench.settings.record`."""
+    clock = clock_of(settings.device, settings.threads)
+    data = Synthetic(settings.batch)
+    baseline = {"name": BASELINE, "norm": TORCH, "kind": "reference"}
+    rows: list[dict[str, Any]] = [baseline | {"layout": "contiguous", "precision": "float32"}]
+    measures = {BASELINE: _plain(settings, data, clock.read)}
+    for recipe in recipes(settings.norms):
+        rows.append(recipe.row)
+        measures[recipe.row["name"]] = _ours(recipe, settings, data, clock.read)
+    seconds = interleaved(measures, settings.rounds, progress)
+    for row, times in zip(rows, seconds.values(), strict=True):
+        row |= {"throughput": ratio(seconds[BASELINE], times), "seconds": times}
+    about = {
+        "references": {BASELINE: DESCRIPTION, TORCH: DESCRIPTIONS[TORCH]},
+        "discarded_steps": DISCARDED,
+        "measured_steps": MEASURED,
+    }
+    return record("step", settings, clock.name, BASELINE, rows, **about)
+
+
+def _plain(
+    settings: StepSettings, data: Synthetic, read: Callable[[], float]
+) -> Callable[[], float]:
+    loop = PlainLoop(settings)
+    real = (data.real.float() / 127.5 - 1).to(settings.device)
+    batches = cycle(each for each in real.split(settings.batch) if len(each) == settings.batch)
+
+    def measure() -> float:
+        for _ in range(DISCARDED):
+            loop.step(next(batches))
+        start = read()
+        for _ in range(MEASURED):
+            loop.step(next(batches))
+        return (read() - start) / MEASURED
+
+    return measure
+
+
+def _ours(
+    recipe: Recipe, settings: StepSettings, data: Synthetic, read: Callable[[], float]
+) -> Callable[[], float]:
+    gan = recipe.gan(settings.width)
+
+    def measure() -> float:
+        timing = Timing(read)
+        train(gan, data, timing, settings.device, recipe.precision)
+        return timing.seconds
+
+    return measure
+
+
+def train(gan: GAN, data: ImageData, callback: Callback, device: str, precision: str) -> None:
+    """Train until the callback stops it, as `msngan fit` does, without writing anything."""
+    trainer = Trainer(
+        accelerator="gpu" if device == "cuda" else "cpu",
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]  # Lightning's Literal
+        max_epochs=-1,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    try:
+        trainer.fit(gan, data)
+    except SystemExit as ending:  # Lightning's answer to Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from ending
+        raise
