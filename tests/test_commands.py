@@ -13,7 +13,7 @@ import yaml
 from conftest import same_bits, weights
 from PIL import Image
 
-from msngan.leaderboard.configs import setup_of
+from msngan.leaderboard.experiments import setup_of
 from msngan.networks import load_generator
 from msngan.runs.atomic import append_line
 from msngan.runs.configs import is_study, known_configs, summary, top_level

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from score_lines import CS, FD, official, score_line, write_run
 
-from msngan.leaderboard import BETTER, Block, By, blocks, select, tied
-from msngan.leaderboard.wording import describe
+from msngan.leaderboard.ranking import BETTER, Block, By, blocks, describe, select, tied
 from msngan.runs.folder import UserError
 from msngan.runs.score_records import Score, find_runs, read_scores
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from score_lines import FD, score_line, write_run
 
-from msngan.leaderboard import BETTER
-from msngan.leaderboard.compare import Comparison, Paired, compare
-from msngan.leaderboard.configs import read_setups
+from msngan.leaderboard.experiments import read_setups
+from msngan.leaderboard.paired import Comparison, Paired, compare
+from msngan.leaderboard.ranking import BETTER
 from msngan.runs.folder import UserError
 from msngan.runs.score_records import find_runs, read_scores
 
@@ -125,7 +125,7 @@ def test_a_pair_without_a_sound_score_is_not_dropped(tmp_path: Path) -> None:
     write_run(tmp_path, "b-s1", score_line(None, official_inception=True), of="b", seed=1)
     row = only(compared(tmp_path))
     assert (row.step, row.difference) == (None, None)
-    assert row.verdict == "no step with a sound score of every pair: b-s1 has none"
+    assert row.verdict == "no step with a valid score of every pair: b-s1 has none"
 
 
 def test_the_same_seed_run_twice_is_one_pair(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_three_digits_of_an_id_are_too_few_and_a_whole_one_is_never_ambiguous(
     one, other = named(tmp_path, "one"), named(tmp_path, "other")
     named(tmp_path, one)  # a config that bears the id of another as its name
     assert compared(tmp_path, one, "other").a.runs == ["one-0-0"]
-    with pytest.raises(UserError, match="is no config"):
+    with pytest.raises(UserError, match="is not a config"):
         compared(tmp_path, "one-0-0", other[:3])
 
 
@@ -199,7 +199,7 @@ def test_an_ambiguous_name_lists_the_ids_and_the_runs(tmp_path: Path) -> None:
     named(tmp_path, "other")
     with pytest.raises(UserError) as failure:
         compared(tmp_path, "one", "other")
-    for part in ("'one' means 2 configs", *ids, "one-0-0", "one-0-1"):
+    for part in ("'one' names 2 configs", *ids, "one-0-0", "one-0-1"):
         assert part in str(failure.value)
     assert "\n" not in str(failure.value)
     assert compared(tmp_path, ids[1], "other").a.runs == ["one-0-1"]
@@ -213,7 +213,7 @@ def test_an_unknown_config_is_one_line_with_the_known_ones(tmp_path: Path, word:
         named(tmp_path, name)
     with pytest.raises(UserError) as failure:
         compared(tmp_path, "other", word)
-    assert f"--compare {word!r} is no config" in str(failure.value)
+    assert f"--compare {word!r} is not a config" in str(failure.value)
     assert "there are one, other" in str(failure.value)
 
 

@@ -8,16 +8,16 @@ import pytest
 from score_lines import config, score_line, write_run
 
 from msngan.leaderboard.board import make_board
-from msngan.leaderboard.configs import (
+from msngan.leaderboard.experiments import (
     WITHOUT,
     WITHOUT_IN,
     Setup,
     differences,
+    in_words,
     read_setups,
     setup_of,
     told_apart,
 )
-from msngan.leaderboard.wording import in_words
 from msngan.runs.safe_read import LARGEST_YAML, LEVELS
 from msngan.runs.score_records import find_runs, read_scores
 
@@ -57,9 +57,9 @@ def test_everything_else_and_whatever_is_new_tells_two_configs_apart(key: str, v
 def test_differences_name_the_options_with_both_values() -> None:
     one = config("x", model__norm="batch", steps=100)
     other = config("x", model__norm="spectral", steps=100, model__new=[1, 2.5], seed=3, threads=2)
-    found = differences(setup_of(one), setup_of(other))
+    found = differences([setup_of(one), setup_of(other)])
     assert found == {"model.norm": ('"batch"', '"spectral"'), "model.new": ("–", "[1, 2.5]")}
-    assert differences(setup_of(one), setup_of(one)) == {}
+    assert differences([setup_of(one)] * 2) == {}
     assert in_words(found) == 'model.new (–, [1, 2.5]), model.norm ("batch", "spectral")'
     many = {f"model.x{number}": ("1", "2") for number in range(11)}
     assert in_words(many).endswith("model.x7 (1, 2), 3 more")
@@ -67,7 +67,7 @@ def test_differences_name_the_options_with_both_values() -> None:
 
 def test_a_name_in_a_config_is_shown_without_control_characters() -> None:
     hostile = config("x", **{"model__a\x1b[31mb": "c\nd"})
-    assert differences(setup_of(config("x")), setup_of(hostile)) == {
+    assert differences([setup_of(config("x")), setup_of(hostile)]) == {
         "model.a[31mb": ("–", '"c\\nd"')
     }
 
@@ -147,7 +147,7 @@ def test_a_hostile_config_is_one_warning_and_its_run_is_pooled_with_none(
     assert sorted(setups) == ["config-s0", "config-s1"]
     assert len(warnings) == 1
     assert "config.yaml: " in warnings[0]
-    assert "pooled with no other" in warnings[0]
+    assert "not pooled with others" in warnings[0]
     assert warnings[0].isprintable()
     assert len(warnings[0]) < len(str(tmp_path)) + 200
     made = make_board(read_scores(runs)[0], setups)

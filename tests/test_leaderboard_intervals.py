@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from msngan.leaderboard.intervals import Summary, alike, student, summary
+from msngan.leaderboard.seeds import Summary, alike, student, summary
 
 
 def test_the_quantile_of_student_s_t_is_scipy_s() -> None:

@@ -8,10 +8,8 @@ import pytest
 from score_lines import FD, official, score_line, write_run
 
 from msngan.leaderboard.board import Board, make_board
-from msngan.leaderboard.configs import (
-    read_setups,
-)
-from msngan.leaderboard.pooling import Pooled, groups, pool
+from msngan.leaderboard.experiments import read_setups
+from msngan.leaderboard.seeds import Pooled, groups, pool
 from msngan.runs.score_records import find_runs, read_scores
 
 
@@ -89,7 +87,7 @@ def test_a_seed_that_never_had_a_sound_score_is_not_dropped_from_the_mean(tmp_pa
     assert (first.config, first.rank) == ("sound", 1)
     assert (second.config, second.rank) == ("broken", None)
     assert (second.last, second.best, len(second.members)) == ({}, {}, 3)
-    assert any("broken-s2 has no sound score" in note for note in notes(made))
+    assert any("broken-s2 has no valid score" in note for note in notes(made))
 
 
 def test_two_runs_of_one_seed_are_one_experiment_and_the_longer_is_counted(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from conftest import QUIET, TINY, same_bits, weights
 from torch import nn
 
 from msngan.gan import GAN
-from msngan.leaderboard import BETTER, better, lines
+from msngan.leaderboard.ranking import BETTER, better
 from msngan.runs.folder import UserError
+from msngan.runs.score_records import parse
 from msngan.scores.interface import Extractor, Features
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scored, Scorer
@@ -337,7 +338,7 @@ def test_best_is_by_the_named_score_and_says_so(
 
 def test_the_leaderboard_reads_the_lines(tiny: Tiny) -> None:
     folder = tiny("mine", *EACH, "--steps", "2")
-    entries = [lines.parse(entry, "mine") for entry in scores_of(folder)]
+    entries = [parse(entry, "mine") for entry in scores_of(folder)]
     assert [entry.step for entry in entries] == [1, 2]
     assert all(len(entry.scores) == 7 for entry in entries)
     assert scores_of(folder)[0]["best"] is True

@@ -7,11 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from msngan.commands.parser import Parser
-from msngan.leaderboard import select
-from msngan.leaderboard.board import Board, make_board
-from msngan.leaderboard.configs import read_setups
-from msngan.leaderboard.flat import as_csv, as_json, flat_comparison
+from msngan.leaderboard.board import Board, as_csv, as_json, comparison_csv, make_board
+from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.published import PUBLISHED, Published
+from msngan.leaderboard.ranking import select
 from msngan.report.tables.compare import comparison_tables
 from msngan.report.tables.leaderboard import board_tables, published_tables
 from msngan.report.tables.table import FORMATS, print_as
@@ -109,7 +108,7 @@ def show(style: str, board: Board, published: list[Published]) -> None:
         print_as(
             style,
             tables=lambda: comparison_tables(board, comparison),
-            rows=lambda: flat_comparison(board, comparison),
+            rows=lambda: comparison_csv(board, comparison),
             whole=lambda: {
                 "format": 1,
                 "comparison": asdict(comparison),

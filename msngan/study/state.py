@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from msngan.leaderboard.configs import WITHOUT, WITHOUT_IN
+from msngan.leaderboard.experiments import WITHOUT, WITHOUT_IN
 from msngan.runs.configs import find_config
 from msngan.runs.folder import Run, UserError, is_locked
 from msngan.runs.jsonl import newest

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from msngan.leaderboard.intervals import summary
+from msngan.leaderboard.seeds import summary
 from msngan.study.plan import Study
 
 Json = dict[str, Any]

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from msngan.leaderboard import Block, series
 from msngan.leaderboard.board import Board
 from msngan.leaderboard.published import Published
+from msngan.leaderboard.ranking import Block, series
 from msngan.report.html.leaderboard_markup import bullets, escape, linked, paragraphs, table, write
 from msngan.report.html.pictures import last_grid, small
 from msngan.report.html.spark import sparkline

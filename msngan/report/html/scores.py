@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from msngan.leaderboard import Block, blocks, by_protocol, series
-from msngan.leaderboard.wording import describe, labels
+from msngan.leaderboard.ranking import Block, blocks, by_protocol, describe, labels, series
 from msngan.report.html.chart import Chart, Mark, Series, grid
 from msngan.report.html.head import at
 from msngan.report.html.leaderboard_markup import paragraphs

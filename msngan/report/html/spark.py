@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from msngan.leaderboard.order import best_of
+from msngan.leaderboard.ranking import best_of
 from msngan.runs.score_records import Score
 
 WIDTH, HEIGHT = 280, 96

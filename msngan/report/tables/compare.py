@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msngan.leaderboard import Block
 from msngan.leaderboard.board import Board
-from msngan.leaderboard.compare import SIDES, Comparison, Match, Paired
-from msngan.leaderboard.intervals import Summary
-from msngan.leaderboard.pooling import Member
-from msngan.leaderboard.wording import describe, in_words, labels
+from msngan.leaderboard.experiments import in_words
+from msngan.leaderboard.paired import SIDES, Comparison, Match, Paired
+from msngan.leaderboard.ranking import Block, describe, labels
+from msngan.leaderboard.seeds import Member, Summary
 from msngan.report.tables.leaderboard import interval, title
 from msngan.report.tables.table import Table, plus_minus
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from msngan.leaderboard import Block, Row
-from msngan.leaderboard.board import Board, Pool
-from msngan.leaderboard.configs import told_apart
-from msngan.leaderboard.intervals import Summary
-from msngan.leaderboard.pooling import Pooled
+from msngan.leaderboard.board import Board
+from msngan.leaderboard.experiments import told_apart
 from msngan.leaderboard.published import NEVER_RANKED, Published
-from msngan.leaderboard.wording import describe, labels, ranking
+from msngan.leaderboard.ranking import Block, Row, describe, labels, ranking
+from msngan.leaderboard.seeds import Pool, Pooled, Summary
 from msngan.report.tables.table import Table, plus_minus
 from msngan.runs.score_records import Score
 

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msngan.leaderboard.board import Board, make_board
-from msngan.leaderboard.configs import Setup, read_setups
-from msngan.leaderboard.flat import as_json
+from msngan.leaderboard.board import Board, as_json, make_board
+from msngan.leaderboard.experiments import Setup, read_setups
 from msngan.report.tables.compare import comparison_tables
 from msngan.report.tables.leaderboard import board_tables
 from msngan.report.tables.table import Table

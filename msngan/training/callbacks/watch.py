@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from msngan.leaderboard import better
+from msngan.leaderboard.ranking import better
 
 IN_A_ROW = 3  # evaluations that must agree: one alone may be an accident of its step
 FACTOR = 2  # this many times worse than the best is bad

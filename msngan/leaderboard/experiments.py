@@ -1,14 +1,10 @@
-"""Which runs are one experiment under several seeds: the id of a run's resolved config.
-
-The config.yaml of a run may come from anyone, as its scores may. It is read as data, without
-anchors or tags, up to a size and a depth; what cannot be read leaves its run unpooled.
-"""
+"""Which runs are one experiment under several seeds: the id of a run's resolved config."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,22 +44,21 @@ def read_setups(runs: list[Run]) -> tuple[dict[str, Setup], list[str]]:
             continue  # not trained here: scores of another tool's samples
         try:
             setups[clean(run.name)] = setup_of(read_config(run.config))
-        except (OSError, ValueError) as error:
-            problem = error.strerror if isinstance(error, OSError) else error
+        except (OSError, ValueError) as problem:
+            reason = problem.strerror if isinstance(problem, OSError) else problem
             warnings.append(
-                clean(f"{run.config}") + f": {problem}; the run is pooled with no other"
+                clean(f"{run.config}") + f": {reason}; the run is not pooled with others"
             )
     return setups, warnings
 
 
 def setup_of(config: dict[str, Any]) -> Setup:
-    """Of a resolved config. ValueError names what it lacks."""
+    """The setup of a resolved config; ValueError names what it lacks."""
     for name, kind in {"seed": int, "steps": int, "model": dict, "data": dict}.items():
-        value = config.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(
-                f"{name!r} is no {kind.__name__}" if name in config else f"no {name!r}"
-            )
+        if name not in config:
+            raise ValueError(f"no {name!r}")
+        if type(config[name]) is not kind:
+            raise ValueError(f"{name!r} is not a {kind.__name__}")
     if config["seed"] < 0:
         raise ValueError("'seed' is negative")
     kept = {name: value for name, value in config.items() if name not in WITHOUT}
@@ -72,40 +67,47 @@ def setup_of(config: dict[str, Any]) -> Setup:
     for section, names in WITHOUT_IN.items():
         inner = kept.get(section, {})
         if not isinstance(inner, dict):
-            raise ValueError(f"{section!r} is no dict")
+            raise ValueError(f"{section!r} is not a dict")
         if section == "data" and inner.get("dataset") == "folder":
             names = names - {"root"}  # there the place is the data set
         kept[section] = {name: value for name, value in inner.items() if name not in names}
     kept = _plain(kept)
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
     config_id = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Setup(config_id, config["seed"], dict(_flat(kept)))
+    return Setup(config_id, config["seed"], dict(sorted(_flat(kept))))
 
 
-def differences(one: Setup, other: Setup) -> dict[str, tuple[str, str]]:
-    """The options that the two configs have other values of: name -> both, NONE where one lacks it.
+def differences(setups: Sequence[Setup]) -> dict[str, tuple[str, ...]]:
+    """The options that differ, in order of name, each with the value in every setup.
 
-    The id tells all options apart, and the names here all that it is made of.
+    NONE stands for an option that a config does not have. Two setups of different ids differ in at
+    least one option here.
     """
-    names = sorted(one.options.keys() | other.options.keys())
-    pairs = {name: (one.options.get(name, NONE), other.options.get(name, NONE)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    names = sorted({name for setup in setups for name in setup.options})
+    values = {name: tuple(setup.options.get(name, NONE) for setup in setups) for name in names}
+    return {name: each for name, each in values.items() if len({*each}) > 1}
+
+
+def in_words(differing: dict[str, tuple[str, ...]], most: int = 8) -> str:
+    """'model.norm ("batch", "spectral"), steps (100, 200)', the first few of them."""
+    return _listed([f"{name} ({', '.join(values)})" for name, values in differing.items()], most)
 
 
 def told_apart(runs: list[str], setups: dict[str, Setup], most: int = 3) -> dict[str, str]:
     """What each run has of the options in which these runs differ: 'norm=batch, lr=0.1'."""
-    known = {run: setups[run].options for run in runs if run in setups}
-    names = sorted({name for options in known.values() for name in options} - {"steps"})
-    varying = [n for n in names if len({options.get(n, NONE) for options in known.values()}) > 1]
-    told = {}
-    for run, options in known.items():
-        words = [
-            f"{name.rpartition('.')[2]}={options.get(name, NONE)}".replace('"', "")
-            for name in varying
-        ]
-        more = [f"{len(words) - most} more"] if len(words) > most else []
-        told[run] = ", ".join([*words[:most], *more])
-    return told
+    known = [run for run in runs if run in setups]
+    differing = differences([setups[run] for run in known])
+    differing.pop("steps", None)
+    short = [(name.rpartition(".")[2], values) for name, values in differing.items()]
+    return {
+        run: _listed([f"{name}={values[i]}".replace('"', "") for name, values in short], most)
+        for i, run in enumerate(known)
+    }
+
+
+def _listed(words: list[str], most: int) -> str:
+    more = [f"{len(words) - most} more"] if len(words) > most else []
+    return ", ".join([*words[:most], *more])
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON value
@@ -121,7 +123,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  any YAML value
     """As JSON can hold it, a whole float as the integer it equals."""
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            raise ValueError("a key is no str")
+            raise ValueError("a key is not a word")
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
@@ -129,6 +131,6 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  any YAML value
         return int(value) if value.is_integer() else value
     if isinstance(value, int) and abs(value) >= 2**64:
         raise ValueError("it holds an integer beyond 64 bits")
-    if value is None or isinstance(value, (bool, int, str)):
+    if value is None or isinstance(value, bool | int | str):
         return value
     raise ValueError(f"it holds a {type(value).__name__}")

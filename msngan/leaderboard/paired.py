@@ -1,7 +1,7 @@
 """Two configs, their runs paired by training seed: the mean difference and its 95 % interval.
 
 A seed fixes the order of the data and the noise, so two runs of one seed share part of their luck,
-and the spread of their difference is smaller than that of two runs drawn apart.
+and the spread of their difference is smaller than that of two independent runs.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from msngan.leaderboard import by_protocol
-from msngan.leaderboard.configs import Setup, differences
-from msngan.leaderboard.intervals import Summary, summary
-from msngan.leaderboard.order import better, column
-from msngan.leaderboard.pooling import Group, Member, groups, means, shared_step
+from msngan.leaderboard.experiments import Setup, differences
+from msngan.leaderboard.ranking import better, by_protocol, chosen
+from msngan.leaderboard.seeds import Group, Member, Summary, groups, means, shared_step, summary
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.score_records import Entry
 
@@ -67,7 +65,7 @@ class Comparison:
 
     a: Config
     b: Config
-    differences: dict[str, tuple[str, str]]
+    differences: dict[str, tuple[str, ...]]
     matches: list[Match]
     notes: list[str]
 
@@ -75,9 +73,9 @@ class Comparison:
 def compare(
     a: str, b: str, entries: list[Entry], setups: dict[str, Setup], metric: str | None = None
 ) -> Comparison:
-    """Of the configs that two words mean, under every protocol that both have scores of.
+    """The configs that two words name, compared under every protocol that both have scores of.
 
-    metric: a name or a family, the only one to compare by. UserError where a word means no config
+    metric: a name or a family, the only one to compare by. UserError where a word names no config
     or several, or where nothing can be paired.
     """
     first, second = (find(word, entries, setups) for word in (a, b))
@@ -109,32 +107,30 @@ def compare(
             f"--compare: {_seeds(first, setups)} and {_seeds(second, setups)} have no seed in"
             " common with scores under one protocol, so no runs can be paired"
         )
-    differ = differences(*(setups[config.runs[0]] for config in (first, second)))
-    return Comparison(first, second, differ, matches, notes)
+    differing = differences([setups[config.runs[0]] for config in (first, second)])
+    return Comparison(first, second, differing, matches, notes)
 
 
 def find(word: str, entries: list[Entry], setups: dict[str, Setup]) -> Config:
-    """The config that `word` means: its id, 4 or more digits of that, its name or a run of it."""
+    """The config that `word` names: its id, 4 or more digits of that, its name or a run of it."""
     names: dict[str, str] = {}
-    runs: dict[str, list[str]] = {}
+    runs: dict[str, set[str]] = {}
+    found = set()
     for entry in entries:
         if setup := setups.get(entry.run):
             names[setup.config_id] = entry.config
-            runs.setdefault(setup.config_id, [])
-            if entry.run not in runs[setup.config_id]:
-                runs[setup.config_id].append(entry.run)
-    found = {
-        setups[e.run].config_id for e in entries if e.run in setups and word in (e.config, e.run)
-    }
+            runs.setdefault(setup.config_id, set()).add(entry.run)
+            if word in (entry.config, entry.run):
+                found.add(setup.config_id)
     if re.fullmatch(r"[0-9a-f]{4,12}", word):
         found |= {config_id for config_id in names if config_id.startswith(word)}
     if word in names:  # a whole id is never ambiguous
         found = {word}
     if not found:
-        raise _unknown(word, entries, list(names.values()), setups)
+        raise _unknown(word, entries, sorted({*names.values()}), setups)
     if len(found) > 1:
         listed = "; ".join(f"{each} ({', '.join(sorted(runs[each]))})" for each in sorted(found))
-        raise UserError(f"--compare {word!r} means {len(found)} configs, give an id: {listed}")
+        raise UserError(f"--compare {word!r} names {len(found)} configs, give an id: {listed}")
     (config_id,) = found
     return Config(config_id, names[config_id], sorted(runs[config_id]))
 
@@ -143,11 +139,10 @@ def _unknown(
     word: str, entries: list[Entry], names: list[str], setups: dict[str, Setup]
 ) -> UserError:
     if any(word in (entry.config, entry.run) and entry.run not in setups for entry in entries):
-        return UserError(f"--compare {word!r}: its config.yaml cannot be read, so nothing is known")
-    known = sorted(set(names))
-    near = did_you_mean(word, [*known, *sorted(setups)])
-    there = f"there are {', '.join(known)}" if known else "there is none"
-    return UserError(f"--compare {word!r} is no config with scores{near}; {there}")
+        return UserError(f"--compare {word!r}: its config.yaml cannot be read")
+    near = did_you_mean(word, [*names, *sorted(setups)])
+    there = f"there are {', '.join(names)}" if names else "there is none"
+    return UserError(f"--compare {word!r} is not a config with scores{near}; {there}")
 
 
 def _seeds(config: Config, setups: dict[str, Setup]) -> str:
@@ -157,12 +152,11 @@ def _seeds(config: Config, setups: dict[str, Setup]) -> str:
 
 def _match(one: Group, other: Group, metric: str | None) -> Match | None:
     """None without a common seed."""
-    first = {member.seed: member for member in one.members}
-    second = {member.seed: member for member in other.members}
-    seeds = sorted(first.keys() & second.keys())
+    sides = [{member.seed: member for member in group.members} for group in (one, other)]
+    seeds = sorted(sides[0].keys() & sides[1].keys())
     if not seeds:
         return None
-    pairs = [(first[seed], second[seed]) for seed in seeds]
+    pairs = [(sides[0][seed], sides[1][seed]) for seed in seeds]
     names = [
         {name for entries in group.members.values() for entry in entries for name in entry.scores}
         for group in (one, other)
@@ -173,17 +167,10 @@ def _match(one: Group, other: Group, metric: str | None) -> Match | None:
         pairs,
         unpaired={
             side: [member for seed, member in members.items() if seed not in seeds]
-            for side, members in zip(SIDES, (first, second), strict=True)
+            for side, members in zip(SIDES, sides, strict=True)
         },
-        rows=[
-            _paired(name, pairs, one, other)
-            for name in sorted(names[0] & names[1], key=column)
-            if metric in (None, name, name.partition("/")[0])
-        ],
-        notes=[
-            f"{run} has the config and the seed of {member.run}: one experiment, counted once"
-            for run, member in [*one.repeats, *other.repeats]
-        ],
+        rows=[_paired(name, pairs, one, other) for name in chosen(metric, names[0] & names[1])],
+        notes=[*one.notes, *other.notes],
     )
 
 
@@ -197,21 +184,15 @@ def _paired(metric: str, pairs: list[tuple[Member, Member]], one: Group, other: 
             member.run
             for pair in pairs
             for member, scores in zip(pair, (first, second), strict=True)
-            if not means(scores[member].values())
+            if shared_step([scores[member]]) is None
         ]
         why = f": {', '.join(lacking)} has none" if lacking else ""
-        verdict = f"no step with a sound score of every pair{why}"
+        verdict = f"no step with a valid score of every pair{why}"
         return Paired(metric, None, None, None, None, verdict)
     values = [means(each[step] for each in side) for side in (a, b)]
     difference = summary([x - y for x, y in zip(*values, strict=True)])
-    return Paired(
-        metric,
-        step,
-        summary(values[0]),
-        summary(values[1]),
-        difference,
-        _verdict(metric, difference),
-    )
+    verdict = _verdict(metric, difference)
+    return Paired(metric, step, summary(values[0]), summary(values[1]), difference, verdict)
 
 
 def _verdict(metric: str, difference: Summary) -> str:

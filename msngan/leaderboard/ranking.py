@@ -1,0 +1,314 @@
+"""Blocks of one protocol each, their runs in order, and what the numbers in them mean."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeVar
+
+from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.score_records import Entry, Floor, Score
+
+By = Literal["last", "best"]
+
+# In the order of columns; the family of a metric is its name before the slash.
+BETTER = {
+    "fid": "lower",
+    "fd": "lower",
+    "is": "higher",
+    "cs": "higher",
+    "kid": "lower",
+    "kd": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "higher",  # a share of neighbours, not of images: it can exceed 1
+    "coverage": "higher",
+}
+INCEPTION_FEATURES = 2048  # of the one layer that the official network is read at
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run's weights (raw and ema apart) under one protocol; last and best by metric.
+
+    rank is None where the metric has no known direction. tie: the difference to the row above is
+    within the noise (see `tied`); None where that is not known, and in the first row.
+    """
+
+    run: str
+    config: str
+    weights: str
+    rank: int | None
+    tie: bool | None
+    last: dict[str, Score]
+    best: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One protocol's rows, in order of `metric`; metrics lists that one first.
+
+    dimensions: the extractor's number of features, None where it is not known.
+    """
+
+    protocol_id: str
+    protocol: dict[str, Any]
+    metric: str
+    better: str | None
+    metrics: list[str]
+    rows: list[Row]
+    floors: dict[str, Floor]
+    dimensions: int | None
+
+
+# Metrics
+
+
+def family(metric: str) -> str:
+    return metric.partition("/")[0]
+
+
+def better(metric: str) -> str | None:
+    """'lower', 'higher', or None for a metric whose direction is not known."""
+    return BETTER.get(family(metric))
+
+
+def column(metric: str) -> tuple[int, str]:
+    """A sort key: the metrics in order of their columns."""
+    known = list(BETTER)
+    return (known.index(family(metric)) if better(metric) else len(known), metric)
+
+
+def labels(metrics: list[str]) -> list[str]:
+    """A metric's family where it is enough to tell it from the others, else its whole name."""
+    families = [family(name) for name in metrics]
+    return [
+        each if families.count(each) == 1 else name
+        for name, each in zip(metrics, families, strict=True)
+    ]
+
+
+def chosen(metric: str | None, names: Iterable[str]) -> list[str]:
+    """The names, in order of column, that `metric` means: a name or its family; None: all."""
+    return [name for name in sorted(names, key=column) if metric in (None, name, family(name))]
+
+
+# Scores
+
+
+def series(entries: list[Entry], metric: str) -> dict[int, Score]:
+    """A metric's scores by step, in order of step; a line replaces an earlier one of its step.
+
+    The entries are of one run's weights under one protocol.
+    """
+    found = {entry.step: entry.scores[metric] for entry in entries if metric in entry.scores}
+    return dict(sorted(found.items()))
+
+
+def best_of(scores: Iterable[Score], metric: str) -> Score | None:
+    """The first of the best scores that did not fail; None if no direction is known."""
+    valid = [score for score in scores if score.mean is not None]
+    if not valid or not better(metric):
+        return None
+    return min(valid, key=lambda score: order(metric, score.mean))
+
+
+def order(metric: str, mean: float | None) -> tuple[bool, float]:
+    """A sort key: better first, no value last."""
+    if mean is None:
+        return (True, 0.0)
+    return (False, -mean if better(metric) == "higher" else mean)
+
+
+def tied(one: Score, other: Score) -> bool | None:
+    """Whether |difference| < 2 sqrt(s1^2/n1 + s2^2/n2), each mean over n sample sets.
+
+    Two equal means are tied. None if a mean or a spread is not known. A tie is about the noise of
+    sampling from these two sets of weights; training seeds add more.
+    """
+    if one.mean is None or other.mean is None:
+        return None
+    if one.mean == other.mean:
+        return True
+    if one.sd is None or other.sd is None:
+        return None
+    noise = math.sqrt(one.sd**2 / one.runs + other.sd**2 / other.runs)
+    return abs(one.mean - other.mean) < 2 * noise
+
+
+class Valued(Protocol):
+    """What a row is ranked by."""
+
+    @property
+    def mean(self) -> float | None: ...
+
+
+R = TypeVar("R", bound=Any)  # a dataclass with `rank` and `tie`
+V = TypeVar("V", bound=Valued)
+
+
+def ranked(
+    rows: Iterable[R],
+    metric: str,
+    value: Callable[[R], V | None],
+    tie: Callable[[V, V], bool | None],
+) -> list[R]:
+    """The rows, better first, with their rank and whether each is tied with the one above.
+
+    Those without a value stand last and unranked; equal ones stay in the order that they came in,
+    and all do where the metric has no known direction.
+    """
+    rows = list(rows)
+    if better(metric) is None:
+        return rows
+    pairs = [(row, value(row)) for row in rows]
+    pairs.sort(key=lambda pair: order(metric, pair[1].mean if pair[1] else None))
+    found: list[R] = []
+    above = None
+    for row, own in pairs:
+        if own is not None and own.mean is not None:
+            row = replace(row, rank=len(found) + 1, tie=tie(above, own) if above else None)
+            above = own
+        found.append(row)
+    return found
+
+
+# Blocks
+
+
+def select(entries: list[Entry], dataset: str | None, protocol: str | None) -> list[Entry]:
+    """The entries of a data set and of a protocol: its name, its id or the id's first 4 or more."""
+    if not entries:
+        return []
+    if dataset is not None:
+        known = sorted({entry.protocol["dataset"] for entry in entries})
+        if dataset not in known:
+            raise _unknown("--dataset", dataset, known)
+        entries = [entry for entry in entries if entry.protocol["dataset"] == dataset]
+    if protocol is not None:
+        known = sorted({name for e in entries for name in (e.protocol["name"], e.protocol_id)})
+        part = protocol if len(protocol) >= 4 else None
+        entries = [
+            entry
+            for entry in entries
+            if protocol in (entry.protocol["name"], entry.protocol_id)
+            or (part and entry.protocol_id.startswith(part))
+        ]
+        if not entries:
+            raise _unknown("--protocol", protocol, known)
+    return entries
+
+
+def by_protocol(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each protocol_id, in their order."""
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.protocol_id].append(entry)
+    return groups
+
+
+def blocks(entries: list[Entry], metric: str | None = None, by: By = "last") -> list[Block]:
+    """One block a protocol_id, in order of data set, protocol name and id.
+
+    metric: a name (`fd/embed-...`) or its family (`fd`); by default each block's Fréchet distance.
+    A block that has no such metric is left out; UserError if none has it.
+    """
+    made = []
+    for group in by_protocol(entries).values():
+        names = chosen(None, {name for entry in group for name in entry.scores})
+        if wanted := chosen(metric, names):
+            made.append(_block(group, wanted[0], names, by))
+    if metric is not None and entries and not made:
+        known = chosen(None, {name for entry in entries for name in entry.scores})
+        families = list(dict.fromkeys(map(family, known)))
+        raise _unknown("--metric", metric, [*families, *(each for each in known if "/" in each)])
+    return sorted(
+        made, key=lambda each: (each.protocol["dataset"], each.protocol["name"], each.protocol_id)
+    )
+
+
+def _unknown(option: str, word: str, known: list[str]) -> UserError:
+    near = did_you_mean(word, known)
+    return UserError(f"{option} {word!r} is in no score here{near}; there are {', '.join(known)}")
+
+
+def _block(entries: list[Entry], metric: str, names: list[str], by: By) -> Block:
+    rows = defaultdict(list)
+    for entry in entries:
+        rows[entry.run, entry.weights].append(entry)
+    made = [_row(rows[key], names, metric) for key in sorted(rows)]
+    return Block(
+        protocol_id=entries[0].protocol_id,
+        protocol=entries[0].protocol,
+        metric=metric,
+        better=better(metric),
+        metrics=[metric, *(name for name in names if name != metric)],
+        rows=ranked(made, metric, lambda row: getattr(row, by).get(metric), tied),
+        floors=_floors(entries),
+        dimensions=_dimensions(entries),
+    )
+
+
+def _row(entries: list[Entry], names: list[str], metric: str) -> Row:
+    """`last` is all of one step: the last that has the metric, or any where none has."""
+    scores = {name: series(entries, name) for name in names}
+    step = max(scores[metric] or (entry.step for entry in entries))
+    last = {name: each[step] for name, each in scores.items() if step in each}
+    best = {name: found for name, each in scores.items() if (found := best_of(each.values(), name))}
+    newest = entries[-1]
+    return Row(newest.run, newest.config, newest.weights, None, None, last, best)
+
+
+def _dimensions(entries: list[Entry]) -> int | None:
+    found = {entry.dimensions for entry in entries if entry.dimensions}
+    if not found and entries[0].protocol["official_inception"]:
+        return INCEPTION_FEATURES
+    return found.pop() if len(found) == 1 else None
+
+
+def _floors(entries: list[Entry]) -> dict[str, Floor]:
+    """The latest of each metric, but never an estimate in place of a measurement."""
+    found: dict[str, Floor] = {}
+    for entry in entries:
+        for name, floor in entry.floors.items():
+            if name not in found or floor.kind != "estimated" or found[name].kind == "estimated":
+                found[name] = floor
+    return found
+
+
+# In words
+
+
+def describe(block: Block) -> list[str]:
+    """What the block's numbers mean, by its protocol."""
+    protocol = block.protocol
+    size, channels = protocol.get("size"), protocol.get("channels")
+    parts = [
+        f"{protocol['runs']} x {protocol['samples']} samples",
+        protocol["extractor"],
+        f"reference {protocol.get('split', 'split unknown')},"
+        f" {protocol.get('reference_images', 'unknown')} images,"
+        f" sha256 {str(protocol.get('reference_sha256', 'unknown'))[:8]}",
+        f"{size}x{size}, {channels} channels" if size and channels else "resolution unknown",
+    ]
+    lines = ["; ".join(parts)]
+    if not protocol["official_inception"]:
+        lines.append("embedded extractor: not comparable with published FID")
+    samples, features = protocol["samples"], block.dimensions
+    frechet = any(family(name) in ("fid", "fd") for name in block.metrics)
+    if frechet and features is not None and samples < features:
+        lines.append(
+            f"{samples:,} samples < {features:,} features: the covariance is rank-deficient and"
+            " the Fréchet distance's bias is large; compare it with the real-data score, never with"
+            " another protocol"
+        )
+    return lines
+
+
+def ranking(block: Block, by: By) -> str:
+    """The order of the block's rows."""
+    if block.better is None:
+        return f"not ranked: whether {block.metric} should be high or low is not known"
+    return f"ranked by {block.metric} at the {by} step; {block.better} is better"
