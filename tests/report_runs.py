@@ -1,9 +1,10 @@
-"""Runs on disk, as the tests of `msngan report` need them, without training any."""
+"""Runs on disk, as the tests of `msngan report` need them, without training any, and its pages."""
 
 from __future__ import annotations
 
 import json
 import math
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,68 @@ ENVIRONMENT = {
     "processor": "AMD EPYC",
     "gpu": None,
     "versions": {"torch": "2.15.0"},
-    "command": "msngan fit --config cifar_msn --run g",
+    "command": "msngan evaluate g",
+    "commands": [
+        {"time": "2026-11-20T10:29:50Z", "command": f"msngan {words}"}
+        for words in ("fit --config cifar_msn --run g", "resume g --steps 400", "evaluate g")
+    ],
     "time": "2026-11-20T10:29:50Z",
 }
 LAYERS = ("critic.body.0", "critic.body.1", "critic.head", "generator.stem", "generator.last")
+
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """A parsed page: its text, its table cells, its attributes. Unbalanced tags are an error."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.rows: list[list[str]] = []
+        self.texts: list[str] = []
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.texts.append(data)
+        if {"td", "th"} & {*self.open}:
+            self.rows[-1][-1] += data
+
+    def values(self, tag: str, name: str) -> list[str]:
+        return [value for t, n, value in self.attributes if (t, n) == (tag, name)]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+    def row(self, *start: str) -> list[str]:
+        """The one row of a table that begins so."""
+        (found,) = [each for each in self.rows if each[: len(start)] == [*start]]
+        return found
 
 
 def lines(path: Path, records: list[Any]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 from report_runs import HOSTILE, classifier, gan, lines, study
 
 from msngan.commands.report import main
-from msngan.report.html.leaderboard_markup import POLICY
+from msngan.report.html.document import POLICY
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)

@@ -1,41 +1,54 @@
-"""Axes, thinning and curves by their numbers."""
+"""Axes, curves and pictures by their numbers."""
 
 from __future__ import annotations
 
-import json
+import base64
+import io
 import math
 import random
 import re
+import struct
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
+from msngan.report.html import document
 from msngan.report.html.chart import (
     BOTTOM,
     COLOURS,
     DASHES,
     HEIGHT,
     LEFT,
+    MOST_POINTS,
     RIGHT,
     TOP,
     WIDTH,
     Chart,
     Mark,
     Series,
-    drawn,
-    style,
+    line_style,
+    thinned,
 )
-from msngan.report.html.leaderboard_markup import STYLE as SHARED
-from msngan.report.html.markup import STYLE
-from msngan.report.html.scale import linear, logarithmic, wants_log, written
-from msngan.report.html.thin import MOST_LINES, number, read_lines, thinned
+from msngan.report.html.document import spread
+from msngan.report.html.pictures import LARGEST_IMAGE, WIDEST, Pictures, grids, small
+from msngan.report.html.records import number
+from msngan.report.html.scale import linear, logarithmic, needs_log, tick_labels
 
 NAN = math.nan
 
 
+STYLE = (Path(document.__file__).parent / "templates/style.css").read_text()
+
+
+def drawn(chart: Chart) -> str:
+    return str(document.templates().get_template("chart.html.j2").module.chart(chart))
+
+
 def parsed(chart: Chart) -> ElementTree.Element:
-    return ElementTree.fromstring(drawn(chart))
+    return ElementTree.fromstring(drawn(chart).strip())
 
 
 def polylines(chart: Chart) -> list[list[tuple[float, float]]]:
@@ -84,7 +97,7 @@ def test_an_axis_holds_every_value_and_a_few_round_ticks_for_any_range() -> None
         step = axis.ticks[1] - axis.ticks[0]
         mantissa = step / 10 ** math.floor(math.log10(step) + 1e-9)
         assert min(abs(mantissa - nice) for nice in (1, 2, 5)) < 1e-4
-        assert len(set(written(axis.ticks))) == len(axis.ticks)
+        assert len(set(tick_labels(axis.ticks))) == len(axis.ticks)
 
 
 def test_log_ticks_are_powers_of_ten_or_a_few_between() -> None:
@@ -96,11 +109,11 @@ def test_log_ticks_are_powers_of_ten_or_a_few_between() -> None:
     assert axis.fraction(10) == pytest.approx(0.5)
 
 
-def test_log_is_wanted_only_for_positive_values_over_two_decades() -> None:
-    assert wants_log([0.01, 2, NAN])
-    assert not wants_log([0.1, 2])
-    assert not wants_log([-0.01, 2])
-    assert not wants_log([NAN])
+def test_log_is_used_only_for_positive_values_over_two_decades() -> None:
+    assert needs_log([0.01, 2, NAN])
+    assert not needs_log([0.1, 2])
+    assert not needs_log([-0.01, 2])
+    assert not needs_log([NAN])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +128,7 @@ def test_log_is_wanted_only_for_positive_values_over_two_decades() -> None:
     ],
 )
 def test_ticks_are_written_short_and_apart(values: list[float], texts: list[str]) -> None:
-    assert written(values) == texts
+    assert tick_labels(values) == texts
 
 
 def test_a_line_goes_through_its_points_where_the_ticks_say() -> None:
@@ -146,8 +159,8 @@ def test_a_gap_parts_a_line_and_a_lone_point_is_a_dot() -> None:
 
 
 def test_nothing_to_draw_is_a_sentence() -> None:
-    assert drawn(Chart("loss", [Series("a", [1, 2], [NAN, NAN])])).startswith("<p")
-    assert drawn(Chart("loss", [])).startswith("<p")
+    assert parsed(Chart("loss", [Series("a", [1, 2], [NAN, NAN])])).tag == "p"
+    assert parsed(Chart("loss", [])).tag == "p"
 
 
 def test_a_level_a_mark_and_several_lines_are_in_the_legend_and_one_line_is_not() -> None:
@@ -172,7 +185,7 @@ def test_the_title_says_the_chart_in_words() -> None:
 
 
 def test_twenty_lines_differ_in_colour_or_dash_and_the_first_in_both() -> None:
-    kinds = [style(index) for index in range(COLOURS * DASHES)]
+    kinds = [line_style(index) for index in range(COLOURS * DASHES)]
     assert len(set(kinds)) == 20
     first = [kind.split() for kind in kinds[:DASHES]]
     assert all(len({kind[part] for kind in first}) == DASHES for part in (1, 2))
@@ -197,24 +210,15 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("dark", [False, True])
 def test_lines_and_texts_stand_out_on_light_and_on_dark(dark: bool) -> None:
     colours: dict[str, str] = {}
-    for css in (SHARED, STYLE):
-        light, _, rest = css.partition("@media (prefers-color-scheme: dark)")
-        chosen = [light, rest.partition("} }")[0]][: 1 + dark]
-        for part in chosen:
-            colours |= dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part))
+    light, _, rest = STYLE.partition("@media (prefers-color-scheme: dark)")
+    for part in [light, rest.partition("} }")[0]][: 1 + dark]:
+        colours |= dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part))
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     for index in range(COLOURS):
         assert contrast(colours[f"c{index}"], colours["back"]) >= 3, index
-    for text in ("ink", "soft", "curve"):
+    for text in ("ink", "soft", "link"):
         for ground in ("back", "band"):
             assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
-
-
-def test_a_short_curve_stays_as_it_is() -> None:
-    points = thinned([1, 2, 3], [5.0, NAN, 7.0])
-    assert points.x == [1, 2, 3]
-    assert points.y[0] == points.low[0] == points.high[0] == 5
-    assert points.size == 1
 
 
 def test_a_long_curve_becomes_means_with_their_extremes_and_keeps_its_gaps() -> None:
@@ -228,34 +232,89 @@ def test_a_long_curve_becomes_means_with_their_extremes_and_keeps_its_gaps() -> 
     assert [i for i, value in enumerate(points.y) if math.isnan(value)] == [55]
     chart = Chart("loss", [Series("a", [*range(1000)], y)])
     assert len([*parsed(chart).iter("polygon")]) == 2
-    assert sum(map(len, polylines(chart))) <= 160
+    assert sum(map(len, polylines(chart))) <= MOST_POINTS
 
 
-def test_a_huge_file_is_read_evenly_and_its_last_line_always(tmp_path: Path) -> None:
-    path, total = tmp_path / "metrics.jsonl", 2 * MOST_LINES + 12
-    path.write_text("".join(f'{{"step": {step}}}\n' for step in range(total)))
-    found = read_lines(path)
-    assert found is not None
-    assert (found.every, found.total) == (4, total)
-    steps = [record["step"] for record in found.records]
-    assert len(steps) <= MOST_LINES + 1
-    assert steps[:3] == [0, 4, 8]
-    assert steps[-2:] == [total - 4, total - 1]
-    assert "1 of 4" in (found.note or "")
-
-
-def test_lines_that_are_no_records_are_counted_and_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    deep = "[" * 10_000
-    path.write_text('{"step": 1}\nno json\n[1]\n\n{"step": 2, "loss": NaN}\n' + deep + '\n{"st')
-    found = read_lines(path)
-    assert found is not None
-    assert [record["step"] for record in found.records] == [1, 2]
-    assert len(found.broken) == 4
-    assert read_lines(tmp_path / "none.jsonl") is None
-
-
-@pytest.mark.parametrize("value", [True, "1", None, [1], 10**400, json.loads("Infinity"), NAN])
+@pytest.mark.parametrize("value", [True, "1", None, [1], 10**400, math.inf, NAN])
 def test_what_is_no_finite_number_is_a_gap(value: object) -> None:
     assert math.isnan(number(value))
     assert number(3) == 3.0
+
+
+def test_what_is_shown_of_many_is_the_first_the_last_and_evenly_between() -> None:
+    assert spread([*range(0, 1100, 100)], 4) == [0, 300, 700, 1000]
+    assert spread([*range(100)], 5) == [0, 25, 50, 74, 99]
+    assert spread([3, 4], 5) == [3, 4]
+
+
+def png(width: int, height: int, body: bytes = b"") -> bytes:
+    """A header that claims a size, and a body that need not hold it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        sum_ = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + sum_
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def image(path: Path, size: tuple[int, int]) -> Path:
+    Image.effect_mandelbrot(size, (-2, -1, 1, 1), 50).convert("RGB").save(path, "png")
+    return path
+
+
+SIDE = int(LARGEST_IMAGE**0.5)
+DAMAGED = {
+    "empty": b"",
+    "text": b"no picture",
+    "a JPEG's start": b"\xff\xd8\xff\xe0" + b"\x00" * 100,
+    "the signature alone": b"\x89PNG\r\n\x1a\n",
+    "no pixels": png(8, 8),
+    "not zlib": png(8, 8, b"not zlib"),
+    "too few pixels": png(8, 8, zlib.compress(b"\x00" * 10)),
+    "a bomb": png(SIDE + 1, SIDE + 1, zlib.compress(b"\x00" * 1000)),
+    "a larger bomb": png(2**31 - 1, 2**31 - 1, zlib.compress(b"\x00" * 1000)),
+    "no width": png(0, 8),
+    "a false sum": png(8, 8)[:-20] + b"\x00" * 20,
+    "cut": b"",
+    "a folder": None,
+    "a missing file": None,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_or_huge_picture_is_a_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "step-00001000.png"
+    if kind == "cut":
+        path.write_bytes(image(path, (137, 137)).read_bytes()[:2000])
+    elif kind == "a folder":
+        path.mkdir()
+    elif (data := DAMAGED[kind]) is not None:
+        path.write_bytes(data)
+    made = Pictures(2**20).add(path, "words", "caption")
+    assert isinstance(made, str)
+    assert made.startswith("step-00001000.png left out: ")
+
+
+def test_grids_are_in_order_of_step_and_other_files_are_not_among_them(tmp_path: Path) -> None:
+    names = [f"step-{step:08d}.png" for step in (900, 20_000, 100_000_000)]
+    for name in (*reversed(names), "real.png", "step-00999999.png.tmp", "step-x.png", "step-1.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for _, path in grids(tmp_path)] == names
+    assert grids(tmp_path)[-1] == (100_000_000, tmp_path / names[-1])
+    assert grids(tmp_path / "nowhere") == []
+
+
+@pytest.mark.quick
+def test_a_picture_is_made_small_and_never_enlarged(tmp_path: Path) -> None:
+    for size, shown in (
+        ((40, 20), (40, 20)),
+        ((100, 4 * WIDEST), (25, WIDEST)),
+        ((548, 274), (WIDEST, WIDEST // 2)),
+    ):
+        data, *found = small(image(tmp_path / "x.png", size))
+        assert tuple(found) == shown
+        kind, _, text = data.partition(";base64,")
+        with Image.open(io.BytesIO(base64.b64decode(text))) as decoded:
+            assert decoded.size == shown
+            assert kind == f"data:image/{str(decoded.format).lower()}"

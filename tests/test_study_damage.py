@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from msngan.__main__ import main
-from msngan.report.html.study import progress
+from msngan.report.html.study_section import progress
 from msngan.report.tables.study_progress import Display
 from msngan.runs.configs import known_configs
 from msngan.runs.folder import Run
@@ -213,7 +213,9 @@ def test_configs_fold_for_a_terminal_and_stay_a_line_each_for_a_pipe(
 
 def test_the_page_of_a_study_draws_its_figures_by_the_study_s_name(study: Study) -> None:
     (begun() / "dynamics.npz").write_bytes(b"")
-    assert "msngan figures mine " in progress(Run("mine"), {}, [{"run": "mine-plain-lr0.1-s0"}])
+    assert "msngan figures mine " in str(
+        progress(Run("mine"), {}, [{"run": "mine-plain-lr0.1-s0"}])
+    )
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def main(argv: list[str]) -> int:
     _set_up(options)
     from msngan.commands.evaluate_subjects import of_images, of_runs
     from msngan.report.tables.evaluate import show
+    from msngan.runs.hardware import record_command
 
     subjects = of_images(options, record) if options.samples else of_runs(options, found)
     for remark in dict.fromkeys(each for subject in subjects for each in subject.remarks):
@@ -96,6 +97,8 @@ def main(argv: list[str]) -> int:
                 outcomes.append(outcome)
                 whole = _keep(subject.run, outcome) and whole
             whole = whole and outcome is not None and not outcome.failed
+        for run in {each.run.name: each.run for each in subjects if each.run}.values():
+            record_command(run)
     finally:  # one that breaks or is interrupted does not lose those before it
         if outcomes:
             show(options.format, outcomes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -56,8 +57,7 @@ def parser() -> Parser:
         "--html",
         type=Path,
         metavar="FILE",
-        help="write a page that needs no network, with each run's curve and last samples (pictures"
-        " at most 384 pixels wide, 16 MiB together), and print its path",
+        help="write the page of `msngan report`, restricted to these runs, and print its path",
     )
     made.add_argument(
         "--no-published",
@@ -72,31 +72,34 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    board, runs, published = ranked(args)
+    for warning in board.warnings:
+        print(f"msngan leaderboard: warning: {warning}", file=sys.stderr)
+    if args.html is not None:
+        from msngan.report.html.runs_page import write_board
+
+        write_board(args.html, board, runs, published)
+        print(args.html)
+    else:
+        show(args.format, board, published)
+    return 0
+
+
+def ranked(args: argparse.Namespace) -> tuple[Board, list[Run], list[Published]]:
+    """The board that the options ask for, its runs, and the published rows to show below it."""
     runs = find_runs(args.runs, args.root)
     entries, warnings = read_scores(runs)
     scored = {entry.run for entry in entries}
     setups, unknown = read_setups([run for run in runs if clean(run.name) in scored])
-    warnings += unknown
-    for warning in warnings:
-        print(f"msngan leaderboard: warning: {warning}", file=sys.stderr)
     remarks = remark(runs, scored, args.root)
     entries = select(entries, args.dataset, args.protocol)
     board = make_board(entries, setups, args.metric, args.by, args.compare)
     shown = {each.protocol_id for each in board.blocks}
     if missing := sorted({entry.protocol_id for entry in entries} - shown):
         remarks.append(f"left out, without {args.metric!r}: protocol {', '.join(missing)}")
-    board = replace(board, remarks=remarks, warnings=warnings)
-    wanted = () if args.no_published else PUBLISHED
     there = {args.dataset, *(each.protocol["dataset"] for each in board.blocks)}
-    published = [row for row in wanted if row.dataset in there]
-    if args.html is not None:
-        from msngan.report.html.leaderboard import write_page
-
-        write_page(args.html, board, runs, published)
-        print(args.html)
-    else:
-        show(args.format, board, published)
-    return 0
+    published = [row for row in PUBLISHED if row.dataset in there and not args.no_published]
+    return replace(board, remarks=remarks, warnings=[*warnings, *unknown]), runs, published
 
 
 def show(style: str, board: Board, published: list[Published]) -> None:
@@ -135,12 +138,5 @@ def remark(runs: list[Run], scored: set[str], root: Path) -> list[str]:
     if not bare:
         return []
     text = f"No scores yet for {', '.join(clean(run.name) for run in bare)}"
-    ready = [clean(run.name) for run in bare if _has_checkpoint(run)]
+    ready = [clean(run.name) for run in bare if run.has_checkpoint]
     return [f"{text}; score them: msngan evaluate {' '.join(ready)}" if ready else text]
-
-
-def _has_checkpoint(run: Run) -> bool:
-    try:
-        return run.newest is not None
-    except OSError:  # a folder that may not be read
-        return False

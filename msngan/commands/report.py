@@ -1,63 +1,62 @@
-"""`msngan report`: a run or a study as one HTML page that needs no network."""
+"""`msngan report`: a run, a study or all runs as one HTML page that needs no network."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from msngan.commands.leaderboard import parser as board_parser
+from msngan.commands.leaderboard import ranked
 from msngan.commands.parser import Parser
-from msngan.report.html.leaderboard import section
-from msngan.report.html.page import write_page
 from msngan.report.html.records import find
-from msngan.report.tables.study import accuracy_tables
-from msngan.report.tables.study_scores import board_of, score_tables
-from msngan.runs.folder import Run
-from msngan.study.study_files import Place, started_study
+from msngan.report.html.runs_page import write_board, write_report
+from msngan.runs.folder import UserError, all_runs
 
 DESCRIPTION = """\
-Write one HTML page about a run or a study from its records: state, options, machine, curves,
-accuracies, sample grids, scores with their protocol, training dynamics and the next command. The
-page stands alone: no network, no script. What a run has not recorded is said on it."""
+Write one HTML page from the records of a run or a study: state, commands, options, machine, curves,
+accuracies, sample grids, scores with their protocol, training dynamics and the next command.
+Without a name, the page shows all runs: their rankings, what they differ in, their curves, their
+last samples and a section for each run. The page stands alone: no network, no script."""
 
 
 def parser() -> Parser:
     made = Parser(prog="msngan report", description=DESCRIPTION)
     made.add_argument(
-        "targets", nargs="+", metavar="RUN_OR_STUDY", help="names of runs or studies, or folders"
+        "targets",
+        nargs="*",
+        metavar="RUN_OR_STUDY",
+        help="names or folders of runs or studies; default: a page of all runs",
     )
     made.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="one page of all that is named; default: report.html in the folder of each",
+        help="one page for all targets; default: report.html in the folder of each target, or in"
+        " checkpoints/ for all runs",
     )
     made.add_argument(
-        "--root", type=Path, default=Path(), metavar="DIR", help="where checkpoints/ is; default: ."
+        "--root",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder that holds checkpoints/; default: .",
     )
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    subjects = [find(target, args.root) for target in dict.fromkeys(args.targets)]
-    if args.out is not None:
-        write_page(args.out, subjects, study_tables)
-        print(args.out)
+    if not args.targets:
+        path = args.out or args.root / "checkpoints" / "report.html"
+        board, runs, published = ranked(board_parser().parse_args(["--root", str(args.root)]))
+        found = {run.name: run for run in [*runs, *all_runs(args.root)]}
+        if not found and args.out is None:
+            raise UserError(board.remarks[0])
+        write_board(path, board, [found[name] for name in sorted(found)], published, "--out")
+        print(path)
         return 0
-    for run, is_study in subjects:
-        path = run.folder / "report.html"
-        write_page(path, [(run, is_study)], study_tables)
+    subjects = [find(target, args.root) for target in dict.fromkeys(args.targets)]
+    pages = {run.folder / "report.html": [(run, study)] for run, study in subjects}
+    for path, own in ({args.out: subjects} if args.out else pages).items():
+        write_report(path, own)
         print(path)
     return 0
-
-
-def study_tables(results: dict[str, Any], run: Run, level: int) -> str:
-    """The tables that `msngan study` ends in, as HTML."""
-    if results.get("task") == "classifier":
-        tables = accuracy_tables(results)
-    else:
-        study = started_study(Place(run.name, run.root))
-        if study is None:
-            raise ValueError("there is no study.yaml")
-        tables = score_tables(board_of(results, run.root, study))
-    return "".join(section(each, level) for each in tables)

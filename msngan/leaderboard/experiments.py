@@ -54,7 +54,8 @@ def read_setups(runs: list[Run]) -> tuple[dict[str, Setup], list[str]]:
 
 def setup_of(config: dict[str, Any]) -> Setup:
     """The setup of a resolved config; ValueError names what it lacks."""
-    for name, kind in {"seed": int, "steps": int, "model": dict, "data": dict}.items():
+    length = "epochs" if config.get("task") == "classifier" else "steps"
+    for name, kind in {"seed": int, length: int, "model": dict, "data": dict}.items():
         if name not in config:
             raise ValueError(f"no {name!r}")
         if type(config[name]) is not kind:

@@ -107,6 +107,14 @@ class Run:
         """The checkpoint to continue from: the last, or the one before it if that is gone."""
         return next((path for path in (self.last, self.previous) if path.is_file()), None)
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to continue from; False for a folder that cannot be read."""
+        try:
+            return self.newest is not None
+        except OSError:
+            return False
+
 
 def all_runs(root: Path = Path()) -> list[Run]:
     """Every folder below checkpoints/ that holds a config, in order of name."""

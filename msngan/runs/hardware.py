@@ -1,4 +1,4 @@
-"""The machine and the software that a number was measured with."""
+"""The machine, the software and the commands that a number was measured with."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import torch
 
 from msngan import __version__
 from msngan.runs import distributed as processes
-from msngan.runs.folder import now
+from msngan.runs.atomic import write_json
+from msngan.runs.folder import Run, now
+from msngan.runs.safe_read import object_or_empty
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-fidelity", "numpy")
+MOST_COMMANDS = 100  # of one run
 
 
-def environment(config_name: str) -> dict[str, Any]:
-    """What the numbers of a run may depend on besides its config."""
+def environment(config_name: str, run: Run) -> dict[str, Any]:
+    """What the numbers of a run may depend on besides its config, and its commands so far."""
     about = software()
     return {
         "config": config_name,
@@ -33,6 +36,7 @@ def environment(config_name: str) -> dict[str, Any]:
         "gpu": gpu(),
         "versions": about["versions"],
         "command": about["command"],
+        "commands": commands_after(object_or_empty(run.environment)),
         "time": about["time"],
     }
 
@@ -44,9 +48,32 @@ def software() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: version(name) for name in PACKAGES},
-        "command": shlex.join(["msngan", *sys.argv[1:]]),
+        "command": command_line(),
         "time": now(),
     }
+
+
+def record_command(run: Run) -> None:
+    """Add this process's command line to those that the run's environment.json lists."""
+    if before := object_or_empty(run.environment):
+        write_json(run.environment, {**before, "commands": commands_after(before)})
+
+
+def commands_after(before: dict[str, Any]) -> list[dict[str, Any]]:
+    """The command lines that a run's environment.json lists, and this process's.
+
+    An older version recorded only the last one. The first is kept, and of many the last ones.
+    """
+    known = before.get("commands")
+    if not isinstance(known, list):
+        known = [{name: before[name] for name in ("time", "command") if name in before}]
+    known = [each for each in known if isinstance(each, dict) and "command" in each]
+    return [*known[:1], *known[1:][2 - MOST_COMMANDS :], {"time": now(), "command": command_line()}]
+
+
+def command_line() -> str:
+    """What was typed to start this process, as a shell takes it."""
+    return shlex.join(["msngan", *sys.argv[1:]])
 
 
 def hardware() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from msngan.study.study_files import Place
 from msngan.study.summaries import cells, comparisons
 
 # Of an environment, what differs between two runs of one version on one machine.
-PASSING = ("time", "command", "config")
+PASSING = ("time", "command", "commands", "config")
 # Of an accuracy line; the whole is in the run's own folder.
 EPOCH = ("step", "epoch", "train_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
 NEEDED = {"step", "epoch", "test_accuracy"}

@@ -129,7 +129,7 @@ def prepare(cli: FitCLI, run: Run, config_name: str, hold: Hold) -> None:
             config.pop(transient, None)
         if cli.config.ckpt_path:  # part of what the run is: it did not begin at nothing
             config.ckpt_path = str(Path(cli.config.ckpt_path).resolve())
-        write_json(run.environment, environment(config_name))
+        write_json(run.environment, environment(config_name, run))
         with replacing(run.config) as temporary:
             temporary.write_text(cli.parser.dump(config, skip_unset=False))
     except OSError as problem:

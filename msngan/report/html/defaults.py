@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,23 +18,23 @@ from msngan.runs.safe_read import clean
 PACKAGE = Path(msngan.__file__).parent
 NONE = "–"  # of an option that a config, or the defaults, do not have
 ALWAYS = {
-    "checkpoint": ("callbacks/checkpoints.py", "Checkpoints"),
-    "records": ("callbacks/records.py", "Records"),
-    "dynamics": ("callbacks/dynamics.py", "Dynamics"),
-    "health": ("callbacks/health.py", "Health"),
+    "checkpoint": "Checkpoints",
+    "records": "Records",
+    "dynamics": "Dynamics",
+    "health": "Health",
 }
 CLASSES = {
     "gan": {
-        "model": ("gan.py", "GAN"),
-        "data": ("data/datamodule.py", "ImageData"),
-        "scores": ("callbacks/scores.py", "Scores"),
-        "samples": ("callbacks/samples.py", "Samples"),
+        "model": "GAN",
+        "data": "ImageData",
+        "scores": "Scores",
+        "samples": "Samples",
         **ALWAYS,
     },
     "classifier": {
-        "model": ("classifier.py", "Classifier"),
-        "data": ("data/labelled.py", "LabelledData"),
-        "accuracy": ("callbacks/accuracy.py", "Accuracy"),
+        "model": "Classifier",
+        "data": "LabelledData",
+        "accuracy": "Accuracy",
         **ALWAYS,
     },
 }
@@ -71,19 +72,20 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: AN
 def of_task(task: str) -> dict[str, Any]:
     """Every default that the source states as a plain value, by section."""
     sections: dict[str, Any] = {**TOP[task], "trainer": TRAINER}
-    for name, (file, class_name) in CLASSES[task].items():
-        sections[name] = _parameters(PACKAGE / file, class_name)
+    for name, class_name in CLASSES[task].items():
+        sections[name] = _parameters(class_name)
     return sections
 
 
-def _parameters(path: Path, class_name: str) -> dict[str, Any]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+def _parameters(class_name: str) -> dict[str, Any]:
+    texts = (path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    text = next(text for text in texts if re.search(rf"class {class_name}\(\w+\):", text))
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             for each in node.body:
                 if isinstance(each, ast.FunctionDef) and each.name == "__init__":
                     return dict(_literals(each.args))
-    raise LookupError(f"{path} has no class {class_name} with an __init__")
+    raise LookupError(f"there is no class {class_name} with an __init__")
 
 
 def _literals(arguments: ast.arguments) -> Iterator[tuple[str, Any]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msngan.runs import safe_read
 from msngan.runs.folder import NAME, Run, UserError, did_you_mean
 from msngan.runs.jsonl import Lines, read_thinned
 from msngan.runs.safe_read import clean, read_config, read_object
@@ -43,6 +46,20 @@ class Records:
         return str(clean(self.run.name))
 
     @property
+    def root_option(self) -> str:
+        """What a command line needs to find the run; empty where it is in the current folder."""
+        return root_option(self.run.root)
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines that trained and scored it, in order; an old run has only the last."""
+        listed = self.environment.get("commands")
+        found = [self.environment.get("command")]
+        if isinstance(listed, list):
+            found = [each.get("command") for each in listed if isinstance(each, dict)]
+        return [each for each in found if isinstance(each, str) and each]
+
+    @property
     def task(self) -> str:
         """gan or classifier: as the config has it, else by the records that are there."""
         said = (self.config or {}).get("task")
@@ -72,6 +89,12 @@ def whole(value: Any) -> int | None:  # noqa: ANN401  any JSON value
     """A whole number from 0, None for anything else."""
     good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
     return value if good else None
+
+
+def number(value: Any) -> float:  # noqa: ANN401  any JSON value
+    """A finite number, or NaN for anything else."""
+    found = safe_read.number(value)
+    return math.nan if found is None else float(found)
 
 
 def read_records(run: Run) -> Records:
@@ -139,3 +162,7 @@ def known(root: Path) -> list[str]:
         path.parent.name for name in (*STUDY, *ANY) for path in root.glob(f"checkpoints/*/{name}")
     }
     return sorted(found)
+
+
+def root_option(root: Path) -> str:
+    return "" if root == Path() else f" --root {shlex.quote(str(root))}"

@@ -171,25 +171,30 @@ def interval(found: Summary | None) -> str:
 
 
 def published_tables(rows: list[Published]) -> Iterator[Table]:
-    if rows:
-        yield Table("Published", lines=[NEVER_RANKED])
-    for (source, protocol, dataset), group in groupby(
-        rows, key=lambda row: (row.source, row.protocol, row.dataset)
-    ):
+    """One for each data set; the sources and their protocols stand below it."""
+    for dataset, group in groupby(rows, key=lambda row: row.dataset):
+        own = list(group)
+        sources = [*dict.fromkeys((row.source, row.protocol) for row in own)]
         yield Table(
-            title=f"{dataset}: {source}",
-            columns=["model", "IS", "FID", "note"],
-            rows=[
+            f"Published results, {dataset}",
+            ["model", "IS", "FID", "source", "note"],
+            [
                 [
                     row.model,
                     printed(row.inception_score, row.inception_score_sd),
                     printed(row.fid, row.fid_sd),
+                    str(sources.index((row.source, row.protocol)) + 1),
                     row.note,
                 ]
-                for row in group
+                for row in own
             ],
-            lines=[f"protocol: {protocol}"],
-            right=frozenset({"IS", "FID"}),
+            lines=[NEVER_RANKED],
+            notes=[
+                f"source {number} ({protocol}): {source}"
+                for number, (source, protocol) in enumerate(sources, start=1)
+            ],
+            right=frozenset({"IS", "FID", "source"}),
+            urls=True,
         )
 
 

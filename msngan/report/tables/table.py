@@ -25,7 +25,8 @@ class Table:
     """Text cells under a title, with lines above and notes below.
 
     right: the columns set to the right, by name. extra: how many of the last columns go to further
-    tables, beside the first `keys` columns, where a terminal is too narrow for all of them.
+    tables, beside the first `keys` columns, where a terminal is too narrow for all of them. urls:
+    a page turns the addresses in the notes into links; only for texts of this package.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Table:
     right: frozenset[str] = frozenset()
     extra: int = 0
     keys: int = 0
+    urls: bool = False
 
 
 Tables = Callable[[], Iterable[Table]]

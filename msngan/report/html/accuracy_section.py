@@ -1,4 +1,4 @@
-"""A classifier's accuracy epoch by epoch, and which number of it may be quoted."""
+"""A classifier's accuracy epoch by epoch, and which number of it to quote."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from msngan.report.html.chart import Chart, Mark, Series, grid
-from msngan.report.html.leaderboard_markup import paragraphs
-from msngan.report.html.markup import folded, missing, note, numbers, percent, shown
-from msngan.report.html.records import Records, whole
-from msngan.report.html.thin import number
+from msngan.report.html.chart import Chart, Mark, Series
+from msngan.report.html.document import Part, Section, numbers, percent, short
+from msngan.report.html.records import Records, number, whole
+from msngan.report.tables.table import Table
 
 PARTS = ("train", "validation", "test")
 MOST_ROWS = 200
@@ -21,7 +20,7 @@ Z = 1.959964  # of a normal distribution's two-sided 95 %
 class Epoch:
     """A line of accuracy.jsonl; accuracies are fractions, NaN where the line has none.
 
-    images: in the test set, by its counts of right answers; None where it has none.
+    images: in the test set, from its counts of right answers; None where it has none.
     """
 
     step: int
@@ -34,7 +33,7 @@ class Epoch:
 
 
 def epochs(records: list[dict[str, Any]]) -> list[Epoch]:
-    """The sound lines in order of step; of two at one step, the later."""
+    """The valid lines in order of step; of two at one step, the later."""
     made = {}
     for record in records:
         step, epoch = whole(record.get("step")), number(record.get("epoch"))
@@ -66,10 +65,10 @@ def interval(accuracy: float, images: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def accuracy_html(records: Records) -> str:
+def accuracy_parts(records: Records) -> list[Part]:
     found = epochs(records.accuracy.records) if records.accuracy is not None else []
     if not found:
-        return missing("There is no accuracy.jsonl with a line yet; one is written each epoch")
+        return ["There is no accuracy.jsonl with a line yet; one is written each epoch."]
     x = [each.epoch for each in found]
     chosen = best(found)
     marks = []
@@ -80,71 +79,71 @@ def accuracy_html(records: Records) -> str:
         Chart("Accuracy", _lines(x, found, "accuracy"), "fraction", "epoch", False, marks),
         Chart("Loss", _lines(x, found, "loss"), "cross-entropy", "epoch"),
     ]
-    return (
-        quoted(found, chosen, records.result.get("status") == "done")
-        + grid(charts)
-        + _summary(found, chosen)
-        + _all(found)
-    )
+    done = records.result.get("status") == "done"
+    return [quoted(found, chosen, done), charts, _summary(found, chosen), _all(found)]
+
+
+def accuracy_headline(records: Records) -> str:
+    """Test accuracy at the best epoch by validation, else at the last; empty without any."""
+    found = epochs(records.accuracy.records) if records.accuracy is not None else []
+    if not found:
+        return ""
+    each = best(found) or found[-1]
+    test = percent(each.accuracy["test"])
+    return f"test {test} at epoch {each.epoch:.4g} of {found[-1].epoch:.4g}"
 
 
 def _lines(x: list[float], found: list[Epoch], kind: str) -> list[Series]:
     lines = [Series(part, x, [getattr(each, kind)[part] for each in found]) for part in PARTS]
-    return [line for line in lines if line.sound]
+    return [line for line in lines if line.finite]
 
 
 def quoted(found: list[Epoch], chosen: Epoch | None, done: bool) -> str:
-    """The number that may be quoted of a run that is done, and by what it was chosen."""
+    """The number that may be quoted once the run is done, and how it was chosen."""
     each = chosen or found[-1]
     test = each.accuracy["test"]
     if math.isnan(test):
-        return note("No test accuracy is recorded, so there is no number to quote.")
-    by = "chosen by the validation images" if chosen else "the last, as no image is held out"
-    first = "May be quoted" if done else "So far, and not to be quoted before the run is done"
+        return "No test accuracy is recorded, so there is no number to quote."
+    by = "chosen by the validation images" if chosen else "the last, as no images are held out"
+    first = "The number to quote" if done else "So far (do not quote it before the run is done)"
     text = f"{first}: test accuracy {percent(test)} at epoch {each.epoch:.4g}, {by}"
     if each.images:
         low, high = interval(test, each.images)
         text += f" (95 % interval over {each.images:,} test images: {percent(low)} to"
-        text += f" {percent(high)}; it says nothing about another seed)"
-    return paragraphs([f"{text}. The test set has chosen nothing."])
+        text += f" {percent(high)}; other seeds may differ by more)"
+    return f"{text}. The test set was not used to choose anything."
 
 
-def _summary(found: list[Epoch], chosen: Epoch | None) -> str:
-    named = [("best by validation", chosen)] if chosen else []
-    named.append(("last", found[-1]))
-    top = max(
-        found,
-        key=lambda each: (each.accuracy["test"] == each.accuracy["test"], each.accuracy["test"]),
-    )
-    named.append(("highest on test (not to be quoted)", top))
+def _summary(found: list[Epoch], chosen: Epoch | None) -> Table:
+    tested = [each for each in found if not math.isnan(each.accuracy["test"])]
+    top = max(tested, key=lambda each: each.accuracy["test"], default=None)
+    named = {"best by validation": chosen, "last": found[-1]}
+    named["highest on test (do not quote)"] = top
     rows = [
         [name, f"{each.epoch:.4g}", f"{each.step:,}", *(percent(each.accuracy[p]) for p in PARTS)]
-        for name, each in named
+        for name, each in named.items()
         if each is not None
     ]
     return numbers(["", "epoch", "step", *PARTS], rows)
 
 
-def _all(found: list[Epoch]) -> str:
+def _all(found: list[Epoch]) -> Section:
     kept = found[:: -(-len(found) // MOST_ROWS)]
     rows = [
         [
             f"{each.epoch:.4g}",
             f"{each.step:,}",
             *(percent(each.accuracy[part]) for part in PARTS),
-            *(shown(each.loss[part]) for part in PARTS),
-            shown(each.learning_rate),
-            shown(each.seconds, 3),
+            *(short(each.loss[part]) for part in PARTS),
+            short(each.learning_rate),
+            short(each.seconds, 3),
         ]
         for each in kept
     ]
     header = ["epoch", "step", *PARTS, *(f"{part} loss" for part in PARTS)]
-    return folded(
-        f"Every epoch ({len(found)})"
-        if len(kept) == len(found)
-        else f"{len(kept)} epochs of {len(found)}",
-        numbers([*header, "learning rate", "seconds"], rows, left=0),
-    )
+    title = f"{len(kept)} epochs of {len(found)}" if len(kept) < len(found) else "Every epoch"
+    table = numbers([*header, "learning rate", "seconds"], rows, left=0)
+    return Section(title, [table], folded=True)
 
 
 def _fraction(value: Any) -> float:  # noqa: ANN401  any JSON value
@@ -153,7 +152,7 @@ def _fraction(value: Any) -> float:  # noqa: ANN401  any JSON value
 
 
 def _images(right: Any, accuracy: float) -> int | None:  # noqa: ANN401  any JSON value
-    """How many test images there are, of which these counts in each hundred were right."""
+    """The number of test images, from how many of each hundred were right."""
     counts = right if isinstance(right, list) else []
     if not counts or any((whole(count) or 0) > 100 or whole(count) is None for count in counts):
         return None

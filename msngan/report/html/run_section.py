@@ -1,0 +1,290 @@
+"""What a page says of one run: its state, commands, options, machine, training curves and gates."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from msngan.report.html.accuracy_section import accuracy_headline, accuracy_parts
+from msngan.report.html.chart import MOST_POINTS, Chart, Series
+from msngan.report.html.defaults import differences, flat
+from msngan.report.html.document import Code, Part, Section, State, numbers, short, spread
+from msngan.report.html.dynamics_section import dynamics_parts
+from msngan.report.html.pictures import SHOWN, Picture, Pictures, grids
+from msngan.report.html.records import Records, number, whole
+from msngan.report.html.score_section import score_headline, score_parts
+from msngan.report.tables.table import Table
+from msngan.runs.safe_read import read_up_to
+
+LARGEST_CONFIG = 64 * 1024  # bytes
+MOST_ROWS = 200  # of options, and of the facts of a machine
+MOST_LINES = 8  # of a chart
+MOST_CHARTS = 12  # of quantities that belong to no group
+MOST_CHANGES = 100  # of gates
+KINDS = {"gan": "GAN", "classifier": "classifier"}
+NAMED = (("network", "model.network"), ("norm", "model.norm"), ("data", "data.dataset"))
+RATE = "Learning rate"
+# Title, unit, and the quantities of metrics.jsonl that belong together.
+GROUPS = (
+    ("Losses", "of one batch", r"(.*_)?(loss|penalty)"),
+    ("Accuracy of the batch", "fraction", r"(.*_)?accuracy"),
+    ("Output of the critic", "mean logit", r"(real|fake)_logit"),
+    ("Speed", "steps per second", r"steps_per_second"),
+    (RATE, "", r"(.*_)?lr|learning_rate"),
+)
+
+
+def run_parts(records: Records, pictures: Pictures) -> list[Part]:
+    """Everything that the records say."""
+    gan = records.task == "gan"
+    sections: list[tuple[str, list[Part]]] = [
+        ("Accuracy", accuracy_parts(records) if not gan else []),
+        ("Samples", grid_parts(records, pictures) if gan else []),
+        ("Scores", score_parts(records) if gan or records.scores else []),
+        ("Training curves", curve_parts(records)),
+        ("Dynamics", dynamics_parts(records)),
+        ("Gates", gate_parts(records)),
+        ("Options", option_parts(records)),
+        ("Environment", environment_parts(records)),
+    ]
+    return [*lead(records), *(Section(*each) for each in sections if each[1]), *unread(records)]
+
+
+def short_section(records: Records) -> Section:
+    """What a page of many runs says of each, without pictures."""
+    gan = records.task == "gan"
+    own = score_parts(records, brief=True) if gan else accuracy_parts(records)
+    parts = [
+        *lead(records),
+        *own,
+        Section("Training curves", curve_parts(records), folded=True),
+        Section("Options", option_parts(records), folded=True),
+        *unread(records),
+    ]
+    told = [records.name, headline(records) or state(records).text]
+    return Section(": ".join(told), parts, folded=True, name=records.name)
+
+
+def last_grids(found: list[Records], pictures: Pictures) -> list[Part]:
+    """The last sample grid of each GAN, side by side."""
+    made = []
+    for records in found:
+        if steps := grids(records.run.samples):
+            step, path = steps[-1]
+            words = f"samples of {records.name} at step {step}"
+            made.append(pictures.add(path, words, records.name, f"step {step:,}"))
+        elif records.task == "gan":
+            made.append(f"{records.name}: no sample grid")
+    return [Section("Last samples", [made])] if made else []
+
+
+def headline(records: Records) -> str:
+    """The number that a reader looks for first; empty where there is none yet."""
+    return score_headline(records) if records.task == "gan" else accuracy_headline(records)
+
+
+def unread(records: Records) -> list[Part]:
+    told = Section("What could not be read", [Table("", notes=records.problems)])
+    return [told] if records.problems else []
+
+
+def state(records: Records) -> State:
+    """How far the run is and how it ended."""
+    budget, epochs = whole(records.option("steps")), whole(records.option("epochs"))
+    of = f" of {budget:,}" if budget is not None else ""
+    if not of and records.task == "classifier" and epochs is not None:
+        of = f" (budget: {epochs} epochs)"
+    where = f"step {records.step:,}{of}"
+    status = records.result.get("status")
+    if status is not None:
+        reason = records.result.get("reason")
+        text = f"{status} at {where}" + (f": {reason}" if reason else "")
+        return State(text[0].upper() + text[1:], status == "done")
+    if _at_its_end(records):
+        return State(f"At {where}; no result.json says how it ended", True)
+    return State(f"Unfinished at {where}: it is still training or was interrupted", False)
+
+
+def lead(records: Records) -> list[Part]:
+    """State, the commands that made the run and those to use next."""
+    about = [KINDS[records.task]]
+    about += [
+        f"{word} {value}"
+        for word, option in NAMED
+        if isinstance(value := records.option(option), str)
+    ]
+    if isinstance(seed := records.option("seed"), int):
+        about.append(f"seed {seed}")
+    made: list[Part] = ["The command that made it is not recorded: there is no environment.json."]
+    if records.commands:
+        made = ["Made by", Code("\n".join(records.commands))]
+    return [", ".join(about), state(records), *made, "Next", commands(next_commands(records))]
+
+
+def commands(found: Iterator[tuple[str, str]]) -> Code:
+    """Command lines, and what each does."""
+    return Code("\n".join(f"{command}  # {purpose}" for command, purpose in found))
+
+
+def next_commands(records: Records) -> Iterator[tuple[str, str]]:
+    """What to type next, most pressing first, and what it does."""
+    name, root = shlex.quote(records.name), records.root_option
+    status = records.result.get("status")
+    if status in ("diverged", "collapsed"):
+        config = shlex.quote(str(records.environment.get("config") or "NAME"))
+        rate = "lr" if records.task == "classifier" else "critic_lr"
+        yield f"msngan fit --config {config} --model.{rate} 1e-4{root}", "try a lower learning rate"
+    elif status is None and not _at_its_end(records):
+        yield f"msngan resume {name}{root}", "continue where it stopped"
+    if records.task == "gan":
+        if records.run.has_checkpoint:
+            yield f"msngan sample {name}{root}", "draw images"
+            if not records.scores:
+                yield f"msngan evaluate {name}{root}", "score it"
+        yield f"msngan leaderboard{root}", "rank it among the other runs"
+    if records.run.dynamics.is_file():
+        yield f"msngan figures {name}{root}", "draw the paper's figures from its dynamics"
+    yield f"msngan report {name}{root}", "update this page"
+
+
+def _at_its_end(records: Records) -> bool:
+    budget = whole(records.option("steps"))
+    return budget is not None and records.step >= budget
+
+
+def option_parts(records: Records) -> list[Part]:
+    """The options that differ from the defaults, then the whole config, folded."""
+    if records.config is None:
+        return ["There is no config.yaml, so the options of this run are not known."]
+    rows = [list(row) for row in differences(records.config, records.task)]
+    made: list[Part] = ["Every option is at its default."]
+    if rows:
+        made = [Table("", ["option", "value", "default"], rows[:MOST_ROWS])]
+    if len(rows) > MOST_ROWS:
+        made.append(f"{len(rows) - MOST_ROWS} more differ; see the whole config.")
+    try:
+        text = read_up_to(records.run.config, LARGEST_CONFIG).decode(errors="replace")
+    except (OSError, ValueError):
+        return made
+    return [*made, Section("The whole config.yaml", [Code(text)], folded=True)]
+
+
+def environment_parts(records: Records) -> list[Part]:
+    """The machine and the versions, as environment.json has them."""
+    rows = [
+        [name, value.strip('"') if value != "null" else "none"]
+        for name, value in flat(records.environment)
+        if name not in ("command", "commands", "config")
+    ]
+    if not records.environment:
+        return ["There is no environment.json, so the machine is not known."]
+    return [Table("", ["name", "value"], rows[:MOST_ROWS])]
+
+
+def grid_parts(records: Records, pictures: Pictures) -> list[Part]:
+    """The real images, and the sample grids: the first, the last and some between."""
+    folder = records.run.samples
+    found = grids(folder)
+    made: list[Picture | str] = []
+    if (folder / "real.png").is_file():
+        words = f"real images that {records.name} is trained on"
+        made.append(pictures.add(folder / "real.png", words, "real images"))
+    for step, path in spread(found, SHOWN):
+        words = f"samples of {records.name} at step {step}"
+        made.append(pictures.add(path, words, f"step {step:,}"))
+    if not found:
+        made.append("There are no sample grids; a run draws one every --samples.every steps.")
+    more = [f"{len(found)} grids in samples/{records.name}/."] if len(found) > SHOWN else []
+    return [made, *more]
+
+
+def curve_parts(records: Records) -> list[Part]:
+    """The training curves of metrics.jsonl."""
+    if records.metrics is None or not records.metrics.records:
+        return [
+            "There is no metrics.jsonl with a record yet; a run writes one every --records.every"
+            " steps."
+        ]
+    steps, curves = columns(records.metrics.records)
+    if not steps:
+        return ["No line of metrics.jsonl has a step."]
+    charts: list[Part] = []
+    constant: list[str] = []
+    left = dict(curves)
+    for title, unit, pattern in GROUPS:
+        names = [name for name in left if re.fullmatch(pattern, name)][:MOST_LINES]
+        series = [Series(name, steps, left.pop(name)) for name in names]
+        if title == RATE and all(len({*each.y}) == 1 for each in series):
+            constant += [f"{each.name} {short(each.y[0])}" for each in series]
+        elif series:
+            floor = 0.0 if unit in ("steps per second", "") else None
+            log = False if unit in ("fraction", "steps per second") else None
+            charts.append(Chart(title, series, unit, log=log, floor=floor))
+    others = [*left.items()][:MOST_CHARTS]
+    made: list[Part] = [
+        [*charts, *(Chart(name, [Series(name, steps, values)]) for name, values in others)]
+    ]
+    if constant:
+        made.append(f"Constant throughout: {', '.join(constant)}.")
+    if len(steps) > MOST_POINTS:
+        made.append("Lines are means of neighbouring records; bands span their extremes.")
+    header = ["quantity", *(f"step {step:,}" for step in dict.fromkeys((steps[0], steps[-1])))]
+    rows = [
+        [name, *map(short, (values[0], values[-1]))][: len(header)]
+        for name, values in curves.items()
+    ]
+    return [*made, Section("First and last values", [numbers(header, rows)], folded=True)]
+
+
+def columns(records: list[dict[str, Any]]) -> tuple[list[int], dict[str, list[float]]]:
+    """The steps, ascending, and each quantity at each of them; NaN where a line has no number."""
+    by_step = {
+        step: record for record in records if (step := whole(record.get("step"))) is not None
+    }
+    steps = sorted(by_step)
+    names = dict.fromkeys(name for step in steps for name in by_step[step] if name != "step")
+    curves = {name: [number(by_step[step].get(name)) for step in steps] for name in names}
+    return steps, {name: values for name, values in curves.items() if any(v == v for v in values)}
+
+
+def gate_parts(records: Records) -> list[Part]:
+    """Which layers of `optional_spectral` are normalised, and when that changed."""
+    if records.gates is None:
+        return []
+    lines = [line for line in records.gates.records if whole(line.get("step")) is not None]
+    if not lines:
+        return ["No gate has changed yet."]
+    layers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        layers[str(line.get("layer"))].append(line)
+    factors = [
+        Series(name, [each["step"] for each in own], [number(each.get("sigma")) for each in own])
+        for name, own in layers.items()
+    ]
+    rows = [
+        [name, str(len(own)), f"{own[0]['step']:,}", f"{own[-1]['step']:,}", _on(own[-1])]
+        for name, own in layers.items()
+    ]
+    last = [
+        [
+            str(line.get("layer")),
+            f"{line['step']:,}",
+            _on(line),
+            str(line.get("criterion")),
+            *(short(number(line.get(name))) for name in ("value", "sigma")),
+        ]
+        for line in lines[-MOST_CHANGES:]
+    ]
+    header = ["layer", "step", "to", "criterion", "value", "sigma"]
+    return [
+        [Chart("Factor sigma at each change of a gate", factors[:MOST_LINES])],
+        numbers(["layer", "changes", "first at step", "last at step", "now"], rows[:MOST_CHANGES]),
+        Section("The last changes", [numbers(header, last)], folded=True),
+    ]
+
+
+def _on(line: dict[str, Any]) -> str:
+    return "on" if line.get("on") is True else "off"
