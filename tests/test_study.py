@@ -204,7 +204,7 @@ def test_no_end_at_any_moment_changes_the_results(
 def test_a_run_does_not_outlive_the_study() -> None:
     code = (
         "import multiprocessing, os, time\n"
-        "from msngan.study.workers import leave_with_parent\n"
+        "from msngan.study.worker import leave_with_parent\n"
         "def leaf():\n"
         "    leave_with_parent()\n"
         "    time.sleep(600)\n"

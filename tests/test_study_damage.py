@@ -14,12 +14,13 @@ from rich.console import Console
 from msngan.__main__ import main
 from msngan.report.html.study_section import progress
 from msngan.report.tables.study_progress import Display
+from msngan.runs.atomic import write_json
 from msngan.runs.configs import known_configs
 from msngan.runs.folder import Run
 from msngan.runs.jsonl import newest
 from msngan.runs.safe_read import object_or_empty
 from msngan.study.plan import Study, make_study
-from msngan.study.results import collect, save
+from msngan.study.results import collect
 from msngan.study.state import Reader, State
 from msngan.study.study_files import Place, open_study, read_yaml
 
@@ -99,7 +100,7 @@ def test_a_damaged_copy_of_a_study_is_named_with_what_to_do(
     assert main(["study", "mine.yaml", "--list"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith(f"msngan: error: {copy}: not UTF-8 text")
-    assert "remove it to go on" in shown
+    assert "remove it to continue" in shown
     copy.unlink()
     assert main(["study", "mine.yaml", "--list"]) == 0
 
@@ -107,8 +108,8 @@ def test_a_damaged_copy_of_a_study_is_named_with_what_to_do(
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("", [], "--name '' is no name of a study"),
-        ("a/b", [], "--name 'a/b' is no name of a study"),
+        ("", [], "--name '' is not a name of a study"),
+        ("a/b", [], "--name 'a/b' is not a name of a study"),
         (None, ["epochs"], "--set 'epochs': write option=value"),
         (None, ["model.lr=1"], "mine.yaml: --set model.lr: the study varies it"),
         (None, ["model.norm=none"], "mine.yaml: --set model.norm: the study's arms set it"),
@@ -129,7 +130,7 @@ def test_a_study_that_cannot_write_says_so_in_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("msngan.study.workers.ask", lambda *_: "classifier")
+    monkeypatch.setattr("msngan.study.scheduler.ask", lambda *_: None)
     Path(blocked).parent.mkdir(exist_ok=True)
     Path(blocked).write_text("a file")
     assert main(["study", "mine.yaml"]) == 1
@@ -228,7 +229,7 @@ def test_a_damaged_results_file_is_written_anew(tmp_path: Path, text: str) -> No
     study = make_study("mine", {"config": "digits_cnn3_msn", "grid": {"seed": [0]}})
     found = collect(study, Reader(place), "msngan study mine")
     assert [each["state"] for each in found["children"]] == ["to do"]
-    save(found, place)
+    write_json(place.results, found)
     assert json.loads(place.results.read_text())["study"] == "mine"
 
 
@@ -242,7 +243,7 @@ def test_lines_of_an_accuracy_file_that_hold_no_numbers_are_left_out(tmp_path: P
     (folder / "accuracy.jsonl").write_text(f"{good}\n{bad}\n[]\n")
     found = collect(study, Reader(place), "msngan study mine")
     assert found["children"][0]["epochs"] == [{"step": 1, "epoch": 1.0, "test_accuracy": 0.5}]
-    save(found, place)
+    write_json(place.results, found)
 
 
 def test_a_study_whose_runs_are_all_there_already_is_known_by_name_afterwards(

@@ -10,7 +10,6 @@ import yaml
 
 from msngan.runs.configs import is_study, known_configs
 from msngan.runs.folder import NAME, UserError
-from msngan.study.arguments import command
 from msngan.study.plan import Study, make_study
 from msngan.study.study_files import Place, open_study, read_changes, save_study, started_study
 
@@ -53,7 +52,7 @@ def test_a_run_has_the_fixed_options_its_arm_and_its_place_in_the_grid() -> None
         "seed": 0,
     }
     assert (child.row, child.column, child.seed) == ("gain", "lr 0.1", 0)
-    assert command(child) == (
+    assert child.command() == (
         "msngan fit --config digits_cnn3_msn --epochs=3 --data.limit=64 --seed=0"
         """ --model.norm=mean_spectral '--model.norm_options={"gain": true}' --model.lr=0.1"""
         " --run mine-gain-lr0.1-s0"
@@ -87,17 +86,17 @@ def test_a_baseline_is_compared_with_every_other_row() -> None:
     ("changed", "words"),
     [
         ({"gird": {}}, "no 'gird' (did you mean 'grid'?)"),
-        ({"grid": {"seed": [-1]}}, "seed: -1 is no whole number"),
+        ({"grid": {"seed": [-1]}}, "seed: -1 is not a whole number"),
         ({"grid": {"seed": [0, 0]}}, "seed: 0 is there twice"),
-        ({"grid": {"model.lr": 0.1}}, "model.lr: 0.1 is no list"),
-        ({"grid": {"model.lr": []}}, "no list of values"),
-        ({"grid": {"model.betas": [[0.5, 0.9]]}}, "give it a name in arms"),
+        ({"grid": {"model.lr": 0.1}}, "model.lr: 0.1 is not a list"),
+        ({"grid": {"model.lr": []}}, "not a list of values"),
+        ({"grid": {"model.betas": [[0.5, 0.9]]}}, "name it in arms"),
         ({"grid": {"model.norm": ["none"]}}, "'model.norm' is an axis of the grid and is set"),
         ({"grid": {"epochs": [1]}}, "'epochs' is an axis of the grid and is set"),
         ({"arms": {"a/b": {}}}, "'a/b' cannot be part of a run's name"),
         ({"arms": {}}, "arms: write each"),
-        ({"arms": {"plain": [1]}}, "arms: plain: [1] is no mapping"),
-        ({"options": {"run": "x"}}, "'run' is not for a study to set"),
+        ({"arms": {"plain": [1]}}, "arms: plain: [1] is not a mapping"),
+        ({"options": {"run": "x"}}, "a study cannot set 'run'"),
         ({"options": {"model": {"lr": 1}, "model.lr": 2}}, "'model.lr' is set twice"),
         ({"compare": [["gain", "plane"]]}, "no arm 'plane' (did you mean 'plain'?)"),
         ({"compare": [["gain", "gain"]]}, "compared with itself"),

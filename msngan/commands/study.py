@@ -8,28 +8,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from msngan.commands.parser import Parser
 from msngan.report.tables.study import list_tables, show_results
 from msngan.report.tables.table import FORMATS, print_as
+from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError
 from msngan.study.plan import Child, Study
-from msngan.study.results import collect, save
+from msngan.study.results import collect
 from msngan.study.state import FINISHED, Reader
 from msngan.study.study_files import Place, open_study, save_study, started_study
 
 DESCRIPTION = """\
-Train every run of a study (norms, learning rates, seeds, ...), each as `msngan fit` would, and end
-in one table. What is done is skipped, what was begun is resumed: after Ctrl-C, a crash or a power
-cut, the same command goes on. A study is a YAML file: a base config, arms or a grid, seeds."""
+Train every run of a study (norms, learning rates, seeds, ...), each as `msngan fit` would, and
+print one table. Finished runs are skipped, begun ones are resumed: after Ctrl-C, a crash or a power
+cut, repeat the command. A study is a YAML file: a base config, arms or a grid, seeds."""
 
 
 def parser() -> Parser:
     made = Parser(prog="msngan study", description=DESCRIPTION)
-    made.add_argument(
-        "study", metavar="NAME_OR_YAML", help="a study's file, or the name of a known or begun one"
-    )
-    made.add_argument(
+    add = made.add_argument
+    add("study", metavar="NAME_OR_YAML", help="a file, or the name of a packaged or started study")
+    add(
         "--set",
         dest="changes",
         action="append",
@@ -37,30 +38,28 @@ def parser() -> Parser:
         metavar="OPTION=VALUE",
         help="change a fixed option of every run, epochs=5 for instance; may be repeated",
     )
-    made.add_argument("--name", help="of this study, its runs' first word; default: the file's")
-    made.add_argument("--jobs", type=count, default=1, help="runs side by side; default: 1")
-    made.add_argument(
-        "--threads", type=count, help="of each run; default: the cores by the jobs, all for one"
-    )
-    made.add_argument("--retry", action="store_true", help="go on with runs that diverged, too")
-    made.add_argument(
-        "--keep-going",
-        action="store_true",
-        help="train the others when a run is refused for its input",
-    )
+    add("--name", help="name of the study, and start of its runs' names; default: the file's")
+    add("--jobs", type=count, default=1, help="runs to train side by side; default: 1")
+    add("--threads", type=count, help="threads of each run; default: the cores divided by --jobs")
+    add("--retry", action="store_true", help="also retry runs that diverged")
+    add("--keep-going", action="store_true", help="train the others when one run is refused")
     only = made.add_mutually_exclusive_group()
-    only.add_argument("--list", action="store_true", help="only say how far each run is")
-    only.add_argument("--table", action="store_true", help="only the table, of what is there")
-    made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
-    made.add_argument(
-        "--root", type=Path, default=Path(), metavar="DIR", help="where checkpoints/ is; default: ."
+    only.add_argument("--list", action="store_true", help="only print how far each run is")
+    only.add_argument("--table", action="store_true", help="only print the results so far")
+    add("--format", choices=FORMATS, default="table", help="default: table")
+    add(
+        "--root",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="parent of checkpoints/",
     )
     return made
 
 
 def count(word: str) -> int:
     if not (word.isascii() and word.isdigit() and int(word) > 0):
-        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
     return int(word)
 
 
@@ -72,30 +71,22 @@ def main(argv: list[str]) -> int:
         study = started_study(place) or study
     reader = Reader(place)
     command = shlex.join(["msngan", "study", *argv])
-    if args.list:
-        _say_change(study, place)
-        states = {child.name: reader.look(child) for child in study.children}
-        print_as(args.format, **list_tables(study, states))
-        return 0
     if args.table:
         show_results(args.format, collect(study, reader, command), args.root, study)
         return 0
-    return _run(args, study, reader, command)
-
-
-def _run(args: argparse.Namespace, study: Study, reader: Reader, command: str) -> int:
     states = {child.name: reader.look(child) for child in study.children}
+    if args.list:
+        _say_change(study, place)
+        print_as(args.format, **list_tables(study, states))
+        return 0
     ended = FINISHED if not args.retry else ("done", "collapsed")
     left = [child for child in study.children if states[child.name].word not in ended]
-    code = 0
-    failures: dict[str, str] = {}
-    if left:
-        code, failures = _train(args, study, reader, left, command)
+    code, failures = _train(args, study, reader, left, command) if left else (0, {})
     results = collect(study, reader, command, failures)
-    with writing(reader.place):
+    with writing(place):
         if not left:  # its runs were trained one by one, perhaps
-            save_study(study, reader.place)
-        save(results, reader.place)
+            save_study(study, place)
+        write_json(place.results, results)
     if code >= 128:
         sys.stderr.write(f"stopped; continue with:\n  {command}\n")
         return code
@@ -108,41 +99,36 @@ def _train(
 ) -> tuple[int, dict[str, str]]:
     """Exit code, and why runs failed."""
     from msngan.report.tables.study_progress import Display
-    from msngan.study.scheduler import Scheduler
+    from msngan.study.scheduler import Scheduler, ask
     from msngan.study.worker import check, train
-    from msngan.study.workers import ask
 
+    place = reader.place
     done = len(study.children) - len(left)
     sys.stderr.write(f"study {study.name}: {len(left)} runs to train, {done} done; checking\n")
-    if isinstance(problem := ask(check, left), ValueError):
+    if (problem := ask(check, left)) is not None:
         raise UserError(str(problem))
-    _say_change(study, reader.place)
-    with writing(reader.place):
-        save_study(study, reader.place)
-        (reader.place.folder / "logs").mkdir(exist_ok=True)
+    _say_change(study, place)
+    with writing(place):
+        save_study(study, place)
+        (place.folder / "logs").mkdir(exist_ok=True)
 
     def recorded(failures: dict[str, str]) -> None:
-        with writing(reader.place):
-            save(collect(study, reader, command, failures), reader.place)
+        with writing(place):
+            write_json(place.results, collect(study, reader, command, failures))
 
     with Display(study, args.jobs) as display:
+        options: dict[str, Any] = {
+            name: getattr(args, name) for name in ("jobs", "threads", "retry", "keep_going")
+        }
         scheduler = Scheduler(
-            study,
-            reader,
-            args.jobs,
-            args.threads,
-            args.retry,
-            args.keep_going,
-            train,
-            display,
-            recorded,
+            study, reader, target=train, display=display, recorded=recorded, **options
         )
         return scheduler.run(), scheduler.failures
 
 
 @contextmanager
 def writing(place: Place) -> Iterator[None]:
-    """A folder that takes no file, or a full disk, is said in one line."""
+    """A folder that cannot be written to, or a full disk, is reported in one line."""
     try:
         yield
     except OSError as problem:
@@ -153,7 +139,7 @@ def writing(place: Place) -> Iterator[None]:
 
 
 def _say_change(study: Study, place: Place) -> None:
-    """That the study is not what it was when it was last started."""
+    """Say that the study has changed since it was last started."""
     before = started_study(place)
     if before is not None and before.source != study.source:
         old, new = before.source.get("options"), study.source.get("options")

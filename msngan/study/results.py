@@ -1,38 +1,45 @@
-"""A study's results, read from its runs: what each recorded, and results.json."""
+"""A study's results, read from its runs: what each recorded, means over seeds, paired differences.
+
+A seed fixes the order of the images and the first weights, so two runs of one seed share part of
+their luck, and the spread of their difference is smaller than that of two independent runs.
+"""
 
 from __future__ import annotations
 
 import statistics
+from dataclasses import asdict
 from typing import Any
 
-from msngan.runs.atomic import write_json
+from msngan.leaderboard.seeds import summary
 from msngan.runs.configs import find_config, top_level
 from msngan.runs.folder import Run, now
 from msngan.runs.jsonl import read_lines
 from msngan.runs.safe_read import number, object_or_empty
-from msngan.study.arguments import command as command_of
 from msngan.study.plan import Child, Study
 from msngan.study.state import FINISHED, Reader
-from msngan.study.study_files import Place
-from msngan.study.summaries import cells, comparisons
 
+Json = dict[str, Any]
 # Of an environment, what differs between two runs of one version on one machine.
 PASSING = ("time", "command", "commands", "config")
 # Of an accuracy line; the whole is in the run's own folder.
 EPOCH = ("step", "epoch", "train_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
 NEEDED = {"step", "epoch", "test_accuracy"}
+# Test accuracy after the last epoch; at the epoch with the best validation accuracy; at the epoch
+# with the best test accuracy, which is chosen by what it is judged by.
+MEASURES = ("last", "best", "best_test")
+ENDS = ("done", "collapsed", "diverged", "failed")
 
 
 def collect(
     study: Study, reader: Reader, command: str, failures: dict[str, str] | None = None
-) -> dict[str, Any]:
+) -> Json:
     """The content of results.json. failures: why the process of an unfinished run ended.
 
     Where none are given, those of the results before hold for runs that have not moved since.
     """
-    environments: list[dict[str, Any]] = []
+    environments: list[Json] = []
     if failures is None:
-        failures = _failures_before(reader.place)
+        failures = _failures_before(object_or_empty(reader.place.results).get("children"))
     children = [_child(child, reader, failures, environments) for child in study.children]
     return {
         "format": 1,
@@ -50,18 +57,23 @@ def collect(
     }
 
 
-def save(results: dict[str, Any], place: Place) -> None:
-    write_json(place.results, results)
-
-
 def task_of(child: Child) -> str:
     """What the run trains: by its options, or its base config."""
     return str(child.options.get("task") or top_level(find_config(child.config)).get("task", "gan"))
 
 
+def _failures_before(children: object) -> dict[str, str]:
+    known = children if isinstance(children, list) else []
+    return {
+        str(each.get("run")): str(each.get("reason"))
+        for each in known
+        if isinstance(each, dict) and each.get("state") == "failed"
+    }
+
+
 def _child(
-    child: Child, reader: Reader, failures: dict[str, str], environments: list[dict[str, Any]]
-) -> dict[str, Any]:
+    child: Child, reader: Reader, failures: dict[str, str], environments: list[Json]
+) -> Json:
     run = reader.run(child)
     state = reader.look(child)
     failed = child.name in failures and state.word not in (*FINISHED, "running")
@@ -74,15 +86,15 @@ def _child(
         "step": state.step,
         "total": state.total,
         "reason": failures[child.name] if failed else state.reason,
-        "command": command_of(child),
+        "command": child.command(),
         "environment": _environment(run, environments),
         "steps_per_second": _speed(run),
         "epochs": _epochs(run),
     }
 
 
-def _epochs(run: Run) -> list[dict[str, Any]]:
-    """The run's lines without what is no finite number, which only a damaged file holds."""
+def _epochs(run: Run) -> list[Json]:
+    """The run's accuracies, without what is not a number, which only a damaged file holds."""
     lines = read_lines(run.accuracy)
     kept = [
         {name: line[name] for name in EPOCH if number(line.get(name)) is not None} for line in lines
@@ -90,7 +102,7 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
     return [line for line in kept if {*line} >= NEEDED]
 
 
-def _environment(run: Run, environments: list[dict[str, Any]]) -> int | None:
+def _environment(run: Run, environments: list[Json]) -> int | None:
     """Its place among the different ones so far."""
     found = object_or_empty(run.environment)
     if not found:
@@ -103,23 +115,110 @@ def _environment(run: Run, environments: list[dict[str, Any]]) -> int | None:
 
 def _speed(run: Run) -> float | None:
     """The median of the steps a second that the run recorded."""
-    speeds = [line.get("steps_per_second") for line in read_lines(run.metrics)]
-    known = [speed for each in speeds if (speed := number(each)) is not None]
+    speeds = [number(line.get("steps_per_second")) for line in read_lines(run.metrics)]
+    known = [speed for speed in speeds if speed is not None]
     return statistics.median(known) if known else None
 
 
-def _failures_before(place: Place) -> dict[str, str]:
-    children = object_or_empty(place.results).get("children")
-    known = (
-        [each for each in children if isinstance(each, dict)] if isinstance(children, list) else []
-    )
-    return {
-        str(each.get("run")): str(each.get("reason"))
-        for each in known
-        if each.get("state") == "failed"
-    }
+def measured(child: Json | None) -> dict[str, float]:
+    """A run's test accuracy under each measure; of equal epochs the first counts."""
+    if child is None or child["state"] != "done" or not child["epochs"]:
+        return {}
+    epochs = child["epochs"]
+    found = {"last": epochs[-1]["test_accuracy"]}
+    if all(each.get("validation_accuracy") is not None for each in epochs):
+        best = max(epochs, key=lambda each: each["validation_accuracy"])
+        found["best"] = best["test_accuracy"]
+    found["best_test"] = max(each["test_accuracy"] for each in epochs)
+    return found
 
 
-def whole(results: dict[str, Any]) -> bool:
-    """Whether every run has been trained to its end."""
-    return all(each["state"] in ("done", "collapsed") for each in results["children"])
+def cells(study: Study, children: list[Json]) -> list[Json]:
+    """One for each row and column: its seeds by how they ended, and a summary of each measure.
+
+    A run that diverged is in no mean, and is counted beside it. plateau: mean change of the test
+    accuracy over the last epoch.
+    """
+    found = []
+    for row in study.rows:
+        for column in study.columns:
+            own = [each for each in children if (each["row"], each["column"]) == (row, column)]
+            if not own:
+                continue
+            cell: Json = {"row": row, "column": column, "seeds": len(own)}
+            for word in ENDS:
+                cell[word] = [each["seed"] for each in own if each["state"] == word]
+            values = list(map(measured, own))
+            for measure in MEASURES:
+                cell[measure] = _summary([each[measure] for each in values if measure in each])
+            cell["plateau"] = _plateau([each for each in own if each["state"] == "done"])
+            cell["steps_per_second"] = _mean([each["steps_per_second"] for each in own])
+            found.append(cell)
+    return found
+
+
+def comparisons(study: Study, children: list[Json]) -> list[Json]:
+    """A - B of each pair in each column, over the seeds that both have, for the fair measures."""
+    at = {(each["row"], each["column"], each["seed"]): each for each in children}
+    found = []
+    for a, b in study.pairs:
+        for column in study.columns:
+            diverged = {
+                side: [
+                    seed
+                    for seed in study.seeds
+                    if at.get((row, column, seed), {}).get("state") == "diverged"
+                ]
+                for side, row in (("A", a), ("B", b))
+            }
+            for measure in MEASURES[:2]:
+                differences, missing = {}, []
+                for seed in study.seeds:
+                    one, other = (
+                        measured(at.get((row, column, seed))).get(measure) for row in (a, b)
+                    )
+                    if one is None or other is None:
+                        missing.append(seed)
+                    else:
+                        differences[seed] = one - other
+                difference = _summary(list(differences.values()))
+                about: Json = {"a": a, "b": b, "column": column, "measure": measure}
+                about |= {"seeds": list(differences), "missing": missing, "diverged": diverged}
+                words = verdict(difference, diverged)
+                found.append({**about, "difference": difference, "verdict": words})
+    return found
+
+
+def verdict(difference: Json | None, diverged: dict[str, list[int]]) -> str:
+    """What the interval shows, and which side's runs are missing from it because they diverged.
+
+    Pairs are of seeds that both sides trained with: a side that loses its bad runs looks better.
+    """
+    if difference is None:
+        shown = "no pair"
+    elif difference["low"] is None:
+        shown = "one pair: no interval"
+    elif difference["low"] <= 0 <= difference["high"]:
+        shown = "no difference shown"
+    else:
+        shown = "A better" if difference["mean"] > 0 else "B better"
+    lost = [
+        f"{side} diverged {'once' if len(seeds) == 1 else f'{len(seeds)} times'}"
+        for side, seeds in diverged.items()
+        if seeds
+    ]
+    return ", but ".join([shown, " and ".join(lost)]) if lost else shown
+
+
+def _summary(values: list[float]) -> Json | None:
+    return asdict(summary(values)) if values else None
+
+
+def _plateau(done: list[Json]) -> float | None:
+    last = [[epoch["test_accuracy"] for epoch in each["epochs"][-2:]] for each in done]
+    return _mean([two[1] - two[0] for two in last if len(two) == 2])
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

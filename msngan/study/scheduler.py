@@ -1,20 +1,29 @@
-"""A study's runs, one after another or side by side, until all have ended."""
+"""A study's runs, one after another or side by side, each in a process, until all have ended.
+
+The processes are forked from a server that has imported what training needs and done nothing else
+(multiprocessing's "forkserver"): a run starts at once, and no thread or lock is copied.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from types import FrameType
+from typing import Any, Protocol
 
-from msngan.runs.folder import UserError
+from msngan.runs.folder import Failure, UserError
 from msngan.study.plan import Child, Study
 from msngan.study.state import FINISHED, Reader, State
-from msngan.study.workers import Signals, Team
+from msngan.study.worker import BAD_INPUT, TAKEN
 
-BAD_INPUT = 2
-TAKEN = 75  # exit code of a process that found its run being trained by another; EX_TEMPFAIL
+PRELOADED = ["msngan.training"]
 LOOK_SECONDS = 0.5
 STOPPING = "stopping: the runs finish their step, save and leave (again leaves at once)"
 
@@ -23,6 +32,62 @@ class Display(Protocol):
     def show(self, states: dict[str, State], failures: dict[str, str]) -> None: ...
 
     def say(self, line: str) -> None: ...
+
+
+def context() -> Any:  # noqa: ANN401  one of multiprocessing's contexts
+    """The server's, or where the system has none, new interpreters."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    chosen = multiprocessing.get_context("forkserver")
+    chosen.set_forkserver_preload(PRELOADED)
+    resource_tracker.ensure_running()  # which would unblock what is blocked below
+    # A terminal sends Ctrl-C to the server and the runs too, a batch system SIGTERM. This process
+    # decides what becomes of them: the server outlives both, a run takes them when it can.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGINT, before)
+    return chosen
+
+
+def ask(target: Callable[..., None], *arguments: Any) -> Any:  # noqa: ANN401  what target sends
+    """What `target(connection, *arguments)` sends from a process of its own."""
+    receiver, sender = context().Pipe(duplex=False)
+    process = context().Process(target=target, args=(sender, *arguments), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        raise Failure(f"the process that checks the options ended ({process.exitcode})") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+@dataclass
+class Signals:
+    """Ctrl-C and SIGTERM of the study's own process, counted instead of obeyed."""
+
+    number: int | None = None
+    count: int = 0
+    _before: dict[int, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.number, self.count = self.number or number, self.count + 1
 
 
 @dataclass
@@ -45,8 +110,9 @@ class Scheduler:
     states: dict[str, State] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _waiting: list[Child] = field(default_factory=list)
-    _elsewhere: list[Child] = field(default_factory=list)
+    _elsewhere: list[Child] = field(default_factory=list)  # trained by another process
     _said: set[str] = field(default_factory=set)
+    _processes: dict[str, tuple[Child, BaseProcess]] = field(default_factory=dict)
 
     def run(self) -> int:
         """0: every run has ended; 1: some failed; 128 + n: stopped by signal n.
@@ -54,15 +120,15 @@ class Scheduler:
         A run that diverged has ended: that is its result. UserError where a run was refused its
         options.
         """
-        self.states = {child.name: self.reader.look(child) for child in self.study.children}
+        self._look(self.study.children)
         self._waiting = [child for child in self.study.children if self._wanted(child)]
-        team = Team(self.target, self.jobs)
         with Signals() as signals:
             try:
-                self._loop(team, signals)
+                self._loop(signals)
             finally:
-                team.stop(at_once=signals.count > 1)
-                team.join()
+                self._stop(at_once=signals.count > 1)
+                for _, process in self._processes.values():
+                    process.join()
         self._look(self.study.children)
         self.recorded(self.failures)
         if signals.number is not None:
@@ -73,31 +139,35 @@ class Scheduler:
         word = self.states[child.name].word
         return word not in FINISHED or (self.retry and word == "diverged")
 
-    def _loop(self, team: Team, signals: Signals) -> None:
+    def _loop(self, signals: Signals) -> None:
         looked, told = 0.0, 0
-        while self._waiting or self._elsewhere or team.running:
-            while self._waiting and not team.full and signals.number is None:
-                self._start(team, self._waiting.pop(0))
+        while self._waiting or self._elsewhere or self._processes:
+            while self._waiting and len(self._processes) < self.jobs and signals.number is None:
+                self._start(self._waiting.pop(0))
             if signals.count > told:
                 told = signals.count
                 self.display.say(STOPPING)
-                team.stop(at_once=told > 1)
-            if signals.number is not None and not team.running:
+                self._stop(at_once=told > 1)
+            if signals.number is not None and not self._processes:
                 return
-            for child, code in team.ended(LOOK_SECONDS):
-                self._ended(child, code, stopping=signals.number is not None)
-            if not (self._waiting or team.running) and self._elsewhere:
+            wait([process.sentinel for _, process in self._processes.values()], LOOK_SECONDS)
+            for child, process in list(self._processes.values()):
+                if not process.is_alive():
+                    process.join()
+                    del self._processes[child.name]
+                    self._ended(child, process.exitcode or 0, stopping=signals.number is not None)
+            if not (self._waiting or self._processes) and self._elsewhere:
                 time.sleep(LOOK_SECONDS)
                 self._waiting, self._elsewhere = self._elsewhere, []
             if time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
-                self._look([child for child in self.study.children if child.name in team.running])
+                self._look([child for child, _ in self._processes.values()])
                 self.display.show(self.states, self.failures)
 
     def _look(self, children: list[Child]) -> None:
         self.states |= {child.name: self.reader.look(child) for child in children}
 
-    def _start(self, team: Team, child: Child) -> None:
+    def _start(self, child: Child) -> None:
         self._look([child])
         if self.states[child.name].word == "running":
             if child.name not in self._said:
@@ -106,7 +176,15 @@ class Scheduler:
             self._elsewhere.append(child)
         elif self._wanted(child):
             self.failures.pop(child.name, None)
-            team.start(child, self.reader.place, self.threads, self.jobs, self.retry)
+            arguments = (child, self.reader.place, self.threads, self.jobs, self.retry)
+            process = context().Process(target=self.target, args=arguments)
+            process.start()
+            self._processes[child.name] = child, process
+
+    def _stop(self, at_once: bool) -> None:
+        """Ask all to save and leave; at once: do not wait for that."""
+        for _, process in self._processes.values():
+            (process.kill if at_once else process.terminate)()
 
     def _ended(self, child: Child, code: int, stopping: bool) -> None:
         self._look([child])
@@ -115,29 +193,26 @@ class Scheduler:
             self._elsewhere.append(child)
             return
         if state.word in FINISHED:
-            self.display.say(f"{child.name}: {state.word}{_at(state)}")
+            newest = f", {state.newest}" if state.newest else ""
+            reason = f": {state.reason}" if state.reason else ""
+            self.display.say(f"{child.name}: {state.word} at step {state.step}{newest}{reason}")
         elif not stopping:
-            reason = self._reason(child, code)
+            why = self._reason(child, code)
             if code == BAD_INPUT and not self.keep_going:
-                raise UserError(f"{child.name}: {reason}")
-            self.failures[child.name] = reason
-            self.display.say(f"{child.name}: failed: {reason}")
+                raise UserError(f"{child.name}: {why}")
+            self.failures[child.name] = why
+            self.display.say(f"{child.name}: failed: {why}")
         self.recorded(self.failures)
 
     def _reason(self, child: Child, code: int) -> str:
-        """The last line that the run's process has said, or how it was ended."""
+        """The last line that the run's process printed, or how it was ended."""
         if code < 0:
             return f"killed by signal {-code}"
-        said = last_line(self.reader.place.log(child.name))
+        said = _last_line(self.reader.place.log(child.name))
         return said.removeprefix("msngan: error: ") or f"exit code {code}"
 
 
-def _at(state: State) -> str:
-    newest = f", {state.newest}" if state.newest else ""
-    return f" at step {state.step}{newest}" + (f": {state.reason}" if state.reason else "")
-
-
-def last_line(path: Path) -> str:
+def _last_line(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -11,12 +11,11 @@ from msngan.runs.configs import find_config
 from msngan.runs.folder import Run, UserError, is_locked
 from msngan.runs.jsonl import newest
 from msngan.runs.safe_read import number, object_or_empty, read_config
-from msngan.study.axes import SEED, Options, flat
-from msngan.study.plan import Child
+from msngan.study.plan import OWN, SEED, Child, Options, flat
 from msngan.study.study_files import Place, base_options
 
 BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
-# What a trained network does not depend on, and a study may say otherwise than when it began.
+# What a trained network does not depend on, and a study may set otherwise than when it began.
 FREE = (WITHOUT | {"dynamics", "ckpt_path"}) - {SEED}
 FINISHED = ("done", "collapsed", "diverged")
 
@@ -25,7 +24,7 @@ FINISHED = ("done", "collapsed", "diverged")
 class State:
     """word: 'to do', 'part' (to be resumed), 'running', or one of FINISHED.
 
-    step and total: of training; total is None while nobody knows it. speed: steps a second. newest:
+    step and total: of training; total is None while it is not known. speed: steps a second. newest:
     the newest accuracy or score in words. reason: of a divergence or collapse.
     """
 
@@ -62,23 +61,26 @@ class Reader:
         running = not own and any(map(is_locked, locks))
         if not run.config.is_file():
             return State("running" if running else "to do")
-        config = flat(_config(run), str(run.config))
-        grown = self.grown(child, config)
+        config = _config(run)
+        grown = self._grown(child, config)
         result = object_or_empty(run.result)
         word = result.get("status")
         if running or word not in FINISHED or (grown and word == "done"):
             word = "running" if running else "part"
         return self._progress(run, config | grown, word, result)
 
-    def grown(self, child: Child, config: Options | None = None) -> Options:
-        """The steps or epochs that the study asks beyond those of the run's config.
+    def grown(self, child: Child) -> Options:
+        """The steps or epochs that the study asks for beyond those of the run's config.
 
         UserError where the two differ in anything that the trained network depends on.
         """
-        run = self.run(child)
-        config = flat(_config(run), str(run.config)) if config is None else config
+        return self._grown(child, _config(self.run(child)))
+
+    def _grown(self, child: Child, config: Options) -> Options:
+        if child.config not in self._bases:
+            self._bases[child.config] = base_options(find_config(child.config))
         grown, different = {}, []
-        for name, wanted in self._asked(child).items():
+        for name, wanted in (self._bases[child.config] | child.options).items():
             have = config.get(name, wanted)  # an older run lacks a newer option
             if have == wanted or _free(name, config):
                 continue
@@ -90,15 +92,10 @@ class Reader:
             different.append(f"{name} {there} there, {asked} asked")
         if different:
             raise UserError(
-                f"{run.folder} holds another run: {', '.join(different)}; give the study another"
-                " name with --name, or move that folder away"
+                f"{self.run(child).folder} holds another run: {', '.join(different)}; give the"
+                " study another name with --name, or move that folder away"
             )
         return grown
-
-    def _asked(self, child: Child) -> Options:
-        if child.config not in self._bases:
-            self._bases[child.config] = base_options(find_config(child.config))
-        return self._bases[child.config] | child.options
 
     def _progress(self, run: Run, config: Options, word: str, result: dict[str, Any]) -> State:
         metrics, accuracy = map(newest, (run.metrics, run.accuracy))
@@ -115,15 +112,13 @@ class Reader:
         return State(word, step, total, speed, _in_words(run, accuracy), result.get("reason"))
 
 
-def _config(run: Run) -> dict[str, Any]:
+def _config(run: Run) -> Options:
     try:
-        return {
-            name: value
-            for name, value in read_config(run.config).items()
-            if name not in ("run", "root", "config", "ckpt_path")
-        }
+        found = read_config(run.config)
     except (OSError, ValueError) as problem:
         raise UserError(f"{run.config} cannot be read: {problem}") from problem
+    kept = {name: value for name, value in found.items() if name not in OWN}
+    return flat(kept, str(run.config))
 
 
 def _free(name: str, config: Options) -> bool:

@@ -13,8 +13,7 @@ from msngan.runs.atomic import replacing
 from msngan.runs.configs import find_config
 from msngan.runs.folder import NAME, UserError
 from msngan.runs.safe_read import load_yaml, read_config
-from msngan.study.axes import OWN, Options, flat
-from msngan.study.plan import LETTERS, Study, make_study
+from msngan.study.plan import LETTERS, OWN, Options, Study, flat, make_study
 
 # What YAML 1.2 and people take for a number, and YAML 1.1 for text: it has no dot.
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -40,14 +39,14 @@ class Place:
         return self.folder / "results.json"
 
     def log(self, run: str) -> Path:
-        """What a run of the study says; locked by the process that trains it."""
+        """What a run of the study prints; locked by the process that trains it."""
         return self.folder / "logs" / f"{run}.txt"
 
 
 def open_study(word: str, root: Path, name: str | None, changes: list[str]) -> Study:
-    """The study that `word` means: a file, a known config, or the copy of one started here."""
+    """The study that `word` names: a file, a known config, or the copy of one started here."""
     if name is not None and not NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} is no name of a study; use {LETTERS}")
+        raise UserError(f"--name {name!r} is not a name of a study; use {LETTERS}")
     path, options = _find(word, root), read_changes(changes)
     stem = path.parent.name if path.name == "study.yaml" else path.stem
     try:
@@ -65,7 +64,7 @@ def started_study(place: Place) -> Study | None:
     except UserError as problem:
         raise UserError(
             f"{place.copy}: {problem}; it is only a copy of the study as it was started: remove it"
-            " to go on without it"
+            " to continue without it"
         ) from problem
 
 
@@ -88,20 +87,20 @@ def _find(word: str, root: Path) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, numbers like 1e-4 as numbers. UserError says what it is not."""
+    """The mapping in a YAML file, numbers like 1e-4 as numbers; UserError for anything else."""
     try:
-        return {name: numbered(value) for name, value in read_config(path).items()}
+        return {name: _numbered(value) for name, value in read_config(path).items()}
     except OSError as problem:
         raise UserError(f"it cannot be read: {problem.strerror}") from problem
     except ValueError as problem:
         raise UserError(str(problem)) from problem
 
 
-def numbered(value: Any) -> Any:  # noqa: ANN401  any YAML value
+def _numbered(value: Any) -> Any:  # noqa: ANN401  any YAML value
     if isinstance(value, dict):
-        return {key: numbered(each) for key, each in value.items()}
+        return {key: _numbered(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [numbered(each) for each in value]
+        return [_numbered(each) for each in value]
     return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
@@ -113,7 +112,7 @@ def read_changes(changes: list[str]) -> Options:
         if not (equals and name):
             raise UserError(f"--set {change!r}: write option=value, epochs=5 for instance")
         try:
-            value = numbered(load_yaml(text))
+            value = _numbered(load_yaml(text))
         except ValueError:
             value = text
         found |= flat({name: value}, "--set")

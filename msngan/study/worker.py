@@ -1,37 +1,59 @@
-"""What the processes of a study do: check options, and train one run as fit or resume do."""
+"""What the processes of a study do: check options, and train one run as fit or resume would."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import traceback
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from msngan.runs.folder import Failure, Taken, UserError, lock
-from msngan.study.arguments import fit_arguments
 from msngan.study.plan import Child
-from msngan.study.scheduler import BAD_INPUT, TAKEN
 from msngan.study.state import FINISHED, Reader
 from msngan.study.study_files import Place
-from msngan.study.workers import leave_with_parent
+
+BAD_INPUT = 2
+TAKEN = 75  # exit code of a process that found its run being trained by another; EX_TEMPFAIL
+
+
+def leave_with_parent() -> None:
+    """In another process: the end of the study's own, however it came, is a SIGTERM here.
+
+    Ctrl-C is left to that one, which passes it on, until training has its own way to take it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in a process that multiprocessing has started"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check(sender: Connection, children: list[Child]) -> None:
-    """Send the task of all, or the first complaint as a ValueError.
+    """Send None where all options are sound, else the first complaint as a ValueError.
 
-    Options are parsed for all of them, networks are built and data is read for one seed.
+    Options are parsed for all runs, networks are built and data is read for one seed.
     """
     leave_with_parent()
     try:
-        sender.send(_check(children))
+        _check(children)
+        sender.send(None)
     except (ValueError, Failure) as problem:
         sender.send(ValueError(" ".join(str(problem).split())))
     except OSError as problem:
         sender.send(ValueError(f"{problem.filename}: {problem.strerror}"))
 
 
-def _check(children: list[Child]) -> str:
+def _check(children: list[Child]) -> None:
     from msngan.training.options import parse
     from msngan.training.run import TASKS
 
@@ -39,7 +61,7 @@ def _check(children: list[Child]) -> str:
     tasks = {}
     for child in children:
         try:
-            cli = parse(fit_arguments(child))
+            cli = parse(child.arguments())
             tasks[cli.task] = child.name
             if child.seed == children[0].seed:
                 built = cli.parser.instantiate(cli.config)
@@ -49,14 +71,13 @@ def _check(children: list[Child]) -> str:
             raise ValueError(f"{child.name}: {problem}") from problem
     if len(tasks) > 1:
         named = " and ".join(f"{name} is a {task}" for task, name in tasks.items())
-        raise ValueError(f"a study is of one task: {named}")
-    return next(iter(tasks))
+        raise ValueError(f"all runs of a study train the same task, but {named}")
 
 
 def train(child: Child, place: Place, threads: int | None, jobs: int, retry: bool) -> None:
     """One run from where it is to its end, as `msngan fit` or `msngan resume` would.
 
-    Leaves with their exit code, or TAKEN. Whatever it says goes to the run's log.
+    Leaves with their exit code, or TAKEN. Whatever it prints goes to the run's log.
     """
     leave_with_parent()
     log = place.log(child.name)
@@ -71,13 +92,11 @@ def train(child: Child, place: Place, threads: int | None, jobs: int, retry: boo
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     try:
         code = _train(child, Reader(place), threads, jobs, retry)
-    except (ValueError, Failure) as problem:
-        if not isinstance(problem, (UserError, Failure)):
-            traceback.print_exc()
+    except Taken:
+        code = TAKEN
+    except (UserError, Failure) as problem:
         print(f"msngan: error: {' '.join(str(problem).split())}", file=sys.stderr)
         code = BAD_INPUT if isinstance(problem, UserError) else 1
-        if isinstance(problem, Taken):
-            code = TAKEN
     except KeyboardInterrupt:
         code = 130
     except Exception:
@@ -95,12 +114,11 @@ def _train(child: Child, reader: Reader, threads: int | None, jobs: int, retry: 
     word = reader.look(child, own=True).word
     if word in FINISHED and not (retry and word == "diverged"):
         return 0  # by another process, since the study last looked
-    place = ["--root", str(run.root)]
-    if not run.config.is_file():
-        if threads is None and jobs > 1 and "threads" not in child.options:
-            threads = max(1, cores() // jobs)
-        asked = [] if threads is None else [f"--threads={threads}"]
-        return fit(parse([*fit_arguments(child), *place, *asked]))
-    asked = [] if threads is None else [f"--threads={threads}"]
+    begun = run.config.is_file()
+    if threads is None and not begun and jobs > 1 and "threads" not in child.options:
+        threads = max(1, cores() // jobs)
+    more = ["--root", str(run.root), *([] if threads is None else [f"--threads={threads}"])]
+    if not begun:
+        return fit(parse([*child.arguments(), *more]))
     grown = [f"--{name}={value}" for name, value in reader.grown(child).items()]
-    return resume(parse(["--config", str(run.config), *grown, *asked, *place]), run)
+    return resume(parse(["--config", str(run.config), *grown, *more]), run)
