@@ -114,33 +114,39 @@ def test_the_corpus_is_made_of_a_checkpoint_that_is_read(place: Place) -> None:
         assert told["code"] == 0, (words, told["err"])
 
 
-@pytest.mark.slow
+def some(commands: list[list[str]], index: int, *, every: bool) -> list[list[str]]:
+    """One of the commands that may open a file, in turns; all of them in the long form."""
+    return commands if every else [commands[index % len(commands)]]
+
+
+EVERY = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)])
+
+
+@EVERY
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore")
-def test_checkpoints(place: Place, family: str) -> None:
+def test_checkpoints(place: Place, family: str, every: bool) -> None:
     found = FAMILIES[family](place.canary)
     commands = []
     for index, (name, data) in enumerate(found.items()):
         path = place.write(f"{name.replace('/', ' ')}.ckpt", data)
-        commands += [["sample", path, "--out", "x.png"]]
-        more = [["evaluate", path], ["export", path, "--out", "x.safetensors"]]
-        commands += [more[index % 2]]
-        if index % 3 == 0:
-            commands += [[*FIT, "--ckpt_path", path]]
+        readers = [["sample", path, "--out", "x.png"], ["evaluate", path]]
+        readers += [["export", path, "--out", "x.safetensors"], [*FIT, "--ckpt_path", path]]
+        commands += some(readers, index, every=every)
     place.refused(commands)
 
 
-@pytest.mark.slow
-def test_checkpoints_that_only_training_would_look_at(place: Place) -> None:
+@EVERY
+def test_checkpoints_that_only_training_would_look_at(place: Place, every: bool) -> None:
     commands = []
     for index, (name, data) in enumerate(hostile.for_training().items()):
         path = place.write(f"{name}.ckpt", data)
-        commands += [[*FIT, "--ckpt_path", path]]
         run = f"checkpoints/run{index}"
         place.write(f"{run}/last.ckpt", data)
         sound = hostile.FIXTURE.with_name("format-1.yaml").read_bytes()
         place.write(f"{run}/config.yaml", sound)
-        commands += [["resume", f"run{index}", "--steps", "9"]]
+        readers = [[*FIT, "--ckpt_path", path], ["resume", f"run{index}", "--steps", "9"]]
+        commands += some(readers, index, every=every)
     place.refused(commands)
 
 
@@ -159,7 +165,6 @@ def test_a_program_under_any_name(place: Place) -> None:
     place.refused(commands)
 
 
-@pytest.mark.slow
 def test_configs(place: Place) -> None:
     commands = []
     os.mkfifo(place.folder / "pipe")
@@ -174,7 +179,6 @@ def test_configs(place: Place) -> None:
     place.refused(commands)
 
 
-@pytest.mark.slow
 def test_configs_and_records_of_a_run_that_is_shown(place: Place) -> None:
     """What reads many runs leaves a bad one out, or says what it cannot read, and goes on."""
     found = [("config.yaml", each) for each in hostile_data.configs(place.canary).values()]
@@ -194,14 +198,15 @@ def test_configs_and_records_of_a_run_that_is_shown(place: Place) -> None:
     place.bounded(ended)
 
 
-@pytest.mark.slow
-def test_images_and_archives_of_them(place: Place) -> None:
+@EVERY
+def test_images_and_archives_of_them(place: Place, every: bool) -> None:
     commands = []
-    for name, (file, data) in hostile_data.images(place.canary).items():
+    for index, (name, (file, data)) in enumerate(hostile_data.images(place.canary).items()):
         folder = name.replace("/", " ")
         place.write(f"{folder}/{file}", data)
-        commands += [[*FOLDER, str(place.folder / folder)]]
-        commands += [["evaluate", "--samples", str(place.folder / folder), "--against", "x"]]
+        readers = [[*FOLDER, str(place.folder / folder)]]
+        readers += [["evaluate", "--samples", str(place.folder / folder), "--against", "x"]]
+        commands += some(readers, index, every=every)
     for name, data in hostile_data.archives(place.canary).items():
         commands += [[*FOLDER, place.write(f"{name.replace('/', ' ')}.zip", data)]]
     for name, (file, data) in hostile_data.arrays(place.canary).items():
@@ -210,8 +215,8 @@ def test_images_and_archives_of_them(place: Place) -> None:
     place.refused(commands)
 
 
-@pytest.mark.slow
-def test_exported_generators_and_extractors(place: Place) -> None:
+@EVERY
+def test_exported_generators_and_extractors(place: Place, every: bool) -> None:
     source = place.write("sound.ckpt", hostile.sound())
     out = str(place.folder / "sound.safetensors")
     place.run([["export", source, "--out", out]])
@@ -220,13 +225,15 @@ def test_exported_generators_and_extractors(place: Place) -> None:
     commands = []
     kinds = {"generator": Path(out), "extractor": SHIPPED / "digits.safetensors"}
     for kind, sound in kinds.items():
-        for name, data in hostile_data.safetensors(place.canary, sound.read_bytes()).items():
+        files = hostile_data.safetensors(place.canary, sound.read_bytes())
+        for index, (name, data) in enumerate(files.items()):
             path = place.write(f"{kind} {name}.safetensors", data)
             if kind == "generator":
-                commands += [["sample", path, "--out", "x.png"], ["evaluate", path]]
+                readers = [["sample", path, "--out", "x.png"], ["evaluate", path]]
             else:
-                commands += [["extractor", "card", path]]
-                commands += [["evaluate", source, "--extractor", path]]
+                readers = [["extractor", "card", path]]
+                readers += [["evaluate", source, "--extractor", path]]
+            commands += some(readers, index, every=every)
     place.refused(commands)
 
 
