@@ -5,34 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import pytest
+from test_architecture import loaded_after
+from torch import nn
 
-from msngan.commands.params_forms import (
-    CODE,
-    CRITIC,
-    REBUILT,
-    SHAPES,
-    TABLE_III,
-    build,
-    counts,
-    forms,
-)
+from msngan.bench.parameters import CODE, CRITIC, build, counts, forms
+from msngan.bench.settings import PUBLISHED, REBUILT, SHAPES
 from msngan.networks import CLASSIFIERS, Critic
 from msngan.networks.released import RELEASED
-from msngan.norms import NORMS
+from msngan.norms import NORMS, Norm, WeightPart
+from msngan.report.tables.params import params_tables
+from msngan.report.tables.table import print_terminal
 
 Run = Callable[..., int]
 Rows = dict[tuple[str, str], dict[str, Any]]
 # By hand: seven biased convolutions of 1,408 channels in all and the head.
 PLAIN = 1_792 + 65_600 + 73_856 + 262_272 + 295_168 + 1_048_832 + 1_180_160 + 8_193
+PLAIN_OF = {"cnn3": 103_402, "vgg7": 437_162, "densenet_bc": 978_772, "critic": PLAIN}
 PAPERS = ("none", "batch", "spectral", "mean_spectral")
-SMALL = ["--width", "1", "--size", "16"]
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def paper() -> dict[str, Rows]:
         network: {
             (row.norm, row.form): asdict(row) for row in counts(network, SHAPES[network], PAPERS)
         }
-        for network in TABLE_III
+        for network in PUBLISHED
     }
 
 
@@ -61,11 +55,14 @@ def test_all_twelve_published_counts_are_those_of_built_networks(paper: dict[str
     # Table III of arXiv:1907.04003.
     published = [103_562, 103_406, 103_486, 438_314, 437_168, 437_744]
     published += [1_009_730, 1_007_608, 1_008_670, 2_938_689, 2_935_873, 2_937_282]
-    told = [row for found in paper.values() for row in found.values() if row["table_iii"]]
-    assert [row["table_iii"] for row in told] == published
-    assert [row["parameters"] for row in told] == published
-    assert {row["form"] for row in told} == set(REBUILT)
-    assert {row["norm"] for row in told} == {"batch", "spectral", "mean_spectral"}
+    found = [row for each in paper.values() for row in each.values() if row["table_iii"]]
+    assert [row["table_iii"] for row in found] == published
+    assert [row["parameters"] for row in found] == published
+    assert {row["form"] for row in found} == set(REBUILT)
+    assert {row["norm"] for row in found} == {"batch", "spectral", "mean_spectral"}
+    assert set(SHAPES) == {*CLASSIFIERS, "critic"}
+    assert set(PUBLISHED) == set(SHAPES) - {"resnet18"}
+    assert all(set(norms) - {"none"} == set(PUBLISHED[name]) for name, norms in RELEASED.items())
 
 
 # What is added to the plain networks, by hand: cnn3 has 80 output channels, vgg7 576, densenet_bc
@@ -74,6 +71,7 @@ ADDED = {
     ("cnn3", "batch", "default"): 80,
     ("cnn3", "batch", "conv_bias"): 160,
     ("cnn3", "spectral", "default"): 0,
+    ("cnn3", "spectral", CODE): 4,
     ("cnn3", "mean_spectral", "default"): 0,
     ("cnn3", "mean_spectral", "conv_bias"): 80,
     ("cnn3", "mean_spectral", CODE): 160 + 4,
@@ -83,6 +81,7 @@ ADDED = {
     ("vgg7", "mean_spectral", "conv_bias"): 576,
     ("vgg7", "mean_spectral", CODE): 2 * 576 + 6,
     ("densenet_bc", "spectral", "default"): 0,
+    ("densenet_bc", "spectral", CODE): 1_007_608 - 978_772,
     ("densenet_bc", "batch", "after_layer"): 2 * 3_367,
     ("densenet_bc", "mean_spectral", "default"): 15_479,
     ("densenet_bc", "mean_spectral", "after_layer"): 3_367,
@@ -95,59 +94,34 @@ ADDED = {
     ("critic", "mean_spectral", "rebuilt"): 1_409,
     ("critic", "mean_spectral", CODE): 2 * (128 + 256 + 512) + 8,
 }
-PLAIN_OF = {"cnn3": 103_402, "vgg7": 437_162, "densenet_bc": 978_772, "critic": PLAIN}
 
 
-@pytest.mark.parametrize(("key", "more"), ADDED.items(), ids=lambda value: str(value))
-def test_what_a_form_adds_is_worked_out_by_hand(
-    paper: dict[str, Rows], key: tuple[str, str, str], more: int
-) -> None:
-    network, *form = key
-    row = paper[network][tuple(form)]
-    assert row["parameters"] == PLAIN_OF[network] + more
-    assert row["against_none"] == more
-
-
-def test_the_counts_of_the_authors_code_are_theirs(paper: dict[str, Rows]) -> None:
-    found = {
-        (name, norm): row["parameters"]
-        for name in paper
-        for (norm, form), row in paper[name].items()
-        if form == CODE and "spectral" in norm
-    }
-    assert found == {
-        ("cnn3", "spectral"): 103_406,
-        ("cnn3", "mean_spectral"): 103_566,
-        ("vgg7", "spectral"): 437_168,
-        ("vgg7", "mean_spectral"): 438_320,
-        ("densenet_bc", "spectral"): 1_007_608,
-        ("densenet_bc", "mean_spectral"): 1_009_733,
-        ("critic", "spectral"): 2_935_881,
-        ("critic", "mean_spectral"): 2_937_673,
-    }
+def test_what_a_form_adds_is_worked_out_by_hand(paper: dict[str, Rows]) -> None:
+    for (network, *form), more in ADDED.items():
+        row = paper[network][tuple(form)]
+        assert row["parameters"] == PLAIN_OF[network] + more, (network, form)
+        assert row["against_none"] == more
+    assert paper["critic"]["none", "default"]["buffers"] == 0
+    # Running mean and variance of 1,408 channels, and seven counters.
+    assert paper["critic"]["batch", "default"]["buffers"] == 2 * 1_408 + 7
+    assert paper["densenet_bc"]["batch", "default"]["buffers"] == 2 * 15_479 + 99
 
 
 def test_the_critic_of_the_authors_code_is_centred_after_three_convolutions() -> None:
     (form,) = [form for form in CRITIC["mean_spectral"] if form.name == CODE]
-    critic = build("critic", "mean_spectral", form, {"width": 1, "size": 16, "channels": 3})
+    critic: Any = build("critic", "mean_spectral", form, {"width": 1, "size": 16, "channels": 3})
     layers = [*(part for part in critic.body if hasattr(part, "weight")), critic.head]
     assert all(layer.weight_norm is not None for layer in layers)
     centred = [index for index, layer in enumerate(layers) if layer.output_norm is not None]
     assert centred == [3, 5, 6]
 
 
-def test_the_networks_are_those_of_the_tables() -> None:
-    assert set(SHAPES) == {*CLASSIFIERS, "critic"}
-    assert set(TABLE_III) == set(SHAPES) - {"resnet18"}
-    for name, norms in RELEASED.items():
-        assert set(norms) - {"none"} == set(TABLE_III[name])
-
-
-def test_buffers_are_counted(paper: dict[str, Rows]) -> None:
-    assert paper["critic"]["none", "default"]["buffers"] == 0
-    # Running mean and variance of 1,408 channels, and seven counters.
-    assert paper["critic"]["batch", "default"]["buffers"] == 2 * 1_408 + 7
-    assert paper["densenet_bc"]["batch", "default"]["buffers"] == 2 * 15_479 + 99
+def test_forms_follow_from_the_parts_of_a_norm() -> None:
+    names = {norm: [form.name for form in forms("densenet_bc", norm)] for norm in NORMS}
+    assert {n for n in NORMS if "after_layer" in names[n]} == {n for n in NORMS if NORMS[n].output}
+    assert not any("conv_bias" in each for each in names.values())
+    biased = {norm for norm in NORMS if "conv_bias" in {f.name for f in forms("vgg7", norm)}}
+    assert biased == {norm for norm, entry in NORMS.items() if entry.cancels_bias}
 
 
 def test_all_networks_are_counted_under_the_paper_s_norms(
@@ -156,60 +130,18 @@ def test_all_networks_are_counted_under_the_paper_s_norms(
     small = {name: {"width": 1, "size": 32, "channels": 1} for name in SHAPES}
     monkeypatch.setattr("msngan.commands.params.SHAPES", small)
     made = rows()
-    assert list(dict.fromkeys(row["network"] for row in made)) == list(TABLE_III)
+    assert list(dict.fromkeys(row["network"] for row in made)) == list(PUBLISHED)
     assert {row["norm"] for row in made} == set(PAPERS)
     assert not any(row["table_iii"] for row in made)
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if name != "densenet_bc"])
-def test_of_one_network_every_norm_is_counted(
-    rows: Callable[..., list[dict[str, Any]]], name: str
-) -> None:
-    made = rows("--network", name, "--width", "1", "--size", "32")
-    assert {row["network"] for row in made} == {name}
-    assert [row["norm"] for row in made if row["form"] == "default"] == list(NORMS)
-    biased = {row["norm"] for row in made if row["form"] == "conv_bias"}
-    assert biased == {norm for norm, entry in NORMS.items() if entry.cancels_bias}
-
-
-def test_all_norms_of_all_networks_on_request(
-    rows: Callable[..., list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = {"cnn3": {"width": 1, "size": 8, "channels": 1}}
-    monkeypatch.setattr("msngan.commands.params.SHAPES", small)
-    monkeypatch.setattr("msngan.commands.params.TABLE_III", ["cnn3"])
-    assert {row["norm"] for row in rows("--all-norms")} == set(NORMS)
-
-
-def test_densenet_has_a_form_after_layers_where_a_norm_has_an_output_part() -> None:
-    names = {norm: [form.name for form in forms("densenet_bc", norm)] for norm in NORMS}
-    assert {n for n in NORMS if "after_layer" in names[n]} == {n for n in NORMS if NORMS[n].output}
-    assert not any("conv_bias" in each for each in names.values())
-
-
-def test_buffers_that_need_an_image_are_counted_too(
-    rows: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from msngan.norms import Norm, WeightPart
-
-    class Late(WeightPart):
-        def prepare(self, layer: object, x: Any) -> None:
-            self.register_buffer("size", x.new_zeros(3))
-
-        def normalised(self, weight: Any) -> Any:
-            return weight
-
-    monkeypatch.setitem(NORMS, "late", Norm(weight=lambda *_: Late()))
-    (row,) = [row for row in rows(*SMALL) if row["norm"] == "late"]
-    assert row["buffers"] == 8 * 3
-
-
-def test_a_size_without_a_network_is_the_critic_s(
+@pytest.mark.quick
+def test_a_size_without_a_network_is_the_critic_s_and_counts_every_norm(
     rows: Callable[..., list[dict[str, Any]]],
 ) -> None:
     made = rows("--width", "4", "--size", "16", "--channels", "1")
     assert {row["network"] for row in made} == {"critic"}
-    assert {row["norm"] for row in made} == set(NORMS)
+    assert [row["norm"] for row in made if row["form"] == "default"] == list(NORMS)
     assert not any(row["table_iii"] for row in made)
     for row in made:
         assert (row["width"], row["size"], row["channels"]) == (4, 16, 1)
@@ -218,15 +150,18 @@ def test_a_size_without_a_network_is_the_critic_s(
             assert row["parameters"] == sum(each.numel() for each in critic.parameters())
 
 
-def test_a_norm_that_refuses_a_size_has_a_row_that_says_so(
+def test_late_buffers_are_counted_and_a_refused_size_is_said(
     rows: Callable[..., list[dict[str, Any]]],
     run: Run,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from torch import nn
+    class Late(WeightPart):
+        def prepare(self, layer: object, x: Any) -> None:
+            self.register_buffer("size", x.new_zeros(3))
 
-    from msngan.norms import Norm
+        def normalised(self, weight: Any) -> Any:
+            return weight
 
     class Choosy(nn.Module):
         def forward(self, x: Any) -> Any:
@@ -235,11 +170,12 @@ def test_a_norm_that_refuses_a_size_has_a_row_that_says_so(
     def refuse(*_: Any) -> nn.Module:
         raise ValueError("this layer is too small")
 
+    monkeypatch.setitem(NORMS, "late", Norm(weight=lambda *_: Late()))
     monkeypatch.setitem(NORMS, "choosy", Norm(output=lambda _: Choosy(), cancels_bias=True))
     monkeypatch.setitem(NORMS, "choosier", Norm(weight=refuse))
     found = {row["norm"]: row for row in rows("--width", "1", "--size", "8")}
     assert set(found) == set(NORMS)
-    assert found["none"]["parameters"] > 0
+    assert found["late"]["buffers"] == 8 * 3
     for name, kind in (("choosy", "image"), ("choosier", "layer")):
         assert found[name]["note"] == f"this {kind} is too small"
         assert found[name]["parameters"] is found[name]["buffers"] is None
@@ -252,7 +188,7 @@ def test_a_norm_that_refuses_a_size_has_a_row_that_says_so(
 def test_every_format_has_every_row(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     shown = {}
     for form in ("table", "md", "csv"):
-        assert run("params", "--format", form, *SMALL) == 0
+        assert run("params", "--format", form, "--width", "1", "--size", "16") == 0
         shown[form] = capfd.readouterr().out
     records = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert {record["norm"] for record in records} == set(NORMS)
@@ -267,24 +203,22 @@ def test_every_format_has_every_row(run: Run, capfd: pytest.CaptureFixture[str])
     assert max(map(len, shown["table"].splitlines())) <= 80
 
 
-@pytest.mark.parametrize(("columns", "tables"), [(80, 2), (120, 1)])
 def test_a_published_count_is_marked_and_the_other_forms_fit_a_terminal(
-    run: Run,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    columns: int,
-    tables: int,
+    paper: dict[str, Rows], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    assert run("params", "--network", "cnn3") == 0
-    shown = capfd.readouterr().out.splitlines()
-    assert max(map(len, shown)) <= columns
-    lines = [line.split() for line in shown if line.startswith("mean_spectral ")]
-    assert len(lines) == tables
-    whole = sum((line[1:] for line in lines), [])
-    assert whole == ["103,486", "=", "103,486", "103,402", "0", "10,430", "103,482", "103,566"]
+    for columns, tables in ((80, 2), (120, 1)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_terminal(params_tables([*paper["cnn3"].values()]))
+        shown = capfd.readouterr().out.splitlines()
+        assert max(map(len, shown)) <= columns
+        lines = [line.split() for line in shown if line.startswith("mean_spectral ")]
+        assert len(lines) == tables
+        whole = sum((line[1:] for line in lines), [])
+        expected = ["103,486", "=", "103,486", "103,402", "0", "10,430", "103,482", "103,566"]
+        assert whole == expected
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -311,12 +245,6 @@ def test_a_wrong_argument_is_named(
     assert not shown.out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--width", "0"], ["--formt"]], ids=" ".join)
-def test_help_and_usage_errors_do_not_import_torch(arguments: list[str]) -> None:
-    code = (
-        "import sys, msngan.__main__ as m\n"
-        "try: m.main(['params', *sys.argv[1:]])\n"
-        "except SystemExit: pass\n"
-        "sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, *arguments], check=False).returncode == 0
+def test_usage_errors_do_not_import_torch() -> None:
+    assert "torch" not in loaded_after("params", "--formt")
+    assert "torch" not in loaded_after("params", "--width", "0", "--format", "csv")

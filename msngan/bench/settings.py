@@ -40,7 +40,7 @@ class DeviceSettings(Settings):
 class NormSettings(DeviceSettings):
     """Of `bench norms` and `bench fold`. dtype: of autocast; weights are always float32."""
 
-    norms: tuple[str, ...] = option((), "norms to measure")
+    norms: tuple[str, ...] = option((), "norms to measure; default: all")
     width: int = option(64, "width of the critic")
     batch: int = option(64, "images in a batch")
     dtype: str = option("float32", "precision of autocast", choices=("float32", "bfloat16"))
@@ -132,3 +132,20 @@ def record(
         "results": results,
         **more,
     }
+
+
+# The networks of `msngan params` and their sizes in Table III, which does not hold resnet18.
+SHAPES: dict[str, dict[str, Any]] = {
+    "cnn3": {"width": 16, "size": 28, "channels": 1},
+    "vgg7": {"width": 32, "size": 32, "channels": 3},
+    "densenet_bc": {"width": 12, "size": 32, "channels": 3},
+    "critic": {"width": 64, "size": 32, "channels": 3},
+    "resnet18": {"width": 64, "size": 32, "channels": 3},
+}
+PUBLISHED: dict[str, dict[str, int]] = {  # Table III
+    "cnn3": {"batch": 103_562, "spectral": 103_406, "mean_spectral": 103_486},
+    "vgg7": {"batch": 438_314, "spectral": 437_168, "mean_spectral": 437_744},
+    "densenet_bc": {"batch": 1_009_730, "spectral": 1_007_608, "mean_spectral": 1_008_670},
+    "critic": {"batch": 2_938_689, "spectral": 2_935_873, "mean_spectral": 2_937_282},
+}
+REBUILT = ("as_released", "rebuilt")  # the forms of a network that Table III counts

@@ -122,11 +122,9 @@ def _add_options(made: argparse.ArgumentParser, benchmark: Benchmark) -> None:
         default, choices = each.default, each.metadata["choices"]
         text = each.metadata["help"]
         if isinstance(default, tuple):
-            several = f"; of {', '.join(choices)}" if choices else ""
-            usual = ",".join(default) or ("all" if benchmark.settings is of.NormSettings else "own")
-            made.add_argument(
-                _flag(each.name), metavar="A,B,...", help=f"{text}{several}; default: {usual}"
-            )
+            text += f"; of {', '.join(choices)}" if choices else ""
+            text += f"; default: {','.join(default)}" if default else ""
+            made.add_argument(_flag(each.name), metavar="A,B,...", help=text)
         else:
             made.add_argument(
                 _flag(each.name),

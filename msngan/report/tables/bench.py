@@ -69,7 +69,7 @@ def _about(record: Record, what: str = "") -> list[str]:
     return [
         f"{device}, {hardware['cores']} cores; torch {record['versions']['torch']};"
         f" msngan {record['versions']['msngan']}",
-        f"{what}; threads {record['threads']}; {record['rounds']} interleaved rounds;"
+        f"{what}; threads {record['threads']}; rounds {record['rounds']}, interleaved;"
         f" clock: {record['clock']}",
     ]
 
