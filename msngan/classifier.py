@@ -14,29 +14,20 @@ from msngan.networks import CLASSIFIERS, ActivationName, ClassifierName
 from msngan.networks.schedule import Decay, set_learning_rates
 from msngan.norms import NormName, SigmaBank
 from msngan.norms.parts import widened
-from msngan.runs import bounds as checks
 from msngan.runs import distributed as processes
 from msngan.runs import rng
 from msngan.runs.bounds import named
 from msngan.runs.divergence import refuse_nan
-
-RATES = ("lr",)  # of the optimizers, in their order
-# What a run that diverged may be tried again with.
-REMEDY = "a lower --model.lr, another --model.norm, or --trainer.precision 32-true"
-
-
-def check_options(given: dict[str, Any]) -> None:
-    """UserError for the first of msngan.classifier.Classifier's arguments that cannot work."""
-    for name in ("width", "depth", "steps"):
-        checks.at_least(f"--model.{name}", given[name], 1)
-    checks.positive("--model.lr", given["lr"])
-    for beta in given["betas"]:
-        checks.fraction("--model.betas: each", beta)
-    checks.not_negative("--model.weight_decay", given["weight_decay"])
-    checks.not_negative("--model.slope", given["slope"])
-    for name in ("dropout", "label_smoothing"):
-        checks.fraction(f"--model.{name}", given[name])
-
+from msngan.runs.option_values import check_ranges
+from msngan.runs.options import (
+    AtLeastOne,
+    Count,
+    Fraction,
+    Network,
+    NotNegative,
+    Positive,
+    SetByFit,
+)
 
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -51,73 +42,79 @@ class Classifier(LightningModule):
     the paper's released code does not, which `as_released` recreates.
 
     Args:
-        network: the paper's `cnn3`, `vgg7` and `densenet_bc` (Table III), or `resnet18`.
-        norm: what the network's layers go through; its last layer gets the weight's part alone.
-        norm_options: of that norm, as {gain: true}; `--model.norm_options.gain true` for one.
-        norm_layers: the layers that get the norm; null: all. A list of indices, names or patterns
-            (body.*; "!head": not it), kinds (Linear).
-        other_norm: what the layers go through that norm_layers leaves.
+        network: cnn3, vgg7 and densenet_bc are those of the paper's Table III.
+        norm: norm of the network's layers; the last layer gets the weight's part only.
+        norm_options: options of that norm, such as {gain: true}; --model.norm_options.gain true
+            sets one.
+        norm_layers: layers that get the norm; null: all. A list of indices, names or patterns
+            (body.*; "!head" excludes), or kinds (Linear).
+        other_norm: norm of the layers that norm_layers leaves out.
         as_released: build the network of the authors' released code, whose arms differ in
-            activation, dropout and in which layers have the norm; for `batch`, `spectral`,
-            `mean_spectral`, and `none` of cnn3.
-        placement: where a norm of the output goes in `densenet_bc`: on what enters each activation,
-            as DenseNet has it, or on what each convolution puts out, as the paper's equations.
-        activation: after each layer but the last.
-        slope: of the LeakyReLU for negative inputs.
+            activation, dropout and in which layers have the norm; for batch, spectral,
+            mean_spectral, and none of cnn3.
+        placement: where densenet_bc puts a norm of outputs: before each activation, as DenseNet
+            does, or after each layer, as in the paper's equations.
+        activation: activation after each layer but the last.
+        slope: slope of the LeakyReLU for negative inputs.
         dropout: fraction of activations that training drops.
         width: channels of the first layer, or DenseNet's growth; null: the network's own.
-        depth: DenseNet's layers in each block; null: its own 16.
+        depth: layers in each block of DenseNet; null: 16.
         conv_bias: keep convolution biases that the norm cancels, as the published networks do.
-        lr: Adam's learning rate.
-        betas: Adam's decay rates.
-        weight_decay: added to the gradient as weight_decay * weight, of weights, not of biases,
-            offsets and gains.
-        lr_decay: whether the rate falls to zero over the run's steps.
+        lr: learning rate of Adam.
+        betas: decay rates of Adam.
+        weight_decay: factor of the weight that is added to its gradient; not for biases, offsets
+            and gains.
+        lr_decay: how the learning rate falls to zero over the run.
         label_smoothing: probability that is spread over all classes.
-        channels_last: memory layout of the network; faster on most hardware.
+        channels_last: use the channels-last memory layout, which is faster on most hardware.
         compile: run the network through torch.compile.
-        seed: of every random number; `fit` sets it.
-        steps: length of the run, for lr_decay; `fit` sets it.
-        channels: of the images; `fit` takes it from the data.
-        size: of the images; `fit` takes it from the data.
-        classes: of the labels; `fit` takes it from the data.
+        seed: seed of all random numbers.
+        steps: length of the run in steps, for lr_decay.
+        channels: channels of the images.
+        size: height and width of the images in pixels.
+        classes: number of classes.
     """
 
+    task = "classifier"
+    rates = ("lr",)  # options of the optimizer
+    trained = ("network",)  # names of the networks that are trained
+    # What to try again with after a divergence.
+    remedy = "a lower --model.lr, another --model.norm, or --trainer.precision 32-true"
     epoch_loss: Tensor
     epoch_right: Tensor
     epoch_seen: Tensor
 
     def __init__(
         self,
-        network: ClassifierName = "cnn3",
-        norm: NormName = "mean_spectral",
-        norm_options: dict[str, bool | int | float | str] | None = None,
-        norm_layers: list[int | str] | None = None,
-        other_norm: NormName = "none",
-        as_released: bool = False,
-        placement: Literal["before_activation", "after_layer"] = "before_activation",
+        network: Network[ClassifierName] = "cnn3",
+        norm: Network[NormName] = "mean_spectral",
+        norm_options: Network[dict[str, bool | int | float | str] | None] = None,
+        norm_layers: Network[list[int | str] | None] = None,
+        other_norm: Network[NormName] = "none",
+        as_released: Network[bool] = False,
+        placement: Network[Literal["before_activation", "after_layer"]] = "before_activation",
         activation: ActivationName = "leaky_relu",
-        slope: float = 0.1,
-        dropout: float = 0.0,
-        width: int | None = None,
-        depth: int | None = None,
-        conv_bias: bool = False,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
+        slope: NotNegative = 0.1,
+        dropout: Fraction = 0.0,
+        width: Network[Count | None] = None,
+        depth: Network[Count | None] = None,
+        conv_bias: Network[bool] = False,
+        lr: Positive = 1e-3,
+        betas: tuple[Fraction, Fraction] = (0.9, 0.999),
+        weight_decay: NotNegative = 0.0,
         lr_decay: Decay = "none",
-        label_smoothing: float = 0.0,
+        label_smoothing: Fraction = 0.0,
         channels_last: bool = True,
         compile: bool = False,
-        seed: int = 0,
-        steps: int = 10_000,
-        channels: int = 3,
-        size: int = 32,
-        classes: int = 10,
+        seed: SetByFit[int] = 0,
+        steps: SetByFit[AtLeastOne] = 10_000,
+        channels: SetByFit[Network[Count]] = 3,
+        size: SetByFit[Network[Count]] = 32,
+        classes: SetByFit[Network[Count]] = 10,
     ) -> None:
         super().__init__()
         options = dict(locals())
-        check_options(options)
+        check_ranges("classifier", "model", options)
         self.save_hyperparameters()
         self.automatic_optimization = False
         with torch.random.fork_rng(devices=[]):
@@ -154,7 +151,7 @@ class Classifier(LightningModule):
         o, step = self.options, self.trainer.global_step
         images, labels = batch
         optimizer = cast("LightningOptimizer", self.optimizers())
-        set_learning_rates(self.trainer.optimizers, RATES, o, step)
+        set_learning_rates(self.trainer.optimizers, self.rates, o, step)
         torch.manual_seed(rng.derive(o.seed, step, processes.rank(), "global"))
         with self.bank.shared():
             logits = processes.gathered(self.logits(images))
@@ -167,7 +164,7 @@ class Classifier(LightningModule):
         loss, right = loss.detach(), (logits.argmax(1) == labels).sum()
         figures = {"loss": loss, "accuracy": right / len(labels)}
         figures |= norms.gate_figures(self.bank.parts)
-        refuse_nan(figures, step + 1, REMEDY)
+        refuse_nan(figures, step + 1, self.remedy)
         self.epoch_loss += loss.to(self.epoch_loss.dtype) * len(labels)
         self.epoch_right += right
         self.epoch_seen += len(labels)

@@ -16,34 +16,31 @@ from msngan.networks.averaging import update_average
 from msngan.networks.schedule import Decay, set_learning_rates
 from msngan.norms import NormName, SigmaBank, convert
 from msngan.norms.parts import widened
-from msngan.norms.select import configured, select
-from msngan.runs import bounds as checks
+from msngan.norms.select import configured
 from msngan.runs import distributed as processes
 from msngan.runs import rng
 from msngan.runs.bounds import named
 from msngan.runs.divergence import refuse_nan
 from msngan.runs.folder import UserError
-
-RATES = ("generator_lr", "critic_lr")  # of the optimizers, in their order
-# What a run that diverged may be tried again with.
-REMEDY = (
-    "lower --model.generator_lr and --model.critic_lr, another --model.norm or --model.penalty, or"
-    " --trainer.precision 32-true"
+from msngan.runs.option_values import check_ranges
+from msngan.runs.options import (
+    AtLeastOne,
+    Count,
+    Fraction,
+    Network,
+    NotNegative,
+    Positive,
+    SetByFit,
 )
+
 BATCH_NORMS = {"batch", "batch_no_gain"}
 
 
 def check_options(given: dict[str, Any]) -> None:
-    """UserError for the first of msngan.gan.GAN's arguments that cannot work."""
-    for name in ("width", "critic_width", "latent_dim", "critic_steps", "steps"):
-        checks.at_least(f"--model.{name}", given[name], 1)
-    for network in ("generator", "critic"):
-        checks.positive(f"--model.{network}_lr", given[f"{network}_lr"])
-        for beta in given[f"{network}_betas"]:
-            checks.fraction(f"--model.{network}_betas: each", beta)
-    checks.fraction("--model.ema_decay", given["ema_decay"])
-    checks.not_negative("--model.penalty_weight", given["penalty_weight"])
-    _check_norm(given)
+    """UserError for the first of GAN's arguments that is out of range or cannot go with another."""
+    check_ranges("gan", "model", given)
+    with named("--model.norm_options"):
+        configured(given["norm"], given["norm_options"] or {})
     norms = (given["norm"], given["other_norm"])
     if given["generator_statistics"] == "last" and BATCH_NORMS & {*norms}:
         raise UserError(
@@ -75,20 +72,6 @@ def scale_free(norm: str, options: dict[str, Any]) -> bool:
         return torch.allclose(layer(x), before, rtol=1e-3)
 
 
-def _check_norm(given: dict[str, Any]) -> None:
-    with named("--model.norm_options"):
-        configured(given["norm"], given["norm_options"] or {})
-    with torch.device("meta"):  # the layers' names are enough
-        critic = CRITICS[given["critic"]]("none", 1)
-    with named("--model.norm_layers"):
-        chosen = select(critic, given["norm_layers"])
-    if given["other_norm"] != "none" and len(chosen) == len(select(critic)):
-        raise UserError(
-            f"--model.other_norm {given['other_norm']} has no layer: --model.norm_layers leaves"
-            " none; name fewer there"
-        )
-
-
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
 
@@ -100,86 +83,98 @@ class GAN(LightningModule):
     then one of the generator. `trainer.global_step` counts generator updates. Every random number
     of a step is derived from (seed, step, rank), so nothing about randomness is saved.
 
-    A batch-coupled norm subtracts a mean over what passes together. In separate passes (DCGAN's
-    habit) it takes away whatever real and fake differ in on average, their colour first of all, and
-    the critic cannot see it; in a joint pass it takes the same from both, and the critic is
-    stronger. Running statistics move in the critic's own passes (real first), never in the
-    generator's, a penalty's, or an evaluation.
+    A batch-coupled norm subtracts a mean over the images of one critic batch. In separate batches
+    (DCGAN's habit) this removes whatever real and fake images differ in on average, above all their
+    colour, so the critic cannot see it. In a joint batch both lose the same mean, and the critic is
+    stronger. Running statistics are updated in the critic's own passes (real first), never in the
+    generator's, a penalty's or an evaluation.
 
     Args:
-        norm: what the critic's layers go through.
-        norm_options: of that norm, as {gain: true}; `--model.norm_options.gain true` for one.
-        norm_layers: the critic's layers that get the norm; null: all. A list of indices (0 to 6 the
-            convolutions, 7 the head), names or patterns (body.*; "!head": not it), kinds (Linear).
-        other_norm: what the layers go through that norm_layers leaves.
-        loss: what critic and generator minimise.
-        penalty: what keeps the critic smooth besides its norm.
-        penalty_weight: factor of the penalty (for `clip`, the bound); null: its source's own.
-        penalty_statistics: what a batch-coupled norm uses in the penalty's pass. `running` makes
-            the penalty per image, as its papers assume; `batch` is what plain code does.
-        critic: architecture of the critic; `cnn_wide` is that of the official SNGAN code.
+        norm: norm of the critic's layers.
+        norm_options: options of that norm, such as {gain: true}; --model.norm_options.gain true
+            sets one.
+        norm_layers: critic layers that get the norm; null: all. A list of indices (0 to 6 are the
+            convolutions, 7 is the head), names or patterns (body.*; "!head" excludes), or kinds
+            (Linear).
+        other_norm: norm of the layers that norm_layers leaves out.
+        loss: loss of critic and generator.
+        penalty: penalty that keeps the critic smooth, besides its norm.
+        penalty_weight: weight of the penalty (of clip: the bound); null: the one in its paper.
+        penalty_statistics: statistics of a batch-coupled norm in the penalty's pass. With running
+            the penalty is per image, as its papers assume; batch is what plain code does.
+        critic: architecture of the critic (discriminator); cnn_wide is that of the official SNGAN
+            code.
         generator: architecture of the generator.
         width: channels of the generator's last and the critic's first layer.
-        critic_width: channels of the critic's first layer; null: as width.
-        latent_dim: size of z ~ N(0, 1).
-        slope: of the critic's LeakyReLU for negative inputs.
+        critic_width: channels of the critic's first layer; null: the same as width.
+        latent_dim: size of the latent vector z ~ N(0, 1).
+        slope: slope of the critic's LeakyReLU for negative inputs.
         conv_bias: keep convolution biases that the norm cancels, as the published networks do.
-        power_iteration: when the estimate of sigma is iterated: once per critic `update`, as in
-            the algorithm of its authors, or in each `pass`, as in PyTorch's layers, which costs
-            more.
-        passes: whether the critic scores real and fake images in one batch or in one each.
-            Without a batch-coupled norm it is the same.
-        generator_statistics: what a norm that subtracts means uses in the generator's half: those
-            of the `batch` at hand (of real and fake in joint passes), or, as constants, the `last`
-            of the critic's own passes; fakes then pass alone, which saves a quarter of a step.
-        critic_steps: critic updates a step.
-        generator_lr: Adam's learning rate for the generator.
-        critic_lr: Adam's learning rate for the critic.
-        generator_betas: Adam's decay rates for the generator.
-        critic_betas: Adam's decay rates for the critic.
-        lr_decay: whether both rates fall to zero over the run's steps.
-        ema_decay: of the generator's moving average, used for samples and scores; 0: none.
-        channels_last: memory layout of both networks; faster on most hardware.
-        compile: run both networks through torch.compile (not with a gradient penalty).
-        seed: of every random number; `fit` sets it.
-        steps: length of the run, for lr_decay; `fit` sets it.
-        channels: of the images; `fit` takes it from the data.
-        size: of the images; `fit` takes it from the data.
+        power_iteration: when the estimate of sigma is iterated: once per critic update, as its
+            authors do, or in each forward pass, as PyTorch's layers do, which costs more.
+        critic_batch: whether the critic scores real and fake images in separate batches or in one
+            joint batch. Without a batch-coupled norm the results are the same.
+        generator_statistics: means that a centring norm subtracts in the generator's update: those
+            of its own batch, or the last ones of the critic's update as constants, which saves a
+            quarter of a step.
+        critic_steps: critic updates per step.
+        generator_lr: learning rate of the generator's Adam.
+        critic_lr: learning rate of the critic's Adam.
+        generator_betas: decay rates of the generator's Adam.
+        critic_betas: decay rates of the critic's Adam.
+        lr_decay: how both learning rates fall to zero over the run.
+        ema_decay: decay per step of the generator's moving average, which is used for samples and
+            scores; 0: no average.
+        channels_last: use the channels-last memory layout, which is faster on most hardware.
+        compile: run both networks through torch.compile; not with a gradient penalty.
+        seed: seed of all random numbers.
+        steps: length of the run in steps, for lr_decay.
+        channels: channels of the images.
+        size: height and width of the images in pixels.
     """
+
+    task = "gan"
+    rates = ("generator_lr", "critic_lr")  # options of the optimizers, in their order
+    trained = ("generator", "critic")  # names of the networks that are trained
+    # What to try again with after a divergence.
+    remedy = (
+        "lower --model.generator_lr and --model.critic_lr, another --model.norm or"
+        " --model.penalty, or --trainer.precision 32-true"
+    )
 
     def __init__(
         self,
-        norm: NormName = "mean_spectral",
-        norm_options: dict[str, bool | int | float | str] | None = None,
-        norm_layers: list[int | str] | None = None,
-        other_norm: NormName = "none",
+        norm: Network[NormName] = "mean_spectral",
+        norm_options: Network[dict[str, bool | int | float | str] | None] = None,
+        norm_layers: Network[list[int | str] | None] = None,
+        other_norm: Network[NormName] = "none",
         loss: LossName = "hinge",
         penalty: PenaltyName = "none",
-        penalty_weight: float | None = None,
+        penalty_weight: NotNegative | None = None,
         penalty_statistics: Literal["running", "batch"] = "running",
-        critic: CriticName = "cnn",
-        generator: GeneratorName = "dcgan",
-        width: int = 64,
-        critic_width: int | None = None,
-        latent_dim: int = 128,
-        slope: float = 0.1,
-        conv_bias: bool = False,
+        critic: Network[CriticName] = "cnn",
+        generator: Network[GeneratorName] = "dcgan",
+        width: Network[Count] = 64,
+        critic_width: Network[Count | None] = None,
+        latent_dim: Network[Count] = 128,
+        slope: NotNegative = 0.1,
+        conv_bias: Network[bool] = False,
         power_iteration: Literal["update", "pass"] = "update",
-        passes: Literal["separate", "joint"] = "separate",
+        critic_batch: Literal["separate", "joint"] = "separate",
         generator_statistics: Literal["batch", "last"] = "batch",
-        critic_steps: int = 1,
-        generator_lr: float = 2e-4,
-        critic_lr: float = 2e-4,
-        generator_betas: tuple[float, float] = (0.5, 0.999),
-        critic_betas: tuple[float, float] = (0.5, 0.999),
+        critic_steps: Count = 1,
+        generator_lr: Positive = 2e-4,
+        critic_lr: Positive = 2e-4,
+        generator_betas: tuple[Fraction, Fraction] = (0.5, 0.999),
+        critic_betas: tuple[Fraction, Fraction] = (0.5, 0.999),
         lr_decay: Decay = "none",
-        ema_decay: float = 0.999,
+        ema_decay: Fraction = 0.999,
         channels_last: bool = True,
         compile: bool = False,
-        seed: int = 0,
-        steps: int = 100_000,
-        channels: int = 3,
-        size: int = 32,
+        seed: SetByFit[int] = 0,
+        steps: SetByFit[AtLeastOne] = 100_000,
+        channels: SetByFit[Network[Count]] = 3,
+        size: SetByFit[Network[Count]] = 32,
     ) -> None:
         super().__init__()
         check_options(locals())
@@ -190,7 +185,7 @@ class GAN(LightningModule):
             self.generator = GENERATORS[generator](latent_dim, width, channels, size)
             shape = (critic_width or width, channels, size)
             on = dict(norm_options=norm_options, norm_layers=norm_layers, other_norm=other_norm)
-            with named("--model.norm"):
+            with named(f"--model.critic {critic}"):
                 self.critic = CRITICS[critic](norm, *shape, slope, conv_bias, **on)
             if (prepare := PENALTIES[penalty].prepare) is not None:
                 prepare(self.critic)
@@ -198,7 +193,7 @@ class GAN(LightningModule):
         self.loss, self.penalty = LOSSES[loss], PENALTIES[penalty]
         self.penalty_weight = self.penalty.weight if penalty_weight is None else penalty_weight
         self.bank = SigmaBank(self.critic, each_pass=power_iteration == "pass")
-        self.joint = passes == "joint" and norms.is_batch_coupled(self.critic)
+        self.joint = critic_batch == "joint" and norms.is_batch_coupled(self.critic)
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:
@@ -225,7 +220,7 @@ class GAN(LightningModule):
         # Lightning re-installs these counters before each batch. Without the critic's, one global
         # step is one generator update, whatever critic_steps is.
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = lambda: None
-        set_learning_rates(self.trainer.optimizers, RATES, self.options, step)
+        set_learning_rates(self.trainer.optimizers, self.rates, self.options, step)
         torch.manual_seed(rng.derive(self.options.seed, step, processes.rank(), "global"))
         batch = batch.to(self.dtype)
         if self.options.channels_last:
@@ -238,7 +233,7 @@ class GAN(LightningModule):
             figures = self._critic_update(critic_optimizer, real, z, draw)
         z = self._latents(chunk, step, "generator")
         figures |= self._generator_update(generator_optimizer, batch[-chunk:], z)
-        refuse_nan(figures, step + 1, REMEDY)
+        refuse_nan(figures, step + 1, self.remedy)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)
         return figures

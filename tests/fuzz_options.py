@@ -17,7 +17,9 @@ from fuzz_records import odd_yaml
 
 from msngan.__main__ import COMMANDS
 from msngan.runs.configs import known_configs, packaged_folder
-from msngan.training.options import TASKS, parse
+from msngan.runs.fit_config import parse
+from msngan.runs.options import SOURCES as TASKS
+from msngan.runs.options import options_of
 
 Case = Callable[[random.Random], Callable[[], Any]]
 WORDS = [*COMMANDS, "--help", "-h", "--", "-", "--root", "--format", "json", "--html", "--compare"]
@@ -36,19 +38,6 @@ WORDS += [
 SLOW = {"bench", "extractor", "fit", "params", "resume"}
 
 
-def options(task: str) -> list[str]:
-    """Every option of a task, by dotted name."""
-    found: list[str] = []
-
-    def collect(self: Any, parser: Any, args: Any) -> None:
-        found.extend(action.dest for action in parser._actions)
-        self.config = parser.get_defaults()
-
-    kind = type("Names", (TASKS[task],), {"parse_arguments": collect})
-    kind([])
-    return sorted({name for name in found if name not in ("help", "config")})
-
-
 def value(draw: random.Random) -> str:
     return draw.choice(SCALARS)
 
@@ -58,7 +47,7 @@ def config(root: Path) -> Case:
     root.mkdir(parents=True, exist_ok=True)
     path = root / "mine.yaml"
     files = [each.read_bytes() for each in known_configs().values()]
-    names = {task: options(task) for task in TASKS}
+    names = {task: [*options_of(task)] for task in TASKS}
 
     def bytes_of(draw: random.Random) -> bytes:
         kind = draw.randrange(4)
@@ -88,7 +77,7 @@ def config(root: Path) -> Case:
 
 def command_line(root: Path) -> Case:
     """Options of `fit` with odd values, and words of the other commands in any order."""
-    names = {task: options(task) for task in TASKS}
+    names = {task: [*options_of(task)] for task in TASKS}
     stems = [path.stem for path in packaged_folder().glob("*.yaml")]
 
     def case(draw: random.Random) -> Callable[[], Any]:
@@ -112,7 +101,7 @@ def command_line(root: Path) -> Case:
 
 def training(root: Path) -> Case:
     """A whole run of one step, with one option that is odd and all else small."""
-    names = {task: options(task) for task in TASKS}
+    names = {task: [*options_of(task)] for task in TASKS}
     small = {"gan": [*TINY, *QUIET, "--steps", "1"], "classifier": [*TINY_CLASSIFIER]}
     small["classifier"] += ["--steps", "1"]
     left = {"run", "root", "ckpt_path", "threads", "data.root", "task", "detect_anomaly"}

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from msngan.gan import GAN
 from msngan.runs.folder import Run as Place
-from msngan.training.classifier_task import ClassifierTask
-from msngan.training.gan_task import GanTask
 from msngan.training.layer_watch import LayerWatch
+from msngan.training.tasks import ClassifierTask, GanTask
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
@@ -40,7 +39,7 @@ class Poison(nn.Module):
 
 def put(monkeypatch: pytest.MonkeyPatch, kind: type[Any], place: str, layer: nn.Module) -> None:
     """Every new network has this layer at this place."""
-    build = kind.module
+    build = kind.build
 
     def built(self: Any) -> Any:
         module = build(self)
@@ -48,7 +47,7 @@ def put(monkeypatch: pytest.MonkeyPatch, kind: type[Any], place: str, layer: nn.
         setattr(module.get_submodule(above), own, layer)
         return module
 
-    monkeypatch.setattr(kind, "module", built)
+    monkeypatch.setattr(kind, "build", built)
 
 
 @pytest.mark.parametrize(

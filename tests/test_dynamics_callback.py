@@ -102,7 +102,7 @@ def test_a_classifier_s_weights_are_the_same_bits_with_dynamics_and_without(
 
 def test_other_ways_to_train_a_gan_do_not_notice_either(tiny: Tiny) -> None:
     options = ["--model.power_iteration", "pass", "--model.penalty", "gradient"]
-    options += ["--model.passes", "joint", "--model.generator_statistics", "last"]
+    options += ["--model.critic_batch", "joint", "--model.generator_statistics", "last"]
     options += ["--model.critic_steps", "2"]
     without = weights(tiny("without", *options, *OFF))
     assert same_bits(without, weights(tiny("measured", *options, "--dynamics.every", "1")))

@@ -25,7 +25,7 @@ def test_two_runs_of_one_seed_agree_and_of_two_seeds_do_not(tiny: Tiny) -> None:
 def test_a_run_with_the_critic_s_last_means_resumes_exactly(
     tiny: Tiny, run: Callable[..., int]
 ) -> None:
-    options = ["--model.passes", "joint", "--model.generator_statistics", "last"]
+    options = ["--model.critic_batch", "joint", "--model.generator_statistics", "last"]
     options += ["--model.norm", "mean_spectral"]
     whole = weights(tiny("whole", *options, "--steps", "12"))
     parts = tiny("parts", *options, "--steps", "5")
@@ -68,7 +68,7 @@ def test_the_place_of_the_stop_does_not_matter(
 @pytest.mark.parametrize("penalty", sorted(PENALTIES))
 def test_every_penalty_resumes_exactly(tiny: Tiny, run: Callable[..., int], penalty: str) -> None:
     options = ["--model.penalty", penalty, "--model.norm", "batch", "--model.loss", "wasserstein"]
-    options += ["--model.passes", "joint"]
+    options += ["--model.critic_batch", "joint"]
     whole = weights(tiny("whole", *options, "--steps", "9"))
     parts = tiny("parts", *options, "--steps", "4")
     assert run("resume", "parts", "--steps", "9") == 0

@@ -47,7 +47,7 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool, bool]]:
 def test_real_and_fake_pass_together_where_the_norm_couples_a_batch(
     tiny: Tiny, inputs: list[tuple[int, bool, bool]], norm: str
 ) -> None:
-    options = ["--model.passes", "joint", "--model.critic_steps", "2"]
+    options = ["--model.critic_batch", "joint", "--model.critic_steps", "2"]
     tiny("mine", *under(norm), "--steps", "1", *options)
     if norm in COUPLED:
         update, generator = [(2 * BATCH, True, True)], [(2 * BATCH, False, False)]
@@ -59,7 +59,7 @@ def test_real_and_fake_pass_together_where_the_norm_couples_a_batch(
 def test_with_the_last_means_fakes_pass_alone_in_the_generator_s_half(
     tiny: Tiny, inputs: list[tuple[int, bool, bool]]
 ) -> None:
-    options = ["--model.passes", "joint", "--model.generator_statistics", "last"]
+    options = ["--model.critic_batch", "joint", "--model.generator_statistics", "last"]
     tiny("mine", "--model.norm", "mean_spectral", "--steps", "1", *options)
     assert inputs == [(2 * BATCH, True, True), (BATCH, False, False)]
 
@@ -74,7 +74,7 @@ def test_the_last_statistics_of_batch_norm_are_refused(norm: str) -> None:
 def test_separate_passes_score_real_and_fake_apart(
     tiny: Tiny, inputs: list[tuple[int, bool, bool]], norm: str
 ) -> None:
-    tiny("mine", "--model.norm", norm, "--steps", "1", "--model.passes", "separate")
+    tiny("mine", "--model.norm", norm, "--steps", "1", "--model.critic_batch", "separate")
     assert inputs == [(BATCH, True, True), (BATCH, True, True), (BATCH, False, False)]
 
 
@@ -84,7 +84,7 @@ def test_separate_passes_score_real_and_fake_apart(
 def test_running_statistics_move_in_the_critic_s_own_passes_alone(
     tiny: Tiny, norm: str, passes: str, penalty: str
 ) -> None:
-    options = ["--model.norm", norm, "--model.passes", passes, "--model.penalty", penalty]
+    options = ["--model.norm", norm, "--model.critic_batch", passes, "--model.penalty", penalty]
     folder = tiny("mine", *options, "--steps", "3", "--model.critic_steps", "2")
     counts = [v for k, v in weights(folder).items() if k.startswith("critic") and "tracked" in k]
     assert len(counts) == 7

@@ -31,7 +31,7 @@ CASES |= {
     "gradient penalty": [*GAN, *EXACT, *under("batch"), *GRADIENT, "--model.critic_steps", "2"],
     "gradient penalty through the means": [
         *(*GAN, *EXACT, *GRADIENT, "--model.norm", "mean_spectral"),
-        *("--model.penalty_statistics", "batch", "--model.passes", "joint"),
+        *("--model.penalty_statistics", "batch", "--model.critic_batch", "joint"),
     ],
     "classifier": ["fit", *TINY_CLASSIFIER, *EXACT, "--steps", "10", "--data.crop", "1"],
 }

@@ -18,7 +18,7 @@ from msngan.__main__ import COMMANDS
 from msngan.losses import LOSSES, PENALTIES
 from msngan.norms import NORMS
 from msngan.runs.configs import known_configs
-from msngan.training.options import parse
+from msngan.runs.fit_config import parse
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ["", "configs", "msngan", "msngan/scores", "msngan/norms", "samples/gallery", "tests"]

@@ -24,8 +24,8 @@ from msngan.gan import GAN
 from msngan.norms import estimate, is_batch_coupled, stored
 from msngan.norms.layers import parts_of
 from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
+from msngan.runs.fit_config import parse
 from msngan.runs.folder import UserError
-from msngan.training.options import parse
 
 BASELINE = "forward + backward"
 OURS, ONE = "the norm's own", "one vector, one iteration"
@@ -72,27 +72,26 @@ def excess(part: Part, weight: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A config; norm and passes replace the config's own unless they are None."""
+    """A config; norm and critic_batch replace the config's own unless they are None."""
 
     config: str
     norm: str | None
-    passes: str | None
+    critic_batch: str | None
 
     def built(self, settings: SigmaSettings) -> tuple[GAN, ImageData, str]:
         """The GAN, its data and the Trainer's precision, as `msngan fit` would make them."""
         words = ["--config", self.config, "--model.width", str(settings.width)]
         words += ["--steps", str(settings.steps), "--seed", str(settings.seed)]
         words += ["--model.norm", self.norm] if self.norm else []
-        words += ["--model.passes", self.passes] if self.passes else []
-        cli = parse(words)
-        if cli.task != "gan":
+        words += ["--model.critic_batch", self.critic_batch] if self.critic_batch else []
+        config = parse(words)
+        if config.task != "gan":
             raise UserError(f"--config {self.config} trains a classifier; choose a GAN's")
-        config = cli.config
-        data = ImageData(**config.data.as_dict())
+        data = ImageData(**config.group("data"))
         data.seed, data.critic_steps = settings.seed, config.model.critic_steps
         channels, size = data.shape
         run = {"seed": settings.seed, "steps": settings.steps, "channels": channels, "size": size}
-        gan = GAN(**config.model.as_dict() | run)
+        gan = GAN(**config.group("model") | run)
         if not estimated(gan.critic):
             raise UserError(
                 f"norm {config.model.norm} of {self.config} estimates no sigma of a matrix;"
@@ -103,17 +102,17 @@ class Recipe:
     def name(self, gan: GAN) -> str:
         """Without a batch-coupled norm, both batch modes are the same training."""
         words = [self.config] + ([self.norm] if self.norm else [])
-        words += [f"{gan.options.passes} passes"] if is_batch_coupled(gan.critic) else []
+        words += [f"{gan.options.critic_batch} passes"] if is_batch_coupled(gan.critic) else []
         return ", ".join(words)
 
 
 def run(settings: SigmaSettings, progress: Progress) -> dict[str, Any]:
     """Measure, and return the record: see `msngan.bench.settings.record`."""
     found = [
-        Recipe(config, norm, passes)
+        Recipe(config, norm, critic_batch)
         for config in settings.config
         for norm in settings.norms or (None,)
-        for passes in settings.critic_batch or (None,)
+        for critic_batch in settings.critic_batch or (None,)
     ]
     recipes = {each.name(each.built(settings)[0]): each for each in found}
     clock = clock_of(settings.device, settings.threads)

@@ -131,7 +131,7 @@ class Recipe:
         return GAN(
             norm=self.norm,
             loss="nonsaturating",
-            passes=self.passes,  # type: ignore[arg-type]
+            critic_batch=self.passes,  # type: ignore[arg-type]
             generator_statistics=self.statistics,  # type: ignore[arg-type]
             width=width,
             channels_last=self.channels_last,

@@ -15,7 +15,7 @@ from msngan.report.tables.bench import as_csv, bench_tables
 from msngan.report.tables.table import FORMATS, print_as
 from msngan.runs import bounds
 from msngan.runs.atomic import write_json
-from msngan.runs.configs import find_config, refuse_study
+from msngan.runs.configs import read_configs
 from msngan.runs.folder import UserError
 from msngan.runs.memory import keep_freed_memory
 
@@ -146,7 +146,7 @@ def _flag(name: str) -> str:
 def _check_together(options: argparse.Namespace) -> None:
     if options.benchmark == "sigma":
         for config in words(options.config or ""):
-            refuse_study(find_config(config))
+            read_configs([config])
     if options.benchmark == "scores" and "kernel" in (options.only or "kernel"):
         most = min(options.samples, options.kept)
         if options.subset_size > most:
@@ -199,7 +199,7 @@ def _measure(name: str, function: str, settings: of.Settings) -> dict[str, Any]:
     torch.set_num_threads(settings.threads)
     keep_freed_memory()  # as in training
     if name in ("step", "sigma"):
-        from msngan.training.options import quiet
+        from msngan.training.run import quiet
 
         quiet()
     module, _, run = function.partition(":")

@@ -2,19 +2,113 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import argparse
+import json
+import shutil
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
-from msngan.runs.configs import find_config, refuse_study
+from msngan.runs.fit_config import COMMAND, parse
+from msngan.runs.option_values import limits_of, members
+from msngan.runs.options import SOURCES, Option, options_of
+
+# The options that most runs set, shown before all others.
+MAIN = {
+    *("run", "root", "task", "steps", "epochs", "seed", "threads", "data.dataset", "data.root"),
+    *("data.size", "data.batch_size", "model.norm", "model.network", "model.loss", "model.penalty"),
+    *("model.critic_batch", "model.critic_steps", "model.width", "model.generator_lr"),
+    *("model.critic_lr", "model.lr", "scores.every", "samples.every", "trainer.accelerator"),
+    *("trainer.devices", "trainer.precision"),
+}
+TITLES = {
+    "": "other options",
+    "trainer": "trainer: the machine",
+    "model": "model: networks, losses and optimizers",
+    "data": "data: the images",
+    "scores": "scores: evaluation during training",
+    "accuracy": "accuracy: evaluation during training",
+    "samples": "samples: grids of images during training",
+    "checkpoint": "checkpoint: saving",
+    "records": "records: the losses of training",
+    "dynamics": "dynamics: measurements of every layer",
+    "health": "health: checks for a collapse",
+}
+SYMBOLS: dict[Any, str] = {
+    int: "N",
+    float: "X",
+    bool: "true|false",
+    str: "TEXT",
+}  # by type; others: VALUE
+WHAT = {"gan": "a GAN", "classifier": "a classifier"}
 
 
 def main(argv: list[str]) -> int:
-    # A config that does not exist, or a study, is answered before torch is imported.
-    for option, value in pairwise([*argv, ""]):
-        if option in ("-c", "--config"):
-            refuse_study(find_config(value))
-        elif option.startswith("--config="):
-            refuse_study(find_config(option.removeprefix("--config=")))
-    from msngan.training import fit
-    from msngan.training.options import parse
+    config = parse(argv)  # bad input is answered before torch is imported
+    if "help" in config.flags:
+        print(help_text(config.task), end="")
+        return 0
+    if "print_config" in config.flags:
+        print(config.to_yaml(), end="")
+        return 0
+    from msngan.training.run import fit
 
-    return fit(parse(argv))
+    return fit(config)
+
+
+def help_text(task: str) -> str:
+    """All options of a task: the main ones, then the others by group."""
+    (other,) = {*SOURCES} - {task}
+    made = argparse.ArgumentParser(
+        prog=COMMAND[task],
+        usage=f"{COMMAND[task]} [--config NAME] [--OPTION VALUE ...]",
+        description=f"Train {WHAT[task]}. `{COMMAND[other]} --help` lists the options of"
+        f" {WHAT[other]}. An option also stands in a config, as `model: {{width: 32}}`; the command"
+        " line wins over configs.",
+        formatter_class=lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 110) - 2
+        ),
+        add_help=False,
+    )
+    main = made.add_argument_group("main options")
+    main.add_argument(
+        "-c",
+        "--config",
+        metavar="NAME",
+        help="config file, or the name of a known one (`msngan configs` lists them); may be"
+        " repeated, a later one wins",
+    )
+    main.add_argument("--help", action="store_true", help="show this text and exit")
+    main.add_argument("--print_config", action="store_true", help="print the config and exit")
+    groups = {"": main}
+    for option in sorted(options_of(task).values(), key=lambda option: option.name not in MAIN):
+        where = main
+        if option.name not in MAIN:
+            name = option.name.rpartition(".")[0]
+            key = name or "other"
+            if key not in groups:
+                groups[key] = made.add_argument_group(TITLES[name])
+            where = groups[key]
+        where.add_argument(
+            f"--{option.name}", metavar=metavar(option), help=described(option).replace("%", "%%")
+        )
+    return made.format_help()
+
+
+def metavar(option: Option) -> str:
+    kinds = [kind for kind in members(option.type) if kind is not NoneType]
+    if get_origin(kinds[0]) is Literal and len(kinds) == 1:
+        return "NAME" if isinstance(get_args(kinds[0])[0], str) else "N"
+    return SYMBOLS.get(kinds[0] if len(kinds) == 1 else None, "VALUE")
+
+
+def described(option: Option) -> str:
+    """What an option does, its values or range, and its default."""
+    facts = []
+    for kind in members(option.type):
+        if get_origin(kind) is Literal:
+            facts.append(f"one of {', '.join(map(str, get_args(kind)))}")
+    if limits := limits_of(option.type):
+        facts.append(str(limits))
+    default = option.default
+    text = default if isinstance(default, str) else json.dumps(default)
+    return f"{option.help.removesuffix('.')} ({'; '.join([*facts, f'default: {text}'])})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -17,7 +17,19 @@ from torch.nn import functional as F
 from msngan.data import images as convert
 from msngan.data.datasets import DATASETS, DatasetName, Images, load
 from msngan.data.image_files import DataError
-from msngan.runs import bounds, distributed, rng
+from msngan.runs import distributed, rng
+from msngan.runs.bounds import Range
+from msngan.runs.option_values import check_ranges
+from msngan.runs.options import (
+    AtLeastOne,
+    Count,
+    Every,
+    Network,
+    NotNegative,
+    Positive,
+    Record,
+    Repeat,
+)
 
 Part = Literal["train", "validation", "test"]
 LABELLED = [name for name, entry in DATASETS.items() if {"train", "test"} <= {*entry.splits}]
@@ -74,18 +86,18 @@ class ImageData(LightningDataModule):
     """Real images for a GAN: uint8 in memory, batches in [-1, 1].
 
     Args:
-        dataset: name of the data set.
-        root: folder of its files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data. For `folder`,
-            the folder of images or a zip file of them.
+        dataset: name of the data set; folder: images of your own.
+        root: folder with the data set's files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
+            For the data set folder: a folder or zip file of images.
         split: split to train on; null: the data set's training split.
-        size: height and width in pixels, a multiple of 8; null: the data set's own.
-        channels: 1 or 3; null: the data set's own.
-        batch_size: images of one critic update, per process.
+        size: height and width of the images in pixels; null: the data set's own.
+        channels: channels of the images: 1 (grey) or 3 (RGB); null: the data set's own.
+        batch_size: images per critic update and process.
         mirror: flip each image left to right with probability 1/2.
         download: download official files that are missing.
-        limit: use only the first so many images; null: all.
-        on_bad_image: for image files that cannot be read: stop (list them and do not train) or
-            skip (train without them and say how many there are).
+        limit: number of images to use, from the first; null: all.
+        on_bad_image: what to do with image files that cannot be read: stop (list them and do not
+            train) or skip (train without them and say how many there are).
     """
 
     size_step: ClassVar[int] = 8  # the networks take sides that are multiples of it, in pixels
@@ -93,24 +105,19 @@ class ImageData(LightningDataModule):
     def __init__(
         self,
         dataset: DatasetName = "cifar10",
-        root: str | None = None,
+        root: Repeat[str | None] = None,
         split: str | None = None,
-        size: int | None = None,
-        channels: int | None = None,
-        batch_size: int = 64,
+        size: Network[Annotated[int, Range(8, 2**20, multiple=8)] | None] = None,
+        channels: Network[Literal[1, 3] | None] = None,
+        batch_size: Count = 64,
         mirror: bool = False,
-        download: bool = True,
-        limit: int | None = None,
+        download: Record[bool] = True,
+        limit: AtLeastOne | None = None,
         on_bad_image: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
-        bounds.at_least("--data.size", size, min(8, self.size_step))
-        bounds.at_least("--data.batch_size", batch_size, 1)
-        bounds.at_least("--data.limit", limit, 1)
-        if channels not in (None, 1, 3):
-            raise DataError(f"--data.channels {channels}: use 1 or 3, or null for the data's own")
-        if size is not None and size % self.size_step:
-            raise DataError(f"--data.size {size} is not a multiple of 8; choose 32 or 64, say")
+        if type(self) is ImageData:
+            check_ranges("gan", "data", locals())
         if dataset not in DATASETS:
             raise DataError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
         self.dataset, self.root, self.split = dataset, root, split or DATASETS[dataset].splits[0]
@@ -211,20 +218,21 @@ class LabelledData(ImageData):
 
     Args:
         dataset: name of the data set; it needs labels and a test split.
-        root: folder of its files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
-        size: height and width in pixels; null: the data set's own. MNIST's is 28, not the 32 that
-            it has for GANs.
-        channels: 1 or 3; null: the data set's own.
-        batch_size: images of one step, per process.
-        validation: training images held out to choose an epoch by, the same for every seed; 0:
-            none. The test set chooses nothing.
-        crop: pixels of black border from which each image is cut at random; 0: none.
+        root: folder with the data set's files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
+        size: height and width of the images in pixels; null: the data set's own (MNIST's is 28
+            here, 32 for GANs).
+        channels: channels of the images: 1 (grey) or 3 (RGB); null: the data set's own.
+        batch_size: images per step and process.
+        validation: training images held out to choose the best epoch, the same for every seed; 0:
+            none. The test set is never used to choose.
+        crop: pixels of black border from which each image is cropped at random; 0: none.
         mirror: flip each image left to right with probability 1/2.
-        mean: of each channel, in [0, 1], to subtract; null: that of the training images.
-        sd: of each channel, in [0, 1], to divide by; null: that of the training images.
+        mean: mean of each channel, in [0, 1], to subtract; null: that of the training images.
+        sd: standard deviation of each channel, in [0, 1], to divide by; null: that of the training
+            images.
         download: download official files that are missing.
-        limit: use only the first so many training images; null: all.
-        test_limit: use only the first so many test images; null: all.
+        limit: number of training images to use, from the first; null: all.
+        test_limit: number of test images to use, from the first; null: all.
     """
 
     size_step: ClassVar[int] = 1
@@ -232,19 +240,20 @@ class LabelledData(ImageData):
     def __init__(
         self,
         dataset: DatasetName = "mnist",
-        root: str | None = None,
-        size: int | None = None,
-        channels: int | None = None,
-        batch_size: int = 128,
-        validation: int = 5000,
-        crop: int = 0,
+        root: Repeat[str | None] = None,
+        size: Network[Count | None] = None,
+        channels: Network[Literal[1, 3] | None] = None,
+        batch_size: Count = 128,
+        validation: Every = 5000,
+        crop: Annotated[int, Range(0, 2**20)] = 0,
         mirror: bool = False,
-        mean: list[float] | None = None,
-        sd: list[float] | None = None,
-        download: bool = True,
-        limit: int | None = None,
-        test_limit: int | None = None,
+        mean: list[NotNegative] | None = None,
+        sd: list[Positive] | None = None,
+        download: Record[bool] = True,
+        limit: AtLeastOne | None = None,
+        test_limit: AtLeastOne | None = None,
     ) -> None:
+        check_ranges("classifier", "data", locals())
         if dataset in DATASETS and dataset not in LABELLED:
             raise DataError(
                 f"--data.dataset {dataset}: a classifier needs labels and a test split; choose one"
@@ -255,13 +264,6 @@ class LabelledData(ImageData):
         super().__init__(
             dataset, root, "train", size, channels, batch_size, mirror, download, limit
         )
-        for name, value in (("validation", validation), ("crop", crop)):
-            bounds.at_least(f"--data.{name}", value, 0)
-        bounds.at_least("--data.test_limit", test_limit, 1)
-        for each in mean or []:
-            bounds.not_negative("--data.mean: each", each)
-        for each in sd or []:
-            bounds.positive("--data.sd: each", each)
         self.validation, self.crop, self.test_limit = validation, crop, test_limit
         self.mean, self.sd = mean, sd
         self._parts: dict[str, Images] = {}

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from msngan.runs.folder import Run
+from msngan.runs.options import FORMER, flat, is_free, options_of
 from msngan.runs.safe_read import clean, read_config
 
 NONE = "–"  # an option that a config does not have
 
-# What a trained network does not depend on: names and places, how often something is recorded, and
-# on what it is computed. Whatever is not named here tells two configs apart, new options included.
-WITHOUT = {"run", "root", "seed", "threads", "samples", "checkpoint", "records"}
-WITHOUT |= {"dynamics", "health", "accuracy", "detect_anomaly"}
-WITHOUT_IN = {
-    "trainer": {"accelerator"}  # not devices: a batch is of one process
-    | {"deterministic", "benchmark", "profiler", "detect_anomaly"},
-    "data": {"root", "download"},
-    "scores": {"every", "enabled", "protocol", "metrics", "best", "runs", "samples"}
-    | {"extractor", "inception_weights", "stop_on_collapse"},
-}
+# What is always in an id. An option that came later is in it where it is not at its default, so
+# that older runs, which lack it, keep their ids.
+_FIRST = """
+    task steps epochs trainer.devices trainer.num_nodes trainer.precision
+    data.dataset data.root data.split data.size data.channels data.batch_size data.mirror data.limit
+    data.validation data.crop data.mean data.sd data.test_limit
+    model.norm model.norm_options model.norm_layers model.other_norm model.width model.slope
+    model.conv_bias model.lr_decay model.channels_last model.compile
+    model.loss model.penalty model.penalty_weight model.penalty_statistics model.critic
+    model.generator model.critic_width model.latent_dim model.power_iteration model.critic_batch
+    model.generator_statistics model.critic_steps model.generator_lr model.critic_lr
+    model.generator_betas model.critic_betas model.ema_decay
+    model.network model.as_released model.placement model.activation model.dropout model.depth
+    model.lr model.betas model.weight_decay model.label_smoothing
+"""
+FIRST = frozenset(_FIRST.split())
 
 
 @dataclass(frozen=True)
@@ -62,20 +68,20 @@ def setup_of(config: dict[str, Any]) -> Setup:
             raise ValueError(f"{name!r} is not a {kind.__name__}")
     if config["seed"] < 0:
         raise ValueError("'seed' is negative")
-    kept = {name: value for name, value in config.items() if name not in WITHOUT}
-    if kept.get("task") == "gan":  # older configs do not say it
-        del kept["task"]
-    for section, names in WITHOUT_IN.items():
-        inner = kept.get(section, {})
-        if not isinstance(inner, dict):
-            raise ValueError(f"{section!r} is not a dict")
-        if section == "data" and inner.get("dataset") == "folder":
-            names = names - {"root"}  # there the place is the data set
-        kept[section] = {name: value for name, value in inner.items() if name not in names}
-    kept = _plain(kept)
+    present, task = flat(config), config.get("task")
+    known = options_of("classifier" if task == "classifier" else "gan")
+    former = {new: old for old, new in FORMER.items()}  # with these names older runs keep their ids
+    nested: dict[str, Any] = {"trainer": {}, "data": {}, "scores": {}, "model": {}}
+    for name, value in present.items():
+        section, _, own = former.get(name, name).rpartition(".")
+        later = name not in FIRST and name in known and _plain(value) == _plain(known[name].default)
+        if not (later or is_free(name, present)) and (name, value) != ("task", "gan"):
+            (nested.setdefault(section, {}) if section else nested)[own] = value
+    kept = _plain(nested)
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
     config_id = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Setup(config_id, config["seed"], dict(sorted(_flat(kept))))
+    options = {FORMER.get(name, name): value for name, value in sorted(flat_json(kept))}
+    return Setup(config_id, config["seed"], options)
 
 
 def differences(setups: Sequence[Setup]) -> dict[str, tuple[str, ...]]:
@@ -111,13 +117,13 @@ def _listed(words: list[str], most: int) -> str:
     return ", ".join([*words[:most], *more])
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON value
+def flat_json(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON value
     """Options by their dotted names, each value as JSON."""
-    if isinstance(value, dict) and value:
+    if isinstance(value, Mapping) and value:
         for name, each in value.items():
-            yield from _flat(each, f"{prefix}.{name}" if prefix else name)
+            yield from flat_json(each, f"{prefix}.{name}" if prefix else str(name))
     else:
-        yield clean(prefix), clean(json.dumps(value, ensure_ascii=False))
+        yield clean(prefix), clean(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  any YAML value

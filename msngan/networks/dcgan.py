@@ -86,7 +86,7 @@ class Critic(nn.Module):
 
     wide: widen on the convolutions of stride 2 as the official SNGAN code does (5,860,865
     parameters), with which the best published numbers were reached; else on those after them, as in
-    Table III. Real and fake batches are scored in separate passes: under a batch-coupled norm a
+    Table III. Real and fake images are scored in separate batches: under a batch-coupled norm a
     concatenated batch is another function.
     """
 

@@ -17,10 +17,17 @@ from msngan.networks.stored import (
     load_generator,
 )
 from msngan.runs.atomic import replacing
-from msngan.runs.checkpoint_files import MOST_STEPS, check_tensor, read_checkpoint
+from msngan.runs.checkpoint_files import (
+    MOST_STEPS,
+    NEEDED,
+    check_data,
+    check_tensor,
+    read_checkpoint,
+)
 from msngan.runs.folder import UserError
+from msngan.runs.option_values import check_stored, is_word, shown
+from msngan.runs.options import group, present_names
 from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
-from msngan.runs.stored_options import DATA, NEEDED, OPTIONS, check_kinds, shown, word
 
 FORMAT = "msngan-generator-1"
 ENDING = ".safetensors"
@@ -107,10 +114,11 @@ def _facts(metadata: dict[str, str]) -> dict[str, Any]:
     step = metadata["step"]
     if not (step.isascii() and step.isdigit() and len(step) < 17 and int(step) <= MOST_STEPS):
         raise ValueError(f"its step is {shown(step)}")
-    if metadata["weights"] not in WEIGHTS or not word(metadata["run"]):
+    if metadata["weights"] not in WEIGHTS or not is_word(metadata["run"]):
         raise ValueError(f"its weights are {shown(metadata['weights'])}")
     options, data = (read_json(metadata[name]) for name in ("options", "data"))
-    check_kinds(options, OPTIONS["gan"], NEEDED["gan"], "options")
-    check_kinds(data, DATA, NEEDED["data"], "data")
+    options = present_names(options, "model")
+    check_stored(options, group("gan", "model"), NEEDED["gan"], "options")
+    check_data(data)
     about = {"step": int(step), "run": metadata["run"], "task": "gan", "data": data}
     return {"msngan": about, "hyper_parameters": options, "weights": metadata["weights"]}

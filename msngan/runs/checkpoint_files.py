@@ -24,17 +24,9 @@ import torch
 from torch import Tensor
 
 from msngan.runs.folder import UserError
+from msngan.runs.option_values import check_stored, is_number, is_whole, is_word, shown
+from msngan.runs.options import SOURCES, group, present_names
 from msngan.runs.safe_read import is_regular
-from msngan.runs.stored_options import (
-    DATA,
-    NEEDED,
-    OPTIONS,
-    check_kinds,
-    number,
-    shown,
-    whole,
-    word,
-)
 
 CHECKPOINT_FORMAT = 1
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
@@ -67,6 +59,7 @@ def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
         raise UserError(f"{path} is not a readable checkpoint: {_reason(problem)}") from problem
     checkpoint = _upgraded(checkpoint, path)
     try:
+        checkpoint["hyper_parameters"] = present_names(checkpoint["hyper_parameters"], "model")
         check_schema(checkpoint, size)
     except DAMAGED as problem:
         raise UserError(f"{path} is not a valid checkpoint: {_reason(problem)}") from problem
@@ -225,6 +218,11 @@ KEYS = (
     *("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"),
     *("optimizer_states", "lr_schedulers", "hparams_name", "hyper_parameters", "msngan"),
 )
+# What every file has stated from the first version on; other options had a default when they came.
+NEEDED = {
+    "gan": ("generator", "latent_dim", "width", "channels", "size", "ema_decay", "channels_last"),
+    "classifier": ("network", "norm", "channels", "size", "classes"),
+}
 DTYPES = {
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.uint8, torch.bool),
@@ -271,7 +269,7 @@ def check_schema(checkpoint: dict[str, Any], size: int) -> None:
             raise ValueError(f"it holds no {key}")
     _check_about(checkpoint["msngan"])
     task = checkpoint["msngan"].get("task", "gan")
-    check_kinds(checkpoint["hyper_parameters"], OPTIONS[task], NEEDED[task], "options")
+    check_stored(checkpoint["hyper_parameters"], group(task, "model"), NEEDED[task], "options")
     _check_tensors(checkpoint, size)
     if not isinstance(checkpoint["loops"], dict):
         raise ValueError("its loops are not a mapping")
@@ -280,7 +278,8 @@ def check_schema(checkpoint: dict[str, Any], size: int) -> None:
         _check_plain(checkpoint[key], key)
     if not isinstance(checkpoint["callbacks"], dict) or checkpoint["lr_schedulers"] != []:
         raise ValueError("its callbacks or lr_schedulers are not as training writes them")
-    if not word(checkpoint["pytorch-lightning_version"]) or checkpoint["hparams_name"] != "kwargs":
+    version = checkpoint["pytorch-lightning_version"]
+    if not is_word(version) or checkpoint["hparams_name"] != "kwargs":
         raise ValueError("it does not state Lightning's version, or how its options are passed")
     _check_step(checkpoint)
 
@@ -288,14 +287,20 @@ def check_schema(checkpoint: dict[str, Any], size: int) -> None:
 def _check_about(about: Any) -> None:  # noqa: ANN401  any plain value, as below
     _check_plain(about, "msngan")
     for name in ("version", "run", "task"):
-        if not word(about.get(name, "gan" if name == "task" else None)):
+        if not is_word(about.get(name, "gan" if name == "task" else None)):
             raise ValueError(f"{name} in it is {shown(about.get(name))}")
-    if about.get("task", "gan") not in OPTIONS:
+    if about.get("task", "gan") not in SOURCES:
         raise ValueError(f"its task is {about['task']!r}, which this version does not know")
     step = about.get("step")
-    if not whole(step) or not 0 <= step <= MOST_STEPS:
+    if not is_whole(step) or not 0 <= step <= MOST_STEPS:
         raise ValueError(f"step in it is {shown(step)}, not a number of steps")
-    check_kinds(about.get("data"), DATA, NEEDED["data"], "data")
+    check_data(about.get("data"))
+
+
+def check_data(data: Any) -> None:
+    """ValueError for a description of images that training did not write."""
+    known = group("gan", "data") | group("classifier", "data")  # the latter takes more sizes
+    check_stored(data, known, ("dataset", "root", "split", "size", "channels"), "data")
 
 
 def _check_step(checkpoint: dict[str, Any]) -> None:
@@ -313,7 +318,7 @@ def _check_tensors(checkpoint: dict[str, Any], size: int) -> None:
         raise ValueError("its state_dict is not a mapping of tensors")
     room = size
     for name, value in state.items():
-        if not word(name):
+        if not is_word(name):
             raise ValueError(f"its state_dict has the key {shown(name)}")
         room -= check_tensor(value, name)
     expected = 2 if checkpoint["msngan"].get("task", "gan") == "gan" else 1
@@ -358,7 +363,7 @@ def _check_optimizer(optimizer: Any) -> int:  # noqa: ANN401
     _check_plain(groups, "param_groups")
     held = 0
     for index, moments in state.items():
-        if not whole(index) or not isinstance(moments, dict) or set(moments) != set(MOMENTS):
+        if not is_whole(index) or not isinstance(moments, dict) or set(moments) != set(MOMENTS):
             raise ValueError(f"parameter {shown(index)} of an optimizer in it is not as Adam's")
         for name, value in moments.items():
             held += check_tensor(value, f"{name} of an optimizer")
@@ -379,7 +384,7 @@ def _check_counts(found: Any, expected: Any, place: str) -> None:  # noqa: ANN40
             raise ValueError(f"{place} in it has no {name}")
         if isinstance(expected, dict):
             _check_counts(found[name], expected[name], name)
-        elif not whole(found[name]) or not 0 <= found[name] <= MOST_STEPS:
+        elif not is_whole(found[name]) or not 0 <= found[name] <= MOST_STEPS:
             raise ValueError(f"{name} of {place} in it is {shown(found[name])}")
 
 
@@ -388,12 +393,12 @@ def _check_plain(value: Any, name: str, level: int = 0) -> None:  # noqa: ANN401
         raise ValueError(f"{name[:80]} in it nests too deep")
     if isinstance(value, dict):
         for key, each in value.items():
-            if not (word(key) or whole(key)):
+            if not (is_word(key) or is_whole(key)):
                 raise ValueError(f"{name[:80]} in it has the key {shown(key)}")
             _check_plain(each, str(key), level + 1)
     elif isinstance(value, list | tuple):
         for each in value:
             _check_plain(each, name, level + 1)
-    elif not (value is None or type(value) is bool or type(value) is str or number(value)):
+    elif not (value is None or type(value) is bool or type(value) is str or is_number(value)):
         infinite = type(value) is float and not math.isfinite(value)
         raise ValueError(f"{name[:80]} in it is {value if infinite else shown(value)}")

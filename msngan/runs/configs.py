@@ -13,7 +13,7 @@ from msngan.runs.safe_read import load_yaml, read_text
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
 
 # What PyYAML raises for a scalar that is not what its tag says, !!timestamp x for one.
-NONSENSE = (AttributeError, KeyError, TypeError)
+NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 
 
 def packaged_folder() -> Path:
@@ -59,7 +59,7 @@ def top_level(path: Path) -> dict[str, Any]:
     """
     try:
         found = load_yaml(read_text(path))
-    except (OSError, ValueError, *NONSENSE):
+    except (OSError, *NONSENSE):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -69,12 +69,43 @@ def is_study(content: object) -> bool:
     return isinstance(content, Mapping) and any(mark in content for mark in STUDY_MARKS)
 
 
-def refuse_study(path: Path) -> None:
-    """UserError for the file of a study where a run's config is wanted."""
-    if is_study(top_level(path)):
-        raise UserError(
-            f"{path} is a study of many runs; train them with `msngan study {path.stem}`"
-        )
+def split_configs(words: list[str]) -> tuple[list[str], list[str]]:
+    """The names that a command line gives by --config, and its other words."""
+    names, rest, index = [], [], 0
+    while index < len(words):
+        option, equals, value = words[index].partition("=")
+        index += 1
+        if option not in ("-c", "--config"):
+            rest.append(words[index - 1])
+            continue
+        if not equals:
+            value = words[index] if index < len(words) else ""
+            index += 1
+        names.append(value)
+    return names, rest
+
+
+def read_configs(names: list[str]) -> list[tuple[Path, dict[str, Any]]]:
+    """The path and the content of each config of options; UserError for what is not one."""
+    found = []
+    for path in map(find_config, names):
+        try:
+            content = load_yaml(read_text(path))
+        except OSError as problem:
+            raise UserError(f"{path} cannot be read: {problem.strerror}") from problem
+        except NONSENSE as problem:
+            reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+            raise UserError(f"{path}: {reason}") from problem
+        if is_study(content):
+            raise UserError(
+                f"{path} is a study of many runs; train them with `msngan study {path.stem}`"
+            )
+        if not isinstance(content, dict):
+            raise UserError(f"{path} holds no options; write lines such as `steps: 1000`")
+        if "config" in content:
+            raise UserError(f"{path}: a config cannot name another; give --config once for each")
+        found.append((path, content))
+    return found
 
 
 def summary(path: Path) -> str:

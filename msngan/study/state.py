@@ -6,17 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from msngan.leaderboard.experiments import WITHOUT, WITHOUT_IN
 from msngan.runs.configs import find_config
 from msngan.runs.folder import Run, UserError, is_locked
 from msngan.runs.jsonl import newest
+from msngan.runs.options import is_free
 from msngan.runs.safe_read import number, object_or_empty, read_config
 from msngan.study.plan import OWN, SEED, Child, Options, flat
 from msngan.study.study_files import Place, base_options
 
 BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
-# What a trained network does not depend on, and a study may set otherwise than when it began.
-FREE = (WITHOUT | {"dynamics", "ckpt_path"}) - {SEED}
 FINISHED = ("done", "collapsed", "diverged")
 
 
@@ -82,7 +80,7 @@ class Reader:
         grown, different = {}, []
         for name, wanted in (self._bases[child.config] | child.options).items():
             have = config.get(name, wanted)  # an older run lacks a newer option
-            if have == wanted or _free(name, config):
+            if have == wanted or (name != SEED and is_free(name, config)):
                 continue
             whole = isinstance(have, int) and isinstance(wanted, int)
             if name in BUDGET and whole and wanted > have:
@@ -119,13 +117,6 @@ def _config(run: Run) -> Options:
         raise UserError(f"{run.config} cannot be read: {problem}") from problem
     kept = {name: value for name, value in found.items() if name not in OWN}
     return flat(kept, str(run.config))
-
-
-def _free(name: str, config: Options) -> bool:
-    section, _, option = name.partition(".")
-    if name == "data.root":  # of a folder of images the place is the data set
-        return config.get("data.dataset") != "folder"
-    return section in FREE or option in WITHOUT_IN.get(section, ())
 
 
 def _in_words(run: Run, accuracy: dict[str, Any]) -> str:

@@ -54,19 +54,20 @@ def check(sender: Connection, children: list[Child]) -> None:
 
 
 def _check(children: list[Child]) -> None:
-    from msngan.training.options import parse
-    from msngan.training.run import TASKS
+    from msngan.runs.fit_config import parse
+    from msngan.training.tasks import TASKS
 
     data: dict[str, Any] = {}
     tasks = {}
     for child in children:
         try:
-            cli = parse(child.arguments())
-            tasks[cli.task] = child.name
+            config = parse(child.arguments())
+            tasks[config.task] = child.name
             if child.seed == children[0].seed:
-                built = cli.parser.instantiate(cli.config)
-                built.data = data.setdefault(repr(cli.config.data), built.data)
-                TASKS[cli.task](cli.config, built).module()
+                same = repr(config.group("data"))
+                task = TASKS[config.task](config, data.get(same))
+                data[same] = task.data
+                task.build()
         except ValueError as problem:
             raise ValueError(f"{child.name}: {problem}") from problem
     if len(tasks) > 1:
@@ -106,9 +107,9 @@ def train(child: Child, place: Place, threads: int | None, jobs: int, retry: boo
 
 
 def _train(child: Child, reader: Reader, threads: int | None, jobs: int, retry: bool) -> int:
+    from msngan.runs.fit_config import parse
     from msngan.runs.hardware import cores
-    from msngan.training import fit, resume
-    from msngan.training.options import parse
+    from msngan.training.run import fit, resume
 
     run = reader.run(child)
     word = reader.look(child, own=True).word

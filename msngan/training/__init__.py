@@ -1,5 +1,1 @@
-"""A run from its options: build, train, save, say where things are."""
-
-from msngan.training.run import fit, resume
-
-__all__ = ["fit", "resume"]
+"""From a config to a trained run."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,15 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from msngan.classifier import Classifier
-from msngan.gan import GAN
 from msngan.losses import PENALTIES
-from msngan.runs.changes import SHAPES, STRUCTURE, TRAINING, flat, plain
 from msngan.runs.checkpoint_files import read_checkpoint
+from msngan.runs.fit_config import FitConfig
 from msngan.runs.folder import UserError
+from msngan.runs.options import FORMER, Role, group, options_of
 from msngan.training.callbacks import AtomicIO
 
-MODULES = {"gan": GAN, "classifier": Classifier}
+# Said elsewhere: what the run's length, seed and machine are.
+UNSAID = {"steps", "epochs", "seed", "threads", "ckpt_path", "task"}
 
 
 class JudgedIO(AtomicIO):
@@ -57,8 +56,8 @@ def check(checkpoint: dict[str, Any], task: str, options: dict[str, Any], path: 
     if trained != task:
         raise UserError(f"{path} is of a {trained}, the config trains a {task}; use a config of it")
     saved = _saved(checkpoint, task)
-    shaping = [x.removeprefix("model.") for x in sorted(STRUCTURE[task]) if x.startswith("model.")]
-    for name in (*shaping, *SHAPES[task]):
+    shaping = [n for n, each in group(task, "model").items() if each.role is Role.NETWORK]
+    for name in shaping:
         if plain(saved[name]) != plain(options[name]):
             raise UserError(
                 f"{path} holds a network with {name} {saved[name]}, the config says"
@@ -127,33 +126,42 @@ def _check_moments(state: dict[int, Any], parameters: list[nn.Parameter], what: 
 
 
 def say_changes(
-    checkpoint: dict[str, Any],
-    task: str,
-    options: dict[str, Any],
-    data: dict[str, Any],
-    config: Any = None,  # noqa: ANN401  jsonargparse's Namespace
+    checkpoint: dict[str, Any], options: dict[str, Any], data: dict[str, Any], config: FitConfig
 ) -> None:
     """One line for each option that training goes on with another value of.
 
-    data: the description of the images that it goes on with. config: the whole of it, for the
-    options that are of neither, where the checkpoint has them.
+    options: of the module. data: the description of the images. config: for the options that are
+    of neither, where the checkpoint has them.
     """
     about = checkpoint["msngan"]
-    pairs = [(_saved(checkpoint, task), options), (about["data"], data)]
+    of_data = {name: option.default for name, option in group(config.task, "data").items()}
+    pairs = ((_saved(checkpoint, config.task), options), (of_data | about["data"], data))
     for saved, now in pairs:
         for name, value in now.items():
             if plain(saved.get(name)) != plain(value):
                 sys.stderr.write(f"{name}: {plain(saved.get(name))} -> {plain(value)}\n")
     known = {f"model.{name}" for name in options} | {f"data.{name}" for name in data}
-    before, after = about.get("options"), flat(config or {})
+    before = about.get("options")
     if not isinstance(before, dict):
         return
-    for name in sorted(TRAINING[task] - known - {"steps", "epochs", "seed", "threads"}):
-        if name in before and name in after and before[name] != after[name]:
-            sys.stderr.write(f"{name}: {before[name]} -> {after[name]}\n")
+    before = {FORMER.get(name, name): value for name, value in before.items()}
+    for name, value in sorted(kept_options(config).items()):
+        if name in before and name not in known | UNSAID and before[name] != value:
+            sys.stderr.write(f"{name}: {before[name]} -> {value}\n")
+
+
+def kept_options(config: FitConfig) -> dict[str, Any]:
+    """What a checkpoint keeps of a config: all but what only records, as plain values."""
+    options = options_of(config.task).values()
+    return {o.name: plain(config[o.name]) for o in options if o.role is not Role.RECORD}
+
+
+def plain(value: Any) -> Any:
+    """An option's value as a file holds it: lists for tuples."""
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _saved(checkpoint: dict[str, Any], task: str) -> dict[str, Any]:
-    """The options in a checkpoint; one that is younger than it had its default."""
-    defaults = {name: each.default for name, each in signature(MODULES[task]).parameters.items()}
+    """The module's options in a checkpoint; one that came later has its default."""
+    defaults = {name: option.default for name, option in group(task, "model").items()}
     return defaults | checkpoint["hyper_parameters"]

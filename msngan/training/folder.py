@@ -14,10 +14,10 @@ from pathlib import Path
 from pytorch_lightning import LightningModule
 
 from msngan.runs.atomic import replacing, write_json
+from msngan.runs.fit_config import FitConfig
 from msngan.runs.folder import Failure, Run, Taken, UserError, lock
 from msngan.runs.hardware import environment
 from msngan.training.callbacks.checkpoints import KEPT
-from msngan.training.options import FitCLI
 
 DAMAGED = "damaged.ckpt"
 TRIES, PAUSE = 3, 0.05  # who asks whether the lock is held has it for an instant; seconds
@@ -110,7 +110,7 @@ def clean(run: Run) -> None:
         raise unwritable(run, problem) from problem
 
 
-def prepare(cli: FitCLI, run: Run, config_name: str, hold: Hold) -> None:
+def prepare(config: FitConfig, run: Run, config_name: str, hold: Hold) -> None:
     """Write what the run is made of; UserError where that cannot be.
 
     The config comes last: a run without one has not begun, and `fit` may begin it again.
@@ -123,15 +123,13 @@ def prepare(cli: FitCLI, run: Run, config_name: str, hold: Hold) -> None:
             raise Taken(f"run {run.name!r} is taken ({run.folder}); choose another --run")
         clean(run)
         run.result.unlink(missing_ok=True)
-        config = cli.config.clone()
-        config.run = run.name
-        for transient in ("config", "root", "ckpt_path", "detect_anomaly"):
-            config.pop(transient, None)
-        if cli.config.ckpt_path:  # part of what the run is: it did not begin at nothing
-            config.ckpt_path = str(Path(cli.config.ckpt_path).resolve())
+        without, changed = {"root", "ckpt_path", "detect_anomaly"}, {"run": run.name}
+        if config.ckpt_path:  # part of what the run is: it did not begin at nothing
+            without.remove("ckpt_path")
+            changed["ckpt_path"] = str(Path(config.ckpt_path).resolve())
         write_json(run.environment, environment(config_name, run))
         with replacing(run.config) as temporary:
-            temporary.write_text(cli.parser.dump(config, skip_unset=False))
+            temporary.write_text(config.to_yaml(without, **changed))
     except OSError as problem:
         raise unwritable(run, problem) from problem
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan.runs import distributed as processes
 from msngan.runs.atomic import write_json
-from msngan.runs.changes import flat
+from msngan.runs.fit_config import FitConfig
 from msngan.runs.folder import Diverged, Run, UserError, new_run, now
 from msngan.runs.memory import keep_freed_memory
 from msngan.runs.safe_read import object_or_empty
@@ -29,17 +32,18 @@ from msngan.training.callbacks import (
     StopAt,
 )
 from msngan.training.callbacks.saving import Saving
-from msngan.training.checkpoint import JudgedIO, check_steps, fit_into, judged, say_changes
-from msngan.training.classifier_task import ClassifierTask
+from msngan.training.checkpoint import (
+    JudgedIO,
+    check_steps,
+    fit_into,
+    judged,
+    kept_options,
+    say_changes,
+)
 from msngan.training.folder import Hold, prepare, say_if_short, take_up
-from msngan.training.gan_task import GanTask
-from msngan.training.options import FitCLI
-from msngan.training.room import room_for
 from msngan.training.strategy import Together, synchronise
-from msngan.training.task import Task, resume_command
+from msngan.training.tasks import TASKS, resume_command
 from msngan.training.threads import say_machine, threads_of
-
-TASKS: dict[str, type[Task]] = {each.name: each for each in (GanTask, ClassifierTask)}
 
 
 @dataclass(frozen=True)
@@ -53,40 +57,39 @@ class Start:
     resumed: bool = False
 
 
-def fit(cli: FitCLI) -> int:
+def fit(config: FitConfig) -> int:
     """A new run, perhaps from another's checkpoint. Returns the exit code."""
-    config = cli.config
-    stems = getattr(cli.parser, "config_stems", [])
-    stem = stems[-1] if stems else config.data.dataset
+    quiet()
     checkpoint = Path(config.ckpt_path) if config.ckpt_path else None
-    with launch.world(config.trainer) as world:
+    with launch.world(config.group("trainer")) as world:
         if launch.may_restart() and config.run is None:
             raise UserError("give --run NAME: torchrun may start again, and must find the run")
         known = Run(config.run or "", Path(config.root))
         if launch.restarted() and processes.decided(known.config.is_file):
-            return _continue(cli, known, world)
-        name, root = stem + cli.changes, Path(config.root)
-        run = processes.decided(lambda: new_run(config.run, name, config.seed, root))
+            return _continue(config, known, world)
+        root = Path(config.root)
+        run = processes.decided(lambda: new_run(config.run, config.name, config.seed, root))
         with Hold(run) as hold:
-            return world.code(_train(cli, Start(run, checkpoint, stem, hold), world))
+            return world.code(_train(config, Start(run, checkpoint, config.stem, hold), world))
 
 
-def resume(cli: FitCLI, run: Run) -> int:
+def resume(config: FitConfig, run: Run) -> int:
     """Continue `run` in its own folder."""
-    with launch.world(cli.config.trainer) as world:
-        return _continue(cli, run, world)
+    quiet()
+    with launch.world(config.group("trainer")) as world:
+        return _continue(config, run, world)
 
 
-def _continue(cli: FitCLI, run: Run, world: launch.World) -> int:
+def _continue(config: FitConfig, run: Run, world: launch.World) -> int:
     with Hold(run) as hold:
         processes.decided(hold.take)
         checkpoint = processes.decided(lambda: take_up(run))
         before = processes.decided(lambda: _environment(run))
-        say_machine(before, cli.config, world)
-        if checkpoint is None and cli.config.ckpt_path:  # killed before it had one of its own
-            checkpoint = Path(cli.config.ckpt_path)
+        say_machine(before, config, world)
+        if checkpoint is None and config.ckpt_path:  # killed before it had one of its own
+            checkpoint = Path(config.ckpt_path)
         start = Start(run, checkpoint, before.get("config", run.name), hold, resumed=True)
-        return world.code(_train(cli, start, world))
+        return world.code(_train(config, start, world))
 
 
 def _environment(run: Run) -> dict[str, Any]:
@@ -96,18 +99,17 @@ def _environment(run: Run) -> dict[str, Any]:
     return {name: value for name, value in found if type(value) is kinds.get(name)}
 
 
-def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
-    config, run = cli.config, start.run
+def _train(config: FitConfig, start: Start, world: launch.World) -> int:
+    run = start.run
     # Said aloud even where it is the default: left to the environment, another arithmetic may be
     # chosen for the same number of threads, and with it other last bits.
     torch.set_num_threads(threads_of(config, world))
     keep_freed_memory()
-    task = TASKS[cli.task](config, cli.parser.instantiate(config))
+    task = TASKS[config.task](config)
     checkpoint, options = None, task.options
     if start.checkpoint is not None:
-        checkpoint = judged(start.checkpoint, task.name, options)
-    with room_for(task.name, options):
-        module = task.module()
+        checkpoint = judged(start.checkpoint, config.task, options)
+    module = task.build()
     task.built.health.begin(module)
     if world.size > 1:
         own = config.model.norm_options or {}
@@ -120,7 +122,7 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
             return 0
         check_steps(checkpoint, task.steps, start.checkpoint, task.steps_option)
         if processes.rank() == 0:
-            say_changes(checkpoint, task.name, options, task.data.description, config)
+            say_changes(checkpoint, options, task.data.description, config)
     interrupt, progress = Interrupt(), Progress()
     built = task.built
     saving = built.checkpoint.saving
@@ -135,14 +137,14 @@ def _train(cli: FitCLI, start: Start, world: launch.World) -> int:
         if isinstance(callback, RunCallback):
             callback.attach(run, config.seed, task.steps, start.config_name)
             callback.saving = saving
-    built.checkpoint.options = flat(config)
+    built.checkpoint.options = kept_options(config)
     trainer = _trainer(config, run, callbacks, world, JudgedIO(checkpoint))
     # Lightning would restore a checkpoint first, and float64 weights would pass through float32.
     trainer.precision_plugin.convert_module(module)
     # All that can be wrong with the input is found before anything is written.
     task.data.check(trainer.world_size)
     task.prepare(trainer.strategy.root_device)
-    processes.decided(lambda: prepare(cli, run, start.config_name, start.hold))
+    processes.decided(lambda: prepare(config, run, start.config_name, start.hold))
     if processes.rank() == 0:
         say_if_short(run, module)
     state = "continued" if start.resumed else "new"
@@ -199,13 +201,13 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
 
 
 def _trainer(
-    config: Any,  # noqa: ANN401  jsonargparse's Namespace
+    config: FitConfig,
     run: Run,
     callbacks: list[Any],
     world: launch.World,
     files: AtomicIO,
 ) -> Trainer:
-    options = config.trainer.as_dict()
+    options = config.group("trainer")
     options |= {"devices": world.devices, "num_nodes": world.nodes}
     options["detect_anomaly"] = False  # Anomaly is in its place, which names layers
     if world.environment is not None:
@@ -225,3 +227,15 @@ def _trainer(
         )
     except (MisconfigurationException, ValueError) as problem:
         raise UserError(f"--trainer options: {problem}") from problem
+
+
+def quiet() -> None:
+    """Keep the advertisements and internal notices of other packages from the terminal."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="pytorch_lightning")

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from msngan.runs import distributed as processes
+from msngan.runs.fit_config import FitConfig
 from msngan.runs.hardware import cores
 from msngan.training.launch import World
 
 
-def threads_of(config: Any, world: World) -> int:  # noqa: ANN401  jsonargparse's Namespace
+def threads_of(config: FitConfig, world: World) -> int:
     """--threads, else the cores of this machine shared among its processes."""
     if config.threads:
         return int(config.threads)
@@ -21,7 +22,7 @@ def threads_of(config: Any, world: World) -> int:  # noqa: ANN401  jsonargparse'
     return max(1, cores() // max(1, world.size // world.nodes))
 
 
-def say_machine(before: dict[str, Any], config: Any, world: World) -> None:  # noqa: ANN401
+def say_machine(before: dict[str, Any], config: FitConfig, world: World) -> None:
     """What a resumed run's numbers may depend on: `before` is its environment.json."""
     if processes.rank() > 0:
         return

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from msngan.report.figures.sources import Source
+from msngan.runs.options import flat, is_free
 
-# What no trained network depends on; whatever is not named here tells two arms apart.
-WITHOUT = {"run", "root", "seed", "threads", "samples", "checkpoint", "records", "scores"}
-WITHOUT |= {"dynamics", "health", "accuracy", "trainer", "data.root", "data.download"}
-WITHOUT |= {"model.seed", "data.seed"}
 FIRST = ("none", "batch", "spectral", "mean_spectral")  # the paper's, in its order
 MOST = 8  # arms that one panel can hold
 
@@ -85,15 +82,11 @@ def _told_apart(arms: Sequence[Arm]) -> tuple[Arm, ...]:
     return tuple(Arm(arm.label, arm.sources, index) for index, arm in enumerate(arms))
 
 
-def _options(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Options by dotted names; one that is null is as one that is not there."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in WITHOUT or value is None:
-            continue
-        if isinstance(value, dict):
-            yield from _options(value, f"{name}.")
-        else:
+def _options(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Options that make an arm, by dotted names; null means the same as no such option."""
+    options = flat(config)
+    for name, value in options.items():
+        if value is not None and not is_free(name, options):
             yield name, value
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msngan.leaderboard.experiments import NONE, flat_json
 from msngan.report.html.accuracy_section import accuracy_headline, accuracy_parts
 from msngan.report.html.chart import MOST_POINTS, Chart, Series
-from msngan.report.html.defaults import differences, flat
 from msngan.report.html.document import Code, Part, Section, State, numbers, short, spread
 from msngan.report.html.dynamics_section import dynamics_parts
 from msngan.report.html.pictures import SHOWN, Picture, Pictures, grids
 from msngan.report.html.records import Records, number, whole
 from msngan.report.html.score_section import score_headline, score_parts
 from msngan.report.tables.table import Table
+from msngan.runs.options import flat, options_of
 from msngan.runs.safe_read import read_up_to
+
+# Where a run is, which does not say what it is.
+UNTOLD = {"run", "root", "config", "ckpt_path", "detect_anomaly"}
 
 LARGEST_CONFIG = 64 * 1024  # bytes
 MOST_ROWS = 200  # of options, and of the facts of a machine
@@ -155,11 +159,21 @@ def _at_its_end(records: Records) -> bool:
     return budget is not None and records.step >= budget
 
 
+def changed_options(config: Mapping[str, Any], task: str) -> list[tuple[str, str, str]]:
+    """Option, value and default of each option that is not at its default, as JSON texts."""
+    known = dict(flat_json({name: option.default for name, option in options_of(task).items()}))
+    return [
+        (name, value, known.get(name, NONE))
+        for name, value in flat_json(flat(config))
+        if name not in UNTOLD and value != known.get(name, "null")
+    ]
+
+
 def option_parts(records: Records) -> list[Part]:
     """The options that differ from the defaults, then the whole config, folded."""
     if records.config is None:
         return ["There is no config.yaml, so the options of this run are not known."]
-    rows = [list(row) for row in differences(records.config, records.task)]
+    rows = [list(row) for row in changed_options(records.config, records.task)]
     made: list[Part] = ["Every option is at its default."]
     if rows:
         made = [Table("", ["option", "value", "default"], rows[:MOST_ROWS])]
@@ -176,7 +190,7 @@ def environment_parts(records: Records) -> list[Part]:
     """The machine and the versions, as environment.json has them."""
     rows = [
         [name, value.strip('"') if value != "null" else "none"]
-        for name, value in flat(records.environment)
+        for name, value in flat_json(records.environment)
         if name not in ("command", "commands", "config")
     ]
     if not records.environment:

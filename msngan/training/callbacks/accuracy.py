@@ -10,12 +10,11 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.nn import functional as F
 
-from msngan.classifier import REMEDY
 from msngan.networks import evaluating
-from msngan.runs import bounds as checks
 from msngan.runs import distributed as processes
 from msngan.runs.divergence import diverged
 from msngan.runs.jsonl import read_lines
+from msngan.runs.options import AtLeastOne, Count, Record
 from msngan.training.callbacks.base import RunCallback, callbacks_of
 from msngan.training.callbacks.checkpoints import Checkpoints
 from msngan.training.callbacks.progress import Progress
@@ -35,13 +34,11 @@ class Accuracy(RunCallback):
     images. The test set is looked at, and chooses nothing.
 
     Args:
-        every: epochs between lines.
-        batch_size: images at once.
+        every: epochs between measurements of the accuracy.
+        batch_size: images per forward pass when measuring.
     """
 
-    def __init__(self, every: int = 1, batch_size: int = 500) -> None:
-        checks.at_least("--accuracy.every", every, 1)
-        checks.at_least("--accuracy.batch_size", batch_size, 1)
+    def __init__(self, every: Record[AtLeastOne] = 1, batch_size: Record[Count] = 500) -> None:
         self.every, self.batch_size = every, batch_size
         self.best: dict[str, Any] | None = None  # the line with the best validation accuracy
         self.last: dict[str, Any] | None = None
@@ -76,7 +73,7 @@ class Accuracy(RunCallback):
         line |= self._measured(module, data, "test")
         if not rest:
             module.next_epoch()
-        _refuse_nan(line)
+        _refuse_nan(line, module.remedy)
         if trainer.is_global_zero:
             self.append(trainer, self.run.accuracy, line)
         shown = {name: each for name, each in line.items() if name.endswith(("_loss", "_accuracy"))}
@@ -148,11 +145,11 @@ def _is_whole(line: dict[str, Any]) -> bool:
     return all(isinstance(value, (int, float)) and abs(value) < 1e300 for value in needed)
 
 
-def _refuse_nan(line: dict[str, Any]) -> None:
+def _refuse_nan(line: dict[str, Any], remedy: str) -> None:
     """Diverged for a loss that is no number: the step's own was, before it moved the weights."""
     figures = {name: value for name, value in line.items() if isinstance(value, float)}
     wrong = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
     if wrong:
-        problem = diverged(line["step"], ", ".join(wrong), REMEDY, figures)
+        problem = diverged(line["step"], ", ".join(wrong), remedy, figures)
         problem.together = False  # the other processes may have met nothing
         raise problem

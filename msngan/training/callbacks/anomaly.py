@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from msngan import classifier as classifier_options
-from msngan import gan as gan_options
 from msngan.runs.divergence import diverged
 from msngan.runs.folder import UserError
 from msngan.training.layer_watch import LayerWatch
+
+if TYPE_CHECKING:
+    from msngan.gan import GAN
 
 
 class Anomaly(Callback):
@@ -29,12 +30,11 @@ class Anomaly(Callback):
         self._watch: LayerWatch | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        names = ("generator", "critic", "network")
-        networks = {name: getattr(pl_module, name) for name in names if hasattr(pl_module, name)}
-        remedy = (gan_options if "critic" in networks else classifier_options).REMEDY
+        module = cast("GAN", pl_module)
+        networks = {name: getattr(module, name) for name in module.trained}
 
         def found(text: str) -> NoReturn:
-            problem = diverged(trainer.global_step + 1, text, remedy)
+            problem = diverged(trainer.global_step + 1, text, module.remedy)
             problem.together = False  # the other processes may have met nothing
             raise problem
 

@@ -11,9 +11,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from msngan import __version__
-from msngan.runs import bounds as checks
 from msngan.runs.atomic import replacing, sync, sync_folder
 from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, load_plain
+from msngan.runs.options import Every, Record
 from msngan.training.callbacks.base import RunCallback
 from msngan.training.callbacks.saving import OnError, Saving, reason
 
@@ -65,12 +65,13 @@ class Checkpoints(RunCallback):
 
     Args:
         every: steps between checkpoints; 0: only at the end and on interruption.
-        on_save_error: what to do when the disk does not take a checkpoint, record or picture: stop
-            the run, or warn and continue without it.
+        on_save_error: what to do when a checkpoint, record or picture cannot be written to disk:
+            stop the run, or warn and continue without it.
     """
 
-    def __init__(self, every: int = 1000, on_save_error: OnError = "stop") -> None:
-        checks.at_least("--checkpoint.every", every, 0)
+    def __init__(
+        self, every: Record[Every] = 1000, on_save_error: Record[OnError] = "stop"
+    ) -> None:
         self.every = every
         self.saving = Saving(on_save_error)
         self.saved_step = -1
@@ -85,7 +86,7 @@ class Checkpoints(RunCallback):
             "version": __version__,
             "step": trainer.global_step,
             "run": self.run.name,
-            "task": "gan" if len(trainer.optimizers) == 2 else "classifier",
+            "task": pl_module.task,
             "data": cast("ImageData", getattr(trainer, "datamodule")).description,  # noqa: B009
         }
         if self.options:

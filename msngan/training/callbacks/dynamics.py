@@ -11,10 +11,10 @@ from torch import Tensor
 
 from msngan.data import ImageData, LabelledData
 from msngan.data import images as convert
-from msngan.runs import bounds as checks
 from msngan.runs import distributed as processes
 from msngan.runs import rng
 from msngan.runs.folder import UserError
+from msngan.runs.options import Every, Record
 from msngan.training import dynamics as record
 from msngan.training.callbacks.base import RunCallback
 from msngan.training.dynamics.measure import Subject, measure
@@ -34,11 +34,10 @@ class Dynamics(RunCallback):
     images of the training part as they are, without augmentation; a generator's on fixed latents.
 
     Args:
-        every: steps between measurements; 0: none at all.
+        every: steps between measurements of every layer; 0: none.
     """
 
-    def __init__(self, every: int = 500) -> None:
-        checks.at_least("--dynamics.every", every, 0)
+    def __init__(self, every: Record[Every] = 500) -> None:
         self.every = every
         self._known: record.Dynamics | None = None
         self._subjects: list[Subject] = []

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from msngan.data import images as convert
 from msngan.losses import LOSSES
 from msngan.networks import evaluating
-from msngan.runs import bounds as checks
 from msngan.runs import rng
 from msngan.runs.jsonl import read_lines
+from msngan.runs.options import Every, Record
 from msngan.training import collapse as health
 from msngan.training.callbacks.base import RunCallback, callbacks_of
 from msngan.training.callbacks.progress import Progress
@@ -35,11 +35,10 @@ class Health(RunCallback):
     it leaves every bit of training as it is.
 
     Args:
-        every: steps between checks; 0: none.
+        every: steps between checks for a collapse; 0: none.
     """
 
-    def __init__(self, every: int = 100) -> None:
-        checks.at_least("--health.every", every, 0)
+    def __init__(self, every: Record[Every] = 100) -> None:
         self.every = every
         self._lines: list[health.Line] = []
         self._start: dict[str, float] = {}
@@ -56,7 +55,7 @@ class Health(RunCallback):
         if not self.every:
             return
         self._lines = read_lines(self.run.health)
-        if hasattr(pl_module, "critic"):
+        if cast("GAN", pl_module).task == "gan":
             data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
             real = convert.to_float(data.real[:PROBES]).to(pl_module.device, _dtype(pl_module))
             self._real, self._distance = real, distance(real)
@@ -110,8 +109,7 @@ class Health(RunCallback):
 
 def networks(module: LightningModule) -> dict[str, nn.Module]:
     """Those that are trained, by name."""
-    names = ("critic", "generator", "network")
-    return {name: getattr(module, name) for name in names if hasattr(module, name)}
+    return {name: getattr(module, name) for name in cast("GAN", module).trained}
 
 
 @torch.no_grad()

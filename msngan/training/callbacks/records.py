@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from msngan import classifier as classifier_options
-from msngan import gan as gan_options
-from msngan.runs import bounds as checks
+from msngan.runs.options import AtLeastOne, Record
 from msngan.training.callbacks.base import RunCallback
 
-# Names of the learning rates, by how many optimizers there are: of a classifier or a GAN.
-RATES = {len(each.RATES): each.RATES for each in (classifier_options, gan_options)}
+if TYPE_CHECKING:
+    from msngan.gan import GAN
 
 
 class Records(RunCallback):
     """Writes the step's figures to metrics.jsonl and to the logger.
 
     Args:
-        every: steps between records.
+        every: steps between records of the losses in metrics.jsonl.
     """
 
-    def __init__(self, every: int = 50) -> None:
-        checks.at_least("--records.every", every, 1)
+    def __init__(self, every: Record[AtLeastOne] = 50) -> None:
         self.every = every
         self._since = (0, 0.0)
 
@@ -51,7 +48,7 @@ class Records(RunCallback):
         figures = {name: float(value) for name, value in outputs.items()}
         figures["steps_per_second"] = (step - before) / max(now - then, 1e-9)
         rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
-        figures |= zip(RATES[len(rates)], rates, strict=True)
+        figures |= zip(cast("GAN", pl_module).rates, rates, strict=True)
         if trainer.is_global_zero:
             self.append(trainer, self.run.metrics, {"step": step, **figures})
         for logger in trainer.loggers:

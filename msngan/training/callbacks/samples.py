@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from msngan.data import images as convert
-from msngan.runs import bounds as checks
 from msngan.runs.atomic import replacing
+from msngan.runs.options import Count, Every, Record
 from msngan.training.callbacks.base import RunCallback
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ class Samples(RunCallback):
     takes nothing from training's random streams.
 
     Args:
-        every: steps between grids; 0: none but the last.
-        count: images in a grid.
-        film: whether to write the animation.
+        every: steps between grids; 0: only at the end.
+        count: number of images in a grid.
+        film: write an animation of the grids, training.webp, at the end.
     """
 
-    def __init__(self, every: int = 1000, count: int = 64, film: bool = True) -> None:
-        checks.at_least("--samples.every", every, 0)
-        checks.at_least("--samples.count", count, 1)
+    def __init__(
+        self, every: Record[Every] = 1000, count: Record[Count] = 64, film: Record[bool] = True
+    ) -> None:
         self.every, self.count, self.film = every, count, film
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

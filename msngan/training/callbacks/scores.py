@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pytorch_lightning import LightningModule, Trainer
 
-from msngan.runs import bounds as checks
 from msngan.runs import distributed as processes
+from msngan.runs.bounds import Range
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.jsonl import read_lines
+from msngan.runs.options import AtLeastOne, Every, Record
 from msngan.runs.score_records import score_line
 from msngan.scores.floors import floors
 from msngan.scores.measuring import roles_of
@@ -39,36 +40,35 @@ class Scores(RunCallback):
 
     Args:
         every: steps between scores; 0: only at the end.
-        protocol: sizes of the evaluation: paper (5 runs of 2000 samples), sngan, 50k, or a .yaml
-            file.
-        metrics: which of is, fid, kid and prc (precision, recall, density, coverage), as fid,kid;
-            null: all.
-        best: the score by which best.ckpt is chosen; with an embedded extractor its own of that
-            kind, as fd for fid.
-        stop_on_collapse: whether signs of a collapse stop the run, after saving.
-        extractor: auto, embedded, inception, or a .safetensors file of `msngan extractor fit`.
-        inception_weights: file of the official Inception weights; null: the torch hub's.
-        runs: null: the protocol's.
-        samples: of a run; null: the protocol's.
-        enabled: false switches scores off.
+        protocol: evaluation protocol: paper (5 sets of 2000 samples), sngan, 50k, or a .yaml file.
+        metrics: scores to compute, such as fid,kid: is, fid, kid and prc (precision, recall,
+            density, coverage); null: all.
+        best: score by which best.ckpt is chosen; with an embedded extractor, that extractor's score
+            of the same kind (fd for fid).
+        stop_on_collapse: stop the run, after saving, when the scores show a collapse.
+        extractor: feature extractor: auto, embedded, inception, or a .safetensors file from `msngan
+            extractor fit`.
+        inception_weights: file with the official Inception weights; null: that of the torch hub.
+        runs: number of sample sets; null: the protocol's.
+        samples: samples in each set; null: the protocol's.
+        enabled: compute scores.
     """
 
     def __init__(
         self,
-        every: int = 5000,
-        protocol: str = "paper",
-        metrics: list[str] | str | None = None,
-        best: Literal["fid", "is", "kid", "precision", "recall", "density", "coverage"] = "fid",
-        stop_on_collapse: bool = False,
-        extractor: str = "auto",
-        inception_weights: str | None = None,
-        runs: int | None = None,
-        samples: int | None = None,
-        enabled: bool = True,
+        every: Record[Every] = 5000,
+        protocol: Record[str] = "paper",
+        metrics: Record[list[str] | str | None] = None,
+        best: Record[
+            Literal["fid", "is", "kid", "precision", "recall", "density", "coverage"]
+        ] = "fid",
+        stop_on_collapse: Record[bool] = False,
+        extractor: Record[str] = "auto",
+        inception_weights: Record[str | None] = None,
+        runs: Record[AtLeastOne | None] = None,
+        samples: Record[Annotated[int, Range(2)] | None] = None,
+        enabled: Record[bool] = True,
     ) -> None:
-        checks.at_least("--scores.every", every, 0)
-        checks.at_least("--scores.runs", runs, 1)
-        checks.at_least("--scores.samples", samples, 2)
         preset(protocol)
         self.metrics = metric_names("--scores.metrics", metrics)
         self.role = role_of(best, self.metrics)

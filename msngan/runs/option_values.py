@@ -1,0 +1,251 @@
+"""Values of options: from text or YAML to the option's type, and checks of what a file stores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from msngan.runs import options
+from msngan.runs.bounds import LARGEST, Range
+from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.safe_read import load_yaml
+
+LONGEST_WORD = 200  # characters of a stored text
+LONGEST_PATH = 4096
+WORDS = {int: "an int", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+EXAMPLES = {list: "a list such as {}", tuple: "a list such as {}", dict: "a mapping such as {}"}
+
+
+class OutOfRange(ValueError):
+    """A value of the right type that the option cannot have."""
+
+
+def read(option: options.Option, value: Any) -> Any:
+    """The value, a text or as YAML has it, in the option's type; UserError names what is wrong."""
+    try:
+        if _is_blank(value) and not _takes_null(option.type):
+            raise ValueError("a value is needed; this one is blank")
+        return _read(option.type, value)
+    except OutOfRange as problem:
+        raise UserError(f"--{option.name} {problem}") from None
+    except ValueError as problem:
+        raise UserError(f"--{option.name}: {problem}") from None
+
+
+def check_ranges(task: str, group: str, values: Mapping[str, Any]) -> None:
+    """UserError for the first number outside of its option's range; for classes used in Python."""
+    for name, option in options.group(task, group).items():
+        try:
+            _check_range(option.type, values[name])
+        except OutOfRange as problem:
+            raise UserError(f"--{option.name} {problem}") from None
+
+
+def members(kind: Any) -> list[Any]:
+    """The types that a type is a union of, without ranges."""
+    if get_origin(kind) is Annotated:
+        return members(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [inner for part in get_args(kind) for inner in members(part)]
+    return [kind]
+
+
+def limits_of(kind: Any) -> Range | None:
+    """The range of a type's numbers."""
+    if get_origin(kind) is Annotated:
+        limits: Range = get_args(kind)[1]
+        return limits
+    return next(filter(None, map(limits_of, get_args(kind))), None)
+
+
+def words(kind: Any) -> str:
+    """A type in words: 'an int', 'a list such as [0, 1]'."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return words(parts[0])
+    if origin in (Union, UnionType):
+        named = [*map(words, parts)]
+        return ", ".join(named[:-1]) + f" or {named[-1]}"
+    if origin is Literal:
+        return ", ".join(map(repr, parts))
+    return EXAMPLES[origin].format(_example(kind)) if origin in EXAMPLES else WORDS[kind]
+
+
+def _example(kind: Any) -> str:
+    parts = get_args(kind)
+    if get_origin(kind) is dict:
+        return "{name: value}"
+    if get_origin(kind) is tuple:
+        return "[0.5, 0.9]"
+    return (
+        "[0, head]"
+        if get_origin(parts[0])
+        else {float: "[0.5]", str: "[a, b]"}.get(parts[0], "[0, 1]")
+    )
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _takes_null(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind)
+
+
+def _read(kind: Any, value: Any) -> Any:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        value = _read(parts[0], value)
+        _check_range(kind, value)
+        return value
+    if origin in (Union, UnionType):
+        return _read_union(parts, value)
+    if origin is Literal:
+        plain = value if isinstance(parts[0], str) else _plain(value)
+        if type(plain) is type(parts[0]) and plain in parts:
+            return plain
+        near = did_you_mean(str(value), [*map(str, parts)])
+        raise ValueError(
+            f"unknown value {value!r:.80}{near}; choose from {', '.join(map(str, parts))}"
+        )
+    plain = value if kind is str else _plain(value)
+    if kind is float and type(plain) is int:
+        plain = float(plain) if abs(plain) <= LARGEST else math.inf
+    if kind in WORDS and type(plain) is kind:
+        if kind is float and not math.isfinite(plain):
+            raise OutOfRange(f"{value} is not a finite number")
+        return plain
+    if origin is list and type(plain) is list:
+        return [_read(parts[0], each) for each in plain]
+    if origin is tuple and type(plain) in (list, tuple) and len(plain) == len(parts):
+        return tuple(_read(part, each) for part, each in zip(parts, plain, strict=True))
+    if origin is dict and type(plain) is dict:
+        return {_read(str, name): _read(parts[1], each) for name, each in plain.items()}
+    hint = "; write it in quotes" if kind is str and isinstance(value, int | float) else ""
+    raise ValueError(f"{value!r:.80} is not {words(kind)}{hint}")
+
+
+def _read_union(parts: tuple[Any, ...], value: Any) -> Any:
+    """By the first of the types that takes the value; text is text where nothing else takes it."""
+    if NoneType in parts and (_is_blank(value) or _plain(value) is None):
+        return None
+    others = sorted((part for part in parts if part is not NoneType), key=lambda part: part is str)
+    problems: list[ValueError] = []
+    for part in others:
+        try:
+            return _read(part, value)
+        except OutOfRange:
+            raise
+        except ValueError as problem:
+            problems.append(problem)
+    if len(others) == 1:
+        raise problems[0]
+    names = [words(part) for part in sorted(parts, key=lambda part: part is NoneType)]
+    raise ValueError(f"{value!r:.80} is neither {' nor '.join(names)}")
+
+
+def _plain(value: Any) -> Any:
+    """What a text says as YAML, or as a number such as 1e-4, which YAML takes for text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = load_yaml(value)
+    except ValueError:
+        return value
+    if isinstance(found, str):
+        try:
+            return float(found)
+        except ValueError:
+            return found
+    return found
+
+
+def _check_range(kind: Any, value: Any) -> None:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated and value is not None:
+        if isinstance(value, int | float) and (problem := parts[1].problem(value)):
+            raise OutOfRange(problem)
+    elif origin in (Union, UnionType):
+        for part in parts:
+            _check_range(part, value)
+    elif origin is Literal and type(value) is type(parts[0]) is int and value not in parts:
+        raise OutOfRange(f"{value} is not {words(kind).replace(', ', ' or ')}")
+    elif origin in (list, tuple) and isinstance(value, list | tuple):
+        for each in value:
+            _check_range(parts[0], each)
+
+
+# ---- what a file stores ----
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite plain number, of at most 64 bits."""
+    return is_whole(value) or (type(value) is float and math.isfinite(value))
+
+
+def is_whole(value: Any) -> bool:
+    return type(value) is int and abs(value) <= LARGEST
+
+
+def is_word(value: Any) -> bool:
+    return type(value) is str and len(value) <= LONGEST_WORD
+
+
+def check_stored(
+    values: Any, known: Mapping[str, options.Option], needed: Iterable[str], what: str
+) -> None:
+    """ValueError where stored options are not a mapping of known names to values of their types.
+
+    A checkpoint may come from anyone. An option that is not in the table was written by a newer
+    version, or is not an option.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"its {what} are not a mapping")
+    for name, value in values.items():
+        if type(name) is not str or name not in known:
+            raise ValueError(
+                f"its {what} hold {str(name)[:80]!r}, which this version does not know"
+            )
+        if not _fits(known[name].type, value):
+            raise ValueError(f"{name} in its {what} is {shown(value)}")
+    for name in needed:
+        if name not in values:
+            raise ValueError(f"its {what} do not say {name}")
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a stored value is of a type, within a size; names may be those of newer versions."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        sized = parts[1].most is None or (is_number(value) and not parts[1].problem(value))
+        return _fits(parts[0], value) and sized
+    if origin in (Union, UnionType):
+        return any(_fits(part, value) for part in parts)
+    if origin is Literal:
+        return type(value) is type(parts[0]) and (is_word(value) or is_whole(value))
+    if origin is dict:
+        few = type(value) is dict and len(value) <= 100
+        return few and all(is_word(n) and _fits(parts[1], each) for n, each in value.items())
+    if origin in (list, tuple):
+        few = type(value) in (list, tuple) and len(value) <= 1000
+        right = origin is list or (few and len(value) == len(parts))
+        return few and right and all(_fits(parts[0], each) for each in value)
+    if kind is str:
+        return type(value) is str and len(value) <= LONGEST_PATH and "\0" not in value
+    return (
+        is_number(value)
+        if kind is float
+        else is_whole(value)
+        if kind is int
+        else type(value) is kind
+    )
+
+
+def shown(value: Any) -> str:
+    """A value for a message: itself where it is short and plain."""
+    if type(value) is int:
+        return str(value) if abs(value) <= LARGEST else "a number beyond 64 bits"
+    plain = value is None or type(value) in (bool, float, str)
+    return repr(value)[:80] if plain else f"a {type(value).__name__}"

@@ -1,0 +1,262 @@
+"""What a run of each task is made of, and what it prints at its start and end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning import Callback
+
+from msngan.classifier import Classifier
+from msngan.data import ImageData, LabelledData
+from msngan.gan import GAN
+from msngan.networks import CLASSIFIERS, CRITICS, GENERATORS
+from msngan.runs import rng
+from msngan.runs.fit_config import FitConfig
+from msngan.runs.folder import Run, UserError
+from msngan.runs.hardware import memory
+from msngan.runs.jsonl import read_lines
+from msngan.training.callbacks import (
+    Accuracy,
+    Checkpoints,
+    Dynamics,
+    Gates,
+    Health,
+    Records,
+    Samples,
+    Scores,
+)
+
+BYTES = 4 * 4  # of a float32 weight, its gradient, and Adam's two moments
+DEEPEST = 1000  # layers of a block
+
+
+def resume_command(run: Run) -> str:
+    return f"msngan resume {run.name}{place(run)}"
+
+
+def place(run: Run) -> str:
+    """The option that finds the run again, if it needs one."""
+    return "" if run.root == Path() else f" --root {shlex.quote(str(run.root))}"
+
+
+class Task:
+    """The data, the callbacks and the network of one run, made from its config.
+
+    built: the callbacks by the names of their option groups. steps: length of the run. data: given
+    where it is loaded already.
+    """
+
+    module: ClassVar[type[GAN] | type[Classifier]]
+    data_class: ClassVar[type[ImageData]] = ImageData
+    groups: ClassVar[dict[str, type[Callback]]] = {
+        "checkpoint": Checkpoints,
+        "records": Records,
+        "dynamics": Dynamics,
+        "health": Health,
+    }
+    sized_by = "--model.width"
+    steps_option = "--steps says"  # how the user asked for this many
+    steps: int
+    stopped: str | None = None  # why a callback ended the run before its last step
+
+    def __init__(self, config: FitConfig, data: Any = None) -> None:
+        self.config = config
+        self.data = data or self.data_class(**config.group("data"))
+        self.data.seed = config.seed
+        made = {name: kind(**config.group(name)) for name, kind in self.groups.items()}
+        self.built = SimpleNamespace(**made)
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """Those of the task, in order; they come before the one that saves."""
+        raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every argument of the module, by name."""
+        channels, size = self.data.shape
+        own = {"seed": self.config.seed, "steps": self.steps, "channels": channels, "size": size}
+        return self.config.group("model") | own
+
+    def build(self) -> GAN | Classifier:
+        """The networks, not yet trained; UserError for networks that memory cannot hold."""
+        options, have = self.options, memory()
+        need = BYTES * self._parameters(options)
+        if have is not None and need > have:
+            raise UserError(
+                f"training these networks takes {need / 2**30:,.0f} GiB of memory, this machine has"
+                f" {have / 2**30:,.0f}; lower {self.sized_by}"
+            )
+        try:
+            return self.module(**options)
+        except (MemoryError, RuntimeError) as problem:
+            if isinstance(problem, RuntimeError) and "allocate memory" not in str(problem):
+                raise
+            raise UserError(
+                f"the networks do not fit into memory; lower {self.sized_by}"
+            ) from problem
+
+    def _parameters(self, options: dict[str, Any]) -> int:
+        """How many parameters the networks have, without those of norms; 0 if they cannot be."""
+        if (options.get("depth") or 0) > DEEPEST:  # each layer takes time, however small
+            return 2**62
+        try:
+            with rng.untouched(), torch.device("meta"):
+                return sum(map(count, self.plain_networks(options)))
+        except (ValueError, TypeError, OverflowError):  # reported where the network is built
+            return 0
+        except RuntimeError:  # more values than any number of bytes can hold
+            return 2**62
+
+    def plain_networks(self, options: dict[str, Any]) -> list[torch.nn.Module]:
+        """The networks without norms."""
+        raise NotImplementedError
+
+    def prepare(self, device: torch.device) -> None:
+        """Find everything that can be wrong with the input, before anything is written."""
+
+    def beginning(self, module: Any) -> str:
+        """A line about what is trained."""
+        raise NotImplementedError
+
+    def ending(self, run: Run) -> list[str]:
+        """Lines about what the run has written, and what can come next."""
+        raise NotImplementedError
+
+    def stopping(self, run: Run) -> list[str]:
+        """Lines for `stopped`."""
+        return []
+
+
+class GanTask(Task):
+    """A GAN: scores and grids beside the checkpoints."""
+
+    module = GAN
+    groups: ClassVar[dict[str, type[Callback]]] = {
+        "scores": Scores,
+        "samples": Samples,
+        **Task.groups,
+    }
+
+    def __init__(self, config: FitConfig, data: Any = None) -> None:
+        super().__init__(config, data)
+        self.data.critic_steps = config.model.critic_steps
+        self.steps = config.steps
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        return [Gates(), self.built.scores, self.built.samples]
+
+    def plain_networks(self, options: dict[str, Any]) -> list[torch.nn.Module]:
+        o, shape = options, (options["channels"], options["size"])
+        critic_width = o["critic_width"] or o["width"]
+        return [
+            GENERATORS[o["generator"]](o["latent_dim"], o["width"], *shape),
+            CRITICS[o["critic"]]("none", critic_width, *shape),
+        ]
+
+    def prepare(self, device: torch.device) -> None:
+        self.built.scores.prepare(self.data, device)
+
+    def beginning(self, module: Any) -> str:
+        data, model = self.data, self.config.model
+        return (
+            f"{len(data.real):,} images of {data.dataset}, {data.shape[1]}x{data.shape[1]};"
+            f" generator {count(module.generator):,}, critic {count(module.critic):,} parameters;"
+            f" norm {model.norm}, loss {model.loss}, penalty {model.penalty}"
+        )
+
+    def ending(self, run: Run) -> list[str]:
+        lines = [f"  grids        {run.samples}"]
+        if read_lines(run.scores):
+            lines.append(f"  scores       {run.scores}  ({self.built.scores.cost})")
+        lines += ["next:", f"  msngan sample {run.name}{place(run)}"]
+        lines.append(f"  msngan leaderboard{place(run)}")
+        lines.append(f"  {resume_command(run)} --steps N   (to train longer)")
+        return lines
+
+    @property
+    def stopped(self) -> str | None:  # type: ignore[override]
+        return self.built.scores.collapse
+
+    def stopping(self, run: Run) -> list[str]:
+        """Which checkpoint to use, and how to go on after a collapse."""
+        best = self.built.scores.best
+        lines = []
+        if best is not None:
+            lines.append(f"  best         {run.best}  (step {best.step}: the one to use)")
+        lines += [f"  scores       {run.scores}  ({self.built.scores.cost})", "next:"]
+        if best is not None:
+            lines.append(f"  msngan sample {shlex.quote(str(run.best))}")
+        again = f"{resume_command(run)} --scores.stop_on_collapse false"
+        return [*lines, f"  {again}   (to go on all the same)"]
+
+
+class ClassifierTask(Task):
+    """A classifier: accuracies beside the checkpoints; a length in epochs or in steps."""
+
+    module = Classifier
+    data: LabelledData
+    data_class = LabelledData
+    groups: ClassVar[dict[str, type[Callback]]] = {"accuracy": Accuracy, **Task.groups}
+    sized_by = "--model.width or --model.depth"
+
+    def __init__(self, config: FitConfig, data: Any = None) -> None:
+        super().__init__(config, data)
+        self.data.check()
+        self.steps = config.steps or config.epochs * self.data.steps_per_epoch
+        if not config.steps:
+            self.steps_option = f"and --epochs {config.epochs} makes"
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        return [Gates(), self.built.accuracy]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return super().options | {"classes": self.data.classes}
+
+    def plain_networks(self, options: dict[str, Any]) -> list[torch.nn.Module]:
+        o, shape = options, (options["classes"], options["channels"], options["size"])
+        sizes = {name: o[name] for name in ("width", "depth") if o[name] is not None}
+        return [CLASSIFIERS[o["network"]]("none", *shape, **sizes)]
+
+    def prepare(self, device: torch.device) -> None:
+        self.data.images_of("validation")
+        self.data.images_of("test")
+        assert self.data.scale
+
+    def beginning(self, module: Any) -> str:
+        data, model = self.data, self.config.model
+        released = ", as released" if model.as_released else ""
+        return (
+            f"{len(data.real):,} images of {data.dataset}, {data.shape[1]}x{data.shape[1]},"
+            f" {data.validation:,} to validate with; {model.network}{released},"
+            f" {count(module.network):,} parameters; norm {model.norm}, Adam at {model.lr:g};"
+            f" {self.steps / data.steps_per_epoch:g} epochs of {data.steps_per_epoch} steps"
+        )
+
+    def ending(self, run: Run) -> list[str]:
+        lines = []
+        last, best = self.built.accuracy.last, self.built.accuracy.best
+        if last is not None:
+            lines.append(f"  accuracies   {run.accuracy}  (last: {_said(last)})")
+        if best is not None:
+            lines.append(f"  best         {run.best}  (by validation: {_said(best)})")
+        lines += ["next:", f"  msngan report {run.name}{place(run)}"]
+        return [*lines, f"  {resume_command(run)} --epochs N   (to train longer)"]
+
+
+TASKS: dict[str, type[Task]] = {each.module.task: each for each in (GanTask, ClassifierTask)}
+
+
+def _said(line: dict[str, Any]) -> str:
+    return f"epoch {line['epoch']:.3g}, {line['test_accuracy']:.2%} of the test images right"
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
