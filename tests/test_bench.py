@@ -25,8 +25,8 @@ from msngan.bench.settings import NETWORKS, ClassifySettings
 from msngan.commands.bench import BENCHMARKS
 from msngan.networks import CLASSIFIERS
 from msngan.report.figures.bench_plots import draw
-from msngan.report.tables import bench_progress
-from msngan.report.tables.bench import as_csv, bench_tables
+from msngan.report.tables import progress_bars
+from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_csv, print_markdown, print_terminal
 from msngan.scores import core
 
@@ -251,7 +251,8 @@ def test_an_interruption_writes_nothing_and_is_said_by_the_exit_code(
         raise KeyboardInterrupt
 
     if place == "between measurements":
-        monkeypatch.setattr(bench_progress.Progress, "__call__", interrupt)
+        monkeypatch.setattr(progress_bars, "clock", interrupt)
+        monkeypatch.setattr(progress_bars, "HEARTBEAT_SECONDS", 0)
     else:
         monkeypatch.setattr("msngan.gan.GAN.training_step", lambda *_: interrupt())
     before = signal.getsignal(signal.SIGINT)
@@ -268,8 +269,8 @@ def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(bench_progress, "time", SimpleNamespace(monotonic=lambda: now))
-    with bench_progress.progress("norms") as shown:
+    monkeypatch.setattr(progress_bars, "time", SimpleNamespace(monotonic=lambda: now))
+    with progress_bars.progress("bench norms", "measurements") as shown:
         now += 60
         shown(1, 10)
         now += 20  # too soon for another line

@@ -26,7 +26,7 @@ from msngan.__main__ import main
 from msngan.commands import evaluate, evaluate_subjects
 from msngan.data import images as convert
 from msngan.data.datasets import fitted
-from msngan.report.tables import evaluate_progress
+from msngan.report.tables import progress_bars
 from msngan.scores.backends import BACKENDS
 from msngan.scores.extractors import EmbeddedExtractor, shipped
 from msngan.scores.protocol import METRICS
@@ -556,7 +556,7 @@ def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
     monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
     assert runs("evaluate", "mine", *SHORT) == 0
     assert "left" not in capfd.readouterr().err
-    monkeypatch.setattr(evaluate_progress, "HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr(progress_bars, "HEARTBEAT_SECONDS", 0)
     shutil.rmtree(tmp_path / "cache")
     assert runs("evaluate", "mine", "other", *SHORT, "--metrics", "fid") == 0
     shown = [line for line in capfd.readouterr().err.splitlines() if " left" in line]
@@ -572,8 +572,8 @@ def test_time_left_is_what_the_speed_so_far_leaves(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(evaluate_progress.time, "monotonic", lambda: now[0])
-    with evaluate_progress.progress("mine") as watch:
+    monkeypatch.setattr(progress_bars.time, "monotonic", lambda: now[0])
+    with progress_bars.progress("mine") as watch:
         for now[0] in (10.0, 29.0, 31.0, 40.0, 62.0):
             watch(int(10 * now[0]), 2000)
     assert capfd.readouterr().err.splitlines() == [
@@ -587,11 +587,11 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
 ) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        evaluate_progress,
+        progress_bars,
         "Console",
         lambda file: Console(file=screen, force_terminal=True, width=100),
     )
-    with evaluate_progress.progress("1/2 [mine]") as watch:
+    with progress_bars.progress("1/2 [mine]") as watch:
         for done in range(0, 1001, 10):
             watch(done, 2000)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from msngan.__main__ import main
 from msngan.report.html.study_section import progress
-from msngan.report.tables.study_progress import Display
+from msngan.report.tables.progress_bars import StudyProgress
 from msngan.runs.atomic import write_json
 from msngan.runs.configs import known_configs
 from msngan.runs.folder import Run
@@ -159,7 +159,9 @@ def test_names_of_runs_are_not_broken_over_lines(
 def test_the_live_table_names_a_run_without_the_study_that_its_title_names(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = Display(study, 1)._table({each.name: State("to do") for each in study.children}, {})
+    table = StudyProgress(study, 1)._table(
+        {each.name: State("to do") for each in study.children}, {}
+    )
     Console(width=60).print(table)
     shown = capsys.readouterr().out
     assert "plain-lr0.1-s0 " in shown

@@ -46,16 +46,19 @@ def test_an_argument_too_many_is_named(capsys: Captured) -> None:
     [
         (12.3, 0.2, "12.30±0.20"),
         (123.456, 7.0, "123.5±7.0"),
-        (54321.0, 12.0, "54321±12"),
+        (54321.0, 12.0, "5.432e+04±1.2e+01"),
         (0.0123, 0.0004, "0.01230±0.00040"),
         (-0.5, None, "-0.5000"),
-        (0.0, 0.1, "0.0±0.1"),
-        (1.5e7, 2e6, "1.500e+07±2.000e+06"),
+        (0.0, 0.1, "0.00±0.10"),
+        (0.0, 0.0, "0±0"),
+        (0.0075, 0.003536, "0.0075±0.0035"),
+        (36.4684, 0.0088, "36.47±0.01"),
+        (1.5e7, 2e6, "1.500e+07±2.0e+06"),
         (2e-6, None, "2.000e-06"),
         (None, None, "failed"),
     ],
 )
-def test_numbers_have_four_digits_and_their_spread_as_many_places(
+def test_a_mean_has_four_digits_at_most_and_its_spread_as_many_places(
     mean: float | None, sd: float | None, expected: str
 ) -> None:
     assert plus_minus(mean, sd) == expected

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from msngan.bench import settings as of
 from msngan.commands.parser import Parser, chosen, words
-from msngan.report.tables.bench import as_csv, bench_tables
+from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import FORMATS, print_as
 from msngan.runs import bounds
 from msngan.runs.atomic import write_json
@@ -193,7 +193,7 @@ def _settings(kind: type[of.Settings], options: argparse.Namespace) -> of.Settin
 def _measure(name: str, function: str, settings: of.Settings) -> dict[str, Any]:
     import torch
 
-    from msngan.report.tables.bench_progress import progress
+    from msngan.report.tables.progress_bars import progress
     from msngan.runs import rng
 
     torch.set_num_threads(settings.threads)
@@ -204,5 +204,5 @@ def _measure(name: str, function: str, settings: of.Settings) -> dict[str, Any]:
         quiet()
     module, _, run = function.partition(":")
     measure = getattr(import_module(f"msngan.bench.{module}"), run)
-    with rng.untouched(), progress(name) as shown:
+    with rng.untouched(), progress(f"bench {name}", "measurements") as shown:
         return measure(settings, shown)

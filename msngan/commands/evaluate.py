@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
 
     from msngan.commands.evaluate_subjects import Subject
-    from msngan.report.tables.evaluate import Outcome
+    from msngan.report.tables.evaluate_tables import Outcome
 
 DESCRIPTION = """\
 Score the samples of runs or checkpoints, or with --samples any images, another tool's say, against
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{run.scores} cannot be written, and the scores belong there")
     _set_up(options)
     from msngan.commands.evaluate_subjects import of_images, of_runs
-    from msngan.report.tables.evaluate import show
+    from msngan.report.tables.evaluate_tables import show
     from msngan.runs.hardware import record_command
 
     subjects = of_images(options, record) if options.samples else of_runs(options, found)
@@ -177,8 +177,8 @@ def _set_up(options: argparse.Namespace) -> None:
 
 def _score(subject: Subject, title: str) -> Outcome | None:
     """None, said on stderr, where nobody's input is to blame."""
-    from msngan.report.tables.evaluate import Outcome
-    from msngan.report.tables.evaluate_progress import progress
+    from msngan.report.tables.evaluate_tables import Outcome
+    from msngan.report.tables.progress_bars import progress
 
     start = time.monotonic()
     try:

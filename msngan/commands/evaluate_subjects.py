@@ -17,7 +17,7 @@ from msngan.data import DataError, ImageData
 from msngan.data.datasets import fitted
 from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
-from msngan.report.tables.evaluate_progress import progress
+from msngan.report.tables.progress_bars import progress
 from msngan.runs.folder import Run, UserError
 from msngan.runs.safe_read import object_or_empty
 from msngan.scores.protocol import Preset

@@ -225,6 +225,6 @@ def show(style: str) -> int:
         rows.append([dataset, each.name, *numbers, each.metadata["test_accuracy"], str(path)])
     records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     notes = ["Each has a card beside its file, with .md for .safetensors."]
-    table = Table("Shipped extractors", COLUMNS, rows, notes=notes, extra=1, keys=2)
+    table = Table("Shipped extractors", COLUMNS, rows, notes=notes, keys=2)
     print_as(style, tables=lambda: [table], rows=lambda: (COLUMNS, records), whole=lambda: records)
     return 0

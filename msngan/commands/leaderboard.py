@@ -12,8 +12,11 @@ from msngan.leaderboard.board import Board, as_csv, as_json, comparison_csv, mak
 from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.published import PUBLISHED, Published
 from msngan.leaderboard.ranking import select
-from msngan.report.tables.compare import comparison_tables
-from msngan.report.tables.leaderboard import board_tables, published_tables
+from msngan.report.tables.leaderboard_tables import (
+    board_tables,
+    comparison_tables,
+    published_tables,
+)
 from msngan.report.tables.table import FORMATS, print_as
 from msngan.runs.folder import Run
 from msngan.runs.safe_read import clean

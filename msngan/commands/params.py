@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from msngan.bench.settings import PUBLISHED, SHAPES
 from msngan.commands.parser import Parser
-from msngan.report.tables.params import params_tables
+from msngan.report.tables.params_tables import params_tables
 from msngan.report.tables.table import FORMATS, print_as
 from msngan.runs import bounds
 from msngan.runs.folder import UserError

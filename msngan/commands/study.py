@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msngan.commands.parser import Parser
-from msngan.report.tables.study import list_tables, show_results
+from msngan.report.tables.study_tables import list_tables, show_results
 from msngan.report.tables.table import FORMATS, print_as
 from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError
@@ -98,7 +98,7 @@ def _train(
     args: argparse.Namespace, study: Study, reader: Reader, left: list[Child], command: str
 ) -> tuple[int, dict[str, str]]:
     """Exit code, and why runs failed."""
-    from msngan.report.tables.study_progress import Display
+    from msngan.report.tables.progress_bars import StudyProgress
     from msngan.study.scheduler import Scheduler, ask
     from msngan.study.worker import check, train
 
@@ -116,7 +116,7 @@ def _train(
         with writing(place):
             write_json(place.results, collect(study, reader, command, failures))
 
-    with Display(study, args.jobs) as display:
+    with StudyProgress(study, args.jobs) as display:
         options: dict[str, Any] = {
             name: getattr(args, name) for name in ("jobs", "threads", "retry", "keep_going")
         }

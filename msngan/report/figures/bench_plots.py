@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from msngan.report.figures.style import COLOURS, save, settings
-from msngan.report.tables.bench import lower_bounds
+from msngan.report.tables.bench_tables import lower_bounds
 
 OURS, REFERENCE, BOUND = COLOURS[1], COLOURS[2], COLOURS[7]
 WORDS = {

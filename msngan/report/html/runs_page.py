@@ -18,8 +18,13 @@ from msngan.report.html.pictures import Pictures
 from msngan.report.html.records import Records, read_records
 from msngan.report.html.run_section import last_grids, run_parts, short_section, state
 from msngan.report.html.study_section import MOST_SECTIONS, study_parts
-from msngan.report.tables.compare import comparison_tables
-from msngan.report.tables.leaderboard import block_table, legend, pooled_table, published_tables
+from msngan.report.tables.leaderboard_tables import (
+    block_table,
+    comparison_tables,
+    legend,
+    pooled_table,
+    published_tables,
+)
 from msngan.report.tables.table import Table
 from msngan.runs.folder import Run, now
 

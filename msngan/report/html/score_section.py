@@ -10,7 +10,7 @@ from msngan.leaderboard.ranking import Block, Row, blocks, by_protocol, describe
 from msngan.report.html.chart import Chart, Mark, Series
 from msngan.report.html.document import Part, Section, numbers, short
 from msngan.report.html.records import Records
-from msngan.report.tables.leaderboard import title
+from msngan.report.tables.leaderboard_tables import block_title
 from msngan.report.tables.table import Table
 from msngan.runs.score_records import Entry, Score
 
@@ -68,7 +68,7 @@ def _section(block: Block, entries: list[Entry], brief: bool) -> Section:
     ]
     whole = Section("The whole protocol", [Table("", ["field", "value"], details)], folded=True)
     table = numbers(HEADER, rows, left=2)
-    return Section(title(block), [*describe(block), *failed, table, SPREAD, charts, whole])
+    return Section(block_title(block), [*describe(block), *failed, table, SPREAD, charts, whole])
 
 
 def _cells(row: Row, block: Block, name: str) -> list[str]:

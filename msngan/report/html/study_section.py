@@ -18,8 +18,7 @@ from msngan.report.html.run_section import (
     short_section,
     state,
 )
-from msngan.report.tables.study import accuracy_tables
-from msngan.report.tables.study_scores import board_of, score_tables
+from msngan.report.tables.study_tables import accuracy_tables, board_of, score_tables
 from msngan.report.tables.table import Table
 from msngan.runs.folder import NAME, Run
 from msngan.runs.safe_read import clean, read_object

@@ -1,4 +1,7 @@
-"""Tables for a terminal, Markdown and CSV. Cells may hold anyone's text: each format escapes it."""
+"""A table for a terminal, Markdown and a page; JSON and CSV for programs.
+
+Cells may hold text from anyone's files: each format escapes it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,17 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table as RichTable
 
 FORMATS = ("table", "json", "csv", "md")
 BETWEEN = 3  # characters between two columns of a terminal's table
+FOLDED = 20  # characters; a longer text column may fold to this width
+MOST_PARTS = 3  # of a table that is too wide, before its text columns fold
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # a spreadsheet would run the cell
 
 
@@ -24,9 +28,9 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # a spreadsheet woul
 class Table:
     """Text cells under a title, with lines above and notes below.
 
-    right: the columns set to the right, by name. extra: how many of the last columns go to further
-    tables, beside the first `keys` columns, where a terminal is too narrow for all of them. urls:
-    a page turns the addresses in the notes into links; only for texts of this package.
+    right: the names of columns that are aligned to the right and never fold, as numbers are. keys:
+    how many columns every part repeats where a terminal is too narrow for all columns at once.
+    urls: a page turns addresses in the notes into links; only for texts of this package.
     """
 
     title: str
@@ -35,8 +39,7 @@ class Table:
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     right: frozenset[str] = frozenset()
-    extra: int = 0
-    keys: int = 0
+    keys: int = 1
     urls: bool = False
 
 
@@ -44,21 +47,41 @@ Tables = Callable[[], Iterable[Table]]
 Rows = Callable[[], tuple[Iterable[str], Iterable[Mapping[str, Any]]]]
 
 
+def print_as(style: str, *, tables: Tables, rows: Rows, whole: Callable[[], Any]) -> None:
+    """Print in one of FORMATS; only what that format shows is computed.
+
+    tables: for a terminal and Markdown. rows: columns and records, for CSV. whole: for JSON.
+    """
+    if style == "json":
+        print(json.dumps(whole(), indent=2, allow_nan=False))
+    elif style == "csv":
+        print_csv(*rows())
+    else:
+        (print_markdown if style == "md" else print_terminal)(tables())
+
+
 def plus_minus(mean: float | None, sd: float | None = None) -> str:
-    """Four significant digits of the mean, and the spread to the same place: 12.30±0.20."""
+    """The mean and its spread to the same decimal place: 12.30±0.20.
+
+    At most four significant digits of the mean, and two of the spread.
+    """
     if mean is None:
         return "failed"
     size = abs(mean)
-    form = ".3e" if size and not 1e-4 <= size < 1e6 else f".{_decimals(size)}f"
+    if size and not 1e-4 <= size < 1e4:
+        return f"{mean:.3e}" + ("" if sd is None else f"±{sd:.1e}")
+    known = [_decimals(size, 4)] if size else []
+    known += [_decimals(sd, 2)] if sd else []
+    form = f".{min(known, default=0)}f"
     return f"{mean:{form}}" + ("" if sd is None else f"±{sd:{form}}")
 
 
-def _decimals(size: float) -> int:
-    return max(0, 3 - math.floor(math.log10(size))) if size else 1
+def _decimals(size: float, digits: int) -> int:
+    return max(0, digits - 1 - math.floor(math.log10(size)))
 
 
 def encodable(text: str) -> str:
-    """The text without unprintable characters; what standard output cannot encode is replaced."""
+    """The text without unprintable characters, and with none that standard output cannot encode."""
     text = "".join(each if each.isprintable() else " " for each in text)
     encoding = sys.stdout.encoding or "utf-8"
     try:
@@ -69,7 +92,7 @@ def encodable(text: str) -> str:
 
 
 def print_terminal(tables: Iterable[Table]) -> None:
-    """By rich, as wide as the terminal, 80 columns where there is none."""
+    """By rich, as wide as the terminal; 80 columns without one."""
     from rich.console import Console
     from rich.text import Text
 
@@ -78,26 +101,20 @@ def print_terminal(tables: Iterable[Table]) -> None:
         console.print(Text(encodable(table.title), style="bold"))
         for line in table.lines:
             console.print(Text(encodable(line)))
-        whole = _rich(table, range(len(table.columns)))
-        if table.extra and _width(console, whole) > console.width:
-            for columns in _parts(table, console.width):
-                console.print(_rich(table, columns))
-        elif table.columns:
-            console.print(whole)
+        for columns in _parts(table, console.width) if table.columns else ():
+            console.print(_rich(table, columns))
         for note in table.notes:
             console.print(Text(encodable(note), style="dim"))
         console.print()
 
 
-def _rich(table: Table, columns: Iterable[int]) -> RichTable:
+def _rich(table: Table, columns: Sequence[int]) -> RichTable:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
 
     drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    chosen = list(columns)
-    for column in chosen:
-        name = table.columns[column]
+    for name in (table.columns[column] for column in columns):
         right = name in table.right
         drawn.add_column(
             Text(encodable(name)),
@@ -106,34 +123,36 @@ def _rich(table: Table, columns: Iterable[int]) -> RichTable:
             no_wrap=right,
         )
     for row in table.rows:
-        drawn.add_row(*(Text(encodable(row[column])) for column in chosen))
+        drawn.add_row(*(Text(encodable(row[column])) for column in columns))
     return drawn
 
 
-def _parts(table: Table, width: int) -> Iterator[list[int]]:
-    """The columns of each table: all but the extra ones, then as many of those as fit."""
+def _parts(table: Table, width: int) -> list[list[int]]:
+    """The columns of each part: all in one where they fit, else in parts beside the keys."""
     from rich.cells import cell_len
 
-    def wide(column: int) -> int:
-        cells = [table.columns[column], *(row[column] for row in table.rows)]
-        longest = max(cell_len(encodable(cell)) for cell in cells)
-        # a column set to the left folds
-        return BETWEEN + (longest if table.columns[column] in table.right else min(longest, 20))
+    cells = [table.columns, *table.rows]
+    whole = [max(cell_len(encodable(row[i])) for row in cells) for i in range(len(table.columns))]
+    folded = [
+        each if name in table.right else min(each, FOLDED)
+        for name, each in zip(table.columns, whole, strict=True)
+    ]
+    for widths in (whole, folded):
+        parts = [[*range(min(table.keys, len(widths)))]]
+        for column in range(len(parts[0]), len(widths)):
+            wider = [*parts[-1], column]
+            if parts[-1] == parts[0][: table.keys] or _width(widths, wider) <= width:
+                parts[-1] = wider
+            else:
+                parts.append([*parts[0][: table.keys], column])
+        fits = all(_width(widths, part) <= width for part in parts)
+        if fits and len(parts) <= MOST_PARTS:
+            break
+    return parts
 
-    first = len(table.columns) - table.extra
-    yield list(range(first))
-    keys = list(range(table.keys))
-    chosen = keys
-    for column in range(first, len(table.columns)):
-        if chosen != keys and sum(map(wide, [*chosen, column])) > width + BETWEEN:
-            yield chosen
-            chosen = keys
-        chosen = [*chosen, column]
-    yield chosen
 
-
-def _width(console: Console, table: RichTable) -> int:
-    return console.measure(table, options=console.options.update(width=10_000)).maximum
+def _width(widths: list[int], columns: list[int]) -> int:
+    return sum(widths[column] + BETWEEN for column in columns) - BETWEEN
 
 
 def print_markdown(tables: Iterable[Table]) -> None:
@@ -143,10 +162,8 @@ def print_markdown(tables: Iterable[Table]) -> None:
         for line in table.lines:
             print(f"{_markdown(line)}  ")
         if table.columns:
-            print(f"\n{_markdown_row(table.columns)}")
-            print(
-                f"|{'|'.join('--:' if name in table.right else '---' for name in table.columns)}|"
-            )
+            rule = ("--:" if name in table.right else "---" for name in table.columns)
+            print(f"\n{_markdown_row(table.columns)}\n|{'|'.join(rule)}|")
         for row in table.rows:
             print(_markdown_row(row))
         print()
@@ -164,7 +181,7 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def print_csv(columns: Iterable[str], records: Iterable[Mapping[str, Any]]) -> None:
-    """One header line; text that a spreadsheet would take for a formula starts with a quote."""
+    """One header line; text that a spreadsheet would take for a formula gets a leading quote."""
     columns = list(columns)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([_csv(name) for name in columns])
@@ -176,21 +193,3 @@ def _csv(cell: Any) -> Any:  # noqa: ANN401  a number, a bool, None or text
     if not isinstance(cell, str):
         return str(cell).lower() if isinstance(cell, bool) else cell
     return encodable(f"'{cell}" if cell.lstrip().startswith(FORMULA) else cell)
-
-
-def print_as(style: str, *, tables: Tables, rows: Rows, whole: Callable[[], Any]) -> None:
-    """In one of FORMATS; only what that one shows is made.
-
-    tables: for a terminal and Markdown. rows: columns and records, for CSV. whole: for JSON.
-    """
-    if style == "json":
-        print_json(whole())
-    elif style == "csv":
-        print_csv(*rows())
-    else:
-        (print_markdown if style == "md" else print_terminal)(tables())
-
-
-def print_json(value: Any) -> None:  # noqa: ANN401  any JSON value
-    """Strict JSON, in ASCII."""
-    print(json.dumps(value, indent=2, allow_nan=False))

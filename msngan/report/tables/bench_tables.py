@@ -95,8 +95,8 @@ def _by_median(rows: list[Record], key: str, *, reverse: bool = False) -> list[R
 
 
 def _norms(record: Record) -> Iterator[Table]:
-    columns = ["norm", "time / none", "95%", "of minima", "lower bound"]
-    extra = ["operations a pass", "a step", "torch / own work", "activations", "peak"]
+    columns = ["norm", "time / none", "95%", "of minima", "lower bound", "operations a pass"]
+    columns += ["a step", "torch / own work", "activations", "peak"]
     bounds = lower_bounds(record)
     rows = []
     for row in _by_median(record["results"], "ratio"):
@@ -117,13 +117,11 @@ def _norms(record: Record) -> Iterator[Table]:
     what = f"width {settings['width']}, batch {settings['batch']}, {settings['dtype']}"
     yield Table(
         "Forward, backward and update of the critic",
-        [*columns, *extra],
+        columns,
         rows,
         _about(record, what),
         [INTERVAL, *_references(record), *NORMS_NOTES],
-        right=frozenset({*columns, *extra} - {"norm"}),
-        extra=len(extra),
-        keys=1,
+        right=frozenset(columns[1:]),
     )
 
 
@@ -222,8 +220,8 @@ def _scores(record: Record) -> Iterator[Table]:
 def _sigma(record: Record) -> Iterator[Table]:
     steps = dict.fromkeys(step for row in record["results"] for step in row["at"])
     shown = sorted(steps, key=int)
-    columns = ["recipe", "estimator", *(f"step {step}" for step in shown)]
-    extra = ["largest", "at step", f"above {record['allowed']}", "cost", "95%"]
+    columns = ["recipe", "estimator", *(f"step {step}" for step in shown), "largest", "at step"]
+    columns += [f"above {record['allowed']}", "cost", "95%"]
     rows = []
     for row in record["results"]:
         at = [f"{row['at'][step]:.3f}" if step in row["at"] else "" for step in shown]
@@ -232,12 +230,11 @@ def _sigma(record: Record) -> Iterator[Table]:
         rows.append([row["recipe"], row["estimator"], *at, *largest, *_spread(row["cost"])[:2]])
     yield Table(
         "Largest singular value of W', 1 where sigma is exact",
-        [*columns, *extra],
+        columns,
         rows,
         _about(record, f"width {record['settings']['width']}, seed {record['settings']['seed']}"),
         SIGMA_NOTES,
-        right=frozenset({*columns[2:], *extra}),
-        extra=len(extra),
+        right=frozenset(columns[2:]),
         keys=2,
     )
 

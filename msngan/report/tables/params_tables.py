@@ -68,8 +68,6 @@ def _network(rows: list[Row]) -> Table:
         cells,
         notes=[f"{norm}, {form}: {note}." for (norm, note), form in notes.items()],
         right=frozenset(columns[1:]),
-        extra=len(extra),
-        keys=1,
     )
 
 

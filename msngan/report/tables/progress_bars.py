@@ -1,13 +1,16 @@
-"""How far a study is: one live table on a terminal, elsewhere a line every half minute."""
+"""How far a command is: on a terminal a bar or a table on stderr, elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,8 +21,59 @@ HEARTBEAT_SECONDS = 30
 ORDER = ("running", "failed", "diverged", "part", "collapsed", "done", "to do")
 
 
-class Display:
-    """Of a study's states by run; `jobs` runs are trained side by side."""
+@contextmanager
+def progress(what: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """A function to call with how many units are done and how many there are.
+
+    On a terminal the bar disappears at the end.
+    """
+    console = Console(file=sys.stderr)
+    start = shown = time.monotonic()
+
+    def speed_of(done: int) -> float:
+        return done / max(time.monotonic() - start, 1e-9)
+
+    if console.is_terminal:
+        counted = f"{unit}{{task.fields[speed]}},"
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            *(TextColumn(counted), TimeRemainingColumn(), TextColumn("left")),
+        )
+        with Progress(*columns, console=console, transient=True, expand=True) as bar:
+            task = bar.add_task(what, total=None, speed="")
+            yield lambda done, total: bar.update(
+                task, completed=done, total=total, speed=in_words(speed_of(done), unit)
+            )
+        return
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown < HEARTBEAT_SECONDS:
+            return
+        shown, speed = time.monotonic(), speed_of(done)
+        left = clock((total - done) / max(speed, 1e-9))
+        words = f"{done:,}/{total:,} {unit}{in_words(speed, unit)}, {left} left"
+        sys.stderr.write(f"{what}: {words}\n")
+
+    yield tell
+
+
+def in_words(speed: float, unit: str) -> str:
+    """', 310 images/s'; nothing for less than one a second."""
+    return f", {speed:,.0f} {unit}/s" if speed >= 1 else ""
+
+
+def clock(seconds: float) -> str:
+    """'1:02:03' or '2:03'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class StudyProgress:
+    """The states of a study's runs, of which `jobs` are trained at the same time."""
 
     def __init__(self, study: Study, jobs: int) -> None:
         self._study, self._jobs = study, jobs
@@ -27,7 +81,7 @@ class Display:
         self._live: Live | None = None
         self._shown = time.monotonic()
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> StudyProgress:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
@@ -39,7 +93,7 @@ class Display:
             self._live = None
 
     def say(self, line: str) -> None:
-        """A line of its own, above the table."""
+        """Print a line above the table."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, states: dict[str, State], failures: dict[str, str]) -> None:
@@ -59,7 +113,7 @@ class Display:
         words = [word_of(name, state, failures) for name, state in states.items()]
         parts = [f"{words.count('done') + words.count('collapsed')} of {len(words)} runs done"]
         parts += [f"{words.count(each)} {each}" for each in ("diverged", "failed") if each in words]
-        left = whole_left(list(states.values()), self._jobs)
+        left = study_seconds_left(list(states.values()), self._jobs)
         parts += [] if left is None else [f"{clock(left)} left"]
         return f"study {self._study.name}: {', '.join(parts)}"
 
@@ -69,16 +123,16 @@ class Display:
             drawn.add_column(name, justify="left" if name in ("run", "state") else "right")
         words = {name: word_of(name, state, failures) for name, state in states.items()}
         order = sorted(states, key=lambda name: ORDER.index(words[name]))
-        room = max(self._console.height - 5, 3)
-        for name in order[:room]:
+        most = max(self._console.height - 5, 3)
+        for name in order[:most]:
             state = states[name]
             left = seconds_left(state) if state.word == "running" else None
             speed = f"{state.speed:.1f}" if state.speed and state.word == "running" else ""
             short = name.removeprefix(f"{self._study.name}-")  # the title says the rest
             cells = [short, words[name], steps(state), speed, state.newest]
             drawn.add_row(*map(Text, [*cells, "" if left is None else clock(left)]))
-        if len(order) > room:
-            drawn.add_row(Text(f"… and {len(order) - room} more"))
+        if len(order) > most:
+            drawn.add_row(Text(f"… and {len(order) - most} more"))
         return drawn
 
 
@@ -88,7 +142,7 @@ def word_of(name: str, state: State, failures: dict[str, str]) -> str:
 
 
 def seconds_left(state: State) -> float | None:
-    """Of training this run, None while it cannot be told."""
+    """Of training this run; None while it is not known."""
     if state.word in FINISHED:
         return 0.0
     if state.total is None or not state.speed:
@@ -96,18 +150,11 @@ def seconds_left(state: State) -> float | None:
     return max(state.total - state.step, 0) / state.speed
 
 
-def whole_left(states: list[State], jobs: int) -> float | None:
-    """Of the study; a run that has not begun is taken to need what the others do."""
+def study_seconds_left(states: list[State], jobs: int) -> float | None:
+    """Of the study; a run that has not begun counts as the average of the others."""
     whole = [each.total / each.speed for each in states if each.total and each.speed]
     if not whole:
         return None
     typical = statistics.fmean(whole)
     left = [seconds_left(each) for each in states]
     return sum(typical if each is None else each for each in left) / jobs
-
-
-def clock(seconds: float) -> str:
-    """'1:02:03' or '2:03'."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
