@@ -1,72 +1,97 @@
 """Every number on the pages of results follows from a record, a built network or a constant.
 
-A function marked `@of(page)` builds, from the records in samples/gallery, the table rows and the
-parts of sentences of that page that have numbers. The test asserts that each stands on the page,
-removes it, and asserts that no number is left except those that EXEMPT or NAMES explains.
+tests/data/numbers.txt has, for each page, the table rows and the parts of sentences that have
+numbers, with an expression in braces for each number. The expressions use the names of this file.
+The test asserts that each line, evaluated, stands on its page, and that the page has no other
+number. Lines without braces are numbers that no record has.
 """
 
+# ruff: noqa: F401 (the expressions use the imports)
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from msngan.commands.params_forms import SHAPES, TABLE_III, Form, build, forms, parameters_of
-from msngan.data import LabelledData
+from msngan.bench.parameters import Form, build, forms, parameters_of
+from msngan.bench.settings import PUBLISHED as TABLE_III
+from msngan.bench.settings import SHAPES
+from msngan.bench.sigma import ALLOWED
+from msngan.data import DATASETS, ImageData, LabelledData
 from msngan.gan import GAN
+from msngan.leaderboard.published import PUBLISHED
+from msngan.leaderboard.seeds import summary
+from msngan.networks import Critic, Generator
 from msngan.norms.released_spectral import ReleasedSpectralNorm
+from msngan.scores.backends import TOLERANCE
+from msngan.scores.card import SIZES
+from msngan.scores.protocol import PRESETS
+from msngan.training.callbacks.cost import SHARE
 from msngan.training.callbacks.dynamics import Dynamics
+from msngan.training.callbacks.scores import Scores
+from msngan.training.callbacks.watch import PRESENT
 from msngan.training.dynamics.gradients import THRESHOLD
 
-Facts = Callable[[], Iterator[str]]
 ROOT = Path(__file__).parent.parent
-GALLERY = "samples/gallery/README.md"
-FACTS: dict[str, list[Facts]] = {}
-# Numbers that are not results.
-EXEMPT = {
-    GALLERY: [
-        "400 epochs",  # the paper's
-        "one or two exclude 0 by chance",
-        '"Comparable to BN"*: **confirmed at 0.001**',
-        "|mean(t) − mean(0)|",
-        "its power 2/3",  # Bartlett et al. 2017
-        "0 turns it off",
-    ],
-}
-# Code, targets of links, arXiv ids, years of papers, names with a digit.
+PARTS = re.split(r"^== (.*)\n", (ROOT / "tests/data/numbers.txt").read_text(), flags=re.MULTILINE)
+PAGES = dict(zip(PARTS[1::2], PARTS[2::2], strict=True))
+# What has digits but states no number: code, targets of links, ids, years of papers, names.
 NAMES = (
-    r"`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|(?:al\.|[A-Z][\w-]+) (?:19|20)\d\d\b"
+    r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|(?:al\.|[A-Z][\w-]+) (?:19|20)\d\d\b"
     r"|[^\W\d_]+[-_]?\d[\w.-]*|Figures 1 to 6|95 %"
 )
-SHORT = {"none": "none", "batch": "BN", "spectral": "SN", "mean_spectral": "MSN"}
 
 
-@pytest.mark.parametrize("page", [GALLERY])
+@pytest.mark.quick
+@pytest.mark.parametrize("page", PAGES)
 def test_every_number_follows_from_a_record(page: str) -> None:
-    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
-    text = " ".join(text.split())
-    wrong = []
-    for fact in [*(fact for facts in FACTS[page] for fact in facts()), *EXEMPT.get(page, [])]:
-        wrong += [] if fact in text else [f"the record says: {fact}"]
-        text = text.replace(fact, "", 1)
-    text = re.sub(NAMES, "", text)
+    text = re.sub(r"^\d+\. ", "", (ROOT / page).read_text(), flags=re.MULTILINE)
+    text, wrong = " ".join(text.split()), []
+    for line in PAGES[page].splitlines():
+        if line and not line.startswith("# "):
+            fact = " ".join(eval(f"f'''{line}'''", globals()).split())
+            if "{" in line and fact not in text:
+                wrong.append(f"should have: {fact}")
+            text = text.replace(fact, " ", 1)
+    text = re.sub(NAMES, " ", text)
     for found in re.finditer(r"\d[\d.,]*", text):
         wrong.append(f"not checked: {text[max(0, found.start() - 40) : found.end() + 30]}")
     assert not wrong, "\n".join([page, *wrong])
 
 
-def of(page: str) -> Callable[[Facts], Facts]:
-    def mark(facts: Facts) -> Facts:
-        FACTS.setdefault(page, []).append(facts)
-        return facts
+# Numbers as the pages write them.
 
-    return mark
+
+def num(value: float, digits: int = 1, sign: str = "") -> str:
+    """With a minus sign, not a hyphen; zero has no sign."""
+    text = f"{value:{sign},.{digits}f}"
+    return text.strip("+-") if not text.strip("+-0.") else text.replace("-", "−")
+
+
+def spread(score: dict[str, Any], digits: int = 1, factor: float = 1) -> str:
+    """mean ± sd, or the mean of a single value."""
+    mean = num(factor * score["mean"], digits)
+    return mean if score["sd"] is None else f"{mean} ± {num(factor * score['sd'], digits)}"
+
+
+def interval(found: dict[str, float], digits: int = 1, factor: float = 100) -> str:
+    low, high = sorted(factor * found[key] for key in ("low", "high"))
+    return f"({num(low, digits)} to {num(high, digits)})"
+
+
+def both_ends(values: Iterable[float], digits: int = 0) -> str:
+    found = list(values)
+    return f"{num(min(found), digits)} to {num(max(found), digits)}"
+
+
+# Records, configs, constants.
 
 
 @cache
@@ -74,248 +99,282 @@ def load(name: str) -> Any:
     return json.loads((ROOT / f"samples/gallery/{name}.json").read_text())
 
 
-def row(*cells: str) -> str:
-    return " ".join(f"| {' | '.join(cells)} |".split())
+def rows(name: str) -> dict[str, Any]:
+    return {row["name"]: row for row in load(name)["results"]}
 
 
-def num(value: float, digits: int = 1, sign: str = "") -> str:
-    """With the minus sign of the pages; zero has no sign."""
-    text = f"{value:{sign},.{digits}f}"
-    return text.strip("+-") if not text.strip("+-0.") else text.replace("-", "−")
+def default(of: Any, option: str) -> Any:
+    return signature(of).parameters[option].default
 
 
-def spread(score: dict[str, float], digits: int = 1, factor: float = 1) -> str:
-    return f"{factor * score['mean']:.{digits}f} ± {factor * score['sd']:.{digits}f}"
+@cache
+def config(name: str) -> Any:
+    return yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
 
 
-def interval(
-    found: dict[str, float], digits: int = 1, center: str = "mean", less: float = 0
-) -> str:
-    """In percent."""
-    mean, low, high = (100 * (found[key] - less) for key in (center, "low", "high"))
-    return f"{num(mean, sign='+')} ({num(low, digits)} to {num(high, digits)})"
+def published(name: str) -> str:
+    """The paper's accuracy in %, from the first line of the config."""
+    (found,) = re.findall(r"published ([\d.]+) %", (ROOT / f"configs/{name}.yaml").read_text())
+    return found
+
+
+PAPER = {each.model: each for each in PUBLISHED if "Table II," in each.source}
+
+
+def digits() -> int:
+    return len(DATASETS["digits"].load(Path(), "all", None, None, False))
+
+
+def python() -> str:
+    """The least that pyproject.toml allows."""
+    return re.findall(r'requires-python = ">=([\d.]+)', (ROOT / "pyproject.toml").read_text())[0]
+
+
+def card(pattern: str) -> str:
+    return re.findall(pattern, (ROOT / "msngan/scores/weights/cifar10.md").read_text())[0]
+
+
+# cifar10.json
+
+
+def real(score: str) -> float:
+    return load("cifar10")["real_data"][f"{score}/{load('cifar10')['extractor']}"]["mean"]
+
+
+def course(name: str, score: str = "fd") -> dict[int, Any]:
+    """Step -> score."""
+    found = load("cifar10")["runs"][f"{name}-w16-s0"]["scores"]
+    return {each["step"]: each[score] for each in found}
+
+
+def fds(name: str, *steps: int) -> str:
+    found = course(name)
+    return " | ".join(num(found[step]["mean"], 2) if step in found else "–" for step in steps)
+
+
+def last(name: str) -> str:
+    found, cs = course(name), course(name, "cs")
+    step = max(found)
+    change = 100 * (found[step]["mean"] / found[250]["mean"] - 1)
+    return f"{spread(found[step], 2)} ({step:,}) | {num(cs[step]['mean'], 2)} | {num(change, 0)} %"
+
+
+def halved(name: str) -> int:
+    found = course(name)
+    return next(step for step in found if found[step]["mean"] <= found[250]["mean"] / 2)
+
+
+# table1_mnist.json, released_mnist.json, drift_cifar.json
+
+
+def accuracy(study: str, arm: str, column: str = "", measure: str = "last") -> Any:
+    cells = {(cell["row"], cell["column"]): cell for cell in load(study)["cells"]}
+    return cells[arm, column and f"lr {column}"][measure]
+
+
+def table1(arm: str) -> str:
+    return " | ".join(
+        spread(accuracy("table1_mnist", arm, lr, measure), 2, 100)
+        for measure in ("last", "best")
+        for lr in RATES
+    )
 
 
 def difference(study: str, a: str, b: str, column: str = "", measure: str = "best") -> Any:
-    """Between two arms, in test accuracy at the epoch chosen by validation (`best`) or `last`."""
-    asked = (a, b, column, measure)
-    (found,) = (
-        each["difference"]
-        for each in load(study)["comparisons"]
-        if (each["a"], each["b"], each["column"], each["measure"]) == asked
-    )
-    return found
+    asked = (a, b, column and f"lr {column}", measure)
+    keys = ("a", "b", "column", "measure")
+    found = (e for e in load(study)["comparisons"] if tuple(e[key] for key in keys) == asked)
+    return next(found)["difference"]
 
 
-def published(config: str) -> str:
-    """The paper's accuracy in %, from the first line of the config."""
-    (found,) = re.findall(r"published ([\d.]+) %", (ROOT / f"configs/{config}.yaml").read_text())
-    return found
+def points(a: str, b: str, column: str, digits: int = 1) -> str:
+    found = difference("table1_mnist", a, b, column)
+    return f"{num(100 * found['mean'], sign='+')} {interval(found, digits)}"
 
 
-@of(GALLERY)
-def cifar10() -> Iterator[str]:
-    record = load("cifar10")
-    runs = {name.removesuffix("-w16-s0"): run for name, run in record["runs"].items()}
-    protocol, real = record["protocol"], record["real_data"]
-    fd, cs = (real[f"{key}/{record['extractor']}"]["mean"] for key in ("fd", "cs"))
-    width = signature(GAN).parameters["width"].default
-    yield f"at width {runs['cifar_msn']['width']} instead of {width}"
-    yield f"over {protocol['runs']} sets of {protocol['samples']:,} samples"
-    yield f"Real test images have FD {fd:.3f}, and real training images have CS {cs:.2f}"
-    steps = (250, 1000, 2000, 3000, 4000, 8000)
-    heads = ["FD at 250", *(f"{step:,}" for step in steps[1:])]
-    yield row("config", "critic", *heads, "last (step)", "CS", "FD, first to last")
-    critics = {"cifar_msn": "MSN", "cifar_sn": "SN", "cifar_none": "none"}
-    halved = {}
-    for config, critic in {**critics, "cifar_wgangp": "WGAN-GP with BN"}.items():
-        fds = {score["step"]: score["fd"] for score in runs[config]["scores"]}
-        first, last = fds[250]["mean"], max(fds)
-        cells = [f"{fds[step]['mean']:.2f}" if step in fds else "–" for step in steps]
-        cells.append(f"{spread(fds[last], 2)} ({last:,})")
-        cells.append(f"{runs[config]['scores'][-1]['cs']['mean']:.2f}")
-        yield row(
-            f"`{config}`", critic, *cells, f"{num(100 * fds[last]['mean'] / first - 100, 0)} %"
-        )
-        halved[critic] = next(f"{step:,}" for step in fds if fds[step]["mean"] <= first / 2)
-    yield f"half of its value at step 250 at step {halved['MSN']} with MSN,"
-    yield f"{halved['WGAN-GP with BN']} with WGAN-GP, {halved['SN']} with SN and {halved['none']} "
-    separate, joint = (
-        {score["step"]: f"{score['fd']['mean']:.2f}" for score in runs[config]["scores"]}
-        for config in ("cifar_msn-separate", "cifar_msn")
-    )
-    yield f"had FD {separate[250]} at step 250 and {separate[2000]} at step 2,000,"
-    yield f"joint passes had {joint[250]} and {joint[2000]}"
+def chosen(*arms: str, column: str) -> list[float]:
+    return [100 * accuracy("table1_mnist", arm, column, "best")["mean"] for arm in arms]
 
 
-@of(GALLERY)
-def table_1() -> Iterator[str]:
-    record, msn, gain = load("table1_mnist"), "mean_spectral", "mean_spectral_gain"
-    arms, columns = record["rows"]["labels"], record["columns"]["labels"]
-    cells = {(cell["row"], cell["column"]): cell for cell in record["cells"]}
-    seeds, epochs = len(record["seeds"]), len(record["children"][0]["epochs"])
-    yield f"{len(arms)} arms, {len(columns)} learning rates and {seeds} seeds, {epochs} epochs"
-    held_out = signature(LabelledData).parameters["validation"].default
-    yield f"{held_out:,} training images that are held out"
-    yield f"The JSON has {len(record['comparisons'])} such comparisons"
-    yield row("arm", *(f"{c[3:]}: {at}" for at in ("last", "chosen") for c in columns), "paper")
-    paper = {"none": "–", "batch": published("mnist_cnn3_bn")}
-    paper |= {"spectral": published("mnist_cnn3_sn"), msn: published("mnist_cnn3_msn")}
-    names = SHORT | {
-        "none": "none (not in the paper)",
-        gain: "MSN with a learned gain per channel (in the released code, not in the paper)",
-        "mean_only": "centring alone (`mean_only`)",
-        "spectral_bias": "σ and a bias (`spectral_bias`)",
-    }
-    for arm in arms:
-        found = [cells[arm, column][measure] for measure in ("last", "best") for column in columns]
-        yield row(names[arm], *(spread(each, 2, 100) for each in found), paper.get(arm, "–"))
-
-    for a, b, *texts in [  # at the rates 0.1, 0.001 and 0.0001
-        (msn, "spectral", "MSN − SN is {} at 0.1,", "{} at 0.001 and", "{} at 0.0001."),
-        (
-            msn,
-            "batch",
-            "At 0.1 it is {}.",
-            "where MSN − BN is {}.",
-            "At 0.0001 it is {}: BN",
-        ),
-        (msn, "none", "MSN − none is {}, and", "at 0.001. There MSN − none is {}."),
-        (msn, "mean_only", "MSN − centring alone {}."),
-        (gain, msn, "MSN with gain − MSN is {} at 0.1,", "{} at 0.001 and", "{} at 0.0001."),
-    ]:
-        for text, column in zip(texts, columns, strict=False):
-            digits = 2 if text == "{} at 0.0001." and a == gain else 1
-            yield text.format(interval(difference("table1_mnist", a, b, column), digits))
-    best = {key: 100 * cell["best"]["mean"] for key, cell in cells.items()}
-    yield f"SN has {best['spectral', columns[1]]:.2f} at 0.001, where the paper has"
-    yield f"{paper['spectral']}; the next section"
-    yield f"the network has {best['none', columns[1]]:.2f} %"
-    unbounded = ("none", "batch", "mean_only")
-    without = [best[arm, columns[0]] for arm in unbounded]
-    bounded = [best[arm, columns[0]] for arm in arms if arm not in unbounded]
-    yield f"At 0.1 the four arms with σ have means of {min(bounded):.2f} to {max(bounded):.2f} %,"
-    yield f"the three without {min(without):.2f} to {max(without):.2f} %"
-    runs = [run for run in record["children"] if (run["row"], run["column"]) == (msn, columns[0])]
-    accuracies = [[100 * epoch["test_accuracy"] for epoch in run["epochs"]] for run in runs]
-    *_, before, after = min(accuracies, key=lambda each: each[-1])
-    yield f"from {before:.0f} to {after:.0f} % in the last epoch"
-    moves = [[100 * cells[arm, column]["plateau"] for arm in arms] for column in columns]
-    yield "plateau after five epochs at 0.001: in the last epoch the means of the arms change by"
-    yield f"{num(min(moves[1]))} to {num(max(moves[1]))} points."
-    yield f"At 0.0001 they still rise by up to {max(moves[2]):.1f}."
-    yield f"At 0.1 they change by {num(min(moves[0]))} to {num(max(moves[0]), sign='+')}, so"
+def moves(column: str) -> list[float]:
+    """The change of each arm's mean in the last epoch."""
+    return [100 * accuracy("table1_mnist", arm, column, "plateau") for arm in ARMS]
 
 
-@of(GALLERY)
-def released_mnist() -> Iterator[str]:
-    record, ours, paper = load("released_mnist"), "released_spectral", published("mnist_cnn3_sn")
-    last = {cell["row"]: cell["last"] for cell in record["cells"]}
-    (rate,) = {re.findall(r"--model.lr=(\S+)", run["command"])[0] for run in record["children"]}
-    yield f"the learning rate {rate}, {len(record['children'][0]['epochs'])} epochs and"
-    yield f"{len(record['seeds'])} seeds each"
-    for norm in (ours, "spectral", "mean_spectral", "none"):
-        name = f"`{norm}`" + (" (as in the released code)" if norm == ours else "")
-        yield row(name, *(spread(last[norm + crops], 1, 100) for crops in ("_augmented", "")))
-    yield f"### Why the paper has {paper} % for SN"
-    augmented, plain = last[ours + "_augmented"], last[ours]
-    assert augmented["low"] < float(paper) / 100 < augmented["high"]
-    assert plain["low"] > float(paper) / 100
-    ends = [f"({100 * each['low']:.1f} to {100 * each['high']:.1f})" for each in (augmented, plain)]
-    yield f"of `{ours}` {ends[0]} contains {paper}; without them {ends[1]}"
-    below = []
-    for crops in ("_augmented", ""):
-        found = difference("released_mnist", ours + crops, "spectral" + crops)
-        mean, low, high = (-100 * found[key] for key in ("mean", "high", "low"))
-        below.append((f"{mean:.1f}", f"({low:.1f} to {high:.1f})"))
-    yield f"below SN by {' points '.join(below[0])} with crops and flips"
-    yield f"and by {' '.join(below[1])} without"
-    for crops, text in [("_augmented", "{} with crops"), ("", "{} without")]:
-        above = last["spectral" + crops]["mean"] - last["mean_spectral" + crops]["mean"]
-        yield text.format(num(100 * above, sign="+"))
+def worst_end(arm: str, column: str) -> list[float]:
+    """Test accuracy by epoch of the seed that ends lowest."""
+    runs = load("table1_mnist")["children"]
+    mine = [run for run in runs if (run["row"], run["column"]) == (arm, f"lr {column}")]
+    ends = [[100 * epoch["test_accuracy"] for epoch in run["epochs"]] for run in mine]
+    return min(ends, key=lambda each: each[-1])
 
 
-@of(GALLERY)
-def drift_cifar() -> Iterator[str]:
-    record = load("drift_cifar")
-    runs, bound = record["drift"]["runs"], record["drift"]["threshold_sd"]
-
-    def seeds(norm: str, key: str) -> list[tuple[float, ...]]:
-        """For each layer the values of all seeds."""
-        return list(zip(*(run[key] for run in runs if run["norm"] == norm), strict=True))
-
-    end = {norm: [sum(two) / len(two) for two in seeds(norm, "drift_last")] for norm in SHORT}
-    layers = ["layer 1", *map(str, range(2, len(end["none"]) + 1))]
-    yield row("", *layers, "largest", f"at most {bound:.0f} sd at the end?", "test accuracy, last")
-    for cell in record["cells"]:
-        norm = cell["row"]
-        largest = [max(each) for each in seeds(norm, "drift_largest")]
-        later = [max(each) for each in seeds(norm, "drift_largest_after_first_epoch")]
-        layer = largest.index(max(largest))
-        early = later[layer] < largest[layer]
-        where = f"(layer {layer + 1}{', first epoch' if early else ''})"
-        beyond = [f"{i}" for i, value in enumerate(end[norm], 1) if value > bound]
-        yield row(
-            SHORT[norm],
-            *(f"{value:.2f}" for value in end[norm]),
-            f"{largest[layer]:.{1 if early else 2}f} {where}",
-            f"no: layer {', '.join(beyond)}" if beyond else "yes",
-            spread(cell["last"], 1, 100),
-        )
-        assert norm != "spectral" or max(later) < bound
-    yield f"{bound:.0f} sd at the end of training. Each column 1 to {len(layers)} "
-    yield f"After the first epoch it stays within {bound:.0f} sd"
-    assert sum(a < b for a, b in zip(end["spectral"], end["none"], strict=True)) == 4
-    times = [sn / msn for sn, msn in zip(end["spectral"], end["mean_spectral"], strict=True)]
-    yield f"In layers 5 and 6 it drifts {times[4]:.0f} and {times[5]:.0f} times less than SN."
-    yield f"In layer 1 its mean, which is the learned offset m, moves {1 / times[0]:.1f} times"
-    up = {norm: sum(min(two) > 0 for two in seeds(norm, "signed_last")) for norm in SHORT}
-    yield f"the mean of {up['spectral']} of the {len(layers)} layers moves upwards in both seeds,"
-    yield f"under MSN that of {up['mean_spectral']}."
-    pair = difference("drift_cifar", "mean_spectral", "spectral", measure="last")
-    yield f"MSN − SN is {num(100 * pair['mean'], sign='+')} points of test accuracy"
-    yield f"({num(100 * pair['low'], 0)} to {num(100 * pair['high'], 0)}, {pair['n']} pairs)"
-    shares = [100 * run["share_of_time"] for run in runs]
-    (every,) = re.findall(r"dynamics.every=(\d+)", record["command"])
-    yield f"every {every} steps took {min(shares):.1f} to {max(shares):.1f} % of the time"
-    yield f"({signature(Dynamics).parameters['every'].default} by default;"
-    yield f"below {THRESHOLD} times its root mean square"
+SN_AND_MSN = ("spectral", "mean_spectral")
+RATES = ("0.1", "0.001", "0.0001")
+ARMS = load("table1_mnist")["rows"]["labels"]
+NO_SIGMA = ("none", "batch", "mean_only")
+SIGMA = [arm for arm in ARMS if arm not in NO_SIGMA]
 
 
-@of(GALLERY)
-def bench_classify() -> Iterator[str]:
-    record = load("bench_classify")
-    found = {(r["network"], r["layout"], r["norm"]): r["throughput"] for r in record["results"]}
-    for network in record["settings"]["networks"]:
-        for layout, name in [
-            ("contiguous", "PyTorch's default layout"),
-            ("channels_last", "channels_last"),
-        ]:
-            norms = ("none", "spectral", "mean_spectral", "torch SN", "naive MSN")
-            cells = [interval(found[network, layout, norm], 1, "median", 1) for norm in norms]
-            short = [cell.split()[0] for cell in cells]
-            yield row(f"{network}, {name}", f"{short[0]} %", *cells[1:3], *short[3:])
-    sn, msn = record["claims"]["spectral"], record["claims"]["mean_spectral"]
-    yield row("*the paper*", "", f"*+{sn}*", f"*+{msn}*", "", "")
-    yield f"{sn} % (SN) and {msn} % (MSN) faster than with BN"
-    yield f"{record['rounds']} interleaved rounds"
-    iterations = signature(ReleasedSpectralNorm).parameters["iterations"].default
-    yield f"The released code's {iterations} power iterations per pass"
+def above(crops: str) -> str:
+    sn, msn = (accuracy("released_mnist", norm + crops)["mean"] for norm in SN_AND_MSN)
+    return num(100 * (sn - msn), sign="+")
 
 
-@of(GALLERY)
-def table_3() -> Iterator[str]:
-    def count(network: str, norm: str, form: str) -> int:
-        (found,) = (each for each in forms(network, norm) if each.name == form)
-        return parameters_of(build(network, norm, found, SHAPES[network]))
+def layers(norm: str, key: str = "drift_last") -> list[tuple[float, ...]]:
+    """For each layer the values of all seeds."""
+    runs = (run[key] for run in load("drift_cifar")["drift"]["runs"] if run["norm"] == norm)
+    return list(zip(*runs, strict=True))
 
-    names = {"cnn3": "3-layer CNN", "vgg7": "VGG-7", "densenet_bc": "DenseNet-BC"}
-    for network, counts in TABLE_III.items():
-        cells = [f"{n:,}; {count(network, norm, 'default'):,}" for norm, n in counts.items()]
-        yield row(names.get(network, network), *cells)
-    yield f"has {count('densenet_bc', 'mean_spectral', 'after_layer'):,}."
-    biased = count("critic", "mean_spectral", "conv_bias")
-    assert TABLE_III["critic"]["mean_spectral"] - biased == 1
-    dense = build("densenet_bc", "none", Form("default"), SHAPES["densenet_bc"])
-    convolutions = [name for name, _ in dense.named_modules() if re.search(r"conv[12]$", name)]
-    yield f"batch norm at all {len(convolutions)} convolutions of their dense layers"
+
+def end(norm: str) -> list[float]:
+    return [sum(seeds) / len(seeds) for seeds in layers(norm)]
+
+
+def drift(norm: str) -> str:
+    largest = [max(seeds) for seeds in layers(norm, "drift_largest")]
+    later = [max(seeds) for seeds in layers(norm, "drift_largest_after_first_epoch")]
+    layer = largest.index(max(largest))
+    early = later[layer] < largest[layer]
+    where = f"(layer {layer + 1}{', first epoch' if early else ''})"
+    beyond = [str(i) for i, value in enumerate(end(norm), 1) if value > 1]
+    within = f"no: layer {', '.join(beyond)}" if beyond else "yes"
+    cells = [f"{value:.2f}" for value in end(norm)]
+    cells += [f"{largest[layer]:.{1 if early else 2}f} {where}", within]
+    return " | ".join([*cells, spread(accuracy("drift_cifar", norm), 1, 100)])
+
+
+def upwards(norm: str) -> int:
+    return sum(min(seeds) > 0 for seeds in layers(norm, "signed_last"))
+
+
+# Benchmarks
+
+
+def faster(network: str, layout: str) -> str:
+    """Steps per second of each norm relative to batch norm."""
+    cells = []
+    for norm in ("none", "spectral", "mean_spectral", "torch SN", "naive MSN"):
+        found = rows("bench_classify")[f"{network}, {norm}, {layout}"]["throughput"]
+        less = {key: found[key] - 1 for key in ("low", "high")}
+        ends = {
+            "none": " %",
+            "spectral": f" {interval(less)}",
+            "mean_spectral": f" {interval(less)}",
+        }
+        cells.append(num(100 * (found["median"] - 1), sign="+") + ends.get(norm, ""))
+    return " | ".join(cells)
+
+
+def count(network: str, norm: str, form: str = "default") -> int:
+    (found,) = (each for each in forms(network, norm) if each.name == form)
+    return parameters_of(build(network, norm, found, SHAPES[network]))
+
+
+def table3(network: str) -> str:
+    counts = TABLE_III[network].items()
+    return " | ".join(f"{there:,}; {count(network, norm):,}" for norm, there in counts)
+
+
+def dense_convolutions() -> int:
+    network = build("densenet_bc", "none", Form("default"), SHAPES["densenet_bc"])
+    return sum(bool(re.search(r"conv[12]$", name)) for name, _ in network.named_modules())
+
+
+def sigma(recipe: str, estimator: str = "the norm's own") -> str:
+    row = rows("bench_sigma")[f"{recipe}; {estimator}"]
+    cells = [num(each, 3) for each in row["at"].values()]
+    cells += [f"{row['largest']:.3f}, {row['largest_step']:,}", f"{row['above_allowed']:,}"]
+    return " | ".join(cells)
+
+
+def sigmas(key: str, vectors: int, *norms: str) -> list[Any]:
+    """Of the runs of 2,000 updates."""
+    long = (row for row in rows("bench_sigma").values() if row["measured_updates"] == 2000)
+    found = [row for row in long if row["vectors"] == vectors and row["norm"] in norms]
+    return [100 * row[key]["median"] if key == "cost" else row[key] for row in found]
+
+
+def core(norm: str) -> str:
+    row, bound = rows("bench_core")[norm], load("bench_core")["floors"]["norms"].get(norm)
+    ratio, more = row["ratio"], row["operations"]["step"]["extra"]
+    cells = [num(ratio["median"], 3), f"{ratio['low']:.3f} to {ratio['high']:.3f}"]
+    cells += [num(bound["ratio"], 3) if bound else "", num(more, 0)]
+    return " | ".join([*cells, num(row["memory"]["ratio"]["peak_activations"], 3)])
+
+
+def time_of(norm: str, layout: str = "", record: str = "bench_core", measure: str = "ratio") -> Any:
+    return rows(record)[norm + layout][measure]["median"]
+
+
+def slower(norm: str, layout: str = "") -> float:
+    """Than batch norm, in %."""
+    return 100 * (time_of(norm, layout) / time_of("batch", layout) - 1)
+
+
+def widest(record: str, names: Iterable[str], measure: str) -> float:
+    """The largest half width of their intervals."""
+    found = [rows(record)[name][measure] for name in names]
+    return max((each["high"] - each["low"]) / 2 for each in found)
+
+
+def steps(norm: str, more: str = "") -> str:
+    settings = ("float32, contiguous", "float32, channels_last", "bfloat16, channels_last")
+    found = [rows("bench_step").get(f"{norm}, {each}{more}") for each in settings]
+    return " | ".join(num(row["throughput"]["median"], 2) if row else "" for row in found)
+
+
+def fd_of(form: str) -> str:
+    found = load("power_iteration")["scores"][form]
+    return f"{found['mean_1500']:.2f} ± {found['sd_1500']:.2f}"
+
+
+def update_minus_pass() -> Any:
+    found = load("power_iteration")["scores"]
+    pairs = zip(found["update"]["runs"], found["pass"]["runs"], strict=True)
+    return summary([update["1500"] - each["1500"] for update, each in pairs])
+
+
+# Scores
+
+
+def line(protocol: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores of the generator and of real images."""
+    commands = {each["command"]: each["line"] for each in load("protocols")["scores"]}
+    (found,) = (each for key, each in commands.items() if f"--protocol {protocol} --t" in key)
+    ours, real = found["scores"], found["floors"]
+    return {k.split("/")[0]: ours[k] for k in ours}, {k.split("/")[0]: real[k] for k in real}
+
+
+def protocol(name: str) -> str:
+    found, real = line(name)
+    about = "~" if real["fd"]["kind"] == "estimated" else ""
+    cells = [
+        spread(found["fd"], 3),
+        about + num(real["fd"]["mean"], 4),
+        num(found["kd"]["mean"], 4),
+    ]
+    cells += [spread(found["cs"], 3), num(real["cs"]["mean"], 2)]
+    return " | ".join([*cells, *(num(found[key]["mean"], 3) for key in ("precision", "recall"))])
+
+
+def moved(name: str) -> float:
+    """FD against that of the paper's protocol, in %."""
+    return 100 * abs(line(name)[0]["fd"]["mean"] / line("paper")[0]["fd"]["mean"] - 1)
+
+
+# The bias of FD is about B (1/N + 1/M) for N samples and M reference images.
+SIZES_OF_PAPER = 1 / PRESETS["paper"].samples + 1 / 50_000
+TRAIN_TEST_FID = 3.15  # of 50,000 training against 10,000 test images of CIFAR-10, as published
+B = {
+    "ours": real("fd") / SIZES_OF_PAPER,
+    "inception": TRAIN_TEST_FID / (1 / 10_000 + 1 / 50_000),
+}
+
+
+def others(part: str, digits: int = 1) -> list[str]:
+    """Time of torchmetrics, torch-fidelity and scipy over ours."""
+    found = rows("bench_scores")
+    names = [f"{part}: {by}" for by in ("torchmetrics", "torch-fidelity", "scipy sqrtm")]
+    ratios = [found[name]["ratio"] if name in found else None for name in names]
+    return [f"{num(r['median'], digits)} {interval(r, digits, 1)}" if r else "" for r in ratios]
