@@ -168,6 +168,8 @@ class Classifier(LightningModule):
         self.epoch_loss += loss.to(self.epoch_loss.dtype) * len(labels)
         self.epoch_right += right
         self.epoch_seen += len(labels)
+        if getattr(self.trainer, "log_every_n_steps", 0):  # 0 under `fit`, whose callback logs
+            self.log_dict(figures)
         return figures
 
     def logits(self, images: Tensor) -> Tensor:

@@ -236,6 +236,8 @@ class GAN(LightningModule):
         refuse_nan(figures, step + 1, self.remedy)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)
+        if getattr(self.trainer, "log_every_n_steps", 0):  # 0 under `fit`, whose callback logs
+            self.log_dict(figures)
         return figures
 
     def _critic_update(

@@ -17,8 +17,9 @@ from score_lines import FD
 from msngan.runs.folder import Run
 from msngan.runs.jsonl import keep_until, read_lines
 from msngan.runs.safe_read import object_or_empty
-from msngan.training import collapse as health
-from msngan.training.callbacks import Accuracy, watch
+from msngan.training import collapse_rules
+from msngan.training.callbacks import Accuracy
+from msngan.training.callbacks.run_callback import Saving
 
 Case = Callable[[random.Random], Callable[[], Any]]
 SOUND = {"critic_loss": 1.2, "fixed_loss": 2.0, "blank_loss": 2.0, "real_logit": 0.1}
@@ -178,12 +179,12 @@ def judged(root: Path) -> Case:
         lines = read_lines(gan.folder / "scores.jsonl")
         key, shares = FD, ["precision/x", "recall/x"]
         for count in range(1, len(lines) + 1):
-            watch.best(watch.points(lines[:count], key), key)
-            watch.signs(lines[:count], key, shares)
+            collapse_rules.best(collapse_rules.points(lines[:count], key), key)
+            collapse_rules.signs(lines[:count], key, shares)
 
     def accuracies() -> None:
         accuracy = Accuracy()
-        accuracy.attach(Run("c", root), 0, 40, "x")
+        accuracy.attach(Run("c", root), "x", Saving())
         accuracy.on_train_start(NoTrainer(), None)  # type: ignore[arg-type]
         object_or_empty(other.folder / "environment.json").get("threads", 1)
 
@@ -196,7 +197,7 @@ def judged(root: Path) -> Case:
             other.damage(draw)
             return accuracies
         path.write_bytes(damaged_lines(health_lines, draw))
-        return lambda: list(health.found(read_lines(path))) and None
+        return lambda: list(collapse_rules.found(read_lines(path))) and None
 
     return case
 

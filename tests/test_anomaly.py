@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from msngan.gan import GAN
 from msngan.runs.folder import Run as Place
-from msngan.training.layer_watch import LayerWatch
+from msngan.training.callbacks.anomaly import LayerWatch
 from msngan.training.tasks import ClassifierTask, GanTask
 
 Run = Callable[..., int]

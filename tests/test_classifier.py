@@ -193,7 +193,7 @@ def test_a_run_killed_between_its_last_step_and_its_result_is_done_by_a_resume(
     before = weights(folder)
     capsys.readouterr()
     assert run("resume", "mine") == 0
-    assert "had done all of its 3 steps" in capsys.readouterr().err
+    assert "had already done all of its 3 steps" in capsys.readouterr().err
     assert json.loads((folder / "result.json").read_text())["status"] == "done"
     assert same_bits(before, weights(folder))
     assert run("resume", "mine") == 2  # it is done, and nothing more was asked for

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +146,7 @@ def test_records_that_find_no_room_are_said_once_an_episode_and_the_others_are_w
     capfd: Shown,
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
     full: list[bool] = []
 
@@ -154,7 +156,15 @@ def test_records_that_find_no_room_are_said_once_an_episode_and_the_others_are_w
         add(path, data)
 
     monkeypatch.setattr("msngan.runs.atomic.add", limited)
-    monkeypatch.setattr("msngan.training.board.add", limited)
+    for name in ("write", "append"):
+        plain = getattr(LocalFileSystem, name)
+
+        def limited_too(*given: object, plain: Any = plain) -> None:
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            plain(*given)
+
+        monkeypatch.setattr(LocalFileSystem, name, limited_too)
     at_step(2, lambda: full.append(True))
     at_step(4, full.clear)
     at_step(6, lambda: full.append(True))
@@ -272,7 +282,7 @@ def test_little_room_is_said_before_training(
         said = f"warning: checkpoints/{name} has room for" in shown
         assert said == warned
     from msngan.runs.checkpoint_files import read_checkpoint
-    from msngan.training.folder import room_wanted
+    from msngan.training.starting import room_wanted
 
     saved = read_checkpoint(folder / "last.ckpt")["hyper_parameters"]
     wanted = room_wanted(gan.GAN(**saved))

@@ -12,15 +12,18 @@ from operator_layers import LAYERS, operator_matrix
 from torch import Tensor, nn
 
 from msngan.norms import Centring, SampleNorm
-from msngan.training.dynamics.complexity import lipschitz_of, output_lengths, spectral_complexity
-from msngan.training.dynamics.gradients import EDGES, THRESHOLD, gradient_figures, histogram
-from msngan.training.dynamics.layers import effective_weight
 from msngan.training.dynamics.measure import Subject, measure
-from msngan.training.dynamics.operator import TOLERANCE, operator_norm
-from msngan.training.dynamics.spectra import (
+from msngan.training.dynamics.step_measures import EDGES, THRESHOLD, gradient_figures, histogram
+from msngan.training.dynamics.weight_measures import (
+    TOLERANCE,
+    effective_weight,
     kernel_singular,
+    lipschitz_of,
     matrix_of,
+    operator_norm,
+    output_lengths,
     singular_values,
+    spectral_complexity,
     stable_rank,
 )
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from msngan.networks import CLASSIFIERS, Critic
 from msngan.norms import NORMS, SigmaBank, convert, stored
 from msngan.norms.select import layers_of
+from msngan.training.dynamics.dynamics_file import PER_LAYER, appended
 from msngan.training.dynamics.measure import Subject, measure
-from msngan.training.dynamics.preactivations import Seen, figures, look
-from msngan.training.dynamics.record import PER_LAYER, appended
-from msngan.training.dynamics.spectra import kernel_singular
+from msngan.training.dynamics.step_measures import Seen, figures, look
+from msngan.training.dynamics.weight_measures import kernel_singular
 
 
 def by_hand() -> nn.Sequential:

@@ -232,7 +232,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(
 ) -> None:
     path = tmp_path / "dynamics.npz"
     write(path, example(0, 1))
-    monkeypatch.setattr("msngan.training.dynamics.files.LARGEST", 1000)
+    monkeypatch.setattr("msngan.training.dynamics.dynamics_file.LARGEST", 1000)
     refused(path, "larger than")
 
 

@@ -36,7 +36,7 @@ EXTRACTOR = {"extractor": "toy", "official_inception": False, "resize": "none"}
         ),
         (
             "fit --config digits_msn --trainer.devices 0,x",
-            "--trainer.devices 0,x is no list of GPU numbers; write it as 0,1",
+            "--trainer.devices 0,x is not a list of GPU numbers; write it as 0,1",
         ),
     ],
 )

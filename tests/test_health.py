@@ -15,7 +15,7 @@ from torch import Tensor
 
 from msngan.gan import GAN
 from msngan.losses import LOSSES
-from msngan.training import collapse as health
+from msngan.training import collapse_rules as health
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
@@ -23,9 +23,9 @@ SOUND: dict[str, Any] = {"critic_loss": 1.2, "fixed_loss": 2.0, "blank_loss": 2.
 SOUND |= {"real_logit": 0.1, "fake_logit": -0.2, "logit_spread": 0.4, "sample_distance": 0.9}
 SOUND |= {"generator_gradient": 1e-3, "growth": 1.5, "grown": "sigma of critic.head.weight"}
 FAULTS: dict[str, dict[str, Any]] = {
-    "tells no image from another": {"logit_spread": 0.0, "critic_loss": 2.0},
+    "does not tell images apart": {"logit_spread": 0.0, "critic_loss": 2.0},
     "the critic has won": {"critic_loss": 1e-6, "fixed_loss": 3.0},
-    "nothing to learn from": {"generator_gradient": 0.0},
+    "learns nothing": {"generator_gradient": 0.0},
     "makes one image": {"sample_distance": 1e-3},
     "sigma of critic.head.weight is 1e+03 times": {"growth": 1000.0},
 }
@@ -96,7 +96,7 @@ def test_a_constant_critic_is_said_under_every_loss(
 ) -> None:
     after_each_step(monkeypatch, lambda gan: gan.critic.head.weight.zero_())  # type: ignore
     tiny("mine", *WATCH, "--model.norm", "none", "--model.loss", loss)
-    critic = [line for line in told(capfd) if "the critic tells no image from another" in line]
+    critic = [line for line in told(capfd) if "the critic does not tell images apart" in line]
     assert len(critic) == 1
     assert "at step 6" in critic[0]
     assert "--model.critic_lr" in critic[0]

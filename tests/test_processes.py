@@ -201,7 +201,7 @@ def test_a_run_goes_on_with_another_number_of_processes_and_says_that_it_is_not_
     three: Together,
 ) -> None:
     assert {codes[-1] for codes in three.codes} == {0}
-    assert "processes: 2 -> 3; the run goes on, not exactly" in three.said(0)
+    assert "processes: 2 -> 3; the run continues, not exactly" in three.said(0)
     assert "processes:" not in three.said(1)
 
 

@@ -125,7 +125,7 @@ def test_a_damaged_last_checkpoint_is_set_aside_for_the_one_before(
     shown = capfd.readouterr().err
     said = [line for line in shown.splitlines() if "damaged" in line]
     assert len(said) == 1
-    assert "last.ckpt is damaged (now damaged.ckpt); the run goes on from" in said[0]
+    assert "last.ckpt is damaged (now damaged.ckpt); resuming from" in said[0]
     assert same_bits(whole, weights(folder))
     steps = [
         torch.load(folder / name, weights_only=True)["global_step"]
@@ -246,7 +246,7 @@ def test_a_file_system_without_links_still_keeps_the_one_before(
 def test_a_collapse_whose_result_a_kill_has_prevented_still_ends_the_run(
     tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: Shown
 ) -> None:
-    from msngan.training.callbacks import watch
+    from msngan.training import collapse_rules as watch
 
     def sign(lines: list[dict[str, int]], *_: object) -> list[watch.Sign]:
         return [watch.Sign("fd is far off", True)] if lines[-1]["step"] == 3 else []

@@ -21,8 +21,9 @@ from msngan.runs.score_records import parse
 from msngan.scores.interface import Extractor, Features
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scored, Scorer
-from msngan.training.callbacks import Scores, watch
-from msngan.training.callbacks.cost import SHARE, Cost, cadence
+from msngan.training import collapse_rules as watch
+from msngan.training.callbacks import Scores
+from msngan.training.callbacks.scores import SHARE, Cost, cadence
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
@@ -200,7 +201,9 @@ def test_a_cost_above_the_share_is_said_once_with_the_cadence_that_would_hold_it
     cost.add(5.0)
     said = cost.remedy(elapsed=55, done=500)  # 0.1 s a step
     assert said is not None
-    assert said.startswith("scores took 0:05, 9.1 % of 0:55; --scores.every 1000 would hold 5 %")
+    assert said.startswith(
+        "scores took 0:05, 9.1 % of 0:55; --scores.every 1000 would keep it within 5 %"
+    )
     cost.add(5.0)
     assert cost.remedy(elapsed=110, done=1000) is None
 
@@ -217,7 +220,7 @@ def test_a_cadence_within_the_share_is_not_blamed_not_even_soon_after_a_resume(d
 def test_where_no_cadence_holds_the_share_the_last_score_alone_is_proposed() -> None:
     cost = Cost(every=100, steps=800)
     cost.add(5.0)
-    assert "--scores.every 0 leaves only" in (cost.remedy(elapsed=15, done=100) or "")
+    assert "--scores.every 0 scores only" in (cost.remedy(elapsed=15, done=100) or "")
 
 
 # In training ------------------------------------------------------------------------------------
@@ -349,7 +352,7 @@ def test_each_line_has_its_seconds_and_the_end_the_share(tiny: Tiny, capfd: Capt
     shown = capfd.readouterr().err
     assert len(re.findall(r"step \d: fd .*\(embed-digits-\w+, \d+\.\d s.*\)\n", shown)) == 3
     assert len(re.findall(r"scores took \d+:\d\d, \d+\.\d % of \d+:\d\d\)", shown)) == 1
-    assert len(re.findall(r"--scores\.every 0 leaves only the one at the end", shown)) == 1
+    assert len(re.findall(r"--scores\.every 0 scores only at the end", shown)) == 1
 
 
 COLLAPSE = [{"frechet": value} for value in (10.0, 5.0, 11.0, 12.0, 13.0, 14.0)]

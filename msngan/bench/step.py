@@ -213,6 +213,7 @@ def train(gan: GAN, data: ImageData, callback: Callback, device: str, precision:
         max_epochs=-1,
         callbacks=[callback],
         logger=False,
+        log_every_n_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

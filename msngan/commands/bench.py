@@ -17,7 +17,7 @@ from msngan.runs import bounds
 from msngan.runs.atomic import write_json
 from msngan.runs.configs import read_configs
 from msngan.runs.folder import UserError
-from msngan.runs.memory import keep_freed_memory
+from msngan.runs.hardware import keep_freed_memory
 
 DESCRIPTION = """\
 The variants take turns within each round and are compared with the baseline of the same round, so

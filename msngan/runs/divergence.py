@@ -1,4 +1,4 @@
-"""A figure of training that is not a number ends the run."""
+"""A NaN or an infinity in the figures of a step ends the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def refuse_nan(figures: dict[str, Tensor], step: int, remedy: str) -> None:
 
     remedy: what to try, the end of a sentence that begins with "Try".
     """
-    # One look a step: each look makes a GPU wait.
+    # One check a step, because each makes a GPU wait.
     if torch.stack(list(figures.values())).isfinite().all():
         return
     values = {name: value.item() for name, value in figures.items()}
@@ -24,9 +24,9 @@ def refuse_nan(figures: dict[str, Tensor], step: int, remedy: str) -> None:
 def diverged(
     step: int, what: str, remedy: str, figures: dict[str, float] | None = None
 ) -> Diverged:
-    """The error that ends a run. step: the one that failed, counted from 1. figures: its own."""
+    """The error that ends a run at `step`, counted from 1. figures: those of that step."""
     problem = Diverged(
-        f"training diverged at step {step}: {what}. The last checkpoint is as it was. Try {remedy}"
+        f"training diverged at step {step}: {what}. The last checkpoint is unchanged. Try {remedy}"
     )
     problem.step, problem.figures = step, figures or {}
     return problem

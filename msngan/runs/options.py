@@ -140,7 +140,7 @@ _BOTH = {
     "checkpoint": [("training.callbacks", "Checkpoints")],
     "records": [("training.callbacks", "Records")],
     "dynamics": [("training.callbacks", "Dynamics")],
-    "health": [("training.callbacks", "Health")],
+    "health": [("training.callbacks", "CollapseChecks")],
 }
 SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "gan": {

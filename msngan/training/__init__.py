@@ -1,1 +1,1 @@
-"""From a config to a trained run."""
+"""From a config to a trained run. Imports nothing: parts of the room need no torch."""

@@ -1,42 +1,52 @@
-"""From one command to the processes of a run, and back to one exit code.
+"""Several processes: from one command to the processes of a run, and back to one exit code.
 
-Lightning's launchers are used by themselves, before there is a Trainer: which run it is, is decided
-by the first process, and told to the others, before anything is built.
+Lightning's launchers start the processes before there is a Trainer: the first process decides which
+run it is and tells the others, before anything is built.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins import ClusterEnvironment
 from pytorch_lightning.plugins.environments import (
     LightningEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+from torch.optim import Optimizer
 
-from msngan.runs import distributed as processes
+from msngan import norms
+from msngan.runs import distributed
 from msngan.runs.folder import Failure, UserError
-from msngan.training.children import leave_with, start_others, wait_for
 
 MEET = timedelta(hours=1)  # the longest that one process may keep the others waiting
+LOOK_SECONDS = 1.0  # between looks at the other processes
+GRACE_SECONDS = 20.0  # for a process to end by itself after another has died
 
 
 @dataclass
 class World:
     """The processes of a run. devices, nodes: what the Trainer is told.
 
-    began: the processes that this one has started; started: whether another of a run's has started
-    this one, which then answers to it alone.
+    began: the processes that this one started. started: whether another process of the run started
+    this one, whose exit code only that process sees.
     """
 
     devices: Any = 1
@@ -47,18 +57,18 @@ class World:
 
     @property
     def size(self) -> int:
-        return processes.count()
+        return distributed.count()
 
     def code(self, code: int) -> int:
-        """The exit code of this process where the run ends with `code`."""
+        """The exit code of this process if the run ends with `code`."""
         return 0 if self.started else code
 
 
 @contextmanager
 def world(options: dict[str, Any]) -> Iterator[World]:
-    """Start the processes that --trainer options ask for, or join those that are there.
+    """Start the processes that --trainer options ask for, or join existing ones; wait at the end.
 
-    At the end wait for them. An error that all processes have is the first one's to tell.
+    An error that all processes raise is reported by the first.
     """
     found = _asked(options)
     if found.environment is None:
@@ -79,11 +89,11 @@ def world(options: dict[str, Any]) -> Iterator[World]:
     finally:
         if mine and dist.is_initialized():
             dist.destroy_process_group()
-        wait_for(found.began)
+        _wait_for(found.began)
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this command again, after a process had died."""
+    """Whether torchrun started this command again after a process died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
@@ -92,7 +102,7 @@ def may_restart() -> bool:
 
 
 def _asked(options: dict[str, Any]) -> World:
-    """What the options and the environment ask for; no environment where it is one process."""
+    """What the options and the environment ask for; `environment` is None for one process."""
     devices, nodes = _parsed(options["devices"]), options["num_nodes"]
     gpus = options["accelerator"] != "cpu" and torch.cuda.is_available()
     if isinstance(devices, list) and not gpus:
@@ -108,8 +118,8 @@ def _asked(options: dict[str, Any]) -> World:
             devices, nodes = local, size // local
         if _count(devices) * nodes != size:
             raise UserError(
-                f"--trainer.devices {devices} on --trainer.num_nodes {nodes} is not what torchrun"
-                f" has started, {size} processes; leave both out"
+                f"--trainer.devices {devices} and --trainer.num_nodes {nodes} do not match the"
+                f" {size} processes that torchrun started; leave both out"
             )
         environment: ClusterEnvironment = TorchElasticEnvironment()
     else:
@@ -121,7 +131,7 @@ def _asked(options: dict[str, Any]) -> World:
         return World(devices)
     if options["accelerator"] not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(
-            f"--trainer.accelerator {options['accelerator']}: several processes are for cpu or gpu"
+            f"--trainer.accelerator {options['accelerator']}: several processes need cpu or gpu"
         )
     own = isinstance(environment, LightningEnvironment)
     started = own and int(os.environ.get("LOCAL_RANK", "0")) > 0
@@ -129,7 +139,7 @@ def _asked(options: dict[str, Any]) -> World:
 
 
 def _parsed(devices: Any) -> Any:
-    """A number of processes or `auto` as it is; GPUs by number, as 0,1 or [0, 1], as a list."""
+    """GPU numbers, as 0,1 or [0, 1], as a list; a number of processes or `auto` unchanged."""
     parts = devices.split(",") if isinstance(devices, str) and "," in devices else devices
     if not isinstance(parts, list):
         return devices
@@ -137,18 +147,18 @@ def _parsed(devices: Any) -> Any:
         return [int(part) for part in parts if str(part).strip()]
     except ValueError:
         raise UserError(
-            f"--trainer.devices {devices} is no list of GPU numbers; write it as 0,1"
+            f"--trainer.devices {devices} is not a list of GPU numbers; write it as 0,1"
         ) from None
 
 
 def _count(devices: Any) -> int:
-    """How many processes a machine has."""
+    """Processes on each machine."""
     if isinstance(devices, list):
         return len(devices)
     try:
         number = int(devices)
     except ValueError:
-        raise UserError(f"--trainer.devices {devices!r} is no number of processes") from None
+        raise UserError(f"--trainer.devices {devices!r} is not a number of processes") from None
     if number == -1 and torch.cuda.is_available():
         return torch.cuda.device_count()
     if number < 1:
@@ -163,14 +173,14 @@ def _device(options: dict[str, Any], found: World, local_rank: int) -> torch.dev
     index = listed[local_rank] if isinstance(listed, list) else local_rank
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"--trainer.devices {found.devices}: there are {torch.cuda.device_count()} GPUs; use"
-            " fewer, or --trainer.accelerator cpu"
+            f"--trainer.devices {found.devices}: this machine has {torch.cuda.device_count()} GPUs;"
+            " use fewer, or --trainer.accelerator cpu"
         )
     return torch.device("cuda", index)
 
 
 def _meet(found: World, options: dict[str, Any]) -> None:
-    """Start this machine's other processes where nobody else does, and connect with all."""
+    """Start this machine's other processes unless something else does, and connect to all."""
     environment, number = found.environment, _count(found.devices)
     assert environment is not None
     try:
@@ -179,9 +189,9 @@ def _meet(found: World, options: dict[str, Any]) -> None:
         raise UserError(f"--trainer.devices, --trainer.num_nodes: {problem}") from problem
     device = _device(options, found, environment.local_rank())
     if not environment.creates_processes_externally:
-        found.began = start_others(environment, number, found.nodes)
+        found.began = _start_others(environment, number, found.nodes)
     if found.started:
-        leave_with(os.getppid())
+        _leave_with(os.getppid())
     environment.set_global_rank(environment.node_rank() * number + environment.local_rank())
     environment.set_world_size(number * found.nodes)
     setattr(rank_zero_only, "rank", environment.global_rank())  # noqa: B010  as Lightning does
@@ -192,8 +202,8 @@ def _meet(found: World, options: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     rank, size = environment.global_rank(), environment.world_size()
     store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=MEET))
-    # torchrun keeps its store when it starts the command again, and a process that is early would
-    # read the addresses of those that have died.
+    # torchrun keeps its store when it starts the command again, and an early process would read the
+    # addresses of those that died.
     store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpu else "gloo",
@@ -205,16 +215,125 @@ def _meet(found: World, options: dict[str, Any]) -> None:
 
 
 def _for_this_process(problem: BaseException, found: World) -> BaseException:
-    """What this process ends with: the first one speaks for all, others only of their own."""
-    first = processes.rank() == 0
-    if processes.lost(problem):
+    """The exception this process ends with: the first reports for all, others only their own."""
+    first = distributed.rank() == 0
+    if distributed.lost(problem):
         if not first:
             return SystemExit(1)
         return Failure(
-            "another process of the run has ended, its own words are above; what was saved is whole"
+            "another process of the run has ended; its own message is above, saved files are intact"
         )
     if first or not isinstance(problem, (UserError, Failure)):
         return problem
     if problem.together:
         return SystemExit(found.code(2 if isinstance(problem, UserError) else 1))
-    return type(problem)(f"process {processes.rank()}: {problem}")
+    return type(problem)(f"process {distributed.rank()}: {problem}")
+
+
+def _start_others(environment: ClusterEnvironment, number: int, nodes: int) -> list[Popen[bytes]]:
+    """Start this machine's other processes: Lightning runs this command line again for each."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if not (spec and spec.name.startswith("msngan")) and "msngan" not in os.path.basename(
+        sys.argv[0]
+    ):
+        raise UserError(
+            "--trainer.devices runs this program again for each process, which works from a command"
+            " line only; use `msngan`, `python -m msngan` or torchrun"
+        )
+    launcher = _SubprocessScriptLauncher(environment, number, nodes)
+    launcher._call_children_scripts()
+    began: list[Popen[bytes]] = launcher.procs
+    threading.Thread(target=_watch, args=(began,), daemon=True).start()
+    return began
+
+
+def _watch(began: list[Popen[bytes]]) -> None:
+    """End this process and all others soon after one of them has failed.
+
+    Processes that are exchanging data notice a failure themselves; one that waits elsewhere does
+    not.
+    """
+    while all(each.poll() in (None, 0) for each in began):
+        time.sleep(LOOK_SECONDS)
+    time.sleep(GRACE_SECONDS)
+    for each in began:
+        each.kill()
+    sys.stderr.write("msngan: error: another process of the run has ended\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _leave_with(parent: int) -> None:
+    """End this process soon after the one that started it has ended."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        time.sleep(GRACE_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def _wait_for(began: list[Popen[bytes]]) -> None:
+    end = time.monotonic() + GRACE_SECONDS
+    for each in began:
+        try:
+            each.wait(max(0.1, end - time.monotonic()))
+        except TimeoutExpired:
+            each.kill()
+            each.wait()
+
+
+class Together(DDPStrategy):
+    """Data-parallel training without DistributedDataParallel, in processes that `world` connected.
+
+    DistributedDataParallel assumes one backward pass of one loss through all parameters, which no
+    GAN has. Here all processes start with the first one's weights, and before each optimizer step
+    the gradients are summed in one exchange; each process then takes the same step, so weights stay
+    equal bit for bit. Sums, not means: a loss is that of the global batch, and each process holds
+    its own part of the graph.
+    """
+
+    strategy_name = "together"
+
+    def __init__(self, cluster_environment: ClusterEnvironment) -> None:
+        super().__init__(cluster_environment=cluster_environment)
+        self._own: list[Tensor] = []  # statistics that norms do not synchronise
+
+    def _configure_launcher(self) -> None:
+        """The processes exist already."""
+
+    def configure_ddp(self) -> None:
+        """Instead of wrapping the module, copy the first process's weights to all."""
+        module = self.lightning_module
+        assert module is not None
+        distributed.from_first([*module.parameters(), *module.buffers()])
+        self._own = list(norms.own_statistics(module))
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        """Nothing to prepare: there is no wrapper."""
+
+    def optimizer_step(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Sum the gradients, then step as one process would."""
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        distributed.sum_gradients(parameters)
+        made = super().optimizer_step(optimizer, closure, model, **kwargs)
+        # As in DistributedDataParallel: otherwise a checkpoint would hold the first process's and a
+        # resumed run would differ.
+        distributed.from_first(self._own)
+        return made
+
+
+def synchronise(module: LightningModule, centring: bool) -> None:
+    """Make norms use the batches of all processes; centring: also the norms that centre."""
+    norms.synchronise(module)
+    for part in module.modules():
+        if isinstance(part, norms.Centring) and not centring:
+            part.sync = False

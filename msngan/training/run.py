@@ -1,4 +1,4 @@
-"""A run from its options: build, train, save, say where things are."""
+"""A run from its options: build, train, save, say where the results are."""
 
 from __future__ import annotations
 
@@ -14,41 +14,40 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from msngan.runs import distributed as processes
+from msngan.runs import distributed
 from msngan.runs.atomic import write_json
 from msngan.runs.fit_config import FitConfig
 from msngan.runs.folder import Diverged, Run, UserError, new_run, now
-from msngan.runs.memory import keep_freed_memory
+from msngan.runs.hardware import cores, keep_freed_memory
 from msngan.runs.safe_read import object_or_empty
 from msngan.training import launch
-from msngan.training.board import Board
 from msngan.training.callbacks import (
     Anomaly,
     AtomicIO,
     Dump,
-    Interrupt,
     Progress,
     RunCallback,
-    StopAt,
+    Stop,
+    TensorBoard,
 )
-from msngan.training.callbacks.saving import Saving
-from msngan.training.checkpoint import (
-    JudgedIO,
+from msngan.training.callbacks.run_callback import Saving
+from msngan.training.starting import (
+    Hold,
     check_steps,
-    fit_into,
-    judged,
+    checked,
     kept_options,
-    say_changes,
+    load,
+    newest_intact,
+    prepare,
+    report_changes,
+    warn_if_short,
 )
-from msngan.training.folder import Hold, prepare, say_if_short, take_up
-from msngan.training.strategy import Together, synchronise
 from msngan.training.tasks import TASKS, resume_command
-from msngan.training.threads import say_machine, threads_of
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where training begins: a fresh run, or a checkpoint (of this run, or of another)."""
+    """Where training begins: a new run, or a checkpoint (of this run, or of another)."""
 
     run: Run
     checkpoint: Path | None
@@ -58,23 +57,23 @@ class Start:
 
 
 def fit(config: FitConfig) -> int:
-    """A new run, perhaps from another's checkpoint. Returns the exit code."""
+    """Train a new run, from a checkpoint of another if one is given. Returns the exit code."""
     quiet()
     checkpoint = Path(config.ckpt_path) if config.ckpt_path else None
     with launch.world(config.group("trainer")) as world:
         if launch.may_restart() and config.run is None:
             raise UserError("give --run NAME: torchrun may start again, and must find the run")
         known = Run(config.run or "", Path(config.root))
-        if launch.restarted() and processes.decided(known.config.is_file):
+        if launch.restarted() and distributed.decided(known.config.is_file):
             return _continue(config, known, world)
         root = Path(config.root)
-        run = processes.decided(lambda: new_run(config.run, config.name, config.seed, root))
+        run = distributed.decided(lambda: new_run(config.run, config.name, config.seed, root))
         with Hold(run) as hold:
             return world.code(_train(config, Start(run, checkpoint, config.stem, hold), world))
 
 
 def resume(config: FitConfig, run: Run) -> int:
-    """Continue `run` in its own folder."""
+    """Continue `run` in its own folder. Returns the exit code."""
     quiet()
     with launch.world(config.group("trainer")) as world:
         return _continue(config, run, world)
@@ -82,71 +81,97 @@ def resume(config: FitConfig, run: Run) -> int:
 
 def _continue(config: FitConfig, run: Run, world: launch.World) -> int:
     with Hold(run) as hold:
-        processes.decided(hold.take)
-        checkpoint = processes.decided(lambda: take_up(run))
-        before = processes.decided(lambda: _environment(run))
-        say_machine(before, config, world)
-        if checkpoint is None and config.ckpt_path:  # killed before it had one of its own
+        distributed.decided(hold.take)
+        checkpoint = distributed.decided(lambda: newest_intact(run))
+        before = distributed.decided(lambda: _environment(run))
+        if distributed.rank() == 0:
+            _report_machine(before, config, world)
+        if checkpoint is None and config.ckpt_path:  # killed before its own first checkpoint
             checkpoint = Path(config.ckpt_path)
         start = Start(run, checkpoint, before.get("config", run.name), hold, resumed=True)
         return world.code(_train(config, start, world))
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """What the run said of its machine, nothing where that cannot be read: it decides nothing."""
+    """The run's environment.json as far as it can be read: it is only compared and reported."""
     kinds = {"threads": int, "processes": int, "config": str}
     found = object_or_empty(run.environment).items()
     return {name: value for name, value in found if type(value) is kinds.get(name)}
 
 
+def _threads(config: FitConfig, world: launch.World) -> int:
+    """--threads, or this machine's cores shared among its processes."""
+    if config.threads:
+        return int(config.threads)
+    if world.size == 1:
+        return torch.get_num_threads()
+    return max(1, cores() // max(1, world.size // world.nodes))
+
+
+def _report_machine(before: dict[str, Any], config: FitConfig, world: launch.World) -> None:
+    """Report what makes a resumed run inexact; `before` is its environment.json."""
+    threads, size = _threads(config, world), world.size
+    had = before.get("processes", 1)
+    if had != size:
+        batch = config.data.batch_size
+        sys.stderr.write(
+            f"processes: {had} -> {size}; the run continues, not exactly: a critic update now takes"
+            f" {size} x {batch} images (--data.batch_size is per process), and sums round"
+            " differently\n"
+        )
+    if before.get("threads", threads) != threads:
+        sys.stderr.write(
+            f"threads: {before['threads']} -> {threads}; the run continues, its last bits may"
+            f" differ (--threads {before['threads']} keeps them)\n"
+        )
+
+
 def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     run = start.run
-    # Said aloud even where it is the default: left to the environment, another arithmetic may be
-    # chosen for the same number of threads, and with it other last bits.
-    torch.set_num_threads(threads_of(config, world))
+    # Set explicitly even if it is the default: left to the environment, another arithmetic may be
+    # chosen for the same number of threads, with other last bits.
+    torch.set_num_threads(_threads(config, world))
     keep_freed_memory()
     task = TASKS[config.task](config)
-    checkpoint, options = None, task.options
+    checkpoint, options, built = None, task.options, task.built
     if start.checkpoint is not None:
-        checkpoint = judged(start.checkpoint, config.task, options)
+        checkpoint = checked(start.checkpoint, config.task, options)
     module = task.build()
-    task.built.health.begin(module)
+    built.health.begin(module)
     if world.size > 1:
         own = config.model.norm_options or {}
-        synchronise(module, centring=own.get("sync") is not False)
+        launch.synchronise(module, centring=own.get("sync") is not False)
     if start.checkpoint is not None and checkpoint is not None:
-        fit_into(checkpoint, module, start.checkpoint)
-        if start.resumed and processes.decided(
-            lambda: _ended_unsaid(config, run, checkpoint, task.steps)
+        load(checkpoint, module, start.checkpoint)
+        if start.resumed and distributed.decided(
+            lambda: _already_ended(config, run, checkpoint, task.steps)
         ):
             return 0
         check_steps(checkpoint, task.steps, start.checkpoint, task.steps_option)
-        if processes.rank() == 0:
-            say_changes(checkpoint, options, task.data.description, config)
-    interrupt, progress = Interrupt(), Progress()
-    built = task.built
-    saving = built.checkpoint.saving
+        if distributed.rank() == 0:
+            report_changes(checkpoint, options, task.data.description, config)
+    stop, progress, saving = Stop(), Progress(), built.checkpoint.saving
     saving.run, saving.say = run, progress.say
-    saving.remedy = f"make room and go on with `{resume_command(run)}`"
-    recorders = [built.records, built.dynamics, built.health]
+    saving.remedy = f"make room and continue with `{resume_command(run)}`"
     watching = config.detect_anomaly or config.trainer.detect_anomaly
     watchers = [Anomaly(config.model.compile), Dump()] if watching else [Dump()]
-    callbacks = [*watchers, StopAt(), interrupt, *recorders, *task.callbacks, built.checkpoint]
-    callbacks.append(progress)
+    callbacks = [*watchers, stop, built.records, built.dynamics, built.health]
+    callbacks += [*task.callbacks, built.checkpoint, progress]
     for callback in callbacks:
         if isinstance(callback, RunCallback):
-            callback.attach(run, config.seed, task.steps, start.config_name)
-            callback.saving = saving
+            callback.attach(run, start.config_name, saving)
     built.checkpoint.options = kept_options(config)
-    trainer = _trainer(config, run, callbacks, world, JudgedIO(checkpoint))
-    # Lightning would restore a checkpoint first, and float64 weights would pass through float32.
+    resumed_at = checkpoint["msngan"]["step"] if start.resumed and checkpoint else None
+    board = TensorBoard(run, resumed_at)
+    trainer = _trainer(config, run, callbacks, world, AtomicIO(checkpoint), board)
+    # Lightning converts after it has restored a checkpoint: float64 weights would be rounded.
     trainer.precision_plugin.convert_module(module)
-    # All that can be wrong with the input is found before anything is written.
+    # Everything that can be wrong with the input is found before anything is written.
     task.data.check(trainer.world_size)
     task.prepare(trainer.strategy.root_device)
-    processes.decided(lambda: prepare(config, run, start.config_name, start.hold))
-    if processes.rank() == 0:
-        say_if_short(run, module)
+    distributed.decided(lambda: prepare(config, run, start.config_name, start.hold))
+    if distributed.rank() == 0:
+        warn_if_short(run, module)
     state = "continued" if start.resumed else "new"
     progress.say(f"run {run.name}: {state}, in {run.folder}\n{task.beginning(module)}")
     try:
@@ -157,14 +182,11 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
             problem.args = (f"{problem}; {more}",)
         _write_result(run, "diverged", trainer.global_step, str(problem))
         raise
-    finally:
-        for logger in trainer.loggers:
-            logger.finalize("finished")
     step = trainer.global_step
     saving.check(run.last.name)
-    if interrupt.signal is not None:
+    if stop.signal is not None:
         progress.say(f"stopped at step {step}; continue with:\n  {resume_command(run)}")
-        return 128 + interrupt.signal
+        return 128 + stop.signal
     if task.stopped is not None and step < task.steps:
         _write_result(run, "collapsed", step, task.stopped)
         said = f"stopped at step {step}, as --scores.stop_on_collapse asks: {task.stopped}"
@@ -176,8 +198,8 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     return 0
 
 
-def _ended_unsaid(config: Any, run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
-    """Write the result of a run that was stopped between its last step and its result."""
+def _already_ended(config: Any, run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
+    """Write the missing result of a run that was killed after its last step."""
     about = checkpoint["msngan"]
     step, collapse = about["step"], about.get("collapse")
     collapsed = collapse is not None and config.scores.stop_on_collapse
@@ -188,16 +210,16 @@ def _ended_unsaid(config: Any, run: Run, checkpoint: dict[str, Any], steps: int)
         sys.stderr.write(f"run {run.name} had stopped at step {step}: {collapse}\n")
         return True
     _write_result(run, "done", step)
-    sys.stderr.write(f"run {run.name} had done all of its {step} steps; it is done\n")
+    sys.stderr.write(f"run {run.name} had already done all of its {step} steps\n")
     return True
 
 
 def _write_result(run: Run, status: str, step: int, reason: str | None = None) -> None:
-    if processes.rank() > 0:
+    if distributed.rank() > 0:
         return
     about = {"status": status, "step": step, "reason": reason, "time": now()}
-    with Saving(run=run).attempt(run.result.name, step):
-        write_json(run.result, {"format": 1, **about})
+    content = {"format": 1, **about}
+    Saving(run=run).attempt(run.result.name, step, lambda: write_json(run.result, content))
 
 
 def _trainer(
@@ -206,19 +228,21 @@ def _trainer(
     callbacks: list[Any],
     world: launch.World,
     files: AtomicIO,
+    board: TensorBoard,
 ) -> Trainer:
     options = config.group("trainer")
     options |= {"devices": world.devices, "num_nodes": world.nodes}
-    options["detect_anomaly"] = False  # Anomaly is in its place, which names layers
+    options["detect_anomaly"] = False  # the callback Anomaly replaces it and names layers
     if world.environment is not None:
-        options["strategy"] = Together(world.environment)
+        options["strategy"] = launch.Together(world.environment)
     try:
         return Trainer(
             **options,
             max_epochs=-1,
             callbacks=callbacks,
             plugins=[files],
-            logger=Board(run),
+            logger=board,
+            log_every_n_steps=0,  # the callback Records logs
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -22,9 +22,9 @@ from msngan.runs.jsonl import read_lines
 from msngan.training.callbacks import (
     Accuracy,
     Checkpoints,
+    CollapseChecks,
     Dynamics,
     Gates,
-    Health,
     Records,
     Samples,
     Scores,
@@ -56,7 +56,7 @@ class Task:
         "checkpoint": Checkpoints,
         "records": Records,
         "dynamics": Dynamics,
-        "health": Health,
+        "health": CollapseChecks,
     }
     sized_by = "--model.width"
     steps_option = "--steps says"  # how the user asked for this many

@@ -1,9 +1,13 @@
-"""Checkpoints that a kill cannot damage."""
+"""When a run saves and when it stops; checkpoint files that a kill cannot damage."""
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -11,34 +15,45 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from msngan import __version__
+from msngan.runs import distributed
 from msngan.runs.atomic import replacing, sync, sync_folder
 from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, load_plain
 from msngan.runs.options import Every, Record
-from msngan.training.callbacks.base import RunCallback
-from msngan.training.callbacks.saving import OnError, Saving, reason
+from msngan.training.callbacks.run_callback import OnError, RunCallback, Saving, last_step, reason
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
 
-KEPT = 4  # last, previous, best and the one that is being written: never more at once
+KEPT = 4  # last, previous, best and the one being written: never more at once
+# SLURM's --signal=USR1@90 warns that the job's time is almost over: the exit code is SIGTERM's.
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS += [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
 
 class AtomicIO(TorchCheckpointIO):
     """Writes beside the target, syncs, renames; reads plain data only.
 
-    Lightning's own way stages the file in the system's temporary folder; from another file system
-    that ends in a copy, which a kill cuts, the good file before it already gone.
+    Lightning stages the file in the system's temporary folder. From another file system the move is
+    a copy: a kill in the middle of it cuts the file, and the good one before it is gone.
 
-    A disk's failure is kept in `problem` for `take_problem`: raised here, in one of several
-    processes, it would leave the others waiting for this one.
+    A disk's failure is kept in `problem` for `take_problem`: if it were raised here, in one of
+    several processes, the others would wait for this one.
+
+    checked: a checkpoint that was read and checked; `load_checkpoint` returns it once, whatever its
+    path holds by then.
     """
 
-    problem: BaseException | None = None
+    def __init__(self, checked: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.checked = checked
+        self.problem: BaseException | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         try:
+            if not Path(path).parent.is_dir():  # or the write would recreate it
+                raise FileNotFoundError(errno.ENOENT, "the run's folder is gone")
             with replacing(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)
         except (OSError, RuntimeError) as problem:
@@ -47,7 +62,7 @@ class AtomicIO(TorchCheckpointIO):
             self.problem = problem
 
     def take_problem(self) -> None:
-        """Raise what the last save has failed with, once."""
+        """Raise the failure of the last save, once."""
         problem, self.problem = self.problem, None
         if problem is not None:
             raise problem
@@ -55,13 +70,56 @@ class AtomicIO(TorchCheckpointIO):
     def load_checkpoint(  # type: ignore[override]
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: Any = None
     ) -> dict[str, Any]:
+        checked, self.checked = self.checked, None
+        if checked is not None:
+            return checked
         return load_plain(Path(path), map_location)
+
+
+class Stop(RunCallback):
+    """Stops after the run's last step, or after the step in progress when a signal arrives.
+
+    Steps are counted here and not by Lightning's max_steps, with which a run resumed from the end
+    of an epoch miscounts. A signal to any of several processes stops all of them after the same
+    step; a second Ctrl-C leaves at once. Must come before the callbacks that save, so that they see
+    `trainer.should_stop`.
+
+    signal: SIGINT or SIGTERM once one has arrived in any process, else None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._arrived = 0  # in this process
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # After Lightning has set its own SIGTERM handler, which raises in the middle of a step.
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._arrived and number == signal.SIGINT:
+            raise SystemExit(128 + number)  # Lightning would turn a KeyboardInterrupt into exit 1
+        self._arrived = number if number == signal.SIGINT else signal.SIGTERM
+        name = signal.Signals(number).name
+        if distributed.rank() == 0:
+            sys.stderr.write(f"\n{name}: saving after this step (Ctrl-C again leaves at once)\n")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.signal = distributed.largest(self._arrived) or None
+        if self.signal or trainer.global_step >= last_step(trainer):
+            trainer.should_stop = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
 
 
 class Checkpoints(RunCallback):
     """Keeps last.ckpt, and the one before it as previous.ckpt; `save_best` adds best.ckpt.
-
-    With the one that is being written there are never more than four.
 
     Args:
         every: steps between checkpoints; 0: only at the end and on interruption.
@@ -81,7 +139,7 @@ class Checkpoints(RunCallback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["msngan"] = {
+        about = {
             "format": CHECKPOINT_FORMAT,
             "version": __version__,
             "step": trainer.global_step,
@@ -90,12 +148,13 @@ class Checkpoints(RunCallback):
             "data": cast("ImageData", getattr(trainer, "datamodule")).description,  # noqa: B009
         }
         if self.options:
-            checkpoint["msngan"]["options"] = self.options
+            about["options"] = self.options
         if self._best is not None:
-            checkpoint["msngan"]["best"] = self._best
+            about["best"] = self._best
         collapses = [getattr(each, "collapse", None) for each in getattr(trainer, "callbacks")]  # noqa: B009
-        if any(collapses):  # a kill may come before the run's result is written
-            checkpoint["msngan"]["collapse"] = next(filter(None, collapses))
+        if any(collapses):  # saved because a kill may come before the run's result is written
+            about["collapse"] = next(filter(None, collapses))
+        checkpoint["msngan"] = about
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,44 +163,50 @@ class Checkpoints(RunCallback):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write last.ckpt for the step just done; at every moment some last.ckpt is whole."""
+        """Write last.ckpt for the step just done; at every moment one complete last.ckpt exists."""
         if self.saved_step == trainer.global_step:
             return
         fresh = self.run.last.with_name(".next.ckpt")
-        with self.saving.attempt(self.run.last.name, trainer.global_step):
+
+        def write() -> None:
             self._write(trainer, fresh)
             if trainer.is_global_zero:
                 self._advance(fresh)
             self.saved_step = trainer.global_step
 
+        self.saving.attempt(self.run.last.name, trainer.global_step, write, collective=True)
+
     def save_best(self, trainer: Trainer, best: dict[str, str | float]) -> None:
-        """Write best.ckpt for the step just done; `best` says by which score and value."""
+        """Write best.ckpt for the step just done; `best` holds the score's name and value."""
         self._best = best
         try:
-            with self.saving.attempt(self.run.best.name, trainer.global_step):
-                self._write(trainer, self.run.best)
+            path = self.run.best
+            self.saving.attempt(
+                path.name,
+                trainer.global_step,
+                lambda: self._write(trainer, path),
+                collective=True,
+            )
         finally:
             self._best = None
 
     def _write(self, trainer: Trainer, path: Path) -> None:
         trainer.save_checkpoint(path, weights_only=False)
-        io = trainer.strategy.checkpoint_io
-        if isinstance(io, AtomicIO):
-            io.take_problem()
+        cast(AtomicIO, trainer.strategy.checkpoint_io).take_problem()
 
     def _advance(self, fresh: Path) -> None:
         """The last becomes the previous, the fresh one the last."""
         last, previous = self.run.last, self.run.previous
         for record in self.run.folder.glob("*.jsonl"):
-            sync(record)  # no line of a saved step may be lost with the power
+            sync(record)  # a power cut must not lose a line of a saved step
         if last.is_file():
             kept = last.with_name(".previous.ckpt")
             kept.unlink(missing_ok=True)
             try:
                 os.link(last, kept)
                 os.replace(kept, previous)
-                kept.unlink(missing_ok=True)  # renaming to another name of itself does nothing
-            except OSError:  # a file system without links: for a moment there is no last
+                kept.unlink(missing_ok=True)  # left if both were already the same file
+            except OSError:  # without hard links there is no last.ckpt for a moment
                 os.replace(last, previous)
         os.replace(fresh, last)
         sync_folder(last.parent)

@@ -1,4 +1,4 @@
-"""Training dynamics: what happens inside the networks, to dynamics.npz."""
+"""Training dynamics: measurements of every layer of the networks, kept in dynamics.npz."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor
 
 from msngan.data import ImageData, LabelledData
 from msngan.data import images as convert
-from msngan.runs import distributed as processes
-from msngan.runs import rng
+from msngan.runs import distributed, rng
 from msngan.runs.folder import UserError
 from msngan.runs.options import Every, Record
-from msngan.training import dynamics as record
-from msngan.training.callbacks.base import RunCallback
+from msngan.training import dynamics as file
+from msngan.training.callbacks.run_callback import RunCallback
 from msngan.training.dynamics.measure import Subject, measure
 
 if TYPE_CHECKING:
     from msngan.gan import GAN
 
-PROBES = 128  # images, or latents, on which activations are looked at
+PROBES = 128  # images, or latents, whose activations are measured
+SHOWN = ("gradient_zero", "stable_rank", "drift", "dead", "operator_norm")  # in the logger
 
 
 class Dynamics(RunCallback):
-    """Measures every layer of the networks, and keeps all measurements in dynamics.npz.
+    """Measures every layer of the networks and keeps all measurements in dynamics.npz.
 
-    Before the first step (of the weights alone, there are no gradients yet), after the first step
-    (its gradients are those at the first weights), then every so many steps and after the last.
-    Measuring leaves every bit of training as it is. The activations are looked at on the first
-    images of the training part as they are, without augmentation; a generator's on fixed latents.
+    Measures before the first step (weights only, as there are no gradients yet), after the first
+    step (its gradients are those at the first weights), then every so many steps and after the
+    last. Every bit of training stays as it is. Activations are those of the first training images
+    without augmentation; a generator's are those of fixed latents.
 
     Args:
         every: steps between measurements of every layer; 0: none.
@@ -39,7 +39,7 @@ class Dynamics(RunCallback):
 
     def __init__(self, every: Record[Every] = 500) -> None:
         self.every = every
-        self._known: record.Dynamics | None = None
+        self._known: file.Dynamics | None = None
         self._subjects: list[Subject] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +49,7 @@ class Dynamics(RunCallback):
         if not self.every:
             return
         data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
-        self._subjects = subjects(pl_module, data, self.seed)
+        self._subjects = _subjects(pl_module, data)
         if self._known is None or not len(self._known):
             self._measure(trainer)
 
@@ -60,41 +60,37 @@ class Dynamics(RunCallback):
         if wanted and trainer.is_global_zero:
             self._measure(trainer)
 
-    def _kept(self, step: int) -> record.Dynamics | None:
+    def _kept(self, step: int) -> file.Dynamics | None:
         """The run's measurements up to this step; later ones are about to be made again."""
         path = self.run.dynamics
         if not path.is_file():
             return None
         try:
-            found = record.read(path)
+            found = file.read(path)
         except ValueError as problem:
             raise UserError(str(problem)) from problem
-        kept = record.until(found, step)
+        kept = file.until(found, step)
         if len(kept) < len(found):
-            with self.saving.attempt(path.name, step, needed=True):
-                record.write(path, kept)
+            self.saving.attempt(path.name, step, lambda: file.write(path, kept), needed=True)
         return kept
 
     def _measure(self, trainer: Trainer) -> None:
-        step = trainer.global_step
-        with processes.alone():
+        step, path = trainer.global_step, self.run.dynamics
+        with distributed.alone():
             made = measure(self._subjects, step, self._known)
         try:
-            self._known = record.appended(self._known, made)
+            self._known = known = file.appended(self._known, made)
         except ValueError as problem:
-            path = self.run.dynamics
-            raise UserError(f"{path}: {problem}; move it away to measure anew") from problem
-        with self.saving.attempt(self.run.dynamics.name, step):
-            record.write(self.run.dynamics, self._known)
-        for logger in trainer.loggers:
-            logger.log_metrics(aggregates(made), step)
+            raise UserError(f"{path}: {problem}; move it away to start a new one") from problem
+        self.saving.attempt(path.name, step, lambda: file.write(path, known))
+        self.to_loggers(trainer, _means(made))
 
 
-def subjects(module: LightningModule, data: ImageData, seed: int) -> list[Subject]:
-    """The networks of a GAN or a classifier, and what they are looked at with."""
+def _subjects(module: LightningModule, data: ImageData) -> list[Subject]:
+    """The networks of a GAN or a classifier, each with its probe batch."""
     options = cast(Any, module).options
 
-    def laid(probe: Tensor) -> Tensor:
+    def placed(probe: Tensor) -> Tensor:
         probe = probe.to(module.device, cast(torch.dtype, module.dtype))
         last = options.channels_last and probe.dim() == 4
         return probe.contiguous(memory_format=torch.channels_last) if last else probe
@@ -102,22 +98,22 @@ def subjects(module: LightningModule, data: ImageData, seed: int) -> list[Subjec
     images = data.real[:PROBES]
     if isinstance(data, LabelledData):
         network = cast(torch.nn.Module, module.network)
-        return [Subject("network", network, laid(data.prepared(images)))]
+        return [Subject("network", network, placed(data.prepared(images)))]
     gan = cast("GAN", module)
-    draw = rng.generator(seed, 0, 0, "samples")
+    draw = rng.generator(options.seed, 0, 0, "samples")
     latents = torch.randn(len(images), options.latent_dim, generator=draw)
     return [
-        Subject("critic", gan.critic, laid(convert.to_float(images))),
-        Subject("generator", gan.generator, laid(latents)),
+        Subject("critic", gan.critic, placed(convert.to_float(images))),
+        Subject("generator", gan.generator, placed(latents)),
     ]
 
 
-def aggregates(measurement: record.Dynamics) -> dict[str, float]:
-    """For the logger: means over each network's layers, of its operator norms the largest."""
+def _means(measurement: file.Dynamics) -> dict[str, float]:
+    """For the logger: the mean over each network's layers; the maximum of its operator norms."""
     found = {}
     for network in measurement.networks:
         own = [name.startswith(f"{network}.") for name in measurement.layers]
-        for name in ("gradient_zero", "stable_rank", "drift", "dead", "operator_norm"):
+        for name in SHOWN:
             values = getattr(measurement, name)[0, own]
             values = values[np.isfinite(values)]
             if len(values):

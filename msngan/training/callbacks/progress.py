@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from msngan.runs import distributed as processes
-from msngan.training.callbacks.base import RunCallback
+from msngan.training.callbacks.run_callback import RunCallback, last_step
 
 HEARTBEAT_SECONDS = 30
 # The figures of a step that are shown, where it has them.
@@ -57,7 +57,7 @@ class Progress(RunCallback):
                 expand=True,
             )
             self._task = self._bar.add_task(
-                "train", total=self.steps, completed=trainer.global_step, text=""
+                "train", total=last_step(trainer), completed=trainer.global_step, text=""
             )
             self._bar.start()
 
@@ -83,8 +83,9 @@ class Progress(RunCallback):
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
         else:
-            left = (self.steps - step) / max(speed, 1e-9)
-            self.say(f"step {step}/{self.steps}  {text}  {clock(left)} left")
+            last = last_step(trainer)
+            left = (last - step) / max(speed, 1e-9)
+            self.say(f"step {step}/{last}  {text}  {clock(left)} left")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close(trainer)

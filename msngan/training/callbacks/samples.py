@@ -1,4 +1,4 @@
-"""Grids of samples while the generator learns, and a film of them at the end."""
+"""Grids of samples during training, and an animation of them at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from msngan.data import images as convert
 from msngan.runs.atomic import replacing
 from msngan.runs.options import Count, Every, Record
-from msngan.training.callbacks.base import RunCallback
+from msngan.training.callbacks.run_callback import RunCallback, last_step
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
@@ -22,7 +22,7 @@ class Samples(RunCallback):
     """Saves samples/<run>/step-XXXXXXXX.png, real.png before the first, training.webp at the end.
 
     Each grid shows the same latents, from the generator's moving average in eval mode. Drawing them
-    takes nothing from training's random streams.
+    leaves training's random streams alone.
 
     Args:
         every: steps between grids; 0: only at the end.
@@ -38,10 +38,8 @@ class Samples(RunCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        with self.saving.attempt("a grid", trainer.global_step, needed=True):
-            for stale in self._grids():  # of a longer run that this one goes on in the middle of
-                if int(stale.stem.removeprefix("step-")) > trainer.global_step:
-                    stale.unlink()
+        step = trainer.global_step
+        self.saving.attempt("a grid", step, lambda: self._keep_until(step), needed=True)
         data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
         pick = torch.linspace(0, len(data.real) - 1, min(self.count, len(data.real))).long()
         self._save(trainer, data.real[pick], "real.png")
@@ -55,18 +53,21 @@ class Samples(RunCallback):
             return
         if self.due(trainer, self.every):
             self._draw(trainer, pl_module)
-        if self.film and trainer.global_step >= self.steps:
-            with self.saving.attempt("training.webp", trainer.global_step):
-                self._write_film()
+        if self.film and trainer.global_step >= last_step(trainer):
+            self.saving.attempt("training.webp", trainer.global_step, self._write_film)
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
-        images = cast("GAN", module).sample(self.count, self.seed)
+        images = cast("GAN", module).sample(self.count, module.hparams["seed"])
         self._save(trainer, images, f"step-{trainer.global_step:08d}.png")
 
     def _save(self, trainer: Trainer, images: torch.Tensor, name: str) -> None:
         path, step = self.run.samples / name, trainer.global_step
-        with self.saving.attempt("a grid", step), replacing(path) as temporary:
-            convert.save_grid(images, temporary, kind="PNG")
+
+        def write() -> None:
+            with replacing(path) as temporary:
+                convert.save_grid(images, temporary, kind="PNG")
+
+        self.saving.attempt("a grid", step, write)
         for logger in trainer.loggers:
             add = getattr(logger, "log_picture", None)
             if add is not None:
@@ -76,8 +77,14 @@ class Samples(RunCallback):
     def _grids(self) -> list[Path]:
         return sorted(self.run.samples.glob("step-????????.png"))
 
+    def _keep_until(self, step: int) -> None:
+        """Remove the grids of later steps, which a resumed run is about to do again."""
+        for path in self._grids():
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+
     def _write_film(self) -> None:
-        """training.webp: the grids in order, the last one held; at most 100 frames."""
+        """Write training.webp: the grids in order, the last one held; at most 100 frames."""
         from PIL import Image
 
         paths = self._grids()
@@ -85,7 +92,7 @@ class Samples(RunCallback):
             return
         pick = torch.linspace(0, len(paths) - 1, min(100, len(paths))).long().unique()
         frames = [Image.open(paths[index]).convert("RGB") for index in pick.tolist()]
-        # A run that went on with another --samples.count has grids of two sizes.
+        # A run resumed with another --samples.count has grids of two sizes.
         frames = [frame for frame in frames if frame.size == frames[-1].size]
         times = [200] * (len(frames) - 1) + [2000]  # milliseconds
         with replacing(self.run.samples / "training.webp") as temporary:

@@ -1,28 +1,30 @@
-"""Scores during training: the paper's five runs of 2000 samples, stamped with their protocol."""
+"""Scores during training: by default the paper's five runs of 2000 samples; what they cost."""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pytorch_lightning import LightningModule, Trainer
 
-from msngan.runs import distributed as processes
+from msngan.runs import distributed
 from msngan.runs.bounds import Range
 from msngan.runs.checkpoint_files import read_checkpoint
+from msngan.runs.folder import UserError
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Every, Record
 from msngan.runs.score_records import score_line
 from msngan.scores.floors import floors
+from msngan.scores.interface import KEYS
 from msngan.scores.measuring import roles_of
 from msngan.scores.presets import metric_names, preset
+from msngan.scores.protocol import METRICS, Protocol
 from msngan.scores.scorer import Scored, Scorer
-from msngan.training.callbacks import watch
-from msngan.training.callbacks.base import RunCallback, callbacks_of
+from msngan.training import collapse_rules
 from msngan.training.callbacks.checkpoints import Checkpoints
-from msngan.training.callbacks.cost import Cost
 from msngan.training.callbacks.progress import Progress, clock
-from msngan.training.callbacks.wanted import check_sizes, role_of
+from msngan.training.callbacks.run_callback import RunCallback, callbacks_of, last_step
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +32,15 @@ if TYPE_CHECKING:
     from msngan.data import ImageData
     from msngan.gan import GAN
 
+SHARE = 0.05  # of a run's time; scores that take more are reported
+ROLES = {usual: role for role, (usual, _) in KEYS.items()}  # role by usual name, as --scores.best
+
 
 class Scores(RunCallback):
     """Scores the generator's moving average and appends a line to scores.jsonl.
 
-    The extractor is chosen, said and loaded before the first step, never in the middle. Sampling
-    and scoring take nothing from training's random streams. Signs of a collapse are said: a score
+    The extractor is chosen, named and loaded before the first step, never in the middle. Sampling
+    and scoring leave training's random streams alone. Signs of a collapse are reported: a score
     worse than twice its best in three evaluations, precision or recall near zero.
 
     Args:
@@ -71,34 +76,30 @@ class Scores(RunCallback):
     ) -> None:
         preset(protocol)
         self.metrics = metric_names("--scores.metrics", metrics)
-        self.role = role_of(best, self.metrics)
-        self.every, self.protocol, self.extractor = every, protocol, extractor
-        self.inception_weights, self.runs, self.samples = inception_weights, runs, samples
-        self.enabled, self.stop_on_collapse = enabled, stop_on_collapse
-        self.collapse: str | None = None  # what stopped the run
+        self.role = _role_of(best, self.metrics)
+        self.every, self.enabled, self.stop_on_collapse = every, enabled, stop_on_collapse
+        self._options = {
+            "extractor": extractor,
+            "protocol": protocol,
+            "inception_weights": inception_weights,
+            "runs": runs,
+            "samples": samples,
+        }
+        self.collapse: str | None = None  # the sign that stopped the run
         self._scorer: Scorer | None = None
-        self._lines: list[watch.Line] = []
-        self._after = -1  # the step whose scores the best.ckpt there is was not chosen by
+        self._lines: list[collapse_rules.Line] = []
+        self._after = -1  # only later scores choose the best: best.ckpt was chosen by another score
 
     def prepare(self, data: ImageData, device: torch.device) -> None:
-        """Choose and load the extractor and the reference; UserError if they cannot be had."""
+        """Choose and load the extractor and the reference; UserError if that is impossible."""
         if not self.enabled:
             return
         start = time.monotonic()
-        self._scorer = Scorer(
-            data,
-            extractor=self.extractor,
-            protocol=self.protocol,
-            device=device,
-            inception_weights=self.inception_weights,
-            runs=self.runs,
-            samples=self.samples,
-            via="torchmetrics",
-            metrics=self.metrics,
-        )
-        check_sizes(self.role, self._scorer.protocol)
-        # What real images score is found once, and is no part of what a score costs.
-        known, roles = self._scorer, roles_of(self.metrics)
+        options: dict[str, Any] = {**self._options, "metrics": self.metrics, "device": device}
+        self._scorer = known = Scorer(data, via="torchmetrics", **options)
+        _check_sizes(self.role, known.protocol)
+        # The real-data scores are computed here, once, so they do not count as a score's cost.
+        roles = roles_of(self.metrics)
         floors(known.reference, known.extractor, known.protocol, known.real.held_out, roles)
         self._prepared = time.monotonic() - start
 
@@ -108,34 +109,35 @@ class Scores(RunCallback):
         return self._cost.text(time.monotonic() - self._began[1])
 
     @property
-    def best(self) -> watch.Point | None:
-        """Of the named score, so far."""
-        series = watch.points(self._lines, self._key)
-        return watch.best([point for point in series if point.step > self._after], self._key)
+    def best(self) -> collapse_rules.Point | None:
+        """The best evaluation so far, by the score that chooses best.ckpt."""
+        series = collapse_rules.points(self._lines, self._key)
+        later = [point for point in series if point.step > self._after]
+        return collapse_rules.best(later, self._key)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = (trainer.global_step, time.monotonic())
-        self._cost = Cost(self.every, self.steps)
+        self._cost = Cost(self.every, last_step(trainer))
         if self._scorer is None:
             return
+        say = self.saving.say
         self._key = self._scorer.keys[self.role]
-        if trainer.is_global_zero:
-            self.keep_until(trainer, self.run.scores)
+        self.keep_until(trainer, self.run.scores)
         self._weights = "ema" if cast("GAN", pl_module).ema is not None else "raw"
         like = {"protocol_id": self._scorer.protocol.id, "weights": self._weights, "source": "fit"}
-        # Read by one process: what the others decide by must be the same.
-        lines = processes.decided(lambda: read_lines(self.run.scores))
+        # The first process reads for all, so that all decide by the same lines.
+        lines = distributed.decided(lambda: read_lines(self.run.scores))
         before = [line for line in lines if line.get("source") == "fit"]
-        self._lines = watch.comparable(before, like)
-        _say(trainer, f"{self._scorer.announcement} (ready after {clock(self._prepared)})")
+        self._lines = collapse_rules.comparable(before, like)
+        say(f"{self._scorer.announcement} (ready after {clock(self._prepared)})")
         if before and not self._lines:
-            _say(trainer, "the scores so far are of another protocol; the best is chosen anew")
-        elif (other := processes.decided(self._chosen_by)) not in (None, self._key):
+            say("earlier scores are of another protocol; the best is chosen anew")
+        elif (other := distributed.decided(self._chosen_by)) not in (None, self._key):
             self._after = trainer.global_step
-            _say(trainer, f"best.ckpt was chosen by {other}; it is chosen anew, by {self._key}")
+            say(f"best.ckpt was chosen by {other}; it is chosen anew, by {self._key}")
 
     def _chosen_by(self) -> str | None:
-        """The score that best.ckpt was chosen by, where there is one and it says so."""
+        """The score that chose best.ckpt; None without the file or the note in it."""
         if not self.run.best.is_file():
             return None
         chosen = read_checkpoint(self.run.best)["msngan"].get("best")
@@ -153,45 +155,102 @@ class Scores(RunCallback):
         line["config"] = self.config_name
         self._lines.append(line)
         top = self.best
-        if top is not None and top.step == step:
+        is_best = top is not None and top.step == step
+        if is_best:
             line |= {"best": True, "best_by": self._key}
-        if trainer.is_global_zero:
-            self.append(trainer, self.run.scores, line)
-        self._show(trainer, scored, f"{seconds:.1f} s{', the best' if 'best' in line else ''}")
-        if top is not None and top.step == step:
+        self.append(trainer, self.run.scores, line)
+        self._show(trainer, scored, f"{seconds:.1f} s{', the best' if is_best else ''}")
+        if top is not None and is_best:
             for checkpoints in callbacks_of(trainer, Checkpoints):
                 checkpoints.save_best(trainer, {"score": self._key, "value": top.value})
-        self._judge(trainer)
+        self._check_collapse(trainer)
         self._cost.add(time.monotonic() - start)
         now, done = time.monotonic() - self._began[1], step - self._began[0]
         if remedy := self._cost.remedy(now, done):
-            _say(trainer, remedy)
+            self.saving.say(remedy)
 
     def _show(self, trainer: Trainer, scored: Scored, note: str) -> None:
         means = {
             key: score["mean"] for key, score in scored.scores.items() if score["mean"] is not None
         }
-        for logger in trainer.loggers:
-            logger.log_metrics(means, trainer.global_step)
-        name = scored.protocol.extractor  # once, not seven times
+        self.to_loggers(trainer, means)
+        name = scored.protocol.extractor  # printed once, not beside each score
         text = scored.text.replace(f"/{name}", "")
-        _say(trainer, f"step {trainer.global_step}: {text}  ({name}, {note})")
+        self.saving.say(f"step {trainer.global_step}: {text}  ({name}, {note})")
         if self._key in means:
             for progress in callbacks_of(trainer, Progress):
                 progress.note = f"{self._key.partition('/')[0]} {means[self._key]:.4g}"
 
-    def _judge(self, trainer: Trainer) -> None:
-        """Say what the newest score is a sign of, and stop if that is a collapse and wanted."""
+    def _check_collapse(self, trainer: Trainer) -> None:
+        """Report signs in the newest score; stop if one is a collapse and that was asked for."""
         assert self._scorer is not None
         keys = self._scorer.keys
-        for sign in watch.signs(self._lines, self._key, [keys["precision"], keys["recall"]]):
-            remedy = f"; {watch.REMEDY}" if sign.collapse else ""
-            _say(trainer, f"warning: {sign.text}{remedy}")
+        shares = [keys["precision"], keys["recall"]]
+        for sign in collapse_rules.signs(self._lines, self._key, shares):
+            remedy = f"; {collapse_rules.REMEDY}" if sign.collapse else ""
+            self.saving.say(f"warning: {sign.text}{remedy}")
             if sign.collapse and self.stop_on_collapse:
                 self.collapse = sign.text
                 trainer.should_stop = True
 
 
-def _say(trainer: Trainer, text: str) -> None:
-    for progress in callbacks_of(trainer, Progress):
-        progress.say(text)
+def _role_of(best: str, metrics: tuple[str, ...]) -> str:
+    """The role, as in Extractor.keys, of --scores.best; UserError if its metric is missing."""
+    role = ROLES[best]
+    metric = next(name for name, roles in METRICS.items() if role in roles)
+    if metric not in metrics:
+        raise UserError(f"--scores.best {best} needs {metric} in --scores.metrics")
+    return role
+
+
+def _check_sizes(role: str, protocol: Protocol) -> None:
+    """UserError if there are no more images than the neighbours that this role looks for."""
+    count = min(protocol.samples, protocol.reference_images)
+    nearest = max(protocol.precision_neighbours, protocol.coverage_neighbours)
+    if role in METRICS["prc"] and count <= nearest:
+        raise UserError(
+            f"--scores.best {role} needs more than {nearest} samples and real images, not {count};"
+            " raise --scores.samples or use --scores.best fid"
+        )
+
+
+class Cost:
+    """Wall time of a session's scores, in seconds. every: steps between scores. steps: the last."""
+
+    def __init__(self, every: int, steps: int) -> None:
+        self.every, self.steps = every, steps
+        self.seconds, self.scores, self.said = 0.0, 0, False
+
+    def add(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.scores += 1
+
+    def text(self, elapsed: float) -> str:
+        """'scores took 0:12, 2.1 % of 9:40'."""
+        share = 100 * self.seconds / max(elapsed, 1e-9)
+        return f"scores took {clock(self.seconds)}, {share:.1f} % of {clock(elapsed)}"
+
+    def remedy(self, elapsed: float, done: int) -> str | None:
+        """One line, once, if this cadence leaves too little time for training.
+
+        done: steps in `elapsed` seconds. They give the time of a step and no more: a score a few
+        steps after a resume has a large share of the session, whatever the cadence is.
+        """
+        per_score = self.seconds / self.scores
+        per_step = (elapsed - self.seconds) / max(done, 1)
+        fair = per_score <= SHARE * (per_score + self.every * per_step)
+        if self.said or not self.every or fair:
+            return None
+        self.said = True
+        least = cadence(per_score, per_step)
+        enough = f"--scores.every {least} would keep it within {SHARE * 100:.0f} %"
+        if least >= self.steps:
+            enough = "--scores.every 0 scores only at the end"
+        return f"{self.text(elapsed)}; {enough}, --scores.enabled false never scores"
+
+
+def cadence(per_score: float, per_step: float) -> int:
+    """The least steps between scores that keep their cost within SHARE: one digit, then zeros."""
+    least = max(per_score * (1 - SHARE) / (SHARE * max(per_step, 1e-9)), 1)
+    unit = 10 ** math.floor(math.log10(least))
+    return math.ceil(round(least / unit, 9)) * unit  # round: a quotient may be a hair too large

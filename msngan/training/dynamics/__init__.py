@@ -1,11 +1,16 @@
-"""What happens inside a network while it trains: how it is kept, and how it is measured.
+"""What happens inside a network while it trains: the file, and how it is measured.
 
-`read` and the record need no torch. The measures are torch's and are imported by their own names:
-`gradients` and `preactivations` (of a step), `spectra` and `operator` (of a weight), `complexity`
-(of a network), `measure` (all of them at once).
+`dynamics_file` needs no torch and is what is imported from here. `step_measures` (of gradients and
+activations), `weight_measures` and `measure` (all of them at once) are imported by their names.
 """
 
-from msngan.training.dynamics.files import read, write
-from msngan.training.dynamics.record import PER_LAYER, Dynamics, appended, until
+from msngan.training.dynamics.dynamics_file import (
+    PER_LAYER,
+    Dynamics,
+    appended,
+    read,
+    until,
+    write,
+)
 
 __all__ = ["PER_LAYER", "Dynamics", "appended", "read", "until", "write"]

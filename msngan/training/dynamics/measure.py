@@ -16,23 +16,32 @@ from torch import Tensor, nn
 from msngan.norms import stored
 from msngan.norms.base import outputs_of
 from msngan.norms.select import layers_of
-from msngan.training.dynamics.complexity import lipschitz_of, output_lengths, spectral_complexity
-from msngan.training.dynamics.gradients import EDGES, THRESHOLD, gradient_figures, histogram
-from msngan.training.dynamics.layers import effective_weight
-from msngan.training.dynamics.operator import operator_norm
-from msngan.training.dynamics.preactivations import Seen, figures, look
-from msngan.training.dynamics.record import PER_LAYER, Dynamics
-from msngan.training.dynamics.spectra import (
+from msngan.training.dynamics.dynamics_file import PER_LAYER, Dynamics
+from msngan.training.dynamics.step_measures import (
+    EDGES,
+    THRESHOLD,
+    Seen,
+    figures,
+    gradient_figures,
+    histogram,
+    look,
+)
+from msngan.training.dynamics.weight_measures import (
+    effective_weight,
     kernel_singular,
+    lipschitz_of,
     matrix_of,
+    operator_norm,
+    output_lengths,
     singular_values,
+    spectral_complexity,
     stable_rank,
 )
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network under a name, and the batch (N, ...) on which its activations are looked at."""
+    """A named network, and the batch (N, ...) on which its activations are measured."""
 
     name: str
     network: nn.Module
@@ -41,25 +50,25 @@ class Subject:
 
 @dataclass
 class _Layer:
-    """What is found of one layer."""
+    """All measures of one layer."""
 
     figures: dict[str, float]
     histogram: NDArray[np.uint32]
     singular: NDArray[np.float32]
     channel_mean: NDArray[np.float32]
     channel_sd: NDArray[np.float32]
-    length: float  # the (2, 1) norm that the spectral complexity takes
+    length: float  # the (2, 1) norm in the spectral complexity
 
 
 @torch.no_grad()
 def measure(subjects: Sequence[Subject], step: int, first: Dynamics | None) -> Dynamics:
     """One measurement. It leaves the networks, their gradients and all random streams as they are.
 
-    first: measurements of the same run, whose first one the drift is from; None: this is the first.
-    What is of gradients is of the parameters' .grad, and NaN where there is none.
+    first: earlier measurements of the run, the first of which the drift is measured from; None:
+    this is the first. Gradients are the parameters' .grad; without one their measures are NaN.
     """
     start = time.monotonic()
-    with np.errstate(all="ignore"):  # of a run that diverges the numbers overflow
+    with np.errstate(all="ignore"):  # the numbers of a diverging run overflow
         return _measure(subjects, step, first, start)
 
 

@@ -1,7 +1,9 @@
-"""What enters the activations, on a fixed batch: means and spreads of channels, and dead ones.
+"""Measures of a training step: the gradients, and what enters the activations on a fixed batch.
 
-The drift of the mean that arXiv:1907.04003 argues with (its section III) is one of these means; its
-figures 3 and 4 show the means of weights instead.
+The released code of arXiv:1907.04003 counts exact zeros of a gradient (its Figure 1) and chooses
+bins for each network (its Figure 5). Here small entries are counted beside the exact zeros, and all
+runs share one set of bins. The drift of the mean that the paper argues with (section III) is a mean
+of what enters an activation; its figures 3 and 4 show the means of weights instead.
 """
 
 from __future__ import annotations
@@ -20,16 +22,51 @@ from torch.nn.modules.dropout import _DropoutNd
 from msngan.norms import statistics
 from msngan.runs import rng
 
+THRESHOLD = 0.01  # of the root mean square: an entry below it is small
+# Of |g|, six a decade: 1e-10 to 1e3, from below Adam's epsilon to a diverging run.
+EDGES: NDArray[np.float64] = 10.0 ** (np.arange(-60, 19) / 6)
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU)
 ROUNDING = 1e-6  # an sd below this share of the mean is that of a constant in float32
+
+
+def gradient_figures(gradient: Tensor) -> dict[str, float]:
+    """gradient_zero, gradient_small (|g| < THRESHOLD * rms), _rms, _mean and _sd of the entries.
+
+    The first two are fractions; if all entries are zero, both are 1. The sd is the population's.
+    """
+    wide = gradient.detach().double()
+    rms = wide.square().mean().sqrt()
+    small = wide.abs() < THRESHOLD * rms
+    return {
+        "gradient_zero": float((wide == 0).double().mean()),
+        "gradient_small": float(small.double().mean()) if rms > 0 else 1.0,
+        "gradient_rms": float(rms),
+        "gradient_mean": float(wide.mean()),
+        "gradient_sd": float(wide.std(correction=0)),
+    }
+
+
+def histogram(gradient: Tensor, edges: NDArray[np.float64] = EDGES) -> NDArray[np.uint32]:
+    """Counts (2, len(edges)) of negative and of all other entries by magnitude.
+
+    The first bin counts entries below the first edge, exact zeros too; bin k those from edge k - 1
+    up to below edge k; the last bin has no upper end, and NaN counts there as negative.
+    """
+    wide = gradient.detach().double().flatten().cpu()
+    bins = torch.bucketize(wide.abs(), torch.from_numpy(edges), right=True)
+    bins.clamp_(max=len(edges) - 1)
+    counts: NDArray[Any] = torch.bincount(
+        bins + len(edges) * (wide >= 0), minlength=2 * len(edges)
+    ).numpy()
+    return counts.reshape(2, len(edges)).astype(np.uint32)
 
 
 @dataclass
 class Seen:
     """Of one layer in one pass: the size of its input, and what enters the activation after it.
 
-    size: without batch and channels, () for a linear layer. mean, sd: (C,) float32 over all other
-    axes, the sd of the population. dead: (C,) bool, nowhere above 0. None: no activation follows.
+    size: without batch and channels; () for a linear layer. mean, sd: (C,) float32 over all other
+    axes, the population's sd. dead: (C,) bool, nowhere above 0. None: no activation follows.
     """
 
     size: tuple[int, ...]
@@ -41,12 +78,12 @@ class Seen:
 def look(network: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, Seen]:
     """One pass of x (N, ...) in training mode that leaves no trace in the network.
 
-    What enters an activation belongs to the layer that was called last before it, whatever lies
-    between: the layer's own norm, a sum with a shortcut, or a concatenation with older features, of
-    which all channels count. Of several activations between two layers the first counts.
+    What enters an activation belongs to the layer called last before it, whatever lies between: the
+    layer's own norm, a sum with a shortcut, or a concatenation with older features, of which all
+    channels count. The first of several activations between two layers counts.
 
-    Norms that couple the batch use the statistics of this one, dropout is off, estimates stay as
-    they are. A layer that is not called has no entry, one that is called again its last.
+    Batch-coupled norms use the statistics of this batch, dropout is off, estimates stay as they
+    are. A layer that is not called has no entry; one that is called again has its last.
     """
     seen: dict[str, Seen] = {}
     last: list[str] = []
@@ -72,14 +109,14 @@ def look(network: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> dict
         for module in network.modules():
             if isinstance(module, ACTIVATIONS):
                 stack.callback(module.register_forward_pre_hook(activate).remove)
-        network.forward(x)  # not a compiled one, which would be compiled anew for the hooks
+        network.forward(x)  # a compiled network would be compiled again because of the hooks
     return seen
 
 
 def _note(seen: Seen, x: Tensor) -> None:
     axes = [axis for axis in range(x.dim()) if axis != 1]
     mean = x.mean(axes, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    # In two passes: torch's var_mean takes ten times as long.
+    # Two passes, because torch's var_mean takes ten times as long.
     sd = (x - mean).square_().mean(axes).sqrt()
     mean = mean.flatten()
     sd[sd <= ROUNDING * mean.abs()] = 0
@@ -89,7 +126,7 @@ def _note(seen: Seen, x: Tensor) -> None:
 
 @contextmanager
 def _as_in_training(network: nn.Module) -> Iterator[None]:
-    """Training mode but for dropout, running statistics and what would improve an estimate."""
+    """Training mode without dropout, moving running statistics or updates of estimates."""
     before = [(module, module.training) for module in network.modules()]
     try:
         network.train()
@@ -103,14 +140,14 @@ def _as_in_training(network: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, training in before:
-            module.train(training)  # a norm then restores what it estimated for eval
+            module.train(training)  # a norm then restores its estimate for eval
 
 
 def figures(seen: Seen, first_mean: NDArray[np.float32] | None) -> dict[str, float]:
     """preactivation_mean, _sd, offset, drift, drift_signed and dead of one layer.
 
-    first_mean: (C,) that the drift is from; None: from these themselves. Channels that do not vary
-    have no offset and no drift; where no channel varies both are NaN.
+    first_mean: (C,), from which the drift is measured; None: from these means. Channels that do not
+    vary have no offset and no drift; if no channel varies, both are NaN.
     """
     if seen.mean is None or seen.sd is None or seen.dead is None:
         return {}

@@ -1,0 +1,298 @@
+"""Before the first step: lock and clean the run's folder, choose and check the checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import time
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import nn
+
+from msngan.losses import PENALTIES
+from msngan.runs.atomic import replacing, write_json
+from msngan.runs.checkpoint_files import read_checkpoint
+from msngan.runs.fit_config import FitConfig
+from msngan.runs.folder import Failure, Run, Taken, UserError, lock
+from msngan.runs.hardware import environment
+from msngan.runs.options import FORMER, Role, group, options_of
+from msngan.training.callbacks.checkpoints import KEPT
+
+DAMAGED = "damaged.ckpt"
+# Reported elsewhere: the length, the seed and the machine of a run.
+UNSAID = {"steps", "epochs", "seed", "threads", "ckpt_path", "task"}
+TRIES, PAUSE = 3, 0.05  # a process that asks for the lock holds it for an instant; seconds
+# Temporary files of training; other commands write into these folders too.
+STALE = {
+    "folder": re.compile(r"\..+\.(ckpt|jsonl|json|npz|yaml)\.\w+\.tmp|\..+\.ckpt"),
+    "samples": re.compile(r"\..+\.(png|webp)\.\w+\.tmp"),
+}
+
+
+class Hold:
+    """A lock: only this process trains the run, from `take` to the end of the block or process.
+
+    Of several processes of one training the first holds it for all.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Raise Taken if another process holds the lock; create the run's folder if needed."""
+        if self._descriptor is not None:
+            return
+        try:
+            for _ in range(TRIES):
+                if (descriptor := lock(self.run.lock)) is not None:
+                    self._descriptor = descriptor
+                    return
+                time.sleep(PAUSE)
+        except OSError as problem:
+            raise _unwritable(self.run, problem) from problem
+        raise Taken(
+            f"run {self.run.name!r} is being trained by another process ({self.run.folder});"
+            " wait for it, or stop it"
+        )
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+def newest_intact(run: Run) -> Path | None:
+    """Clean the folder; return the checkpoint to resume: the last, or the previous if damaged.
+
+    None if there is none yet. A damaged last.ckpt is set aside, so that it does not replace the
+    good one before it. UserError if no intact one is left.
+    """
+    _clean(run)
+    there = [path for path in (run.last, run.previous) if path.is_file()]
+    intact = next(filter(_is_intact, there), None)
+    if there and intact is None:
+        names = " and ".join(str(path) for path in there)
+        raise UserError(
+            f"{names} cannot be read: cut or changed; put a copy back, or remove it to begin at the"
+            " first step"
+        )
+    if intact is not None and intact != there[0]:
+        aside = run.folder / DAMAGED
+        try:
+            os.replace(run.last, aside)
+        except OSError as problem:
+            raise _unwritable(run, problem) from problem
+        sys.stderr.write(
+            f"warning: {run.last} is damaged (now {aside.name}); resuming from {intact}\n"
+        )
+    return intact
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a checkpoint file is as it was written, byte for byte."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError):
+        return False
+
+
+def _clean(run: Run) -> None:
+    """Remove the temporary files of a killed training; only the holder of the lock may."""
+    try:
+        for folder, stale in ((run.folder, STALE["folder"]), (run.samples, STALE["samples"])):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if stale.fullmatch(path.name):
+                    path.unlink()
+    except OSError as problem:
+        raise _unwritable(run, problem) from problem
+
+
+def prepare(config: FitConfig, run: Run, config_name: str, hold: Hold) -> None:
+    """Write what defines the run; UserError if that is impossible.
+
+    The config comes last: a run without one has not begun, and `fit` may begin it again.
+    """
+    try:
+        new = not run.config.is_file()
+        run.samples.mkdir(parents=True, exist_ok=True)
+        hold.take()
+        if new and run.config.is_file():
+            raise Taken(f"run {run.name!r} is taken ({run.folder}); choose another --run")
+        _clean(run)
+        run.result.unlink(missing_ok=True)
+        without, changed = {"root", "ckpt_path", "detect_anomaly"}, {"run": run.name}
+        if config.ckpt_path:  # defines the run: it did not begin with fresh weights
+            without.remove("ckpt_path")
+            changed["ckpt_path"] = str(Path(config.ckpt_path).resolve())
+        write_json(run.environment, environment(config_name, run))
+        with replacing(run.config) as temporary:
+            temporary.write_text(config.to_yaml(without, **changed))
+    except OSError as problem:
+        raise _unwritable(run, problem) from problem
+
+
+def _unwritable(run: Run, problem: OSError) -> UserError | Failure:
+    cause = f"cannot write to {run.folder}: {problem.strerror}"
+    if run.config.is_file():
+        return Failure(f"{cause}; saved files are intact: resume when the folder is writable")
+    return UserError(f"{cause}; choose another folder with --root")
+
+
+def room_wanted(module: LightningModule) -> int:
+    """Bytes of all checkpoints that exist at once: weights, and Adam's two moments of each."""
+    held = _bytes(module.state_dict().values())
+    return KEPT * (held + 2 * _bytes(each for each in module.parameters() if each.requires_grad))
+
+
+def warn_if_short(run: Run, module: LightningModule) -> None:
+    """Warn if the disk has no room for all checkpoints that a run keeps."""
+    wanted = room_wanted(module)
+    own = {path.stat().st_ino: path.stat().st_size for path in run.folder.glob("*.ckpt")}
+    free = shutil.disk_usage(run.folder).free + sum(own.values())
+    if free < wanted:
+        sys.stderr.write(
+            f"warning: {run.folder} has room for {free / 1e6:,.0f} MB; the {KEPT} checkpoints that"
+            f" exist at once take about {wanted / 1e6:,.0f} MB\n"
+        )
+
+
+def _bytes(tensors: Iterable[object]) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)  # type: ignore[attr-defined]
+
+
+# The checkpoint ---------------------------------------------------------------------------------
+
+
+def checked(path: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint; UserError if a module with these options cannot resume it."""
+    if path.suffix == ".safetensors":
+        raise UserError(
+            f"{path} is an exported generator, without the critic and the optimizers that training"
+            " needs; give the checkpoint that it was made from"
+        )
+    checkpoint = read_checkpoint(path, mapped=False)
+    trained = checkpoint["msngan"].get("task", "gan")
+    if trained != task:
+        raise UserError(f"{path} is of a {trained}, the config trains a {task}; use a config of it")
+    saved = _saved(checkpoint, task)
+    shaping = [n for n, each in group(task, "model").items() if each.role is Role.NETWORK]
+    for name in shaping:
+        if plain(saved[name]) != plain(options[name]):
+            raise UserError(
+                f"{path} holds a network with {name} {saved[name]}, the config says"
+                f" {options[name]}; use the checkpoint's own"
+            )
+    if task == "gan":
+        _check_gan(saved, options, path)
+    return checkpoint
+
+
+def _check_gan(saved: dict[str, Any], options: dict[str, Any], path: Path) -> None:
+    if saved["penalty"] not in PENALTIES:
+        raise UserError(f"{path} was trained with an unknown penalty {saved['penalty']!r}")
+    kept = [PENALTIES[each["penalty"]].prepare for each in (saved, options)]
+    if kept[0] is not kept[1]:
+        raise UserError(
+            f"{path} was trained with penalty {saved['penalty']}, the config says"
+            f" {options['penalty']}; only one of them keeps estimates in the checkpoint, so neither"
+            " can replace the other in the middle of a run"
+        )
+    if (saved["ema_decay"] > 0) != (options["ema_decay"] > 0):
+        raise UserError(
+            f"{path} was trained with ema_decay {saved['ema_decay']}, the config says"
+            f" {options['ema_decay']}; a moving average cannot begin or end in the middle of a run"
+        )
+
+
+def check_steps(checkpoint: dict[str, Any], steps: int, path: Path, option: str) -> None:
+    """UserError if no step is left to do."""
+    done = checkpoint["msngan"]["step"]
+    if done >= steps:
+        raise UserError(
+            f"{path} has done {done} steps, of {option} {steps}; give a larger {option} to go on"
+        )
+
+
+def load(checkpoint: dict[str, Any], module: LightningModule, path: Path) -> None:
+    """Load the weights; UserError if a tensor does not fit the module or its optimizers.
+
+    Lightning would restore the optimizers' settings from the file and so ignore a changed option;
+    here the checkpoint gets the module's settings.
+    """
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as problem:
+        reason = " ".join(str(problem).split()).partition(": ")[2][:200]
+        raise UserError(f"{path} does not fit the network of its options: {reason}") from problem
+    made = module.configure_optimizers()
+    optimizers = [made] if isinstance(made, torch.optim.Optimizer) else made
+    for number, (optimizer, saved) in enumerate(
+        zip(optimizers, checkpoint["optimizer_states"], strict=True)  # type: ignore[arg-type]
+    ):
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        _check_moments(saved["state"], parameters, f"{path}: optimizer {number}")
+        saved["param_groups"] = optimizer.state_dict()["param_groups"]
+
+
+def _check_moments(state: dict[int, Any], parameters: list[nn.Parameter], what: str) -> None:
+    for index, moments in state.items():
+        if not 0 <= index < len(parameters):
+            raise UserError(f"{what} has a parameter {index} of {len(parameters)}")
+        for name in ("exp_avg", "exp_avg_sq"):
+            if moments[name].shape != parameters[index].shape:
+                has, says = tuple(moments[name].shape), tuple(parameters[index].shape)
+                raise UserError(f"{what} has {name} {has} for a parameter of {says}")
+
+
+def report_changes(
+    checkpoint: dict[str, Any], options: dict[str, Any], data: dict[str, Any], config: FitConfig
+) -> None:
+    """Print one line for each option whose value differs from the checkpoint's.
+
+    options: the module's. data: the description of the images. config: for all other options, if
+    the checkpoint has them.
+    """
+    about = checkpoint["msngan"]
+    of_data = {name: option.default for name, option in group(config.task, "data").items()}
+    pairs = ((_saved(checkpoint, config.task), options), (of_data | about["data"], data))
+    for saved, now in pairs:
+        for name, value in now.items():
+            if plain(saved.get(name)) != plain(value):
+                sys.stderr.write(f"{name}: {plain(saved.get(name))} -> {plain(value)}\n")
+    known = {f"model.{name}" for name in options} | {f"data.{name}" for name in data}
+    before = about.get("options")
+    if not isinstance(before, dict):
+        return
+    before = {FORMER.get(name, name): value for name, value in before.items()}
+    for name, value in sorted(kept_options(config).items()):
+        if name in before and name not in known | UNSAID and before[name] != value:
+            sys.stderr.write(f"{name}: {before[name]} -> {value}\n")
+
+
+def kept_options(config: FitConfig) -> dict[str, Any]:
+    """The options that a checkpoint keeps: all that shape a network or training, plain values."""
+    options = options_of(config.task).values()
+    return {o.name: plain(config[o.name]) for o in options if o.role is not Role.RECORD}
+
+
+def plain(value: Any) -> Any:
+    """An option's value as a file holds it: lists for tuples."""
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _saved(checkpoint: dict[str, Any], task: str) -> dict[str, Any]:
+    """The module's options in a checkpoint; an option newer than it has its default."""
+    defaults = {name: option.default for name, option in group(task, "model").items()}
+    return defaults | checkpoint["hyper_parameters"]
