@@ -146,5 +146,5 @@ def test_dynamics_with_a_member_that_is_no_array_are_refused(tmp_path: Path) -> 
     report_runs.write(path, report_runs.dynamics(1))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("other", b"x")
-    with pytest.raises(ValueError, match="other is not an array"):
+    with pytest.raises(ValueError, match="cannot be read as training dynamics"):
         dynamics.read(path)

@@ -17,7 +17,6 @@ from msngan.runs import bounds
 from msngan.runs.atomic import write_json
 from msngan.runs.configs import read_configs
 from msngan.runs.folder import UserError
-from msngan.runs.hardware import keep_freed_memory
 
 DESCRIPTION = """\
 The variants take turns within each round and are compared with the baseline of the same round, so
@@ -197,6 +196,8 @@ def _measure(name: str, function: str, settings: of.Settings) -> dict[str, Any]:
     from msngan.runs import rng
 
     torch.set_num_threads(settings.threads)
+    from msngan.runs.hardware import keep_freed_memory
+
     keep_freed_memory()  # as in training
     if name in ("step", "sigma"):
         from msngan.training.run import quiet
