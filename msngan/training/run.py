@@ -198,7 +198,7 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     return 0
 
 
-def _already_ended(config: Any, run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
+def _already_ended(config: FitConfig, run: Run, checkpoint: dict[str, Any], steps: int) -> bool:
     """Write the missing result of a run that was killed after its last step."""
     about = checkpoint["msngan"]
     step, collapse = about["step"], about.get("collapse")
