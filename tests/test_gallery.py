@@ -33,11 +33,10 @@ from msngan.norms.released_spectral import ReleasedSpectralNorm
 from msngan.scores.backends import TOLERANCE
 from msngan.scores.card import SIZES
 from msngan.scores.protocol import PRESETS
-from msngan.training.callbacks.cost import SHARE
 from msngan.training.callbacks.dynamics import Dynamics
-from msngan.training.callbacks.scores import Scores
-from msngan.training.callbacks.watch import PRESENT
-from msngan.training.dynamics.gradients import THRESHOLD
+from msngan.training.callbacks.scores import SHARE, Scores
+from msngan.training.collapse_rules import PRESENT
+from msngan.training.dynamics.step_measures import THRESHOLD
 
 ROOT = Path(__file__).parent.parent
 PARTS = re.split(r"^== (.*)\n", (ROOT / "tests/data/numbers.txt").read_text(), flags=re.MULTILINE)
