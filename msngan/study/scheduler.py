@@ -23,7 +23,7 @@ from msngan.study.plan import Child, Study
 from msngan.study.state import FINISHED, Reader, State
 from msngan.study.worker import BAD_INPUT, TAKEN
 
-PRELOADED = ["msngan.training"]
+PRELOADED = ["msngan.training.run", "msngan.training.tasks"]
 LOOK_SECONDS = 0.5
 STOPPING = "stopping: the runs finish their step, save and leave (again leaves at once)"
 
