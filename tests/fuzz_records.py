@@ -122,13 +122,10 @@ def figures(root: Path) -> Case:
         lambda folder: _with_dynamics(report_runs.classifier(folder)),
         ["accuracy.jsonl", "result.json", "config.yaml", "dynamics.npz"],
     )
-    from msngan.report.figures.records import status, with_accuracy, with_dynamics
-    from msngan.report.figures.sources import find_sources
+    from msngan.report.figures.arms import find_sources, make_arms
+    from msngan.report.figures.recorded import Unavailable, status, with_accuracy, with_dynamics
 
     def read() -> None:
-        from msngan.report.figures.arms import make_arms
-        from msngan.report.figures.records import Unavailable
-
         sources = find_sources(["c"], root)
         arms = make_arms(sources)
         for each in sources:

@@ -1,126 +1,366 @@
-"""Small synthetic runs, as the callbacks write them, and the figures drawn from them."""
+"""`msngan figures`: what a user finds in the pictures and on the command line."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+import pytest
+from figure_runs import accuracies, make_run, synthetic
+from test_architecture import loaded_after
 
-from msngan.training.dynamics import PER_LAYER, Dynamics
-from msngan.training.dynamics import write as write_dynamics
+from msngan.commands import figures as command
+from msngan.commands.figures import main
+from msngan.report.figures import DEFAULT, FIGURES, draw
+from msngan.report.figures.arms import FIRST, find_sources, make_arms
+from msngan.report.figures.drift import all_layers, verdict
+from msngan.report.figures.quantities import linear_density
+from msngan.report.figures.recorded import shared_layers, with_dynamics
+from msngan.report.figures.style import COLOURS, METADATA, settings
+from msngan.runs.folder import UserError
 
-LAYERS = ("network.body.0", "network.body.2", "network.body.4", "network.head")
-SHAPES = ((16, 1, 5, 5), (32, 16, 3, 3), (32, 32, 4, 4), (10, 8192))
-EDGES = np.geomspace(1e-10, 1e2, 97)
-
-
-def synthetic(
-    count: int = 40,
-    every: int = 50,
-    *,
-    size: float = 1.0,
-    drift: float = 0.3,
-    layers: Sequence[str] = LAYERS,
-    shapes: Sequence[tuple[int, ...]] = SHAPES,
-    networks: Sequence[str] = ("network",),
-    seed: int = 0,
-) -> Dynamics:
-    """Gradients of sd `size`, halved over the run; a drift that ends at `drift`.
-
-    As in a real record no gradient is measured at step 0 and no activation follows the last layer.
-    """
-    rng = np.random.default_rng(seed)
-    step = every * np.arange(count)
-    time = (step / max(step[-1], 1))[:, None]
-    noise = 1 + 0.03 * rng.standard_normal((count, len(layers)))
-    deep = np.arange(1, len(layers) + 1)[None]
-    columns: dict[str, Any] = {name: time * noise * deep for name in PER_LAYER}
-    columns["gradient_sd"] = size * (1 - 0.5 * time) * noise / deep
-    columns["gradient_rms"] = columns["gradient_sd"]
-    columns["gradient_zero"] = 0.1 * time * noise
-    columns["gradient_small"] = 0.1 * time + 0.05 * noise
-    columns["weight_mean"] = -0.01 * time * noise
-    columns["weight_sd"] = 0.05 * (1 + time) * noise
-    columns["drift"] = drift * time * noise
-    columns["operator_norm"] = (1 + time) * noise * size
-    columns["matrix_norm"] = (0.5 + time) * noise * size
-    columns["dead"] = 0.02 * time * noise
-    for name in ("gradient_zero", "gradient_small", "gradient_sd", "gradient_rms", "gradient_mean"):
-        columns[name][0] = np.nan
-    for name in ("drift", "dead", "offset", "drift_signed", "preactivation_mean"):
-        columns[name][:, -1] = np.nan
-    histogram = np.zeros((count, len(layers), 2, len(EDGES)), dtype=np.uint32)
-    for t in range(1, count):
-        for i in range(len(layers)):
-            values = rng.normal(0, columns["gradient_sd"][t, i], 2000)
-            for sign, each in enumerate((-values[values < 0], values[values >= 0])):
-                histogram[t, i, sign, 0] = (each < EDGES[0]).sum()
-                histogram[t, i, sign, 1:] = np.histogram(each, EDGES)[0]
-    ranks = [min(shape[0], int(np.prod(shape[1:]))) for shape in shapes]
-    channels = [1 if i == len(layers) - 1 else shape[0] for i, shape in enumerate(shapes)]
-    means = [drift * time * rng.standard_normal((1, c)) for c in channels]
-    means[-1] = np.full_like(means[-1], np.nan)
-    return Dynamics(
-        layers=tuple(layers),
-        shapes=tuple(shapes),
-        networks=tuple(networks),
-        threshold=0.01,
-        edges=EDGES,
-        step=step.astype(np.int64),
-        histogram=histogram,
-        spectral_complexity=np.exp(5 * time + rng.standard_normal((1, len(networks)))),
-        seconds=np.full(count, 0.01),
-        singular=tuple(
-            (size * np.exp(-np.linspace(0, 3, r))[None] * (1 + time)).astype(np.float32)
-            for r in ranks
-        ),
-        channel_mean=tuple(each.astype(np.float32) for each in means),
-        channel_sd=tuple(np.ones_like(each).astype(np.float32) for each in means),
-        **{name: value.astype(np.float32) for name, value in columns.items()},
-    )
+NORMS = ("none", "spectral", "mean_spectral")
+OF_NETWORKS = ("2", "complexity")  # figures without a row for each layer
 
 
-def accuracies(epochs: int = 6, best: float = 0.95, seed: int = 0) -> list[dict[str, Any]]:
-    """Of 1,000 test images: rising, the best validation accuracy in the last epoch but one."""
-    rng = np.random.default_rng(seed)
-    lines = []
-    for epoch in range(1, epochs + 1):
-        right = rng.binomial(100, best * (1 - 0.6 * 0.5**epoch), 10)
-        test = float(right.sum() / 1000)
-        validation = 0.99 if epoch == epochs - 1 else test - 0.01
-        lines.append(
-            {"format": 1, "run": "r", "step": 100 * epoch, "epoch": float(epoch)}
-            | {"test_accuracy": test, "test_right": right.tolist()}
-            | {"validation_accuracy": validation, "train_accuracy": test, "test_loss": 0.1}
-        )
-    return lines
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three arms, one of them of two seeds, everything on record."""
+    root = tmp_path_factory.mktemp("runs")
+    for index, norm in enumerate(NORMS):
+        record = synthetic(20, size=1 + index, drift=(0.2, 3.0, 0.1)[index])
+        make_run(root, norm, norm, record=record, lines=accuracies(best=0.9 + 0.02 * index))
+    record = synthetic(20, size=3, drift=0.3, seed=1)
+    make_run(root, "again", NORMS[2], seed=1, record=record, lines=accuracies(4, seed=1))
+    return root
 
 
-def make_run(
+@pytest.fixture(scope="module")
+def drawn(root: Path) -> Callable[[str], Any]:
+    """`drawn(key)`: the figure of all runs, of their first and last layer, drawn once."""
+    return cache(lambda key: figure(root, key, *NORMS, "again"))
+
+
+def figure(root: Path, key: str, *runs: str, layers: tuple[str, ...] = ("0", "3")) -> Any:  # noqa: ANN401
+    """The matplotlib Figure."""
+    with settings():
+        (made,) = draw(find_sources(runs, root), [key], layers)
+        assert made.figure is not None, made.remarks
+        made.figure.draw_without_rendering()
+    return made.figure
+
+
+def data(axes: Any, norm: str) -> Any:  # noqa: ANN401
+    """The curve of a norm in a panel: the y values of its first line."""
+    colour = COLOURS[FIRST.index(norm)]
+    return next(line.get_ydata() for line in axes.lines if line.get_color() == colour)
+
+
+def small_print(made: Any) -> str:  # noqa: ANN401  a matplotlib Figure
+    return " ".join(text.get_text() for text in made.texts)
+
+
+def rings(axes: Any) -> list[Any]:  # noqa: ANN401
+    return [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+
+
+@pytest.mark.parametrize("key", sorted(FIGURES))
+def test_every_panel_says_what_it_shows_of_which_layer_and_in_which_unit(
+    drawn: Callable[[str], Any], key: str
+) -> None:
+    made = drawn(key)
+    titles = [axes.get_title(loc="left") for axes in made.axes]
+    for axes, title in zip(made.axes, titles, strict=True):
+        assert title
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+        assert key in OF_NETWORKS or "layer " in title
+        if axes.get_xlabel().startswith(("log index", "step", "epoch")):
+            assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    columns = len(titles) // made.axes[0].get_gridspec().nrows
+    if key not in OF_NETWORKS:
+        assert all("network." in title for title in titles[::columns])
+        assert "(conv 16x1x5x5)" in titles[0]
+    if key in DEFAULT:  # the released panel is left of the stated ones
+        for number, title in enumerate(titles):
+            assert ("As stated" in title) == (number % columns > 0)
+            assert title.startswith("(a) As released") == (number % columns == 0)
+        assert "(a)" in small_print(made)
+    (legend,) = made.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("none, lr 0.001", "spectral, lr 0.001", "mean_spectral, lr 0.001 (2 runs)"),
+    ]
+    assert "mnist, cnn3" in made.texts[0].get_text()
+    assert not overlaps(made)
+
+
+@pytest.mark.parametrize("key", ["5", "drift"])
+def test_no_text_lies_on_another_where_layers_have_long_names(tmp_path: Path, key: str) -> None:
+    shapes = ((256, 128, 3, 3), (256, 1280, 30, 30))
+    names = ("network.body.13", "network.blocks.2.layers.15.convolution2")
+    for norm in NORMS:
+        make_run(tmp_path, norm, norm, record=synthetic(4, layers=names, shapes=shapes))
+    assert not overlaps(figure(tmp_path, key, *NORMS, layers=("0", "1")))
+
+
+def overlaps(made: Any) -> list[tuple[Any, Any]]:  # noqa: ANN401
+    """The boxes of texts that share more than 1.5 pixels, or that the figure cuts."""
+    boxes = [text.get_window_extent() for text in made.texts]
+    boxes += [legend.get_window_extent() for legend in made.legends]
+    for axes in made.axes:
+        boxes += [axes._left_title.get_window_extent(), axes.xaxis.label.get_window_extent()]
+        boxes += [axes.yaxis.label.get_window_extent()]
+        if axes.get_legend():
+            boxes.append(axes.get_legend().get_window_extent())
+    cut = [(one, made.bbox) for one in boxes if one.x0 < 0 or one.x1 > made.bbox.x1]
+    return cut + [
+        (one, other)
+        for i, one in enumerate(boxes)
+        for other in boxes[:i]
+        if min(one.x1, other.x1) - max(one.x0, other.x0) > 1.5
+        and min(one.y1, other.y1) - max(one.y0, other.y0) > 1.5
+    ]
+
+
+def test_figure_1_shows_zeros_by_index_and_small_entries_by_step(
+    drawn: Callable[[str], Any],
+) -> None:
+    left, right = drawn("1").axes[:2]
+    record = synthetic(20)
+    assert data(left, "none") == pytest.approx(record.gradient_zero[:, 0], nan_ok=True)
+    assert data(right, "none") == pytest.approx(record.gradient_small[:, 0], nan_ok=True)
+    assert "0.01 of its rms" in right.get_title(loc="left")
+    for key in "15":
+        assert "that of the normed weight" in small_print(drawn(key))
+    bottom, top = left.get_ylim()
+    assert -0.1 * top < bottom < 0 < top
+
+
+def test_figure_2_marks_the_selected_epoch_of_each_run(drawn: Callable[[str], Any]) -> None:
+    left, middle, right = drawn("2").axes
+    assert [float(line.get_xdata()[0]) for line in rings(middle)] == [5, 5, 5, 3]
+    lines = accuracies(best=0.9)
+    blocks = range(1, 11)
+    passes = [sum(line["test_right"][:n]) / (100 * n) for line in lines for n in blocks]
+    assert data(left, "none")[-1] == pytest.approx(100 * np.mean(passes[-15:]), abs=1e-9)
+    shown = next(line for line in middle.lines if len(line.get_xdata()) > 1).get_ydata()
+    assert shown == pytest.approx([100 * line["test_accuracy"] for line in lines])
+    means = [line.get_xdata() for line in right.lines if len(line.get_xdata()) == 4]
+    assert means[0].tolist() == [1, 2, 3, 4]  # as far as both seeds go
+
+
+def test_figures_3_and_4_show_weights_on_the_left_and_preactivations_on_the_right(
+    drawn: Callable[[str], Any],
+) -> None:
+    record = synthetic(20)
+    for key in "34":
+        left, right = drawn(key).axes[:2]
+        # The code writes the normed weight over the weight: it is this that it logs.
+        assert data(left, "none") == pytest.approx(record.effective_mean[:, 0], rel=1e-5)
+    band = drawn("3").axes[0].collections[0].get_paths()[0].vertices
+    half = record.effective_sd[-1, 0] / 2
+    expected = [record.effective_mean[-1, 0] + sign * half for sign in (-1, 1)]
+    last = band[band[:, 0] == 19][:, 1]
+    assert [last.min(), last.max()] == pytest.approx(expected, rel=1e-5)
+    drift = synthetic(20, drift=0.2).drift[:, 0]
+    assert data(right, "none") == pytest.approx(drift)
+    texts = [text.get_text() for text in drawn("4").axes[3].texts]  # of the head
+    assert texts == ["not recorded for this layer"]
+
+
+def test_long_records_are_smoothed_as_the_authors_do_all_of_them_or_none(tmp_path: Path) -> None:
+    record = synthetic(45)
+    make_run(tmp_path, "a", record=record)
+    make_run(tmp_path, "b", "spectral", record=synthetic(15))
+    made = figure(tmp_path, "4", "a", "b")
+    left = made.axes[0]
+    smooth = np.convolve(record.effective_mean[:, 0], np.ones(15) / 15, "valid")
+    assert data(left, "none") == pytest.approx(smooth, rel=1e-5)
+    assert left.lines[0].get_xdata().tolist() == list(range(14, 45))
+    assert left.lines[1].get_xdata().tolist() == [14]
+    assert "Running mean of 15 measurements, 50 steps apart." in small_print(made)
+    make_run(tmp_path, "c", "batch", record=synthetic(14))
+    made = figure(tmp_path, "4", "a", "c")
+    assert [len(line.get_xdata()) for line in made.axes[0].lines] == [45, 14]
+    assert "Too few measurements (14 to 45)" in small_print(made)
+
+
+def test_figure_5_has_densities_and_shares_over_the_same_bins(drawn: Callable[[str], Any]) -> None:
+    left, *others = drawn("5").axes[:4]
+    record = synthetic(20)
+    edges, density = linear_density(record.edges, record.histogram[1, 0])
+    stairs = left.patches[0].get_data()
+    assert stairs.edges == pytest.approx(edges)
+    assert stairs.values == pytest.approx(density)
+    assert (stairs.values * np.diff(stairs.edges)).sum() == pytest.approx(1)
+    assert [axes.get_title(loc="left").split()[5] for axes in others] == ["50", "500", "950"]
+    assert {axes.get_xlim() for axes in others} == {others[0].get_xlim()}
+    words = others[-1].get_legend().get_texts()[0].get_text()
+    sd = record.gradient_sd[:, 0]
+    assert words == f"{(sd[10] / sd[1]) ** 2:.2g}, {(sd[19] / sd[1]) ** 2:.2g}"
+
+
+def test_figure_6_shows_the_whole_spectrum_at_three_moments_and_both_norms(
+    drawn: Callable[[str], Any],
+) -> None:
+    _, *moments, right = drawn("6").axes[:5]
+    record = synthetic(20)
+    for axes, place in zip(moments, (0, 10, 19), strict=True):
+        assert data(axes, "none") == pytest.approx(record.singular[0][place])
+    assert data(right, "none") == pytest.approx(record.operator_norm[:, 0])
+    assert len(right.lines) == 2 * len(NORMS)
+
+
+def test_a_verdict_on_drift_has_the_end_the_most_and_what_our_bound_makes_of_them(
     root: Path,
-    name: str,
-    norm: str = "none",
-    lr: float = 0.001,
-    seed: int = 0,
-    *,
-    record: Dynamics | None = None,
-    lines: Sequence[dict[str, Any]] = (),
-    status: str = "done",
-    **model: Any,
-) -> Path:
-    """checkpoints/<name>/ with a config and these records."""
-    folder = root / "checkpoints" / name
-    folder.mkdir(parents=True)
-    config = {"run": name, "task": "classifier", "steps": None, "seed": seed, "epochs": 6}
-    config["model"] = {"network": "cnn3", "norm": norm, "lr": lr, **model}
-    config["data"] = {"dataset": "mnist", "root": str(root)}
-    (folder / "config.yaml").write_text(json.dumps(config))
-    (folder / "result.json").write_text(json.dumps({"format": 1, "status": status}))
-    if record is not None:
-        write_dynamics(folder / "dynamics.npz", record)
-    if lines:
-        (folder / "accuracy.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
-    return folder
+) -> None:
+    recorded, _ = with_dynamics(make_arms(find_sources([*NORMS, "again"], root)))
+    layer, head = shared_layers(recorded, ("0", "3"))
+    said = [verdict(each, layer) for each in recorded]
+    answers = ["stays within 1 sd", "drifts", "stays within 1 sd"]
+    assert [words.rpartition(": ")[2] for words in said] == answers
+    ends = [synthetic(20, drift=0.1).drift[-1, 0], synthetic(20, drift=0.3, seed=1).drift[-1, 0]]
+    spread = f"({min(ends):.2f} to {max(ends):.2f})"
+    assert said[2].startswith(f"{np.mean(ends):.2f} sd {spread} at step 950,\nmost ")
+    assert verdict(recorded[0], head) == "not measured"
+    assert "of 3 layers 3 above 1 sd at step 950, the largest" in all_layers(recorded[1])
+
+
+def test_a_drift_that_fell_again_is_shown_where_it_was_largest(tmp_path: Path) -> None:
+    record = synthetic(20)
+    record.drift[:, 1] = 0.5
+    record.drift[1, 1] = 3.2
+    make_run(tmp_path, "a", "spectral", record=record)
+    made = figure(tmp_path, "drift", "a", layers=("1",))
+    left, right = made.axes
+    words = "0.50 sd at step 950,\nmost 3.20 at step 50: was above 1 sd, is not now"
+    assert right.get_legend().get_texts()[0].get_text() == words
+    assert [*rings(right)[0].get_xydata()[0]] == pytest.approx([50, 3.2])
+    assert (left.get_xscale(), right.get_xscale()) == ("linear", "symlog")
+    assert right.get_xlim()[0] > -1
+    assert f"most ever measured 3.20 ({record.layers[1]}, step 50)" in small_print(made)
+
+
+def test_records_of_one_measurement_or_of_little_range_can_be_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path, "short", record=synthetic(1))
+    for key in ("3", "5", "6"):
+        figure(tmp_path, key, "short", layers=("0",))
+    record = synthetic(3)
+    record.matrix_norm[:] = np.linspace(1.001, 1.04, 3)[:, None]
+    make_run(tmp_path, "a", record=record)
+    axes = figure(tmp_path, "norms", "a", layers=("0",)).axes[1]
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
+
+
+def test_unlike_layers_are_not_compared_but_other_names_and_accuracies_are(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", record=synthetic(3), lines=accuracies())
+    shapes = ((32, 1, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (10, 64))
+    wide = synthetic(3, shapes=shapes)
+    make_run(tmp_path, "b", "spectral", record=wide, lines=accuracies(), network="vgg7")
+    unlike, accuracy = draw(find_sources(["a", "b"], tmp_path), ["1", "2"])
+    assert unlike.figure is None
+    assert "a and b have different networks" in unlike.remarks[0]
+    assert accuracy.figure is not None
+    moved = synthetic(3, layers=("network.0", "network.3", "network.6", "network.head"))
+    make_run(tmp_path, "c", "batch", record=moved)
+    recorded, _ = with_dynamics(make_arms(find_sources(["a", "c"], tmp_path)))
+    assert len(shared_layers(recorded, ())) == 3
+
+
+def test_what_is_missing_is_named_and_the_others_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "a", lines=accuracies())
+    make_run(tmp_path, "b", "batch", lines=accuracies(), record=synthetic(3))
+    folder = make_run(tmp_path, "c", "spectral", lines=accuracies())
+    (folder / "dynamics.npz").write_bytes(b"cut")
+    arguments = ["--root", str(tmp_path), "--out", str(tmp_path / "out"), "--formats", "svg"]
+    assert main(["a", "b", "c", *arguments, "--figures", "1,2"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert "fig1_sparsity: no dynamics.npz in a; train with --dynamics.every N" in said.err
+    assert "c/dynamics.npz cannot be read" in said.err
+    with pytest.raises(UserError, match=r"nothing to draw: fig1.*fig4.*no dynamics.npz in a"):
+        main(["a", *arguments, "--figures", "1,4"])
+
+
+def test_a_run_that_ended_early_has_no_later_moment_and_the_legend_says_how_it_ended(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path, "a", record=synthetic(20), status="diverged")
+    make_run(tmp_path, "a1", seed=1, record=synthetic(20))
+    make_run(tmp_path, "a2", seed=2)
+    short = make_run(tmp_path, "b", "spectral", record=synthetic(4))
+    (short / "result.json").unlink()
+    make_run(tmp_path, "c", "batch", status="diverged")
+    made = figure(tmp_path, "5", "a", "a1", "a2", "b", "c", layers=("0",))
+    assert [text.get_text() for text in made.legends[0].get_texts()] == [
+        "none, lr 0.001 (2 of 3 runs), 1 diverged",
+        "batch, lr 0.001, no record, diverged",
+        "spectral, lr 0.001, unfinished",
+    ]
+    assert [len(axes.lines) for axes in made.axes[1:]] == [2, 1, 1]
+    words = [text.get_text() for text in made.axes[-1].get_legend().get_texts()]
+    assert words[1] == "?, ?"
+
+
+def test_files_are_the_same_bytes_again_in_every_format_and_settings_are_put_back(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dict(matplotlib.rcParams)
+    for folder, width in (("one", 23.0), ("two", 5.0)):
+        monkeypatch.setitem(matplotlib.rcParams, "axes.linewidth", width)
+        out = ["--out", str(tmp_path / folder), "--formats", "png,pdf,svg"]
+        assert main(["none", "--root", str(root), *out, "--figures", "2"]) == 0
+    assert dict(matplotlib.rcParams) == before | {"axes.linewidth": 5.0}
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) == len(METADATA)
+    for name in files:
+        first = (tmp_path / "one" / name).read_bytes()
+        assert first == (tmp_path / "two" / name).read_bytes()
+        assert b"CreationDate" not in first
+        assert name[-3:] != "pdf" or b"/FontFile2" in first  # TrueType, whole: type 42
+        assert b"/Type3" not in first
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--figures", "7"], "--figures: unknown '7'; choose from 1, 2, 3"),
+        (["--figures", "drfit"], "did you mean 'drift'"),
+        (["--figures", ","], "--figures is empty"),
+        (["--formats", "gif"], "--formats: unknown 'gif'; choose from png, pdf, svg"),
+        (["--layers", "9"], "--layers 9: no such layer in run 'none'"),
+        (["--lr", "fast"], "--lr 'fast' is not a number"),
+        (["--seeds", "0.5"], "--seeds '0.5' is not a whole number"),
+        (["--seeds", "8"], "--seeds 8: none of these runs has it; they have 0"),
+        (["--figures", "2", "--out", "file"], "--out file is not a folder"),
+        (["--figures", "2", "--out", "file/below"], "fig2_accuracy.png cannot be written: Not a d"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(UserError) as problem:
+        main(["none", "--root", str(root), *arguments])
+    assert said in str(problem.value)
+
+
+def test_the_command_loads_no_torch_and_knows_the_names_of_the_table(
+    root: Path, tmp_path: Path
+) -> None:
+    assert tuple(FIGURES) == command.FIGURES
+    assert tuple(METADATA) == command.FORMATS
+    asked = ["none", "--root", str(root), "--out", str(tmp_path), "--figures", "2"]
+    loaded = loaded_after("figures", *asked)
+    assert not loaded & {"torch", "pytorch_lightning", "torchvision"}
+    assert "matplotlib" in loaded
+    assert "matplotlib" not in loaded_after("figures", "--help")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from msngan.commands.parser import Parser
-from msngan.runs.folder import UserError, did_you_mean
+from msngan.commands.parser import Parser, chosen, words
+from msngan.runs.folder import UserError
 
 FORMATS = ("png", "pdf", "svg")
 FIGURES = ("1", "2", "3", "4", "5", "6", "drift", "dead", "norms", "complexity")
@@ -63,9 +63,10 @@ def main(argv: list[str]) -> int:
     rates = [number("--lr", word, float) for word in words(args.lr)]
     seeds = [int(number("--seeds", word, int)) for word in words(args.seeds)]
     if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out} is no folder")
+        raise UserError(f"--out {args.out} is not a folder")
 
-    from msngan.report.figures import find_sources, write
+    from msngan.report.figures import write
+    from msngan.report.figures.arms import find_sources
 
     sources = find_sources(args.runs, args.root, seeds=seeds, norms=words(args.norms), rates=rates)
     paths, remarks = write(
@@ -80,26 +81,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def words(text: str) -> list[str]:
-    """The words of a list with commas."""
-    return [word for each in text.split(",") if (word := each.strip())]
-
-
-def chosen(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The words of a list that may hold only what is known, each once."""
-    found = words(text)
-    for word in found:
-        if word not in known:
-            near = did_you_mean(word, list(known))
-            raise UserError(f"{option} {word!r} is not known{near}; use {', '.join(known)}")
-    if not found:
-        raise UserError(f"{option} is empty; use {', '.join(known)}")
-    return tuple(dict.fromkeys(found))
-
-
 def number(option: str, word: str, kind: type[int] | type[float]) -> float:
     try:
         return kind(word)
     except ValueError:
         name = "whole number" if kind is int else "number"
-        raise UserError(f"{option} {word!r} is no {name}") from None
+        raise UserError(f"{option} {word!r} is not a {name}") from None

@@ -4,10 +4,97 @@ Each shows the released quantity (what the authors' code plots) beside the state
 paper's text says of it). Subramanian & Chong 2019, arXiv 1907.04003.
 """
 
-from msngan.report.figures.arms import Arm, make_arms, pages
-from msngan.report.figures.draw import DEFAULT, FIGURES, Drawn, draw, write
-from msngan.report.figures.records import Unavailable
-from msngan.report.figures.sources import Source, find_sources, runs_of
+from __future__ import annotations
 
-__all__ = ["DEFAULT", "FIGURES", "Arm", "Drawn", "Source", "Unavailable", "draw", "find_sources"]
-__all__ += ["make_arms", "pages", "runs_of", "write"]
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msngan.report.figures import paper_figures as of
+from msngan.report.figures.arms import Arm, Source, make_arms, pages
+from msngan.report.figures.drift import drift
+from msngan.report.figures.layer_grid import layer_sheet
+from msngan.report.figures.recorded import Unavailable
+from msngan.report.figures.style import Sheet, save, settings
+from msngan.runs.folder import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Maker = Callable[[Sequence[Arm], Sequence[str]], tuple[Sheet, list[str]]]
+
+# By the name that --figures takes: the file's name and what draws it.
+FIGURES: dict[str, tuple[str, Maker]] = {
+    "1": ("fig1_sparsity", partial(layer_sheet, of.sparsity)),
+    "2": ("fig2_accuracy", of.accuracy),
+    "3": ("fig3_weight_spread", partial(layer_sheet, of.weight_spread)),
+    "4": ("fig4_weight_means", partial(layer_sheet, of.weight_means)),
+    "5": ("fig5_gradients", partial(layer_sheet, of.gradients)),
+    "6": ("fig6_singular_values", partial(layer_sheet, of.spectra)),
+    "drift": ("drift", partial(layer_sheet, drift)),
+    "dead": ("dead_units", partial(layer_sheet, of.dead)),
+    "norms": ("norms", partial(layer_sheet, of.norms)),
+    "complexity": ("spectral_complexity", of.complexity),
+}
+DEFAULT = ("1", "2", "3", "4", "5", "6")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure by its file's name without suffix, or None and the reason; and what is missing."""
+
+    name: str
+    figure: Figure | None
+    remarks: tuple[str, ...]
+
+
+def draw(
+    sources: Sequence[Source], figures: Sequence[str] = DEFAULT, layers: Sequence[str] = ()
+) -> Iterator[Drawn]:
+    """Each figure in turn; draw and save them within `style.settings`.
+
+    figures: keys of FIGURES. layers: indices or patterns of names. More than 8 arms are drawn on a
+    page for each learning rate. UserError for a layer that no run has.
+    """
+    for suffix, arms in pages(make_arms(sources)):
+        for key in figures:
+            stem, make = FIGURES[key]
+            try:
+                sheet, remarks = make(arms, layers)
+            except Unavailable as problem:
+                yield Drawn(f"{stem}{suffix}", None, (str(problem),))
+            else:
+                yield Drawn(f"{stem}{suffix}", sheet.figure, tuple(remarks))
+
+
+def write(
+    sources: Sequence[Source],
+    folder: Path,
+    *,
+    figures: Sequence[str] = DEFAULT,
+    layers: Sequence[str] = (),
+    formats: Sequence[str] = ("png", "pdf"),
+) -> tuple[list[Path], list[str]]:
+    """Write the files into `folder`; returns their paths and a line on whatever is missing.
+
+    UserError if the folder cannot be written.
+    """
+    paths: list[Path] = []
+    remarks: dict[str, list[str]] = {}
+    with settings():
+        for drawn in draw(sources, figures, layers):
+            for remark in drawn.remarks:
+                remarks.setdefault(remark, []).append(drawn.name)
+            for kind in formats if drawn.figure else ():
+                path = folder / f"{drawn.name}.{kind}"
+                try:
+                    save(drawn.figure, path)  # type: ignore[arg-type]
+                except OSError as problem:
+                    reason = problem.strerror or problem
+                    raise UserError(
+                        f"--out {folder}: {path.name} cannot be written: {reason}"
+                    ) from problem
+                paths.append(path)
+    return paths, [f"{', '.join(names)}: {remark}" for remark, names in remarks.items()]

@@ -1,21 +1,55 @@
-"""Runs that differ in nothing but their seed are one arm; its name says in what arms differ."""
+"""The runs that a user names, and the arms that they form: runs that differ only in their seed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from msngan.report.figures.sources import Source
+from msngan.runs.folder import NAME, Run, UserError, all_runs, did_you_mean
 from msngan.runs.options import flat, is_free
+from msngan.runs.safe_read import read_config
 
-FIRST = ("none", "batch", "spectral", "mean_spectral")  # the paper's, in its order
+FIRST = ("none", "batch", "spectral", "mean_spectral")  # the paper's norms, in its order
 MOST = 8  # arms that one panel can hold
 
 
 @dataclass(frozen=True)
+class Source:
+    """A run and its resolved config."""
+
+    run: Run
+    config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def norm(self) -> str:
+        return str(self._model.get("norm", "none"))
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate; of a GAN the critic's."""
+        value = self._model.get("lr", self._model.get("critic_lr"))
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def seed(self) -> int:
+        value = self.config.get("seed", 0)
+        return value if isinstance(value, int) else 0
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        model = self.config.get("model")
+        return model if isinstance(model, dict) else {}
+
+
+@dataclass(frozen=True)
 class Arm:
-    """One setting and its runs, in order of seed. style: which line, the same in all figures."""
+    """One setting and its runs, in order of seed. style: the number of its line."""
 
     label: str
     sources: tuple[Source, ...]
@@ -30,67 +64,144 @@ class Arm:
         return self.sources[0].rate
 
 
-@dataclass(frozen=True)
-class Page:
-    """Arms that share a figure; suffix: what its file's name adds."""
+def find_sources(
+    targets: Sequence[str],
+    root: Path = Path(),
+    *,
+    seeds: Sequence[int] = (),
+    norms: Sequence[str] = (),
+    rates: Sequence[float] = (),
+) -> list[Source]:
+    """The runs of `targets`, each once, in their order.
 
-    suffix: str
-    arms: tuple[Arm, ...]
+    A target is the name or folder of a run, or of a study, which stands for all its runs. An empty
+    selection of seeds, norms or learning rates keeps all. UserError for a target that is neither, a
+    config that cannot be read, and a selection that leaves nothing.
+    """
+    runs: dict[Path, Run] = {}
+    for target in targets:
+        for run in runs_of(target, root):
+            runs.setdefault(run.folder.resolve(), run)
+    every = [_source(run) for run in runs.values()]
+    found = every
+    for option, wanted, of in (
+        ("--seeds", seeds, lambda each: each.seed),
+        ("--norms", norms, lambda each: each.norm),
+        ("--lr", rates, lambda each: each.rate),
+    ):
+        here = sorted({of(each) for each in every}, key=str)
+        if missing := [value for value in wanted if value not in here]:
+            near = did_you_mean(str(missing[0]), [str(value) for value in here])
+            raise UserError(
+                f"{option} {missing[0]}: none of these runs has it{near}; they have"
+                f" {', '.join(map(str, here))}"
+            )
+        found = [each for each in found if not wanted or of(each) in wanted]
+    if not found:
+        raise UserError("no run has all of the chosen --seeds, --norms and --lr")
+    return found
+
+
+def runs_of(target: str, root: Path = Path()) -> list[Run]:
+    """The run that `target` names, or the runs of a study in order of name."""
+    named = Run(target, root) if NAME.fullmatch(target) else None
+    folder = named.folder if named and named.folder.is_dir() else Path(target)
+    if (folder / "study.yaml").is_file():
+        return _runs_of_study(folder)
+    if (folder / "config.yaml").is_file():
+        whole = folder.resolve()
+        return [named if named and folder == named.folder else Run(whole.name, whole.parents[1])]
+    here = [each.name for each in all_runs(root)]
+    here += [path.parent.name for path in sorted(root.glob("checkpoints/*/study.yaml"))]
+    more = " ..." if len(here) > 12 else ""
+    known = f"; there are {', '.join(here[:12])}{more}" if here else ""
+    raise UserError(f"no run or study {target!r}{did_you_mean(target, here)}{known}")
+
+
+def _runs_of_study(folder: Path) -> list[Run]:
+    """The runs called <study>-<cell>, except those of another study whose name begins like this."""
+    whole = folder.resolve()
+    root = folder.parents[1] if len(folder.parents) > 1 else whole.parents[1]
+    others = [path.parent.name for path in whole.parent.glob(f"{whole.name}-*/study.yaml")]
+    runs = [
+        run
+        for run in all_runs(root)
+        if run.name.startswith(f"{whole.name}-")
+        and not any(run.name.startswith(f"{other}-") for other in others)
+    ]
+    if not runs:
+        raise UserError(f"study {whole.name!r} has no run yet; start it: msngan study {whole.name}")
+    return runs
+
+
+def _source(run: Run) -> Source:
+    try:
+        return Source(run, read_config(run.config))
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise UserError(f"{run.config}: {reason}") from problem
 
 
 def make_arms(sources: Sequence[Source]) -> list[Arm]:
     """The paper's norms first, then by name, each from the largest learning rate down."""
     groups: dict[tuple[tuple[str, str], ...], list[Source]] = {}
-    for source in sources:
+    for source in sorted(sources, key=lambda each: (each.seed, each.name)):
         key = tuple(sorted((name, repr(value)) for name, value in _options(source.config)))
         groups.setdefault(key, []).append(source)
-    told = [dict(_options(group[0].config)) for group in groups.values()]
-    names = sorted({name for options in told for name in options})
-    differing = [name for name in names if len({repr(each.get(name)) for each in told}) > 1]
-    made = []
-    for group, options in zip(groups.values(), told, strict=True):
-        extra = _extra(differing, options)
-        ordered = tuple(sorted(group, key=lambda each: (each.seed, each.name)))
-        made.append((ordered, extra))
+    options = [dict(_options(group[0].config)) for group in groups.values()]
+    names = sorted({name for each in options for name in each})
+    differing = [name for name in names if len({repr(each.get(name)) for each in options}) > 1]
+    made = [
+        (tuple(group), _in_words(differing, each))
+        for group, each in zip(groups.values(), options, strict=True)
+    ]
     made.sort(key=lambda each: (_rank(each[0][0].norm), each[1], -(each[0][0].rate or 0)))
-    kinds = [(norm, "") for norm in FIRST]  # theirs are the first lines, whatever else is drawn
-    kinds += [kind for ordered, extra in made if (kind := (ordered[0].norm, extra)) not in kinds]
+    # The paper's norms have the first lines in every figure.
+    kinds = [(norm, "") for norm in FIRST] + [(group[0].norm, extra) for group, extra in made]
     kinds = list(dict.fromkeys(kinds))
     return [
-        Arm(_label(ordered[0], extra), ordered, kinds.index((ordered[0].norm, extra)))
-        for ordered, extra in made
+        Arm(_label(group[0], extra), group, kinds.index((group[0].norm, extra)))
+        for group, extra in made
     ]
 
 
-def pages(arms: Sequence[Arm]) -> list[Page]:
-    """All arms on one page; of more than 8, those of each learning rate on a page of their own."""
-    rates = list(dict.fromkeys(arm.rate for arm in arms))
+def pages(arms: Sequence[Arm]) -> list[tuple[str, list[Arm]]]:
+    """The arms that share a figure, with what its file's name adds.
+
+    All are on one page; of more than 8, those of each learning rate are on a page of their own.
+    """
+    rates = sorted({arm.rate for arm in arms}, key=lambda rate: -(rate or 0))
     if len(arms) <= MOST or len(rates) == 1:
-        return [Page("", _told_apart(arms))]
-    rates.sort(key=lambda rate: -(rate or 0))
+        return [("", _told_apart(arms))]
     return [
-        Page(f"_lr{rate:g}" if rate is not None else "_no_lr", _told_apart(group))
+        (
+            f"_lr{rate:g}" if rate is not None else "_no_lr",
+            _told_apart([arm for arm in arms if arm.rate == rate]),
+        )
         for rate in rates
-        for group in [[arm for arm in arms if arm.rate == rate]]
     ]
 
 
-def _told_apart(arms: Sequence[Arm]) -> tuple[Arm, ...]:
-    """Lines by the norm, so that it looks the same on every page; by the arm where that repeats."""
+def _told_apart(arms: Sequence[Arm]) -> list[Arm]:
+    """A line for each norm, the same on every page; if two arms then share one, for each arm."""
     if len({arm.style for arm in arms}) == len(arms):
-        return tuple(arms)
-    return tuple(Arm(arm.label, arm.sources, index) for index, arm in enumerate(arms))
+        return list(arms)
+    return [replace(arm, style=index) for index, arm in enumerate(arms)]
 
 
 def _options(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Options that make an arm, by dotted names; null means the same as no such option."""
+    """The options that make an arm, by dotted names; null means the same as no such option."""
     options = flat(config)
     for name, value in options.items():
-        if value is not None and not is_free(name, options):
-            yield name, value
+        if is_free(name, options):
+            continue
+        inner = value if isinstance(value, dict) else {"": value}
+        for key, each in inner.items():
+            if each is not None:
+                yield f"{name}.{key}".rstrip("."), each
 
 
-def _extra(differing: Sequence[str], options: dict[str, Any]) -> str:
+def _in_words(differing: Sequence[str], options: dict[str, Any]) -> str:
     """The options besides the norm and the learning rate that tell this arm from another."""
     known = {"model.norm", "model.lr", "model.critic_lr"}
     words = []

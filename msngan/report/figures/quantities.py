@@ -1,7 +1,7 @@
-"""The numbers that the figures show, apart from their drawing.
+"""The numbers that the figures show, without their drawing.
 
-What the authors' plotting code does to a series (running means, cumulative accuracies, 20 bins)
-stands beside what the paper says: arXiv 1907.04003, section IV, Figures 1 to 6.
+Some are what the authors' plotting code does to a series (running means, cumulative accuracies, 20
+bins), others what the paper says: arXiv 1907.04003, section IV, Figures 1 to 6.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ DRIFTS = 1.0  # sd: a layer drifts when its channels' means have moved by more o
 
 
 def running_mean(values: Array, window: int = WINDOW) -> Array:
-    """Means of `window` values in a row: n - window + 1 of them, a NaN only where one is inside.
+    """Means of `window` consecutive values, n - window + 1 of them; NaN where one is among them.
 
-    Fewer values than the window are returned as they are.
+    Fewer values than the window are returned unchanged.
     """
     if len(values) < window:
         return np.asarray(values, dtype=float)
@@ -45,9 +45,9 @@ def cumulative_accuracy(right: Sequence[int], accuracy: float, block: int = BLOC
 
 
 def within_epochs(lines: Sequence[dict[str, object]]) -> tuple[Array, Array]:
-    """The cumulative accuracies of every epoch's test pass, one after the other, and their places.
+    """The places and cumulative accuracies of the test passes of all epochs, one after the other.
 
-    Epoch e's pass lies between e - 1 and e on the axis, as the authors relabelled it.
+    The pass of epoch e lies between e - 1 and e on the axis, as the authors relabelled it.
     """
     places: list[Array] = []
     values: list[Array] = []
@@ -91,24 +91,16 @@ def linear_density(edges: Array, counts: Array, bins: int = BINS) -> tuple[Array
     return new, np.diff(share) / np.diff(new)
 
 
-def by_magnitude(edges: Array, counts: Array) -> tuple[Array, float]:
-    """The share of the entries in each bin of |g|, per factor of ten, and the share below them all.
+def by_magnitude(edges: Array, counts: Array) -> Array:
+    """The share of the entries in each bin of |g|, per factor of ten; NaN without any count.
 
-    The bins are those of the record, so that all runs share them. NaN without any count.
+    The bins are those of the record, so all runs share them. Counts below edges[0] are in no bin.
     """
     both = np.asarray(counts, dtype=float).sum(axis=0)
     total = both.sum()
     if not total:
-        return np.full(len(edges) - 1, np.nan), float("nan")
-    return both[1:] / total / np.diff(np.log10(edges)), float(both[0] / total)
-
-
-def variance_ratio(sd: Array) -> Array:
-    """The variance at each measurement over that at the first, NaN where the first has none."""
-    variance = np.asarray(sd, dtype=float) ** 2
-    if not len(variance) or not variance[0] > 0:
-        return np.full(len(variance), np.nan)
-    return variance / variance[0]
+        return np.full(len(edges) - 1, np.nan)
+    return both[1:] / total / np.diff(np.log10(edges))
 
 
 @dataclass(frozen=True)
@@ -124,8 +116,8 @@ class Curve:
 def over_runs(curves: Sequence[Curve]) -> Curve:
     """The mean of several runs and one sd of the runs to each side (ddof 1).
 
-    Only where all of them have a finite value: a mean over those that are left would change its
-    meaning where one ends. One run is returned as it is.
+    Only where all runs have a finite value, because a mean over the remaining runs would mean
+    something else. A single run is returned unchanged.
     """
     if len(curves) == 1:
         return curves[0]

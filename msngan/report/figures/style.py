@@ -1,23 +1,28 @@
-"""How every figure looks, and how it is written: the same bytes for the same records.
+"""The look of every figure: colours, lines, panels, legend and small print.
 
-Colours: Okabe & Ito 2008, "Color Universal Design", without yellow, which print loses; each line
-has a dash pattern and a marker of its own as well, for print in grey.
+The same records give the same bytes. Colours: Okabe & Ito 2008, "Color Universal Design", without
+yellow, which print loses. Each line also has its own dash pattern and marker, for print in grey.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from msngan.report.figures.quantities import Curve
 from msngan.runs.atomic import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-FORMATS = ("png", "pdf", "svg")
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#595959")
 DASHES: tuple[Any, ...] = (
     "-",
@@ -30,7 +35,7 @@ DASHES: tuple[Any, ...] = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 SETTINGS: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
     "font.size": 8.5,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
@@ -50,12 +55,16 @@ SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "msngan",
     "savefig.dpi": 200,
 }
-# Without the time of writing, which would make every file another.
+# Without the time of writing, which would change the bytes.
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": "msngan", "Producer": None},
     "svg": {"Date": None, "Creator": "msngan"},
 }
+LINE, SMALL = 0.165, 0.135  # inches of a line of the legend and of the small print
+SMALL_SIZE = 7  # points
+COUNTED = ("step", "log index", "index", "epoch")  # axes of whole numbers
+NOTHING = "not recorded for this layer"
 
 
 @dataclass(frozen=True)
@@ -64,9 +73,17 @@ class Style:
     dash: Any
     marker: str
 
+    def line(self, label: str = "") -> Line2D:
+        """A line for a legend."""
+        from matplotlib.lines import Line2D
+
+        return Line2D(
+            [], [], color=self.colour, linestyle=self.dash, marker=self.marker, label=label
+        )
+
 
 def style(index: int) -> Style:
-    """Fifty-six that differ in colour or dash pattern, the first eight in colour and marker."""
+    """56 styles that differ in colour or dash pattern; the first eight in colour and marker."""
     return Style(
         COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)]
     )
@@ -74,7 +91,7 @@ def style(index: int) -> Style:
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """Our settings and no others, a user's matplotlibrc included; what was before is put back."""
+    """Use SETTINGS alone, without a user's matplotlibrc; restores the settings before."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -85,7 +102,130 @@ def settings() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `figure`, atomically; the format follows from the suffix. Within `settings` only."""
-    kind = path.suffix[1:]
+    """Write `figure` atomically, within `settings`; the format follows from the suffix."""
+    kind = path.suffix[1:].lower()
     with replacing(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=METADATA[kind])
+
+
+class Sheet:
+    """One figure: a grid of panels, the legend above, the small print below.
+
+    axes: (rows, columns). entries: the legend, as (label, style). Sizes are in inches. aside: the
+    width of legends on the right, which the panels keep clear of. letters: how many fit in a line
+    of a panel's title.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        entries: Sequence[tuple[str, Style]],
+        notes: Sequence[str],
+        shape: tuple[int, int],
+        panel: tuple[float, float] = (3.4, 2.1),
+        aside: float = 0,
+    ) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        rows, columns = shape
+        self.letters = int((panel[0] - 0.72) * 14.9)
+        width = max(panel[0] * columns, 6.8) + aside
+        per_line = max(1, int(width / (0.55 + 0.06 * max(len(label) for label, _ in entries))))
+        lines = -(-len(entries) // per_line)
+        small = [line for note in notes for line in textwrap.wrap(note, int(width * 19))]
+        top, bottom = 0.34 + LINE * lines + 0.08, SMALL * len(small) + 0.08
+        height = panel[1] * rows + top + bottom
+        self.figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(self.figure)
+        engine: Any = self.figure.get_layout_engine()
+        engine.set(rect=(0, bottom / height, 1, 1 - (top + bottom) / height), wspace=0.06)
+        self.axes: Any = self.figure.subplots(rows, columns, squeeze=False)
+        self.figure.text(0.08 / width, 1 - 0.07 / height, title, va="top", weight="bold", size=10)
+        self.figure.legend(
+            handles=[look.line(label) for label, look in entries],
+            loc="upper left",
+            bbox_to_anchor=(0.02 / width, 1 - 0.3 / height),
+            ncols=per_line,
+            handlelength=3.2,
+            columnspacing=1.4,
+            labelspacing=0.25,
+            borderpad=0.1,
+        ).set_in_layout(False)
+        for number, line in enumerate(small, start=1):
+            place = (0.06 + SMALL * (len(small) - number)) / height
+            self.figure.text(0.08 / width, place, line, size=SMALL_SIZE, color="#444444")
+
+
+def finish(axes: Axes, heading: str, below: str, across: str, up: str) -> bool:
+    """Add the title, the layer or network below it, and both labels.
+
+    Returns whether the panel shows anything; an empty one says so.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(f"{heading}\n{below}" if below else heading)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    if across.startswith(COUNTED):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    shown = bool(axes.lines or axes.collections or axes.patches)
+    if not shown:
+        axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", color="#666666")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return shown
+
+
+def line(axes: Axes, curve: Curve, look: Style, thick: float = 1.5, marks: bool = True) -> None:
+    """A curve with its interval; markers at every point of a few, else at about six."""
+    if not np.isfinite(curve.y).any():
+        return
+    every = max(1, len(curve.x) // 6)
+    first = every * MARKERS.index(look.marker) // len(MARKERS)  # lines may lie on each other
+    axes.plot(
+        curve.x,
+        curve.y,
+        color=look.colour,
+        linestyle=look.dash,
+        linewidth=thick,
+        marker=look.marker if marks else None,
+        markevery=(first, every),
+    )
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(curve.x, curve.low, curve.high, color=look.colour, alpha=0.15, lw=0)
+
+
+def ring(axes: Axes, x: float, y: float, look: Style) -> None:
+    """A circle around a point."""
+    look_of = {"markerfacecolor": "none", "markeredgecolor": look.colour, "markeredgewidth": 1.1}
+    axes.plot([x], [y], "o", markersize=8, **look_of)  # type: ignore[arg-type]
+
+
+def logarithmic(axes: Axes) -> None:
+    """A log scale upwards, with more ticks than powers of ten where it spans little."""
+    from matplotlib.ticker import (
+        FormatStrFormatter,
+        LogFormatterSciNotation,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+    )
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high / low < 300:
+        plain = low > 1e-4 and high < 1e5
+        every = LogFormatterSciNotation(minor_thresholds=(float("inf"), float("inf")))
+        subs = (1, 1.5, 2, 3, 5, 7) if high / low < 6 else (1, 2, 5)
+        narrow = high / low < 2  # none of these may lie inside
+        axes.yaxis.set_major_locator(
+            MaxNLocator(5, steps=[1, 2, 5, 10]) if narrow else LogLocator(subs=subs)
+        )
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g") if plain else every)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def on_zero(axes: Axes) -> None:
+    """The upright axis of a quantity that is never below 0."""
+    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])

@@ -1,4 +1,4 @@
-"""What the chosen runs have on record, and the layers of it that a figure shows."""
+"""What the arms' runs have on record, which layers and moments a figure shows, and its captions."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from msngan.report.figures.arms import Arm
-from msngan.report.figures.sources import Source
+import numpy as np
+from numpy.typing import NDArray
+
+from msngan.report.figures.arms import Arm, Source
+from msngan.report.figures.quantities import WINDOW
+from msngan.report.figures.style import Style, style
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.jsonl import read_lines
 from msngan.runs.safe_read import object_or_empty
 from msngan.training import dynamics
 from msngan.training.dynamics import Dynamics
 
-HOW = "train with --dynamics.every N (0 records none)"
+NEAR = 0.02  # of the longest run's steps: measurements as near as this are of the same moment
+MEANS = "their mean, with a band of one sd to each side, as far as all of them go"
+FIRST_THEN_MEANS = f"(a) the first; otherwise {MEANS}"
 
 
 class Unavailable(ValueError):
-    """A figure that cannot be drawn of these runs; the text says why, and what would help."""
+    """A figure that cannot be drawn of these runs; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Layer:
     shape: tuple[int, ...]
 
     def words(self, letters: int) -> str:
-        """Its index, name and shape, in two lines where one has too few letters for them."""
+        """Its index, name and shape, in two lines if one of `letters` letters is too short."""
         shape = f"({'linear' if len(self.shape) == 2 else 'conv'} {'x'.join(map(str, self.shape))})"
         whole = f"layer {self.index}, {self.name} {shape}"
         if len(whole) <= letters:
@@ -55,12 +61,13 @@ class Recorded:
 
 def with_dynamics(arms: Sequence[Arm]) -> tuple[list[Recorded], list[str]]:
     """The runs with a dynamics.npz, and a line on those without; Unavailable if none has one."""
-    return _with(arms, _dynamics, "dynamics.npz", HOW)
+    how = "train with --dynamics.every N (0 records none)"
+    return _with(arms, _dynamics, "dynamics.npz", how)
 
 
 def with_accuracy(arms: Sequence[Arm]) -> tuple[list[Recorded], list[str]]:
     """The runs with accuracies of epochs, and a line on those without."""
-    how = "a run of task: classifier writes it at the end of each epoch, a GAN has scores instead"
+    how = "a classifier's run writes it at the end of each epoch; a GAN's has scores instead"
     return _with(arms, _accuracy, "accuracy.jsonl", how)
 
 
@@ -108,7 +115,7 @@ def _read(path: Path, changed: int, size: int) -> Dynamics:
 
 
 def _accuracy(source: Source) -> list[dict[str, Any]] | None:
-    """The whole lines, in order of step; one of a form that no run writes is left out."""
+    """The lines in order of step, without those that lack a number."""
     needed = ("step", "epoch", "test_accuracy")
     lines = [
         line
@@ -124,17 +131,20 @@ def status(source: Source) -> str:
 
 
 def choose(record: Dynamics, wanted: Sequence[str], name: str) -> list[Layer]:
-    """The layers that `wanted` means, by index or pattern of names, each once and in their order.
+    """The layers of `wanted`, by index or pattern of names, each once and in that order.
 
     By default the first, middle and last convolution, of a GAN those of its critic. UserError names
-    the run `name` and its layers where a wanted one is not among them.
+    the run `name` and its layers if a wanted one is not among them.
     """
     layers = [
         Layer(index, str(each), tuple(shape))
         for index, (each, shape) in enumerate(zip(record.layers, record.shapes, strict=True))
     ]
     if not wanted:
-        return _default(layers)
+        critic = [layer for layer in layers if layer.name.startswith("critic.")]
+        pool = [each for each in critic or layers if len(each.shape) > 2] or critic or layers
+        places = sorted({0, len(pool) // 2, len(pool) - 1})
+        return [pool[place] for place in places] if pool else []
     chosen: dict[int, Layer] = {}
     for word in wanted:
         if word.lstrip("-").isdigit():
@@ -154,19 +164,11 @@ def choose(record: Dynamics, wanted: Sequence[str], name: str) -> list[Layer]:
     return list(chosen.values())
 
 
-def _default(layers: list[Layer]) -> list[Layer]:
-    critic = [layer for layer in layers if layer.name.startswith("critic.")]
-    of_network = critic or layers
-    pool = [layer for layer in of_network if len(layer.shape) > 2] or of_network
-    places = sorted({0, len(pool) // 2, len(pool) - 1})
-    return [pool[place] for place in places] if pool else []
-
-
 def shared_layers(recorded: Sequence[Recorded], wanted: Sequence[str]) -> list[Layer]:
-    """The layers to compare; Unavailable where they are not the same layer in every run.
+    """The layers to compare; Unavailable if they are not the same layer in every run.
 
-    The same: of one shape, at one place of equal networks or under one name. A norm of its own
-    module may move names, not places.
+    The same: of one shape, and at one place of equal networks or under one name. A norm that is a
+    module of its own may change names, but not places.
     """
     runs = [run for each in recorded for run in each.runs]
     first_source, first = runs[0]
@@ -174,8 +176,11 @@ def shared_layers(recorded: Sequence[Recorded], wanted: Sequence[str]) -> list[L
     for source, record in runs[1:]:
         other = choose(record, wanted, source.name)
         same = [tuple(each) for each in record.shapes] == [tuple(each) for each in first.shapes]
-        here = [(layer.index if same else layer.name, layer.shape) for layer in other]
-        if here != [(layer.index if same else layer.name, layer.shape) for layer in chosen]:
+        here, there = (
+            [(layer.index if same else layer.name, layer.shape) for layer in layers]
+            for layers in (other, chosen)
+        )
+        if here != there:
             raise Unavailable(
                 f"{first_source.name} and {source.name} have different networks, whose layers are"
                 " not comparable; draw them apart, or choose layers of one name and shape with"
@@ -183,7 +188,86 @@ def shared_layers(recorded: Sequence[Recorded], wanted: Sequence[str]) -> list[L
             )
         if [layer.index for layer in other] != [layer.index for layer in chosen]:
             raise Unavailable(
-                f"the chosen layers stand at other places in {source.name} than in"
+                f"the chosen layers are at other places in {source.name} than in"
                 f" {first_source.name}; draw them apart"
             )
     return chosen
+
+
+def moments(
+    recorded: Sequence[Recorded], measured: Callable[[Dynamics], NDArray[np.bool_]]
+) -> list[int]:
+    """The steps of the first, middle and last measurement of the longest run.
+
+    measured: (T,) which of a record's measurements count. Fewer steps where there are fewer.
+    """
+    longest = max((r for each in recorded for _, r in each.runs), key=lambda r: int(r.step[-1]))
+    steps = longest.step[measured(longest)]
+    if not len(steps):
+        return [int(longest.step[-1])]
+    return [int(steps[place]) for place in sorted({0, len(steps) // 2, len(steps) - 1})]
+
+
+def at(record: Dynamics, step: int) -> int | None:
+    """The measurement at that step or near it; None if the run ended before."""
+    place = int(np.abs(record.step - step).argmin())
+    return place if abs(int(record.step[place]) - step) <= NEAR * max(step, 1) else None
+
+
+def entries(arms: Sequence[Arm], recorded: Sequence[Recorded]) -> list[tuple[str, Style]]:
+    """The legend: each arm with its number of runs, and how many of them failed or are unfinished.
+
+    It includes arms without a record, which may have diverged before there was one.
+    """
+    drawn = {each.arm.label: len(each.runs) for each in recorded}
+    made = []
+    for arm in arms:
+        count, every = drawn.get(arm.label, 0), len(arm.sources)
+        words = arm.label
+        if every > 1:
+            words += f" ({every} runs)" if count == every else f" ({count} of {every} runs)"
+        elif not count:
+            words += ", no record"
+        for state in ("diverged", "collapsed", "unfinished"):
+            if number := sum(status(source) == state for source in arm.sources):
+                words += f", {number} {state}" if every > 1 else f", {state}"
+        made.append((words, style(arm.style)))
+    return made
+
+
+def subject(arms: Sequence[Arm]) -> str:
+    """What all arms have in common: the data set and the network."""
+    words = []
+    for section, names in (("data", ("dataset",)), ("model", ("network", "critic"))):
+        values = set()
+        for source in (source for arm in arms for source in arm.sources):
+            inner = source.config.get(section)
+            found = [inner[n] for n in names if n in inner] if isinstance(inner, dict) else []
+            values.add(str(found[0]) if found else "")
+        if len(values) == 1 and "" not in values:
+            words.append(values.pop())
+    return f" ({', '.join(words)})" if words else ""
+
+
+def smooths(recorded: Sequence[Recorded]) -> bool:
+    """Whether the released panels are smoothed: those of all arms or of none, to compare."""
+    lengths = [len(each.runs[0][1]) for each in recorded]
+    return min(lengths) >= WINDOW and max(lengths) >= 3 * WINDOW
+
+
+def smoothing(recorded: Sequence[Recorded]) -> str:
+    """What the running mean of the released panels spans."""
+    records = [each.runs[0][1] for each in recorded]
+    if not smooths(recorded):
+        counts = sorted({min(map(len, records)), max(map(len, records))})
+        found = " to ".join(map(str, counts))
+        return f"Too few measurements ({found}) for the authors' running mean of {WINDOW}."
+    every = int(np.median(np.diff(max(records, key=len).step)))
+    return f"Running mean of {WINDOW} measurements, {every} steps apart."
+
+
+def seeds(recorded: Sequence[Recorded], panels: str = FIRST_THEN_MEANS) -> list[str]:
+    """What is drawn where an arm has several runs."""
+    if all(len(each.runs) == 1 for each in recorded):
+        return []
+    return [f"Several runs of an arm differ in their seed; of these: {panels}."]
