@@ -191,10 +191,11 @@ def test_a_gan_shows_its_commands_scores_with_protocol_grids_dynamics_and_gates(
     commands = "fit --config cifar_msn --run g", "resume g --steps 400", "evaluate g"
     assert "\n".join(f"msngan {each}" for each in commands) in made.texts
     assert f"msngan sample g --root {three}" in made.text
-    # last, sd, samplings, its step, best, its step, real data
-    fd = ["fd", "ema", "12.5", "0.2", "5", "400", "12.5", "400", "0.11 (real-vs-real)"]
-    assert made.row("fd") == fd
-    assert made.row("fid")[2] == "31.5"
+    # rank, run, weights, last, its step, best, its step, inception-like score
+    scores = ["1", "g", "ema", "12.50±0.20", "400", "12.50±0.20", "400", "5.40±0.10"]
+    assert scores in made.rows
+    assert made.row("", "real data (real-vs-real)")[3] == "0.1100"
+    assert any("31.50±0.20" in each for each in made.rows)
     assert "not comparable with published FID" in made.text
     assert ["reference_sha256", "ab" * 32] in made.rows
     alts = [f"samples of g at step {step}" for step in (0, 100, 300, 400)]
@@ -240,8 +241,9 @@ def test_every_command_of_a_run_is_recorded_in_its_order(
 
 def test_a_run_of_an_older_version_shows_the_command_that_it_recorded(tmp_path: Path) -> None:
     folder = classifier(tmp_path)
-    (folder / "environment.json").write_text('{"command": "msngan resume c"}')
-    assert "msngan resume c" in page(tmp_path, "c").texts
+    long = f"msngan resume c {200 * '--data.mirror true '}"
+    (folder / "environment.json").write_text(json.dumps({"command": long}))
+    assert long in page(tmp_path, "c").texts
 
 
 @pytest.mark.parametrize("case", ["validated", "no validation images", "diverged", "running"])
@@ -458,6 +460,7 @@ BAD = {
     "no text": bytes(range(256)),
     "a list": b"[1, 2]",
     "nested": b"[" * 100_000,
+    "no group": b"model: x\ndata: [1]\n",
     "a number of many digits": b'{"step": ' + b"9" * 5000 + b"}",
 }
 

@@ -167,9 +167,9 @@ def test_a_level_a_mark_and_several_lines_are_in_the_legend_and_one_line_is_not(
     alone = Chart("loss", [Series("only", [0, 1], [1, 2])])
     assert "<ul" not in drawn(alone)
     both = [Series("first", [0, 1], [1, 2]), Series("second", [0, 1], [2, 1])]
-    chart = Chart("loss", both, marks=[Mark(1, 2, "best")], levels=[("floor", 0.0)])
+    chart = Chart("loss", both, marks=[Mark(1, 2, "best")], levels=[("real data", 0.0)])
     names = ["".join(each.itertext()).strip() for each in parsed(chart).iter("li")]
-    assert names == ["first", "second", "floor", "best"]
+    assert names == ["first", "second", "real data", "best"]
     rings = [each for each in parsed(chart).iter("circle") if each.get("r") == "5"]
     (line, _) = polylines(chart)
     assert (float(rings[0].get("cx")), float(rings[0].get("cy"))) == line[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from msngan.commands.leaderboard import parser as board_parser
@@ -51,6 +52,10 @@ def main(argv: list[str]) -> int:
         found = {run.name: run for run in [*runs, *all_runs(args.root)]}
         if not found and args.out is None:
             raise UserError(board.remarks[0])
+        studies = sorted(each.parent.name for each in args.root.glob("checkpoints/*/study.yaml"))
+        if studies:
+            told = f"Studies: {', '.join(studies)}; `msngan report NAME` shows one."
+            board = replace(board, remarks=[*board.remarks, told])
         write_board(path, board, [found[name] for name in sorted(found)], published, "--out")
         print(path)
         return 0

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from msngan.report.html.chart import Chart, Mark, Series
-from msngan.report.html.document import Part, Section, numbers, percent, short
+from msngan.report.html.document import Part, numbers, percent
 from msngan.report.html.records import Records, number, whole
 from msngan.report.tables.table import Table
 
 PARTS = ("train", "validation", "test")
-MOST_ROWS = 200
 Z = 1.959964  # of a normal distribution's two-sided 95 %
 
 
@@ -27,8 +26,6 @@ class Epoch:
     epoch: float
     accuracy: dict[str, float]
     loss: dict[str, float]
-    learning_rate: float
-    seconds: float
     images: int | None
 
 
@@ -44,8 +41,6 @@ def epochs(records: list[dict[str, Any]]) -> list[Epoch]:
                 epoch,
                 accuracy,
                 {part: number(record.get(f"{part}_loss")) for part in PARTS},
-                number(record.get("learning_rate")),
-                number(record.get("seconds")),
                 _images(record.get("test_right"), accuracy["test"]),
             )
     return [made[step] for step in sorted(made)]
@@ -80,7 +75,7 @@ def accuracy_parts(records: Records) -> list[Part]:
         Chart("Loss", _lines(x, found, "loss"), "cross-entropy", "epoch"),
     ]
     done = records.result.get("status") == "done"
-    return [quoted(found, chosen, done), charts, _summary(found, chosen), _all(found)]
+    return [quoted(found, chosen, done), charts, _summary(found, chosen)]
 
 
 def accuracy_headline(records: Records) -> str:
@@ -125,25 +120,6 @@ def _summary(found: list[Epoch], chosen: Epoch | None) -> Table:
         if each is not None
     ]
     return numbers(["", "epoch", "step", *PARTS], rows)
-
-
-def _all(found: list[Epoch]) -> Section:
-    kept = found[:: -(-len(found) // MOST_ROWS)]
-    rows = [
-        [
-            f"{each.epoch:.4g}",
-            f"{each.step:,}",
-            *(percent(each.accuracy[part]) for part in PARTS),
-            *(short(each.loss[part]) for part in PARTS),
-            short(each.learning_rate),
-            short(each.seconds, 3),
-        ]
-        for each in kept
-    ]
-    header = ["epoch", "step", *PARTS, *(f"{part} loss" for part in PARTS)]
-    title = f"{len(kept)} epochs of {len(found)}" if len(kept) < len(found) else "Every epoch"
-    table = numbers([*header, "learning rate", "seconds"], rows, left=0)
-    return Section(title, [table], folded=True)
 
 
 def _fraction(value: Any) -> float:  # noqa: ANN401  any JSON value

@@ -48,7 +48,7 @@ class Mark:
 class Chart:
     """unit: of y. log: a logarithmic y axis; None uses one where the values span 100:1 or more.
 
-    levels: horizontal lines by name. floor: a value that the y axis always includes.
+    levels: horizontal lines by name. include: a value that the y axis always shows.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Chart:
     log: bool | None = None
     marks: Sequence[Mark] = ()
     levels: Sequence[tuple[str, float]] = ()
-    floor: float | None = None
+    include: float | None = None
 
     @property
     def drawing(self) -> Drawing | None:
@@ -70,7 +70,7 @@ class Chart:
             return None
         log = needs_log(finite) if self.log is None else self.log and max(finite) > 0
         levels = [value for _, value in self.levels if value > 0 or not log]
-        extra = [*levels] if self.floor is None or log else [*levels, self.floor]
+        extra = [*levels] if self.include is None or log else [*levels, self.include]
         return Drawing(
             linear((x for points in lines for x in points.x), padding=0.0),
             (logarithmic if log else linear)([*values, *extra]),

@@ -72,7 +72,7 @@ def _network(dynamics: Dynamics, network: str) -> list[Part]:
         series = [each for each in series if each.finite]
         if series:
             log = None if name == "gradient_rms" else False
-            charts.append(Chart(title, series, unit, log=log, floor=0.0 if from_zero else None))
+            charts.append(Chart(title, series, unit, log=log, include=0.0 if from_zero else None))
     if network in dynamics.networks:
         values = dynamics.spectral_complexity[:, dynamics.networks.index(network)]
         line = Series(network, dynamics.step.tolist(), _finite(values))
@@ -95,7 +95,7 @@ def _spectrum(dynamics: Dynamics, layer: int) -> Chart:
         Series(f"step {dynamics.step[t]:,}", x, _finite(array[t]))
         for t in sorted({0, len(dynamics) // 2, len(dynamics) - 1})
     ]
-    return Chart(_short(dynamics, layer), series, x_label="number of the value", floor=0.0)
+    return Chart(_short(dynamics, layer), series, x_label="number of the value", include=0.0)
 
 
 def _table(dynamics: Dynamics, layers: list[int]) -> Table:

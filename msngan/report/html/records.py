@@ -18,6 +18,7 @@ from msngan.runs.score_records import Entry, read_scores
 LARGEST_JSON = 4 * 2**20  # bytes of result.json, environment.json, results.json
 MOST_LINES = 20_000  # of a .jsonl file; a longer one is thinned evenly
 MOST_WARNINGS = 20
+LONGEST_COMMAND = 10_000  # characters
 ANY = ("config.yaml", "metrics.jsonl", "scores.jsonl", "accuracy.jsonl", "environment.json")
 STUDY = ("results.json", "study.yaml")
 
@@ -28,12 +29,14 @@ Kind = TypeVar("Kind")
 class Records:
     """What a run has left behind. None or empty: it has not.
 
-    config: resolved. problems: sentences about files that are there and cannot be read.
+    config: resolved. commands: the command lines that trained and scored it, in order. problems:
+    sentences about files that are there and cannot be read.
     """
 
     run: Run
     config: dict[str, Any] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
     metrics: Lines | None = None
     accuracy: Lines | None = None
@@ -49,15 +52,6 @@ class Records:
     def root_option(self) -> str:
         """What a command line needs to find the run; empty where it is in the current folder."""
         return root_option(self.run.root)
-
-    @property
-    def commands(self) -> list[str]:
-        """The command lines that trained and scored it, in order; an old run has only the last."""
-        listed = self.environment.get("commands")
-        found = [self.environment.get("command")]
-        if isinstance(listed, list):
-            found = [each.get("command") for each in listed if isinstance(each, dict)]
-        return [each for each in found if isinstance(each, str) and each]
 
     @property
     def task(self) -> str:
@@ -115,13 +109,15 @@ def read_records(run: Run) -> Records:
         return found
 
     nothing: dict[str, Any] = {}
+    environment = tried(run.environment, _object, nothing)
     scores, warnings = read_scores([run] if run.scores.is_file() else [])
     problems += warnings[:MOST_WARNINGS]
     return Records(
         run,
         config=tried(run.config, read_config, None),
-        environment=tried(run.environment, _object, nothing),
-        result=tried(run.result, _object, nothing),
+        environment=dict(clean(environment)),
+        commands=_commands(environment),
+        result=dict(clean(tried(run.result, _object, nothing))),
         metrics=jsonl("metrics"),
         accuracy=jsonl("accuracy"),
         gates=jsonl("gates"),
@@ -135,8 +131,15 @@ def _lines(path: Path) -> Lines:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, its strings clean; ValueError for anything else."""
-    return dict(clean(read_object(path, LARGEST_JSON)))
+    return read_object(path, LARGEST_JSON)
+
+
+def _commands(environment: dict[str, Any]) -> list[str]:
+    """Whole, as they can be long; a run of an older version has only the last."""
+    listed = environment.get("commands")
+    found = listed if isinstance(listed, list) else [environment]
+    texts = [each.get("command") for each in found if isinstance(each, dict)]
+    return [text[:LONGEST_COMMAND] for text in texts if isinstance(text, str) and text]
 
 
 def find(target: str, root: Path) -> tuple[Run, bool]:

@@ -17,6 +17,7 @@ from msngan.report.html.pictures import SHOWN, Picture, Pictures, grids
 from msngan.report.html.records import Records, number, whole
 from msngan.report.html.score_section import score_headline, score_parts
 from msngan.report.tables.table import Table
+from msngan.runs.folder import UserError
 from msngan.runs.options import flat, options_of
 from msngan.runs.safe_read import read_up_to
 
@@ -24,10 +25,9 @@ from msngan.runs.safe_read import read_up_to
 UNTOLD = {"run", "root", "config", "ckpt_path", "detect_anomaly"}
 
 LARGEST_CONFIG = 64 * 1024  # bytes
-MOST_ROWS = 200  # of options, and of the facts of a machine
+MOST_ROWS = 200  # of a table
 MOST_LINES = 8  # of a chart
 MOST_CHARTS = 12  # of quantities that belong to no group
-MOST_CHANGES = 100  # of gates
 KINDS = {"gan": "GAN", "classifier": "classifier"}
 NAMED = (("network", "model.network"), ("norm", "model.norm"), ("data", "data.dataset"))
 RATE = "Learning rate"
@@ -173,7 +173,10 @@ def option_parts(records: Records) -> list[Part]:
     """The options that differ from the defaults, then the whole config, folded."""
     if records.config is None:
         return ["There is no config.yaml, so the options of this run are not known."]
-    rows = [list(row) for row in changed_options(records.config, records.task)]
+    try:
+        rows = [list(row) for row in changed_options(records.config, records.task)]
+    except UserError as problem:
+        return [f"config.yaml is not the config of a run: {problem}."]
     made: list[Part] = ["Every option is at its default."]
     if rows:
         made = [Table("", ["option", "value", "default"], rows[:MOST_ROWS])]
@@ -234,9 +237,9 @@ def curve_parts(records: Records) -> list[Part]:
         if title == RATE and all(len({*each.y}) == 1 for each in series):
             constant += [f"{each.name} {short(each.y[0])}" for each in series]
         elif series:
-            floor = 0.0 if unit in ("steps per second", "") else None
+            include = 0.0 if unit in ("steps per second", "") else None
             log = False if unit in ("fraction", "steps per second") else None
-            charts.append(Chart(title, series, unit, log=log, floor=floor))
+            charts.append(Chart(title, series, unit, log=log, include=include))
     others = [*left.items()][:MOST_CHARTS]
     made: list[Part] = [
         [*charts, *(Chart(name, [Series(name, steps, values)]) for name, values in others)]
@@ -245,12 +248,7 @@ def curve_parts(records: Records) -> list[Part]:
         made.append(f"Constant throughout: {', '.join(constant)}.")
     if len(steps) > MOST_POINTS:
         made.append("Lines are means of neighbouring records; bands span their extremes.")
-    header = ["quantity", *(f"step {step:,}" for step in dict.fromkeys((steps[0], steps[-1])))]
-    rows = [
-        [name, *map(short, (values[0], values[-1]))][: len(header)]
-        for name, values in curves.items()
-    ]
-    return [*made, Section("First and last values", [numbers(header, rows)], folded=True)]
+    return made
 
 
 def columns(records: list[dict[str, Any]]) -> tuple[list[int], dict[str, list[float]]]:
@@ -276,29 +274,12 @@ def gate_parts(records: Records) -> list[Part]:
         layers[str(line.get("layer"))].append(line)
     factors = [
         Series(name, [each["step"] for each in own], [number(each.get("sigma")) for each in own])
-        for name, own in layers.items()
+        for name, own in [*layers.items()][:MOST_LINES]
     ]
     rows = [
-        [name, str(len(own)), f"{own[0]['step']:,}", f"{own[-1]['step']:,}", _on(own[-1])]
-        for name, own in layers.items()
+        [name, str(len(own)), f"{own[0]['step']:,}", f"{own[-1]['step']:,}"]
+        + ["on" if own[-1].get("on") is True else "off"]
+        for name, own in [*layers.items()][:MOST_ROWS]
     ]
-    last = [
-        [
-            str(line.get("layer")),
-            f"{line['step']:,}",
-            _on(line),
-            str(line.get("criterion")),
-            *(short(number(line.get(name))) for name in ("value", "sigma")),
-        ]
-        for line in lines[-MOST_CHANGES:]
-    ]
-    header = ["layer", "step", "to", "criterion", "value", "sigma"]
-    return [
-        [Chart("Factor sigma at each change of a gate", factors[:MOST_LINES])],
-        numbers(["layer", "changes", "first at step", "last at step", "now"], rows[:MOST_CHANGES]),
-        Section("The last changes", [numbers(header, last)], folded=True),
-    ]
-
-
-def _on(line: dict[str, Any]) -> str:
-    return "on" if line.get("on") is True else "off"
+    header = ["layer", "changes", "first at step", "last at step", "now"]
+    return [[Chart("Factor sigma at each change of a gate", factors)], numbers(header, rows)]

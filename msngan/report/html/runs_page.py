@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from msngan.leaderboard.board import Board
 from msngan.leaderboard.experiments import read_setups, told_apart
 from msngan.leaderboard.published import Published
-from msngan.leaderboard.ranking import Block, series
 from msngan.report.html.accuracy_section import accuracy_headline
-from msngan.report.html.chart import Chart, Series
 from msngan.report.html.document import Contents, Part, Section, write_page
 from msngan.report.html.pictures import Pictures
 from msngan.report.html.records import Records, read_records
 from msngan.report.html.run_section import last_grids, run_parts, short_section, state
+from msngan.report.html.score_section import curve
 from msngan.report.html.study_section import MOST_SECTIONS, study_parts
 from msngan.report.tables.leaderboard_tables import (
     block_table,
@@ -30,7 +28,6 @@ from msngan.runs.folder import Run, now
 
 MOST_BYTES = 3 * 2**20  # of the pictures of one run or study
 MOST_BYTES_OF_ALL = 16 * 2**20  # of the pictures of all runs
-MOST_LINES = 10  # of the chart of a protocol
 
 
 def write_report(path: Path, subjects: Sequence[tuple[Run, bool]]) -> None:
@@ -40,7 +37,7 @@ def write_report(path: Path, subjects: Sequence[tuple[Run, bool]]) -> None:
         (run, study_parts(run, pictures) if study else run_parts(read_records(run), pictures))
         for run, study in subjects
     ]
-    title = "msngan report"
+    title = "Runs"
     parts: list[Part] = [Contents([run.name for run, _ in subjects])]
     parts += [Section(run.name, own, name=run.name) for run, own in made]
     if len(made) == 1:
@@ -66,54 +63,36 @@ def write_board(
         parts += comparison_tables(replace(board, remarks=[]), board.comparison)
     for block in board.blocks:
         table = block_table(block, board)
-        inner = [replace(table, title=""), *block_chart(block, board)]
+        chart = curve(block, board, block.metric, block.metric)
+        inner: list[Part] = [replace(table, title=""), [chart]]
+        if (more := len(block.rows) - len(chart.series)) > 0:
+            inner.append(f"{more} more rows have their curves in their own sections below.")
         parts.append(Section(table.title, inner))
         if pooled := pooled_table(block, board.pools[block.protocol_id]):
             parts.append(pooled)
-    parts += [Section("Classifiers", classifier_tables(found))] if classifiers(found) else []
+    parts += last_grids(found[:MOST_SECTIONS], Pictures(MOST_BYTES_OF_ALL))
+    if classifiers := [each for each in found if each.task == "classifier"]:
+        parts.append(Section("Classifiers", [*classifier_tables(classifiers)]))
     parts += published_tables(published)
     if board.blocks:
         parts.append(Section("How to read this", [Table("", notes=legend(board))]))
-    parts += last_grids(found[:MOST_SECTIONS], Pictures(MOST_BYTES_OF_ALL))
     more = len(found) - MOST_SECTIONS
     sections: list[Part] = [*map(short_section, found[:MOST_SECTIONS])]
     sections += [f"{more} more runs: msngan report NAME shows them."] if more > 0 else []
     parts += [Section("Runs", sections)] if sections else []
-    write_page(path, "msngan leaderboard", parts, option)
+    write_page(path, "Runs", parts, option)
 
 
-def block_chart(block: Block, board: Board) -> list[Part]:
-    """The metric that the block ranks by over the steps, a line for each of the first rows."""
-    entries = board.entries[block.protocol_id]
-    lines = []
-    for row in block.rows[:MOST_LINES]:
-        own = [each for each in entries if (each.run, each.weights) == (row.run, row.weights)]
-        by_step = series(own, block.metric)
-        values = [math.nan if each.mean is None else each.mean for each in by_step.values()]
-        lines.append(Series(f"{row.run} ({row.weights})", [*by_step], values))
-    real = block.floors.get(block.metric)
-    levels = [("real data", real.mean)] if real else []
-    more = len(block.rows) - len(lines)
-    note = [f"The chart shows the first {MOST_LINES} rows; {more} more have curves below."]
-    return [[Chart(block.metric, lines, levels=levels)], *(note if more else [])]
-
-
-def classifiers(found: list[Records]) -> list[Records]:
-    return [each for each in found if each.task == "classifier"]
-
-
-def classifier_tables(found: list[Records]) -> list[Part]:
-    """A table for each data set: every classifier's accuracy, and what it differs in."""
+def classifier_tables(found: list[Records]) -> Iterator[Table]:
+    """For each data set its classifiers: their accuracy, and what they differ in."""
+    setups, _ = read_setups([each.run for each in found])
     apart: dict[str, list[Records]] = {}
-    for each in classifiers(found):
+    for each in found:
         apart.setdefault(str(each.option("data.dataset")), []).append(each)
-    made: list[Part] = []
-    setups, _ = read_setups([each.run for each in classifiers(found)])
     for dataset, own in sorted(apart.items()):
         told = told_apart([each.name for each in own], setups)
         rows = [
             [each.name, accuracy_headline(each), state(each).text, told.get(each.name, "")]
             for each in own
         ]
-        made.append(Table(dataset, ["run", "accuracy", "state", "differs in"], rows))
-    return made
+        yield Table(dataset, ["run", "accuracy", "state", "differs in"], rows)

@@ -1,44 +1,39 @@
-"""A run's scores, protocol by protocol: last and best, beside what real data scores."""
+"""A run's scores, protocol by protocol: the leaderboard's table and a curve for each metric."""
 
 from __future__ import annotations
 
 import json
 import math
 import shlex
+from dataclasses import replace
 
-from msngan.leaderboard.ranking import Block, Row, blocks, by_protocol, describe, labels, series
+from msngan.leaderboard.board import Board, make_board
+from msngan.leaderboard.ranking import Block, labels, series
 from msngan.report.html.chart import Chart, Mark, Series
-from msngan.report.html.document import Part, Section, numbers, short
+from msngan.report.html.document import Part, Section, short
 from msngan.report.html.records import Records
-from msngan.report.tables.leaderboard_tables import block_title
+from msngan.report.tables.leaderboard_tables import LEGEND, block_table
 from msngan.report.tables.table import Table
-from msngan.runs.score_records import Entry, Score
 
 MOST_PROTOCOLS = 8
-HEADER = ["score", "weights", "last", "sd", "samplings", "step", "best", "best step", "real data"]
-SPREAD = (
-    "sd: over samplings from the same weights, not over training seeds. best: chosen by the score"
-    " it shows, so it is optimistic."
-)
+MOST_LINES = 10  # of a chart of several runs
 
 
 def score_parts(records: Records, brief: bool = False) -> list[Part]:
     """A section for each protocol; brief: with the curve of the ranking metric only."""
-    found = blocks(records.scores)
-    if not found:
+    if not records.scores:
         command = f"msngan evaluate {shlex.quote(records.name)}{records.root_option}"
         return [f"There are no scores yet; `{command}` computes them."]
-    entries = by_protocol(records.scores)
-    more = len(found) - MOST_PROTOCOLS
-    return [
-        *(_section(each, entries[each.protocol_id], brief) for each in found[:MOST_PROTOCOLS]),
-        *([f"{more} more protocols: see msngan leaderboard."] if more > 0 else []),
-    ]
+    board = make_board(records.scores, {})
+    made: list[Part] = [_section(each, board, brief) for each in board.blocks[:MOST_PROTOCOLS]]
+    if (more := len(board.blocks) - MOST_PROTOCOLS) > 0:
+        made.append(f"{more} more protocols: see msngan leaderboard.")
+    return [*made, LEGEND[0]]
 
 
 def score_headline(records: Records) -> str:
     """The last score of the first protocol in a few words; empty without any."""
-    for block in blocks(records.scores)[:1]:
+    for block in make_board(records.scores, {}).blocks[:1]:
         score = block.rows[0].last.get(block.metric)
         if score is not None and score.mean is not None:
             label, weights = labels([block.metric])[0], block.rows[0].weights
@@ -46,47 +41,33 @@ def score_headline(records: Records) -> str:
     return ""
 
 
-def _section(block: Block, entries: list[Entry], brief: bool) -> Section:
-    rows: list[list[str]] = []
-    charts: list[Chart] = []
-    for row in block.rows:
-        for name, label in zip(block.metrics, labels(block.metrics), strict=True):
-            rows.append([label, row.weights, *_cells(row, block, name)])
-            by_step = series([each for each in entries if each.weights == row.weights], name)
-            if len(by_step) > 1 and (name == block.metric or not brief):
-                charts.append(_curve(label, row, block, name, by_step))
-    failed = [
-        f"{name} failed at step {score.step}: {score.reason}"
-        for row in block.rows
-        for name, score in row.last.items()
-        if score.mean is None
-    ]
-    protocol = {"protocol_id": block.protocol_id, **block.protocol}
+def curve(block: Block, board: Board, metric: str, title: str) -> Chart:
+    """A metric over the steps, a line for each of the first rows; one row's best is marked."""
+    lines, marks = [], []
+    for row in block.rows[:MOST_LINES]:
+        entries = board.entries[block.protocol_id]
+        own = [each for each in entries if (each.run, each.weights) == (row.run, row.weights)]
+        found = series(own, metric)
+        values = [math.nan if each.mean is None else each.mean for each in found.values()]
+        lines.append(Series(f"{row.run} ({row.weights})", [*found], values))
+        best = row.best.get(metric)
+        if best is not None and best.mean is not None:
+            text = f"best: {short(best.mean)} at step {best.step:,}"
+            marks.append(Mark(best.step, best.mean, text))
+    real = block.floors.get(metric)
+    levels = [("real data", real.mean)] if real else []
+    return Chart(title, lines, marks=marks if len(lines) == 1 else (), levels=levels)
+
+
+def _section(block: Block, board: Board, brief: bool) -> Section:
+    table = block_table(block, board)
+    metrics = block.metrics[:1] if brief else block.metrics
+    drawn = zip(metrics, labels(metrics), strict=True)
+    charts = [curve(block, board, metric, label) for metric, label in drawn]
+    charts = [each for each in charts if any(len(line.x) > 1 for line in each.series)]
     details = [
         [str(name), value if isinstance(value, str) else json.dumps(value)]
-        for name, value in protocol.items()
+        for name, value in {"protocol_id": block.protocol_id, **block.protocol}.items()
     ]
-    whole = Section("The whole protocol", [Table("", ["field", "value"], details)], folded=True)
-    table = numbers(HEADER, rows, left=2)
-    return Section(block_title(block), [*describe(block), *failed, table, SPREAD, charts, whole])
-
-
-def _cells(row: Row, block: Block, name: str) -> list[str]:
-    last, best, real = row.last.get(name), row.best.get(name), block.floors.get(name)
-    cells = ["–"] * 4
-    if last is not None:
-        mean = "failed" if last.mean is None else short(last.mean)
-        cells = [mean, short(last.sd, 2), str(last.runs), f"{last.step:,}"]
-    cells += [short(best.mean), f"{best.step:,}"] if best else ["–", "–"]
-    return [*cells, f"{short(real.mean)} ({real.kind})" if real else "–"]
-
-
-def _curve(label: str, row: Row, block: Block, name: str, by_step: dict[int, Score]) -> Chart:
-    best, real = row.best.get(name), block.floors.get(name)
-    values = [math.nan if each.mean is None else each.mean for each in by_step.values()]
-    marks = []
-    if best is not None and best.mean is not None:
-        marks = [Mark(best.step, best.mean, f"best: {short(best.mean)} at step {best.step:,}")]
-    levels = [("real data", real.mean)] if real else []
-    title = f"{label} ({row.weights})"
-    return Chart(title, [Series(label, [*by_step], values)], marks=marks, levels=levels)
+    protocol = Section("The whole protocol", [Table("", ["field", "value"], details)], folded=True)
+    return Section(table.title, [replace(table, title=""), charts, protocol])
