@@ -78,6 +78,7 @@ class Classifier(LightningModule):
     task = "classifier"
     rates = ("lr",)  # options of the optimizer
     trained = ("network",)  # names of the networks that are trained
+    shorter = "fewer --epochs or a smaller --model.width take less"
     # What to try again with after a divergence.
     remedy = "a lower --model.lr, another --model.norm, or --trainer.precision 32-true"
     epoch_loss: Tensor

@@ -136,6 +136,7 @@ class GAN(LightningModule):
     task = "gan"
     rates = ("generator_lr", "critic_lr")  # options of the optimizers, in their order
     trained = ("generator", "critic")  # names of the networks that are trained
+    shorter = "fewer --steps or a smaller --model.width take less"
     # What to try again with after a divergence.
     remedy = (
         "lower --model.generator_lr and --model.critic_lr, another --model.norm or"

@@ -34,7 +34,7 @@ class Range:
             return f"{value} is less than {self.least:g}"
         if self.multiple and value % self.multiple:
             return f"{value} is not a multiple of {self.multiple}; choose 32 or 64, for instance"
-        most = LARGEST if self.most is None else self.most
+        most = self.most or (LARGEST if isinstance(value, int) else math.inf)
         return f"{value} is more than {most}" if value > most else None
 
     def __str__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -21,13 +21,23 @@ from rich.progress import Progress as Bar
 from msngan.runs import distributed as processes
 from msngan.training.callbacks.run_callback import RunCallback, last_step
 
+if TYPE_CHECKING:
+    from msngan.gan import GAN
+
 HEARTBEAT_SECONDS = 30
+# How long the run will take is measured once, over this many steps and seconds after the first.
+LEAST_STEPS, LEAST_SECONDS = 4, 5.0
+ENOUGH = 0.7  # share of their time that threads need, below which one alone may be faster
+LONG = 60.0  # seconds of a run that is worth a line
 # The figures of a step that are shown, where it has them.
 SHOWN = {"critic": "critic_loss", "generator": "generator_loss", "loss": "loss"}
 
 
 class Progress(RunCallback):
-    """Shows steps, steps a second, losses, time left and the newest score or accuracy."""
+    """Shows steps, steps a second, losses, time left and the newest score or accuracy.
+
+    After the first steps it says how long the whole run will take, and which options shorten it.
+    """
 
     def __init__(self) -> None:
         self.note = ""  # the newest score or accuracy; its callback sets it
@@ -36,6 +46,8 @@ class Progress(RunCallback):
         self._task: Any = None
         self._shown = 0.0
         self._start = (0, 0.0)
+        self._measured: tuple[int, float, float] | None = None  # step, wall and CPU seconds
+        self._estimated = False
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar; the first process speaks for all."""
@@ -70,6 +82,7 @@ class Progress(RunCallback):
         batch_idx: int,
     ) -> None:
         now = time.monotonic()
+        self._estimate(trainer, pl_module, now)
         # Reading a loss makes a GPU wait, so it is done a few times a second at the most.
         if now - self._shown < (0.5 if self._bar else HEARTBEAT_SECONDS):
             return
@@ -86,6 +99,29 @@ class Progress(RunCallback):
             last = last_step(trainer)
             left = (last - step) / max(speed, 1e-9)
             self.say(f"step {step}/{last}  {text}  {clock(left)} left")
+
+    def _estimate(self, trainer: Trainer, module: LightningModule, now: float) -> None:
+        """Say once how long the run will take, and whether its threads wait for each other."""
+        if self._estimated:
+            return
+        step, cpu = trainer.global_step, time.process_time()
+        if self._measured is None:  # the first step also allocates and compiles
+            self._measured = (step, now, cpu)
+            return
+        steps, wall = step - self._measured[0], now - self._measured[1]
+        if steps < LEAST_STEPS or wall < LEAST_SECONDS:
+            return
+        self._estimated = True
+        left = (last_step(trainer) - step) * wall / steps
+        if left > LONG:
+            shorter = cast("GAN", module).shorter
+            self.say(f"about {clock(left)} to go at {steps / wall:.3g} steps/s; {shorter}")
+        threads, busy = torch.get_num_threads(), (cpu - self._measured[2]) / wall
+        if module.device.type == "cpu" and threads > 1 and busy < ENOUGH * threads:
+            self.say(
+                f"{threads} threads get the time of {busy:.1f} CPUs; other programs may be using"
+                " them, and --threads 1 may be faster"
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close(trainer)
