@@ -97,7 +97,7 @@ FOUND = {
     "a config in a config": (["fit", "--config", "config.yaml"], 2, "config.yaml"),
     "a name too long for a file": (["study", "x" * 300], 2, "x"),
     "a study of nonsense": (["study", "nonsense.yaml", "--list"], 2, "nonsense.yaml"),
-    "a study of sets": (["study", "sets.yaml", "--list"], 2, "no single value"),
+    "a study of sets": (["study", "sets.yaml", "--list"], 2, "is not supported"),
     "a study nested too deep": (["study", "deep.yaml", "--list"], 2, "not valid YAML"),
 }
 FILES = {
