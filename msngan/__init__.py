@@ -24,6 +24,7 @@ _PLACES = {
     "GENERATORS": "msngan.networks",
     "CRITICS": "msngan.networks",
     "load_generator": "msngan.networks",
+    "evaluate": "msngan.scores",
 }
 
 __all__ = ["__version__", *_PLACES]

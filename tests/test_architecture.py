@@ -131,7 +131,7 @@ READERS = {  # who may call what reads a format; each has one policy, in msngan/
     r"np\.load\(|NpzFile": set[str](),
     r"safe_open\(|safetensors\.torch\.load": {"runs/safe_read.py"},
     # The latter reads moments that torch-fidelity has written a line before.
-    r"torch\.load\(": {"runs/checkpoint_files.py", "scores/by_torch_fidelity.py"},
+    r"torch\.load\(": {"runs/checkpoint_files.py", "scores/torch_fidelity_check.py"},
 }
 
 

@@ -28,7 +28,7 @@ from msngan.report.figures.bench_plots import draw
 from msngan.report.tables import progress_bars
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_csv, print_markdown, print_terminal
-from msngan.scores import core
+from msngan.scores import distances
 
 Run = Callable[..., int]
 GALLERY = sorted((Path(__file__).parents[1] / "samples/gallery").glob("bench_*.json"))
@@ -203,7 +203,7 @@ def test_all_libraries_compute_the_same_scores(record: Callable[[str], Any]) -> 
         values = [row["value"] for row in by_part[part]]
         assert values == pytest.approx([values[0]] * len(values), rel=tolerance)
     simulated = scores.Simulated(16)
-    whole = core.kernel_distance(simulated.fake(30), simulated.real(30))
+    whole = distances.kernel_distance(simulated.fake(30), simulated.real(30))
     assert by_part["kernel"][0]["value"] == pytest.approx(whole, abs=1e-12)
     shares = {row["by"]: row["share"]["of_minima"] for row in by_part["evaluation"]}
     assert all(0 < share < 1.5 for share in shares.values())

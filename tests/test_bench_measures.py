@@ -28,8 +28,8 @@ from msngan.classifier import Classifier
 from msngan.networks import Critic
 from msngan.norms import NORMS, convert
 from msngan.runs.configs import find_config
+from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.protocol import METRICS
-from msngan.scores.shipped import EmbeddedExtractor
 
 pytestmark = pytest.mark.quick
 TINY = NormSettings(rounds=2, width=4, batch=4)

@@ -27,8 +27,8 @@ from msngan.commands import evaluate, evaluate_subjects
 from msngan.data import images as convert
 from msngan.data.datasets import fitted
 from msngan.report.tables import progress_bars
-from msngan.scores.backends import BACKENDS
-from msngan.scores.extractors import EmbeddedExtractor, shipped
+from msngan.scores.embedded import EmbeddedExtractor, shipped
+from msngan.scores.evaluation import BACKENDS
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scorer
 
@@ -127,7 +127,7 @@ def test_scores_stand_beside_floors_with_their_protocol_and_where_the_time_went(
     assert "mine, step 6 (ema)" in out
     assert "custom: 2 x 20 samples against 1,797 images of digits all, 1 x 8 x 8" in out
     assert "20 samples a run are fewer than the 64 features" in out
-    parts = [rf"{part} (\d+) %" for part in ("floors", "generator", "extractor", "scores")]
+    parts = [rf"{part} (\d+) %" for part in ("real data", "generator", "extractor", "scores")]
     times = re.search(rf"([\d.]+) s: {', '.join(parts)}", out)
     assert times
     assert 98 <= sum(int(each) for each in times.groups()[1:]) <= 102
@@ -443,16 +443,16 @@ def test_what_is_done_before_an_interruption_is_kept_whole_and_printed(
 def test_two_libraries_that_disagree_fail_one_target_and_not_the_next(
     runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msngan.scores import by_torch_fidelity
+    from msngan.scores import torch_fidelity_check
 
-    scores, calls = by_torch_fidelity.scores, []
+    scores, calls = torch_fidelity_check.scores, []
 
     def wrong(*arguments: Any, **options: Any) -> dict[str, float]:  # noqa: ANN401
         calls.append(arguments)
         found = scores(*arguments, **options)
         return {role: value + (len(calls) == 1) for role, value in found.items()}
 
-    monkeypatch.setattr(by_torch_fidelity, "scores", wrong)
+    monkeypatch.setattr(torch_fidelity_check, "scores", wrong)
     capfd.readouterr()
     options = [*SHORT, "--via", "torch-fidelity", "--format", "json"]
     assert runs("evaluate", "mine", "other", *options) == 1
@@ -616,12 +616,12 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
             ["mine", "--protocol", "50k", "--images", "5"],
             "5 samples a run are too few for 10 split",
         ),
-        (["mine", "--inception-weights", "x"], "ask for the extractor inception"),
+        (["mine", "--inception-weights", "x"], "use the extractor inception"),
         (["mine", "--protocol", "papr"], "unknown protocol 'papr' (did you mean 'paper'?)"),
-        (["mine", "--protocol", "nothing.yaml"], "protocol nothing.yaml: No such file"),
-        (["mine", "--metrics", "fdi"], "--metrics: no 'fdi' (did you mean 'fid'?)"),
-        (["mine", "--metrics", ""], "--metrics '' names none; choose of"),
-        (["mine", "--metrics", " , "], "names none"),
+        (["mine", "--protocol", "nothing.yaml"], "protocol nothing.yaml: there is no such file"),
+        (["mine", "--metrics", "fdi"], "--metrics: unknown metric 'fdi' (did you mean 'fid'?)"),
+        (["mine", "--metrics", ""], "--metrics '' names no metric; choose from"),
+        (["mine", "--metrics", " , "], "names no metric"),
         (["mine", "--via", "torchmetric"], "did you mean 'torchmetrics'"),
         (["mine", "--runs", "0"], "--runs 0 is less than 1"),
         (["mine", "--images", "1"], "--images 1 is less than 2"),
@@ -635,14 +635,14 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
         (["mine", "--ema", "--raw"], "not allowed with"),
         (["mine", "--samples", "30"], "how many a run has is --images 30"),
         (["mine", "--samples", "digits.zip"], "--samples or runs (mine), not both at once"),
-        (["mine", "--against", "x", "--dataset", "digits"], "give no --dataset, --data-root or"),
+        (["mine", "--against", "x", "--dataset", "digits"], "leave out --dataset, --data-root and"),
         (["mine", "--against", "missing"], "--against missing: No such file or directory"),
         (["mine", "--against", "one.npy"], "--against one.npy holds one image"),
         (["mine", "--dataset", "digit"], "unknown data set 'digit'"),
         (["mine", "--split", "validation"], "digits has no split 'validation'"),
         (["mine", "--extractor", "embeded"], "did you mean 'embedded'"),
         (["mine", "--extractor", "no.safetensors"], "no extractor file no.safetensors"),
-        (["mine", "--extractor", "cut.safetensors"], "is not a whole extractor file"),
+        (["mine", "--extractor", "cut.safetensors"], "is not a complete extractor file"),
         (
             ["mine", "--extractor", "inception", "--inception-weights", "w.pth"],
             "w.pth is not the official Inception weights file",
@@ -651,8 +651,9 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
             ["mine", "--extractor", "inception", "--inception-weights", "no.pth"],
             "no Inception weights file no.pth",
         ),
-        (["mine", "--device", "abacus"], "--device abacus is not to be had here; use cpu"),
-        (["mine", "--device", "cuda:99"], "--device cuda:99 is not to be had here"),
+        (["mine", "--device", "abacus"], "--device abacus is not available; use cpu"),
+        (["mine", "--device", "meta"], "--device meta cannot score; use cpu, cuda or cuda:N"),
+        (["mine", "--device", "cuda:99"], "--device cuda:99 is not available"),
         (["one.npy"], "one.npy is not a readable checkpoint"),
         (["--samples", "digits.zip"], "--samples needs real images: --against PATH, or --dataset"),
         (["--samples", "missing", "--against", "digits.zip"], "--samples missing: No such file"),
@@ -681,7 +682,7 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
             ["--samples", "x", "--against", "x", "--record", "mine"],
             "--record mine: checkpoints/mine is a run trained here",
         ),
-        (["--samples", "x", "--against", "x", "--record", "../x"], "'../x' is no run name"),
+        (["--samples", "x", "--against", "x", "--record", "../x"], "'../x' is not a run name"),
         (
             ["--samples", "x", "--against", "x", "--record", "y", "--root", "digits.zip"],
             "--record y: digits.zip/checkpoints/y cannot be written",

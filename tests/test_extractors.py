@@ -18,19 +18,19 @@ from toy_extractor import METADATA, network, photographs
 from msngan.data import images as convert
 from msngan.runs import hardware as machine
 from msngan.runs.folder import UserError
-from msngan.scores import extractors, inception, shipped
-from msngan.scores.disturbances import DISTURBANCES
-from msngan.scores.extractors import EmbeddedExtractor, InceptionExtractor, choose
-from msngan.scores.interface import file_sha256, full_float32
+from msngan.scores import embedded, extractors, scorer
+from msngan.scores.embedded import EmbeddedExtractor
+from msngan.scores.extractors import InceptionExtractor, file_sha256, full_float32
 from msngan.scores.protocol import METRICS
+from msngan.scores.scorer import choose
 
-SHIPPED = shipped.shipped()
+SHIPPED = embedded.shipped()
 every_shipped = pytest.mark.parametrize("dataset", sorted(SHIPPED))
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    shipped.save_extractor(network(), tmp_path / "toy.safetensors", METADATA)
+    embedded.save_extractor(network(), tmp_path / "toy.safetensors", METADATA)
     return tmp_path / "toy.safetensors"
 
 
@@ -47,9 +47,9 @@ def no_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise urllib.error.URLError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(inception.VARIABLE, raising=False)
+    monkeypatch.delenv(extractors.INCEPTION_VARIABLE, raising=False)
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    return inception.hub_file()
+    return extractors.hub_file()
 
 
 def test_features_are_those_of_the_network_in_eval_mode_in_float64(toy: EmbeddedExtractor) -> None:
@@ -109,18 +109,18 @@ def test_name_is_the_files_hash_and_the_same_network_writes_the_same_file(
     path: Path, toy: EmbeddedExtractor, tmp_path: Path
 ) -> None:
     again = tmp_path / "again.safetensors"
-    shipped.save_extractor(network(), again, dict(reversed(METADATA.items())))
+    embedded.save_extractor(network(), again, dict(reversed(METADATA.items())))
     assert again.read_bytes() == path.read_bytes()
     assert toy.name == f"embed-toy-{file_sha256(path)[:8]}"
     assert toy.weights_sha256 == file_sha256(path)
-    shipped.save_extractor(network(), again, {**METADATA, "train_images": "101"})
+    embedded.save_extractor(network(), again, {**METADATA, "train_images": "101"})
     assert EmbeddedExtractor.load(again).name != toy.name
 
 
 def test_metadata_comes_back_and_weights_are_half_in_the_file(path: Path) -> None:
     from safetensors import safe_open
 
-    assert EmbeddedExtractor.load(path).metadata == {"format": shipped.FORMAT, **METADATA}
+    assert EmbeddedExtractor.load(path).metadata == {"format": embedded.FORMAT, **METADATA}
     with safe_open(path, framework="pt") as file:
         kinds = {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
     assert kinds == {torch.float16, torch.int64}  # int64: BatchNorm's counters
@@ -137,14 +137,14 @@ def test_weights_that_overflow_float16_are_refused(tmp_path: Path) -> None:
     net = network()
     net.head.weight.data[0, 0] = 1e6
     with pytest.raises(ValueError, match=r"head.weight does not fit into float16"):
-        shipped.save_extractor(net, tmp_path / "x.safetensors", METADATA)
+        embedded.save_extractor(net, tmp_path / "x.safetensors", METADATA)
     assert not list(tmp_path.iterdir())
 
 
 def with_metadata(**changed: str | None) -> bytes:
     from safetensors.torch import save
 
-    metadata = {"format": shipped.FORMAT, **METADATA, **changed}
+    metadata = {"format": embedded.FORMAT, **METADATA, **changed}
     return save(
         {k: v.half() for k, v in network().state_dict().items()},
         {name: value for name, value in metadata.items() if value is not None},
@@ -156,7 +156,7 @@ def with_nan() -> bytes:
 
     state = {k: v.half() for k, v in network().state_dict().items()}
     state["head.bias"][0] = float("nan")
-    return save(state, {"format": shipped.FORMAT, **METADATA})
+    return save(state, {"format": embedded.FORMAT, **METADATA})
 
 
 BAD_FILES = {
@@ -184,7 +184,7 @@ def test_a_file_that_is(case: str, path: Path) -> None:
     with pytest.raises(UserError) as error:
         EmbeddedExtractor.load(path)
     message = str(error.value)
-    assert message.startswith(f"{path} is not a whole extractor file (")
+    assert message.startswith(f"{path} is not a complete extractor file (")
     assert "msngan extractor fit" in message
     assert "\n" not in message
 
@@ -362,11 +362,11 @@ def test_a_file_of_another_hash_is_refused_unopened(
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "opened"),)
 
-    path = tmp_path / inception.FILE
+    path = tmp_path / extractors.INCEPTION_FILE
     path.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(UserError, match=r"not the official Inception weights.*not 6726825d"):
         InceptionExtractor.load(path)
-    monkeypatch.setenv(inception.VARIABLE, str(path))
+    monkeypatch.setenv(extractors.INCEPTION_VARIABLE, str(path))
     with pytest.raises(UserError, match="not the official Inception weights"):
         choose("inception", "cifar10", 3)
     assert not (tmp_path / "opened").exists()
@@ -375,7 +375,12 @@ def test_a_file_of_another_hash_is_refused_unopened(
 def test_without_weights_and_network_the_remedies_are_named(no_inception: Path) -> None:
     with pytest.raises(UserError) as error:
         choose("inception", "cifar10", 3)
-    for remedy in (str(no_inception.parent), inception.VARIABLE, "embedded", inception.FILE):
+    for remedy in (
+        str(no_inception.parent),
+        extractors.INCEPTION_VARIABLE,
+        "embedded",
+        extractors.INCEPTION_FILE,
+    ):
         assert remedy in str(error.value)
 
 
@@ -383,24 +388,24 @@ def test_weights_asked_for_by_name_must_be_there(
     no_inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="no Inception weights file nowhere.pth; give"):
-        inception.find_weights("nowhere.pth")
-    monkeypatch.setenv(inception.VARIABLE, "elsewhere.pth")
+        extractors.find_weights("nowhere.pth")
+    monkeypatch.setenv(extractors.INCEPTION_VARIABLE, "elsewhere.pth")
     with pytest.raises(UserError, match=r"elsewhere.pth \(from \$MSNGAN_INCEPTION\)"):
-        inception.find_weights()
+        extractors.find_weights()
 
 
 def test_weights_are_found_by_argument_then_variable_then_hub(
     no_inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert inception.find_weights() is None
+    assert extractors.find_weights() is None
     no_inception.parent.mkdir(parents=True)
     no_inception.touch()
-    assert inception.find_weights() == no_inception
+    assert extractors.find_weights() == no_inception
     for name in ("variable", "argument"):
         (tmp_path / name).touch()
-    monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "variable"))
-    assert inception.find_weights() == tmp_path / "variable"
-    assert inception.find_weights(tmp_path / "argument") == tmp_path / "argument"
+    monkeypatch.setenv(extractors.INCEPTION_VARIABLE, str(tmp_path / "variable"))
+    assert extractors.find_weights() == tmp_path / "variable"
+    assert extractors.find_weights(tmp_path / "argument") == tmp_path / "argument"
 
 
 def test_auto_is_inception_only_with_a_gpu_and_its_weights(
@@ -418,10 +423,10 @@ def test_auto_is_inception_only_with_a_gpu_and_its_weights(
         loaded.append(str(path))
         return Stub(path, device)
 
-    monkeypatch.setattr(extractors, "InceptionExtractor", Stub)
+    monkeypatch.setattr(scorer, "InceptionExtractor", Stub)
     monkeypatch.setattr(EmbeddedExtractor, "load", load)
     _, line = choose("auto", "cifar10", 3, "cuda")
-    assert "Inception's weights are not here" in line
+    assert "Inception's weights were not found" in line
     no_inception.parent.mkdir(parents=True)
     no_inception.touch()
     _, line = choose("auto", "cifar10", 3, "cpu")
@@ -444,8 +449,10 @@ def test_a_data_set_without_an_extractor_borrows_one_and_says_so(
     assert found.name.startswith(f"embed-{expected}-")
     assert found.name in line
     assert "not FID or IS" in line
-    hint = f"it knows {expected}, not {dataset}: fit one with `msngan extractor fit"
-    assert (hint in line) == (dataset != expected)
+    assert (f"it was trained on {expected}, not on {dataset}" in line) == (dataset != expected)
+    assert "msngan extractor fit" not in line
+    line = choose("embedded", dataset, channels, labelled=True)[1]
+    assert ("train one with `msngan extractor fit" in line) == (dataset != expected)
 
 
 def test_a_file_can_be_asked_for_and_anything_else_lists_the_choices(path: Path) -> None:
@@ -454,14 +461,6 @@ def test_a_file_can_be_asked_for_and_anything_else_lists_the_choices(path: Path)
     assert str(path) in line
     with pytest.raises(UserError, match="unknown extractor 'incepton' .did you mean 'inception'"):
         choose("incepton", "cifar10", 3)
-
-
-def test_no_shipped_extractor_at_all_is_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
-    with pytest.raises(UserError, match="no embedded extractor for 'svhn' is shipped; fit one"):
-        choose("embedded", "svhn", 3)
 
 
 @every_shipped
@@ -519,27 +518,8 @@ def test_shipped_cards_show_the_floors_and_the_score_of_real_data(dataset: str) 
 
 
 @every_shipped
-def test_shipped_cards_claim_a_rise_only_where_their_numbers_rise(dataset: str) -> None:
-    card = SHIPPED[dataset].with_suffix(".md").read_text(encoding="utf-8")
-    found = card_tables(card)
-    assert set(DISTURBANCES) <= found.keys()
-    for name in DISTURBANCES:
-        claim, rows = found[name]
-        assert rows[0][0] == "none"
-        assert len(rows) > 4
-        distances = [float(row[1].split()[0]) for row in rows]
-        rises = all(
-            mild < strong for mild, strong in zip(distances[:-1], distances[1:], strict=True)
-        )
-        assert claim.endswith("FD rises with every level.") == rises
-        assert ("FD does not rise from " in claim) != rises
-        assert (f"- {name}: FD does not rise" in card) != rises
-    assert all("FD rises with every level." in found[name][0] for name in DISTURBANCES)
-
-
-@every_shipped
 def test_shipped_files_are_of_the_recipe_that_the_command_uses(dataset: str) -> None:
-    from msngan.scores.recipes import RECIPES
+    from msngan.scores.embedded import RECIPES
 
     facts = EmbeddedExtractor.load(SHIPPED[dataset]).metadata
     recipe = json.loads(json.dumps(RECIPES[dataset].as_dict()))

@@ -30,8 +30,8 @@ from msngan.leaderboard.published import PUBLISHED
 from msngan.leaderboard.seeds import summary
 from msngan.networks import Critic, Generator
 from msngan.norms.released_spectral import ReleasedSpectralNorm
-from msngan.scores.backends import TOLERANCE
-from msngan.scores.card import SIZES
+from msngan.scores.evaluation import TOLERANCE
+from msngan.scores.model_card import SIZES
 from msngan.scores.protocol import PRESETS
 from msngan.training.callbacks.dynamics import Dynamics
 from msngan.training.callbacks.scores import SHARE, Scores

@@ -220,7 +220,7 @@ def test_exported_generators_and_extractors(place: Place, every: bool) -> None:
     source = place.write("sound.ckpt", hostile.sound())
     out = str(place.folder / "sound.safetensors")
     place.run([["export", source, "--out", out]])
-    from msngan.scores.shipped import FOLDER as SHIPPED
+    from msngan.scores.embedded import FOLDER as SHIPPED
 
     commands = []
     kinds = {"generator": Path(out), "extractor": SHIPPED / "digits.safetensors"}

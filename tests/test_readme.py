@@ -128,3 +128,12 @@ def test_the_python_that_is_shown_runs(path: Path, tiny: Callable[..., Path]) ->
         exec(block, given)
     x = given["x"]
     torch.testing.assert_close(given["plain"](x), given["network"].eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_python_of_scores_runs(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny("digits_msn-s0-0", "--data.size", "32")
+    (block,) = blocks(ROOT / "msngan" / "scores" / "README.md", "python")
+    exec(block, {"torch": torch})
+    assert "fd/embed-digits-" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from msngan.gan import GAN
 from msngan.leaderboard.ranking import BETTER, better
 from msngan.runs.folder import UserError
 from msngan.runs.score_records import parse
-from msngan.scores.interface import Extractor, Features
+from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scored, Scorer
 from msngan.training import collapse_rules as watch
@@ -259,9 +259,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float | None]]:
         (["metrics", "is"], "--scores.best fid needs fid in --scores.metrics"),
         (
             ["metrics", "fid,kidd"],
-            f"no 'kidd' (did you mean 'kid'?); choose of {', '.join(METRICS)}",
+            f"unknown metric 'kidd' (did you mean 'kid'?); choose from {', '.join(METRICS)}",
         ),
-        (["metrics", "[]"], "--scores.metrics [] names none"),
+        (["metrics", "[]"], "--scores.metrics [] names no metric"),
         (["best", "fd"], "--scores.best: no 'fd' (did you mean 'fid'?)"),
         (["protocol", "papr"], "did you mean 'paper'?"),
         (["protocol", "mine.yaml"], "mine.yaml"),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from msngan.data import images as convert
 from msngan.scores.embedded import EmbedNet
-from msngan.scores.interface import Extractor
+from msngan.scores.extractors import Extractor
 from msngan.scores.protocol import Protocol
 from msngan.scores.reference import Reference
 

@@ -20,11 +20,11 @@ from msngan.bench.references import built
 from msngan.bench.settings import SIZE, ScoreSettings, record
 from msngan.bench.timing import Progress, clock_of, interleaved, ratio
 from msngan.networks import Generator, draw_samples
-from msngan.scores import by_torchmetrics, core
-from msngan.scores.evaluation import evaluate
+from msngan.scores import distances, evaluation
+from msngan.scores.embedded import EmbeddedExtractor, shipped
+from msngan.scores.evaluation import evaluate_sampler
 from msngan.scores.protocol import Protocol
 from msngan.scores.reference import Reference
-from msngan.scores.shipped import EmbeddedExtractor, shipped
 
 OURS, TORCHMETRICS, FIDELITY, SCIPY = "msngan", "torchmetrics", "torch-fidelity", "scipy sqrtm"
 DESCRIPTIONS = {
@@ -108,7 +108,7 @@ class Evaluation:
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
             return draw_samples(self.generator, count, seed)
 
-        result = evaluate(sampler, self.protocol, self.extractor, self.reference)
+        result = evaluate_sampler(sampler, self.protocol, self.extractor, self.reference)
         self.spent.append(dict(result.seconds))
         return sum(result.seconds.values())
 
@@ -172,8 +172,10 @@ def _frechet(simulated: Simulated, count: int) -> dict[str, Computation]:
         return float(gap + np.trace(own) + np.trace(known["sigma"]) - 2 * np.trace(mixed).real)
 
     return {
-        OURS: lambda: core.frechet_to_root(fake, mean, simulated.root),
-        TORCHMETRICS: lambda: by_torchmetrics.frechet(fake, mean, covariance, REFERENCE_COUNT),
+        OURS: lambda: distances.frechet_to_root(fake, mean, simulated.root),
+        TORCHMETRICS: lambda: evaluation.torchmetrics_frechet(
+            fake, mean, covariance, REFERENCE_COUNT
+        ),
         FIDELITY: by_fidelity,
         SCIPY: by_scipy,
     }
@@ -183,7 +185,7 @@ def _kernel(simulated: Simulated, settings: ScoreSettings) -> dict[str, Computat
     from torch_fidelity import metric_kid
 
     fake, real = simulated.fake(settings.samples), simulated.real(settings.kept)
-    within = core.kernel_within(real)  # kept with the reference
+    within = distances.kernel_within(real)  # kept with the reference
 
     def by_fidelity() -> float:
         options = {"kid_subsets": settings.subsets, "kid_subset_size": settings.subset_size}
@@ -191,7 +193,7 @@ def _kernel(simulated: Simulated, settings: ScoreSettings) -> dict[str, Computat
         return found[metric_kid.KEY_METRIC_KID_MEAN]
 
     def ours() -> float:
-        return core.kernel_within(fake) + within - 2 * core.kernel_between(fake, real)
+        return distances.kernel_within(fake) + within - 2 * distances.kernel_between(fake, real)
 
     return {OURS: ours, FIDELITY: by_fidelity}
 

@@ -14,8 +14,7 @@ from msngan.runs import bounds as checks
 from msngan.runs.atomic import append_line
 from msngan.runs.folder import NAME, Failure, Run, UserError, find_checkpoint
 from msngan.runs.score_records import score_line
-from msngan.scores.presets import metric_names, preset
-from msngan.scores.protocol import METRICS, PRESETS, check_sizes
+from msngan.scores.protocol import METRICS, PRESETS, check_sizes, metric_names, preset
 
 if TYPE_CHECKING:
     import argparse
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Score the samples of runs or checkpoints, or with --samples any images, another tool's say, against
-real ones. Scores of one protocol (its sizes, reference and extractor) compare with each other and
-with no others. Scores of a run are added to its scores.jsonl, for `msngan leaderboard`."""
-VIA = ("own", "torchmetrics", "torch-fidelity")  # metrics.backends.BACKENDS, which needs torch
+real ones. Scores can be compared only within one protocol (its sizes, reference and extractor).
+Scores of a run are added to its scores.jsonl, for `msngan leaderboard`."""
+VIA = ("own", "torchmetrics", "torch-fidelity")  # scores.evaluation.BACKENDS, which needs torch
 
 
 def parser() -> Parser:
@@ -36,15 +35,19 @@ def parser() -> Parser:
         "targets", nargs="*", metavar="RUN", help="names or folders of runs, or checkpoint files"
     )
     made.add_argument(
-        "--samples", metavar="PATH", help="score these images instead: a folder, .zip, .npz or .npy"
+        "--samples", metavar="PATH", help="score these images: a folder, .zip, .npz or .npy"
     )
-    made.add_argument("--record", metavar="NAME", help="keep the scores of --samples as a run's")
+    made.add_argument(
+        "--record", metavar="NAME", help="record the scores of --samples as this run's"
+    )
     real = made.add_argument_group("reference", "the real images; default: the run's own")
     real.add_argument("--against", metavar="PATH", help="images: a folder, .zip, .npz or .npy")
     real.add_argument("--dataset", metavar="NAME", help="a data set: cifar10, mnist, digits, ...")
     real.add_argument("--data-root", metavar="DIR", help="the data set's folder, if it has moved")
     real.add_argument("--split", metavar="S", help="default: the protocol's")
-    real.add_argument("--size", type=int, metavar="N", help="of all images; default: their own")
+    real.add_argument(
+        "--size", type=int, metavar="N", help="resize all images; default: their own size"
+    )
     real.add_argument("--channels", type=int, choices=(1, 3), help="default: the images' own")
     how = made.add_argument_group("protocol")
     how.add_argument(
@@ -53,20 +56,31 @@ def parser() -> Parser:
         default="paper",
         help=f"{', '.join(PRESETS)}, or a .yaml file; default: paper",
     )
-    how.add_argument("--metrics", metavar="A,B,...", help=f"of {', '.join(METRICS)}; default: all")
+    how.add_argument(
+        "--metrics", metavar="A,B,...", help=f"some of {', '.join(METRICS)}; default: all"
+    )
     how.add_argument("--via", choices=VIA, default="own", help="whose arithmetic; default: own")
-    how.add_argument("--runs", type=int, metavar="N", help="instead of the protocol's")
-    how.add_argument("--images", type=int, metavar="N", help="of a run, instead of the protocol's")
-    how.add_argument("--seed", type=int, metavar="S", help="of the first run's samples; default: 0")
+    how.add_argument(
+        "--runs", type=int, metavar="N", help="number of sample sets; overrides the protocol"
+    )
+    how.add_argument(
+        "--images", type=int, metavar="N", help="samples of each set; overrides the protocol"
+    )
+    how.add_argument("--seed", type=int, metavar="S", help="seed of the samples; default: 0")
     how.add_argument(
         "--extractor", metavar="NAME", default="auto", help="auto, embedded, inception or a file"
     )
     how.add_argument("--inception-weights", metavar="FILE", help="the official weights")
     weights = how.add_mutually_exclusive_group()
     weights.add_argument("--ema", dest="ema", action="store_true", default=None)
-    weights.add_argument("--raw", dest="ema", action="store_false", help="not the moving average")
+    weights.add_argument(
+        "--raw",
+        dest="ema",
+        action="store_false",
+        help="score the raw weights, not the moving average",
+    )
     made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
-    made.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU; 0: all")
+    made.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all")
     made.add_argument("--root", default=".", metavar="DIR", help="where checkpoints/ is")
     made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     return made
@@ -99,14 +113,14 @@ def main(argv: list[str]) -> int:
             whole = whole and outcome is not None and not outcome.failed
         for run in {each.run.name: each.run for each in subjects if each.run}.values():
             record_command(run)
-    finally:  # one that breaks or is interrupted does not lose those before it
+    finally:  # a failure or an interrupt does not lose the outcomes before it
         if outcomes:
             show(options.format, outcomes)
     return 0 if whole else 1
 
 
 def _check(options: argparse.Namespace) -> None:
-    """All that can be said of the options without torch."""
+    """Check the options as far as possible without torch."""
     for name in ("against", "samples", "record", "dataset", "data_root", "split"):
         if getattr(options, name) == "":
             raise UserError(f"--{name.replace('_', '-')} is empty; give a value, or leave it out")
@@ -116,7 +130,7 @@ def _check(options: argparse.Namespace) -> None:
     check_sizes(options.runs or sizes.runs, options.images or sizes.samples, sizes.splits)
     options.metrics = metric_names("--metrics", options.metrics)
     if options.against and (options.dataset or options.data_root or options.split):
-        raise UserError("--against is the reference: give no --dataset, --data-root or --split")
+        raise UserError("--against is the reference: leave out --dataset, --data-root and --split")
     if options.samples is None:
         _check_of_runs(options)
     else:
@@ -147,9 +161,11 @@ def _check_of_images(options: argparse.Namespace) -> None:
 
 
 def _record(name: str, root: Path) -> Run:
-    """The run that --record means: one that was not trained here."""
+    """The run of --record, which must not be one that was trained here."""
     if not NAME.fullmatch(name):
-        raise UserError(f"--record {name!r} is no run name; use letters, digits, '.', '_' and '-'")
+        raise UserError(
+            f"--record {name!r} is not a run name; use letters, digits, '.', '_' and '-'"
+        )
     run = Run(name, root)
     if run.config.exists():
         raise UserError(f"--record {name}: {run.folder} is a run trained here; choose another name")
@@ -170,13 +186,13 @@ def _set_up(options: argparse.Namespace) -> None:
         here = torch.device(options.device).type in ("cpu", "cuda")
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError) as problem:
-        raise UserError(f"--device {options.device} is not to be had here; use cpu") from problem
+        raise UserError(f"--device {options.device} is not available; use cpu") from problem
     if not here:
         raise UserError(f"--device {options.device} cannot score; use cpu, cuda or cuda:N")
 
 
 def _score(subject: Subject, title: str) -> Outcome | None:
-    """None, said on stderr, where nobody's input is to blame."""
+    """None, after a message on stderr, for a failure that is not the input's fault."""
     from msngan.report.tables.evaluate_tables import Outcome
     from msngan.report.tables.progress_bars import progress
 
@@ -193,7 +209,7 @@ def _score(subject: Subject, title: str) -> Outcome | None:
 
 
 def _keep(run: Run | None, outcome: Outcome) -> bool:
-    """Add the line to its run's scores; False, said on stderr, where that cannot be done."""
+    """Add the line to its run's scores; False, after a message on stderr, if that fails."""
     if run is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""What `msngan evaluate` scores, each with the scorer of its reference, before any is scored."""
+"""What `msngan evaluate` scores: each subject with the scorer of its reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.data import DataError, ImageData
+from msngan.data import DataError, ImageData, Images
 from msngan.data.datasets import fitted
 from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
@@ -21,12 +21,13 @@ from msngan.report.tables.progress_bars import progress
 from msngan.runs.folder import Run, UserError
 from msngan.runs.safe_read import object_or_empty
 from msngan.scores.protocol import Preset
-from msngan.scores.scorer import Progress, Real, Scored, Scorer, check_given
+from msngan.scores.reference import Progress
+from msngan.scores.scorer import Real, Scored, Scorer, check_given
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A generator, or images that are there, and where its line belongs, if anywhere."""
+    """A generator, or given images, and the run that its line belongs to, if any."""
 
     name: str
     config: str
@@ -41,6 +42,8 @@ class Subject:
     def remarks(self) -> list[str]:
         """What a person should know before it is scored."""
         said = [self.scorer.announcement]
+        if self.scorer.warning:
+            said.append(f"msngan: warning: {self.name}: {self.scorer.warning}")
         scored = self.scorer.protocol.runs * self.scorer.protocol.samples
         if isinstance(self.content, Tensor) and len(self.content) > scored:
             said.append(f"{scored:,} of {len(self.content):,} images are scored")
@@ -57,7 +60,7 @@ def of_images(options: Namespace, record: Run | None) -> list[Subject]:
     sizes: Preset = options.sizes
     dataset = options.dataset or "folder"
     shape = options.size, options.channels
-    images = _given(options.samples, "--samples", dataset, *shape)
+    images = _given(options.samples, "--samples", dataset, *shape).images
     if options.against is not None:
         real = _against(options.against, dataset, *shape)
     else:
@@ -76,27 +79,28 @@ def of_images(options: Namespace, record: Run | None) -> list[Subject]:
 def of_runs(options: Namespace, found: list[tuple[Path, Run | None]]) -> list[Subject]:
     """The generators of runs or checkpoints; those of the same data share a reference."""
     loaded = [_loaded(options, path, run) for path, run in found]
-    reals = {key: real for key, real, _ in loaded}
-    wanted = {
-        key: _against(options.against, real["dataset"], real["size"], real["channels"])
-        if options.against is not None
-        else _of_data(options, real)
-        for key, real in reals.items()
-    }
-    scorers = {key: _scorer(options, real, given=None) for key, real in wanted.items()}
+    scorers = {}
+    for key, data in {key: data for key, data, _ in loaded}.items():
+        if options.against is not None:
+            real = _against(options.against, data["dataset"], data["size"], data["channels"])
+        else:
+            real = _of_data(options, data, trained=data["split"])
+        scorers[key] = _scorer(options, real, given=None)
     return [Subject(**facts, scorer=scorers[key]) for key, _, facts in loaded]
 
 
 def _loaded(
     options: Namespace, path: Path, run: Run | None
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """A checkpoint's data, as a key and as it is described, and what is known of the Subject."""
+    """A checkpoint's data, as a key and as described, and the other fields of its Subject."""
     generator, saved = read_generator(path, options.ema)
     network = saved["hyper_parameters"]
     described = saved["msngan"]["data"] | {name: network[name] for name in ("size", "channels")}
+    config = object_or_empty(run.environment).get("config") if run else path.stem
+    name = run.name if run else path.stem
     facts = {
-        "name": run.name if run else path.stem,
-        "config": _config(run) if run else path.stem,
+        "name": name,
+        "config": config if isinstance(config, str) and config else name,
         "step": int(saved["msngan"]["step"]),
         "weights": saved["weights"],
         "source": "evaluate",
@@ -106,25 +110,21 @@ def _loaded(
     return json.dumps(described, sort_keys=True), described, facts
 
 
-def _config(run: Run) -> str:
-    """The name of the config that a run was made from, its own where nothing says."""
-    name = object_or_empty(run.environment).get("config")
-    return name if isinstance(name, str) and name else run.name
-
-
 def _against(path: str, dataset: str, size: int | None, channels: int | None) -> Real:
-    return Real(_given(path, "--against", dataset, size, channels), None, "folder", "all", None)
+    found = _given(path, "--against", dataset, size, channels)
+    labelled = found.labels is not None and int(found.labels.max()) > 0
+    return Real(found.images, None, "folder", "all", None, labelled)
 
 
-def _given(path: str, option: str, dataset: str, size: int | None, channels: int | None) -> Tensor:
-    """Images, brought to a size as those of the data set are that they are held against.
+def _given(path: str, option: str, dataset: str, size: int | None, channels: int | None) -> Images:
+    """Images, resized in the same way as the data set that they are compared with.
 
-    In two ways they would differ before anything was generated.
+    Two ways of resizing would make them differ before anything was generated.
     """
     if dataset == "folder":
-        return load_images(path, size, channels, option).images
+        return load_images(path, size, channels, option)
     try:
-        images = load_images(path, None, channels, option).images
+        found = load_images(path, None, channels, option)
     except DataError as problem:
         if size is None:
             raise
@@ -132,32 +132,36 @@ def _given(path: str, option: str, dataset: str, size: int | None, channels: int
         raise UserError(
             f"{reason}; beside {dataset} all must be squares of one size: resize them first"
         ) from problem
-    return images if size is None else fitted(images, size)
+    return found if size is None else Images(fitted(found.images, size), found.labels)
 
 
-def _of_data(options: Namespace, described: dict[str, Any]) -> Real:
-    """The real images of a data set: the described one, or what the options put in its place."""
+def _of_data(options: Namespace, described: dict[str, Any], trained: str | None = None) -> Real:
+    """The real images of a data set: the described one, changed by the options.
+
+    trained: the split of the described data that the generator was trained on.
+    """
     sizes: Preset = options.sizes
     if options.dataset and options.dataset != described["dataset"]:
         described = described | {"dataset": options.dataset, "root": None, "split": None}
+        trained = None
     if options.data_root:
         described = described | {"root": options.data_root}
-    if options.split:
-        described = described | {"split": options.split}
     reference = sizes.reference
     if options.split:
+        described = described | {"split": options.split}
         reference = "test" if options.split == "test" else "train"
     with _own_words():
-        return Real.of(ImageData(**described), reference)
+        return Real.of(ImageData(**described), reference, trained)
 
 
 @contextmanager
 def _own_words() -> Iterator[None]:
-    """Errors of data sets name the options of `fit`."""
+    """Errors of data sets name the options of `fit`; inside, they name those of `evaluate`."""
     try:
         yield
     except UserError as problem:
-        text = str(problem).replace("--data.root", "--data-root").replace("--data.", "--")
+        text = str(problem).replace(", or set --data.on_bad_image skip", "")
+        text = text.replace("--data.root", "--data-root").replace("--data.", "--")
         raise UserError(text) from problem
 
 

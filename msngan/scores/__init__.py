@@ -9,35 +9,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from msngan.scores.core import frechet_distance, inception_score, kernel_distance
-    from msngan.scores.evaluation import Result, Sampler, evaluate
-    from msngan.scores.extractors import choose
-    from msngan.scores.interface import Extractor
+    from msngan.scores.distances import frechet_distance, inception_score, kernel_distance
+    from msngan.scores.extractors import Extractor
     from msngan.scores.protocol import PRESETS, Protocol
     from msngan.scores.reference import Reference
+    from msngan.scores.scorer import Scored, Scorer, evaluate
 
 __all__ = [
     "PRESETS",
     "Extractor",
     "Protocol",
     "Reference",
-    "Result",
-    "Sampler",
-    "choose",
+    "Scored",
+    "Scorer",
     "evaluate",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
 ]
 
-# no module may bear the name of something exported: once imported it would hide it
+# no module may have the name of something exported: once imported it would hide it
 _HOMES = {
-    "core": ("frechet_distance", "inception_score", "kernel_distance"),
-    "evaluation": ("Result", "Sampler", "evaluate"),
-    "extractors": ("choose",),
-    "interface": ("Extractor",),
+    "distances": ("frechet_distance", "inception_score", "kernel_distance"),
+    "extractors": ("Extractor",),
     "protocol": ("PRESETS", "Protocol"),
     "reference": ("Reference",),
+    "scorer": ("Scored", "Scorer", "evaluate"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,87 +1,270 @@
-"""Which extractor a run is scored with: decided once, at its start, and said."""
+"""Feature extractors: uint8 images in, float64 features out. The interface, and Inception.
+
+The official Inception is the only one whose numbers are called FID, IS and KID. It is
+torch-fidelity's port of the TensorFlow graph of 2015-12-05, with TensorFlow 1's bilinear resize
+inside. Its weights are 96 MB and are not shipped: they come from a local file or a download, and
+are hashed before they are opened.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
-from msngan.runs.folder import UserError, did_you_mean
-from msngan.scores.inception import InceptionExtractor, find_weights
-from msngan.scores.interface import Extractor, Features
-from msngan.scores.shipped import EmbeddedExtractor, save_extractor, shipped
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import torch
+from msngan.data import images as convert
+from msngan.runs import hardware, rng
+from msngan.runs.folder import UserError
+from msngan.scores.protocol import KEYS
 
-__all__ = [
-    "REQUESTS",
-    "EmbeddedExtractor",
-    "Extractor",
-    "Features",
-    "InceptionExtractor",
-    "choose",
-    "save_extractor",
-    "shipped",
-]
-
-REQUESTS = ("auto", "embedded", "inception")
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+# The whole hash: the file is a pickle, and a file with the same eight digits can be made.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_VARIABLE = "MSNGAN_INCEPTION"
+INCEPTION_LAYERS = ("2048", "logits_unbiased")  # torch-fidelity's names of pool features, logits
+# measured on a CPU: 23 MB in batches of 5, 17 of 25; one layer's output alone is 64 x 147 x 147
+INCEPTION_BYTES_PER_IMAGE = 24_000_000
 
 
-def choose(
-    request: str,
-    dataset: str,
-    channels: int,
-    device: torch.device | str = "cpu",
-    inception_weights: Path | str | None = None,
-) -> tuple[Extractor, str]:
-    """The extractor for `request` and a line that says which it is and why.
+@dataclass(frozen=True)
+class Features:
+    """pool: float64 (N, d); logits: float64 (N, K); both on the CPU.
 
-    request: auto (Inception where a GPU and its weights are, else embedded), embedded, inception,
-    or the path of a .safetensors file. dataset, channels: of the images to be scored.
+    float64, although the networks are float32: the reference libraries compute means in the type of
+    the features, which loses three digits if the mean is large relative to the spread.
     """
-    if request not in REQUESTS and not request.endswith(".safetensors"):
-        raise UserError(
-            f"unknown extractor {request!r}{did_you_mean(request, list(REQUESTS))}; choose one of"
-            f" {', '.join(REQUESTS)}, or give a .safetensors file"
-        )
-    gpu = str(device).startswith("cuda")
-    if inception_weights and request != "inception" and not (request == "auto" and gpu):
-        raise UserError(
-            f"Inception's weights {inception_weights} are given, but the extractor is {request}:"
-            " ask for the extractor inception, or leave the weights out"
-        )
-    if request == "inception":
-        inception = InceptionExtractor.load(inception_weights, device)
-        return inception, f"extractor: {inception.name}; its scores are FID, IS and KID"
-    if request.endswith(".safetensors"):
-        own = EmbeddedExtractor.load(request, device)
-        return own, f"extractor: {own.name} from {request}; its scores are not FID or IS"
-    if request == "auto" and gpu and (weights := find_weights(inception_weights)):
-        inception = InceptionExtractor(weights, device)
-        return inception, f"extractor: {inception.name}, for a GPU and its weights are here"
-    why = ""
-    if request == "auto":
-        why = ", for Inception's weights are not here" if gpu else ", for there is no GPU"
-    return _embedded(dataset, channels, device, why)
+
+    pool: Tensor
+    logits: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    @property
+    def finite(self) -> bool:
+        return bool(self.pool.isfinite().all() and self.logits.isfinite().all())
 
 
-def _embedded(
-    dataset: str, channels: int, device: torch.device | str, why: str
-) -> tuple[Extractor, str]:
-    """The data set's own extractor, or the nearest that is shipped."""
-    files = shipped()
-    chosen = dataset if dataset in files else "cifar10" if channels == 3 else "mnist"
-    if chosen not in files:
+class Extractor(ABC):
+    """A frozen network, named by its weights.
+
+    name: <kind>-<first 8 hex digits of the weights file's sha256>. dimensions: d; classes: K.
+    size: of the network's input; resize: how other images are resized, for the protocol.
+    batch: images per forward pass, at most what half of the initially free memory holds.
+    """
+
+    official_inception: ClassVar[bool] = False  # of the class, so that no argument can set it
+
+    def __init__(
+        self,
+        name: str,
+        weights_sha256: str,
+        network: nn.Module,
+        *,
+        dimensions: int,
+        classes: int,
+        size: int,
+        channels: int,
+        resize: str,
+        batch: int,
+        bytes_per_image: int = 1_000_000,
+        device: torch.device | str,
+    ) -> None:
+        """batch: at most so many images per forward pass, `bytes_per_image` of memory each."""
+        self.name = name
+        self.weights_sha256 = weights_sha256
+        self.dimensions = dimensions
+        self.classes = classes
+        self.size = size
+        self.channels = channels
+        self.resize = resize
+        self.device = torch.device(device)
+        free = hardware.free_memory(self.device)
+        # only once: the batch size changes the last bits of every score
+        self.batch = batch if free is None else max(1, min(batch, free // 2 // bytes_per_image))
+        network.requires_grad_(False).to(self.device)
+        self.network = network.to(memory_format=torch.channels_last)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Role -> key in a score line. Only the official Inception has the usual names."""
+        if self.official_inception:
+            return {role: usual for role, (usual, _) in KEYS.items()}
+        return {role: f"{kind}/{self.name}" for role, (_, kind) in KEYS.items()}
+
+    def features(self, images: Tensor) -> Features:
+        """Features of uint8 images (N, C, H, W), C 1 or 3, on any device.
+
+        Other channels or sizes are converted. TypeError for any dtype but uint8, since a hidden
+        change of range would change every score; ValueError for other shapes or no images.
+        """
+        if images.dtype != torch.uint8:
+            raise TypeError(
+                f"an extractor takes uint8 images, not {images.dtype};"
+                " use msngan.data.images.to_uint8"
+            )
+        if images.ndim != 4 or not len(images):
+            raise ValueError(f"images must have shape (N, C, H, W), not {tuple(images.shape)}")
+        self.network.eval()
+        pools, logits = [], []
+        off = torch.autocast(self.device.type, enabled=False)
+        with torch.no_grad(), off, full_float32():
+            for part in images.split(self.batch):
+                part = convert.with_channels(part.cpu(), self.channels).to(self.device)
+                pool, logit = self._embed(part)
+                pools.append(pool.cpu().double())  # in this order: MPS has no float64
+                logits.append(logit.cpu().double())
+        return Features(torch.cat(pools), torch.cat(logits))
+
+    @abstractmethod
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, d) and (N, K) of uint8 images on this extractor's device."""
+
+
+class full_float32:  # noqa: N801  used as a function: `with full_float32():`
+    """Inside, convolutions and products of float32 are computed in float32.
+
+    TensorFloat-32 or bfloat16, enabled by the GPU or for speed in training, would change scores.
+    The switches belong to the process, so the last of several threads to leave restores them.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
+    _before: ClassVar[list[str]] = []
+
+    @staticmethod
+    def _places() -> list[Any]:
+        backends: Any = torch.backends  # its modules are replaced when they are imported
+        cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+        return [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
+
+    def __enter__(self) -> None:
+        shared = full_float32
+        with shared._lock:
+            if not shared._inside:
+                shared._before = [place.fp32_precision for place in self._places()]
+                for place in self._places():
+                    place.fp32_precision = "ieee"
+            shared._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        shared = full_float32
+        with shared._lock:
+            shared._inside -= 1
+            if not shared._inside:
+                for place, value in zip(self._places(), shared._before, strict=True):
+                    place.fp32_precision = value
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def hub_file() -> Path:
+    """Where torch.hub keeps the weights: in $TORCH_HOME, or the user's cache."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+
+
+def find_weights(explicit: Path | str | None = None) -> Path | None:
+    """The local weights file: `explicit`, $MSNGAN_INCEPTION or torch hub's, otherwise None.
+
+    UserError if a file that was given by name does not exist.
+    """
+    asked = explicit or os.environ.get(INCEPTION_VARIABLE)
+    if asked:
+        path = Path(asked).expanduser()
+        if not path.is_file():
+            source = "" if explicit else f" (from ${INCEPTION_VARIABLE})"
+            raise UserError(
+                f"no Inception weights file {path}{source}; give the path of {INCEPTION_FILE}"
+            )
+        return path
+    return hub_file() if hub_file().is_file() else None
+
+
+def download_weights() -> Path:
+    """Download the weights into torch hub's folder; UserError with the remedies if that fails."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    target, sha256 = hub_file(), INCEPTION_SHA256[:8]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(target), sha256, progress=False)
+    except (OSError, RuntimeError) as problem:  # URLError is an OSError, a wrong hash the other
         raise UserError(
-            f"no embedded extractor for {dataset!r} is shipped; fit one with"
-            f" `msngan extractor fit --dataset {dataset}`"
+            f"no Inception weights, and they cannot be downloaded ({problem}); put"
+            f" {INCEPTION_FILE} into {target.parent}, or set {INCEPTION_VARIABLE} to its path, or"
+            " use the embedded extractor"
+        ) from problem
+    return target
+
+
+def official_sha256(path: Path) -> str:
+    """The sha256 of the official weights file; a UserError for any other.
+
+    The file is a pickle, which could run code when it is opened: nothing is opened unhashed.
+    """
+    try:
+        sha256 = file_sha256(path)
+    except OSError as problem:
+        raise UserError(
+            f"{path} cannot be read ({problem.strerror}); give {INCEPTION_FILE}"
+        ) from problem
+    if sha256 != INCEPTION_SHA256:
+        raise UserError(
+            f"{path} is not the official Inception weights file: its sha256 is {sha256[:16]}...,"
+            f" not {INCEPTION_SHA256[:16]}...; get {INCEPTION_FILE} from torch-fidelity's releases"
         )
-    extractor = EmbeddedExtractor.load(files[chosen], device)
-    line = f"extractor: {extractor.name}{why}; its scores are not FID or IS"
-    if chosen != dataset:
-        own = dataset == "folder"
-        line += (
-            f"; it knows {chosen}, not {dataset}: {'if its subfolders are classes, ' * own}fit one"
-            f" with `msngan extractor fit --dataset {dataset}{' --root DIR' * own}`"
+    return sha256
+
+
+class InceptionExtractor(Extractor):
+    """Inception with pool features (N, 2048) and logits without bias (N, 1008)."""
+
+    official_inception = True
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        """path: the weights; a UserError if they are not the official ones."""
+        sha256 = official_sha256(path)
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        name = f"inception-{INCEPTION_SHA256[:8]}"
+        with rng.untouched():  # the initial weights are random, then replaced
+            network = FeatureExtractorInceptionV3(name, list(INCEPTION_LAYERS), str(path))
+        super().__init__(
+            name,
+            sha256,
+            network,
+            dimensions=2048,
+            classes=1008,
+            size=network.INPUT_IMAGE_SIZE,
+            channels=3,
+            resize=f"tensorflow1-bilinear-{network.INPUT_IMAGE_SIZE}",
+            batch=250 if torch.device(device).type == "cuda" else 25,  # the CPU's cache is small
+            bytes_per_image=INCEPTION_BYTES_PER_IMAGE,
+            device=device,
         )
-    return extractor, line
+        self.path = path
+
+    @classmethod
+    def load(
+        cls, path: Path | str | None = None, device: torch.device | str = "cpu"
+    ) -> InceptionExtractor:
+        """From `path`, otherwise from find_weights, otherwise by download."""
+        return cls(find_weights(path) or download_weights(), device)
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pool, logits = self.network(images)
+        return pool, logits

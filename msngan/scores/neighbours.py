@@ -1,8 +1,8 @@
-"""Precision, recall, density and coverage: whose nearest neighbours reach whom. float64, pure.
+"""Precision, recall, density and coverage from nearest neighbours: float64, pure functions.
 
 Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991, equations 1 to 3. Density and
-coverage: Naeem et al. 2020, arXiv:2002.09797, equations 3 and 4. A ball holds its surface, so that
-a fake at the very place of a real row's neighbour is inside.
+coverage: Naeem et al. 2020, arXiv:2002.09797, equations 3 and 4. A ball includes its surface, so a
+fake at exactly the place of a real row's neighbour is inside.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from msngan.scores import core
+from msngan.scores.distances import finite_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -45,7 +45,7 @@ def neighbours(
     lies in, over k, which may exceed 1; coverage: share of real balls that hold a fake. k is
     precision_neighbours for the first two and coverage_neighbours for the others.
 
-    real_radii: where they are at hand, `radii` of the same real rows for both k in this order.
+    real_radii: if known, `radii` of the same real rows for both k, in this order.
     ValueError for fewer rows than neighbours and one, other shapes, NaN or Inf.
     """
     ks = precision_neighbours, coverage_neighbours
@@ -72,7 +72,7 @@ def neighbours(
 
 
 def _enough(what: str, values: ArrayLike | Tensor, *ks: int) -> Tensor:
-    matrix = core._rows(what, values, least=1)
+    matrix = finite_rows(what, values, least=1)
     if min(ks) < 1:
         raise ValueError(f"{min(ks)} neighbours of {what}: use at least 1")
     if len(matrix) <= max(ks):
@@ -95,17 +95,17 @@ def _checked(real_radii: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Ten
 
 
 def _exact(a: Tensor, b: Tensor) -> Tensor:
-    """Distances (..., N, M) of rows from their differences: the same bits wherever a pair is met.
+    """Distances (..., N, M) of rows from their differences: the same bits for a pair everywhere.
 
-    A product cannot have that: where two rows are close, |a|^2 + |b|^2 - 2 a'b cancels.
+    Products do not have this property: where two rows are close, |a|^2 + |b|^2 - 2 a'b cancels.
     """
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class _Products:
-    """Squared distances to the rows of b by products, which is quick, and how far they may be off.
+    """Squared distances to the rows of b by products, which is fast, and the bound of their error.
 
-    Rows are taken about b's mean: what cancels is then no larger than the spread.
+    b's mean is subtracted first: the terms that cancel are then no larger than the spread.
     """
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
@@ -132,8 +132,8 @@ class _Products:
 def _radii(x: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     """`radii` for each of ks.
 
-    Products find the neighbour, its difference gives the distance. Where two candidates are too
-    close to be told apart by products, as with equal rows, the row's distances are all exact.
+    Products find the neighbour, the difference of the two rows gives the distance. If products
+    cannot tell two candidates apart, as with equal rows, all distances of the row are exact.
     """
     products = _Products(x, x)
     count = len(x)
@@ -163,9 +163,9 @@ def _kth(x: Tensor, rows: Tensor, k: int) -> Tensor:
 def _distances(
     real: Tensor, fake: Tensor, small: Tensor, large: Tensor, of_fake: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of real rows with their distances to all fakes, exact in any row where it matters.
+    """Blocks of real rows with their distances to all fakes, exact in every row where it matters:
 
-    It does where products leave open whether a distance is above or below one of the radii.
+    where products cannot decide whether a distance is above or below one of the radii.
     """
     products = _Products(real, fake)
     for start in range(0, len(real), BLOCK):

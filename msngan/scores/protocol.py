@@ -1,39 +1,81 @@
 """A protocol: everything that moves a score besides the generator itself.
 
-Two scores may be compared only if their protocols agree, so a protocol has an id, the hash of its
-fields, which the leaderboard groups by. No torch here: the leaderboard reads protocols without it.
+Two scores may be compared only if their protocols agree. So a protocol has an id, the hash of its
+fields, by which the leaderboard groups. No torch here: the leaderboard reads protocols without it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
 
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.safe_read import read_config
 
 VERSION = 1  # of the meaning of the numbers: raise it when a computation changes them
-KERNEL_IMAGES = 10_000  # the reference images that the kernel distance sees, at the most
+KERNEL_IMAGES = 10_000  # at most so many reference images enter the kernel distance
 
 MOST_RUNS = 1000
 MOST_SAMPLES = 1_000_000  # of a run; their features are held in memory
+MOST_NUMBER = 10**9
 
-# what `--metrics` takes -> the roles of numbers that an extractor names, see Extractor.keys
+# role of a number -> its name for the official Inception, and the start of its name for any other
+KEYS = {
+    "frechet": ("fid", "fd"),
+    "score": ("is", "cs"),
+    "kernel": ("kid", "kd"),
+    "precision": ("precision", "precision"),
+    "recall": ("recall", "recall"),
+    "density": ("density", "density"),
+    "coverage": ("coverage", "coverage"),
+}
+# names for `--metrics` -> roles, see KEYS
 METRICS: dict[str, tuple[str, ...]] = {
     "fid": ("frechet",),
     "is": ("score",),
     "kid": ("kernel",),
     "prc": ("precision", "recall", "density", "coverage"),
 }
+ROLES = tuple(role for roles in METRICS.values() for role in roles)
+NEIGHBOURS = METRICS["prc"]
 
-# Into the id only where they are not the default: the numbers from before they were fields are the
-# same numbers, and stay in the same block.
+# Part of the id only if they are not the default: scores from before these fields existed are the
+# same numbers and stay in the same block.
 ADDED = ("precision_neighbours", "coverage_neighbours")
 
 
+def roles_of(metrics: Collection[str]) -> tuple[str, ...]:
+    """The roles of names in METRICS, in the order of ROLES."""
+    wanted = {role for name in metrics for role in METRICS[name]}
+    return tuple(role for role in ROLES if role in wanted)
+
+
+def metric_names(option: str, request: list[str] | str | None) -> tuple[str, ...]:
+    """Names in METRICS, in its order: of a list, or of a text with commas; None is all of them.
+
+    UserError, which names the option, for unknown names and for none.
+    """
+    if request is None:
+        return tuple(METRICS)
+    words = request.split(",") if isinstance(request, str) else request
+    names = [word.strip() for word in words if word.strip()]
+    known = ", ".join(METRICS)
+    if not names:
+        raise UserError(f"{option} {request!r} names no metric; choose from {known}")
+    for name in names:
+        if name not in METRICS:
+            near = did_you_mean(name, list(METRICS))
+            raise UserError(f"{option}: unknown metric {name!r}{near}; choose from {known}")
+    return tuple(name for name in METRICS if name in names)
+
+
 def check_sizes(runs: int, samples: int, splits: int) -> None:
-    """UserError for sizes that nothing can be computed from."""
+    """UserError for sizes from which nothing can be computed."""
     for name, value in (("runs", runs), ("samples", samples), ("splits", splits)):
         if value < 1:
             raise UserError(f"protocol: {name} must be at least 1, not {value}")
@@ -67,28 +109,84 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     # Subramanian & Chong 2019, section IV: five runs of 2000. The bias of 2000 samples is large
-    # (a perfect generator has an FID near 15), so these numbers stay among themselves.
+    # (a perfect generator has an FID near 15), so compare these numbers only with each other.
     "paper": Preset(runs=5, samples=2000),
     # Miyato et al. 2018, appendix B.1: score over 10 x 5000 samples, FID of 5000 against the
-    # 10,000 test images. As ten runs of 5000 the first run's FID is theirs, and sd says what
-    # another 5000 samples would have given. Their code truncates (sngan_projection/evaluation.py).
+    # 10,000 test images. As ten runs of 5000, the first run's FID is theirs, and sd shows how much
+    # it varies with the samples. Their code truncates (sngan_projection/evaluation.py).
     "sngan": Preset(runs=10, samples=5000, reference="test", quantisation="truncate-clamp"),
-    # What most papers since print: 50,000 samples once, the score over ten parts of 5000.
+    # What most papers since then print: 50,000 samples once, the score over ten parts of 5000.
     "50k": Preset(runs=1, samples=50_000, splits=10),
 }
+
+
+def preset(request: str) -> tuple[str, Preset]:
+    """A protocol's name and sizes: of PRESETS, or of the YAML file at this path.
+
+    A file holds `runs` and `samples`, and any of Preset's other fields; its name is the protocol's.
+    UserError for anything else, and for a file with a known protocol's name and other sizes.
+    """
+    if request in PRESETS:
+        return request, PRESETS[request]
+    if not request.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"unknown protocol {request!r}{did_you_mean(request, list(PRESETS))}; choose one of"
+            f" {', '.join(PRESETS)}, or give a .yaml file"
+        )
+    path = Path(os.path.expanduser(request))
+    found = _preset_of(_read(path), path)
+    if PRESETS.get(path.stem, found) != found:
+        raise UserError(
+            f"protocol {path}: {path.stem!r} is a known protocol of other sizes; rename the file"
+        )
+    return path.stem, found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_config(path)
+    except OSError as problem:
+        raise UserError(f"protocol {path}: {problem.strerror}") from problem
+    except ValueError as problem:
+        raise UserError(
+            f"protocol {path}: {problem}; it must hold lines such as `runs: 5`, `samples: 2000`"
+        ) from problem
+
+
+def _preset_of(content: dict[str, Any], path: Path) -> Preset:
+    hints = get_type_hints(Preset)
+    for name, value in content.items():
+        if name not in hints:
+            word = name[:80] if isinstance(name, str) else type(name).__name__
+            raise UserError(
+                f"protocol {path}: unknown field {word!r}{did_you_mean(word, list(hints))}; choose"
+                f" from {', '.join(hints)}"
+            )
+        choices = get_args(hints[name])
+        if choices and value not in choices:
+            raise UserError(f"protocol {path}: {name} must be one of {', '.join(choices)}")
+        if not choices and not (type(value) is int and abs(value) <= MOST_NUMBER):
+            raise UserError(f"protocol {path}: {name} must be a whole number up to {MOST_NUMBER:,}")
+    for name in ("runs", "samples"):
+        if name not in content:
+            raise UserError(f"protocol {path} does not say {name}")
+    try:
+        return Preset(**content)
+    except UserError as problem:
+        raise UserError(f"protocol {path}: {problem}") from problem
 
 
 @dataclass(frozen=True)
 class Protocol:
     """The fields of a score line's protocol.
 
-    runs: how often `samples` images are drawn; run k draws by `seed_of(k)`. splits: parts of a
-    run for the inception score. reference_sha256: of the reference images' pixels, in order.
-    size, channels: of the scored images. resize: how they come to the extractor's size.
-    quantisation: how they became bytes; "as-given" where they were bytes when we got them.
-    kernel_images: the most reference images that the kernel distance sees; of them as many as a run
-    has samples are compared by precision and recall, k = precision_neighbours, and density and
-    coverage, k = coverage_neighbours.
+    runs: how often `samples` images are drawn; run k draws with the seed `seed_of(k)`. splits:
+    parts of a run for the inception score. reference_sha256: of the reference images' pixels, in
+    order. size, channels: of the scored images. resize: how they are resized for the extractor.
+    quantisation: how floats became bytes; "as-given" if the images were bytes already.
+    kernel_images: at most so many reference images enter the kernel distance; precision and recall
+    (k = precision_neighbours), density and coverage (k = coverage_neighbours) use as many of them
+    as a run has samples.
     """
 
     name: str
@@ -115,7 +213,7 @@ class Protocol:
         check_sizes(self.runs, self.samples, self.splits)
 
     def seed_of(self, run: int) -> int:
-        """What run number `run` draws by: of two seeds of a protocol, no run is the same."""
+        """The seed of run number `run`; two seeds of a protocol share no run."""
         return self.seed * 2**20 + run
 
     def as_dict(self) -> dict[str, str | int | bool]:
@@ -146,11 +244,11 @@ class Protocol:
 
 
 def bias_note(samples: int, dimensions: int) -> str | None:
-    """What is wrong with fewer samples than features, or None where there are enough."""
+    """The problem with fewer samples than features; None if there are enough."""
     if samples >= dimensions:
         return None
     return (
         f"{samples:,} samples a run are fewer than the {dimensions:,} features: the covariance is"
         " rank-deficient and the Fréchet distance strongly biased upwards; read it beside the"
-        " floor, and trust the kernel distance, which has no bias"
+        " score of real data, and trust the kernel distance, which has no bias"
     )

@@ -1,41 +1,47 @@
-"""What the real images are to a score: computed once from their pixels, then cached.
+"""What the real images are to a score: their statistics, and what real images themselves score.
 
-The cache is keyed by content: the pixels, the extractor's weights and the version of this file. Its
-files are arrays without pickles, written whole or not at all, and checked when they are read.
+Both are computed once and cached. The cache is keyed by content: the pixels, the extractor's
+weights and the version of this file. Its files hold no pickles; they are written beside their place
+and renamed, and checked when they are read: a damaged file counts as absent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+import json
+import math
+import os
+import statistics
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from msngan.runs import rng
+from msngan.runs.atomic import replacing, write_json
 from msngan.runs.folder import UserError
-from msngan.scores import core, neighbours
-from msngan.scores import sharing as processes
-from msngan.scores.cache import (
-    ARRAYS,
-    cache_folder,
-    cache_key,
-    read_array,
-    read_arrays,
-    write_array,
-    write_arrays,
-)
-from msngan.scores.interface import Extractor, Features
-from msngan.scores.protocol import KERNEL_IMAGES
+from msngan.runs.safe_read import read_json, read_npy, read_npz, read_object
+from msngan.scores import distances, neighbours, sharing
+from msngan.scores.extractors import Extractor, Features
+from msngan.scores.protocol import KERNEL_IMAGES, NEIGHBOURS, ROLES
+
+if TYPE_CHECKING:
+    from msngan.scores.protocol import Protocol
 
 VERSION = 1  # of the cached arrays: raise it when a computation below changes
+MOST_BYTES = 2**36  # of a cache file; the features of a large reference take some GiB
+ARRAYS = ("mean", "root", "features", "logits", "kernel_within")
+DISTANCES = tuple(role for role in ROLES if role != "score")
+
 Progress = Callable[[int, int], None]  # (images done, images in all)
-LAYERS = ("pool", "logits")
+Score = dict[str, Any]  # {"mean", "sd", "values"}, and "kind" for real data; as in a score line
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,7 @@ class Reference:
     mean (d,) and root (d, r) are float64, root @ root.T the covariance. features (n, d) and
     logits (n, K) are float32, of at most KERNEL_IMAGES images in a fixed random order.
     kernel_within: the kernel distance's term of those alone. sha256: of all images' pixels.
-    floors, radii: those computed so far, see msngan.scores.floors and neighbours().
+    known, radii: real-data scores and neighbours' distances computed so far.
     """
 
     extractor: str
@@ -56,8 +62,8 @@ class Reference:
     features: Tensor
     logits: Tensor
     kernel_within: float
-    cache: Path  # the file that these numbers are in, if it could be written
-    floors: dict[str, dict[str, list[float]]] = field(default_factory=dict, repr=False)
+    cache: Path  # the file that holds these numbers, if it could be written
+    known: dict[str, dict[str, list[float]]] = field(default_factory=dict, repr=False)
     radii: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -70,9 +76,9 @@ class Reference:
     ) -> Reference:
         """The statistics of uint8 images (N, C, H, W), from the cache or computed and cached.
 
-        cache: a folder; by default cache_folder(). A damaged cache file is computed again; a cache
-        that cannot be written is only warned about. UserError, and nothing cached, for fewer than
-        2 images; ValueError for features that are not finite.
+        cache: a folder; None: cache_folder(). A damaged cache file is computed again; a cache that
+        cannot be written is a warning. UserError, and nothing is cached, for fewer than 2 images;
+        ValueError for features that are not finite.
         """
         if len(images) < 2:
             raise UserError(f"a reference needs at least 2 images, not {len(images)}")
@@ -83,16 +89,18 @@ class Reference:
             "extractor": extractor.name,
             "weights": extractor.weights_sha256,
             "resize": extractor.resize,
-            "layers": list(LAYERS),
+            "layers": ["pool", "logits"],
             "dtype": "float64",
             "kept": KERNEL_IMAGES,
         }
-        path = (cache or cache_folder()) / f"{cache_key(identity)}.npz"
-        with processes.first_goes_first():
-            arrays = read_arrays(path, identity, extractor.dimensions)
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        key = hashlib.sha256(text.encode()).hexdigest()
+        path = (cache or cache_folder()) / f"{key}.npz"
+        with sharing.first_goes_first():
+            arrays = _read_arrays(path, identity, extractor.dimensions)
             if arrays is None:
                 arrays = _compute(images, extractor, progress)
-                write_arrays(path, identity, arrays)
+                _write_arrays(path, identity, arrays)
         mean, root, features, logits = (torch.from_numpy(arrays[name]) for name in ARRAYS[:4])
         within = float(arrays["kernel_within"])
         return cls(extractor.name, len(images), sha256, mean, root, features, logits, within, path)
@@ -106,20 +114,41 @@ class Reference:
     def covariance(self) -> Tensor:
         return self.root @ self.root.T
 
+    def measure(
+        self, features: Features, protocol: Protocol, roles: Collection[str]
+    ) -> dict[str, float]:
+        """The number of each role for one run's features.
+
+        Precision and its like are left out if there are no more images than neighbours.
+        """
+        found: dict[str, float] = {}
+        if "frechet" in roles:
+            found["frechet"] = self.frechet(features.pool)
+        if "score" in roles:
+            found["score"] = distances.inception_score(features.logits, protocol.splits)
+        if "kernel" in roles:
+            found["kernel"] = self.kernel(features.pool)
+        nearest = (protocol.precision_neighbours, protocol.coverage_neighbours)
+        wanted = [role for role in NEIGHBOURS if role in roles]
+        if wanted and min(len(features), len(self.features)) > max(nearest):
+            near = self.neighbours(features.pool, nearest)
+            found |= {role: near[role] for role in wanted}
+        return {role: found[role] for role in ROLES if role in found}
+
     def frechet(self, pool: Tensor) -> float:
         """Fréchet distance of features (N, d) to all `count` images."""
-        return core.frechet_to_root(pool, self.mean, self.root)
+        return distances.frechet_to_root(pool, self.mean, self.root)
 
     def kernel(self, pool: Tensor) -> float:
         """Kernel distance of features (N, d) to the kept images."""
-        own = core.kernel_within(pool)
-        return own + self.kernel_within - 2 * core.kernel_between(pool, self.features.double())
+        own = distances.kernel_within(pool)
+        return own + self.kernel_within - 2 * distances.kernel_between(pool, self.features.double())
 
     def neighbours(self, pool: Tensor, nearest: tuple[int, int]) -> dict[str, float]:
         """Precision, recall, density and coverage of features (N, d) against as many kept ones.
 
-        nearest: the k of the first two and of the last two. Both sides have min(N, n) rows, the
-        first: a set with more rows would cover more.
+        nearest: k of the first two, and of the last two. Both sides have the first min(N, n) rows:
+        a set with more rows would cover more.
         """
         count = min(len(pool), len(self.features))
         real = self.features[:count].double()
@@ -139,8 +168,7 @@ class Reference:
             found = read_array(path, (len(real),))
             if found is None:
                 found = neighbours.radii(real, k).numpy()
-                with contextlib.suppress(OSError):  # the reference has warned of it
-                    write_array(path, found)
+                write_array(path, found)
             self.radii[path.name] = torch.from_numpy(found)
         return self.radii[path.name]
 
@@ -160,16 +188,6 @@ def in_random_order(count: int) -> Tensor:
     return torch.randperm(count, generator=rng.generator(0, 0, 0, "scores"))
 
 
-def in_parts(images: Tensor, extractor: Extractor, progress: Progress | None) -> Iterator[Features]:
-    """The features of many images, some at a time: 50,000 of Inception's would fill a gigabyte."""
-    done = 0
-    for part in images.split(4 * extractor.batch):
-        yield extractor.features(part)
-        done += len(part)
-        if progress:
-            progress(done, len(images))
-
-
 def _compute(
     images: Tensor, extractor: Extractor, progress: Progress | None
 ) -> dict[str, np.ndarray]:
@@ -180,22 +198,169 @@ def _compute(
     kept = min(KERNEL_IMAGES, len(images))
     pool = torch.empty(kept, extractor.dimensions)
     logits = torch.empty(kept, extractor.classes)
-    total: core.Moments | None = None
+    total: distances.Moments | None = None
     done = 0
-    for part in in_parts(images, extractor, progress):
+    for some in images.split(4 * extractor.batch):  # 50,000 of Inception's features fill a gigabyte
+        part = extractor.features(some)
         if not part.finite:
             raise ValueError(f"{extractor.name} gives NaN or Inf for reference images")
-        own = core.moments(part.pool)
-        total = own if total is None else core.merge(total, own)
+        own = distances.moments(part.pool)
+        total = own if total is None else distances.merge(total, own)
         place = rank[done : done + len(part)]
         pool[place[place >= 0]] = part.pool[place >= 0].float()
         logits[place[place >= 0]] = part.logits[place >= 0].float()
         done += len(part)
+        if progress:
+            progress(done, len(images))
     assert total is not None
     return {
         "mean": total.mean.numpy(),
-        "root": core.root(total.covariance).numpy(),
+        "root": distances.root(total.covariance).numpy(),
         "features": pool.numpy(),
         "logits": logits.numpy(),
-        "kernel_within": np.float64(core.kernel_within(pool.double())),
+        "kernel_within": np.float64(distances.kernel_within(pool.double())),
     }
+
+
+# What real images score
+
+
+def summary(values: Sequence[float]) -> Score:
+    """Mean, sd with divisor runs - 1 (null for a single run) and the values themselves."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "values": list(values)}
+
+
+def real_data_scores(
+    reference: Reference,
+    extractor: Extractor,
+    protocol: Protocol,
+    held_out: Tensor | None = None,
+    roles: Collection[str] = ROLES,
+) -> dict[str, Score]:
+    """Key -> what real images score at the protocol's sizes, and the kind of evidence for it.
+
+    held_out: uint8 real images (M, C, H, W) that are not in the reference. If they are enough for a
+    run, up to `runs` disjoint parts of them are scored: "real-vs-real". Otherwise the distances are
+    "estimated": the Fréchet distance's bias from the reference's covariance, and 0 for the kernel
+    distance, which has no bias; neighbours have no estimate. The inception score is always "real
+    data": of reference images.
+    """
+    if held_out is not None and len(held_out) >= protocol.samples:
+        found = _measured(reference, extractor, protocol, held_out)
+    else:
+        bias = distances.frechet_bias(reference.eigenvalues, protocol.samples, reference.count)
+        found = {
+            "frechet": {**summary([bias]), "kind": "estimated"},
+            "kernel": {**summary([0.0]), "kind": "estimated"},
+        }
+    found["score"] = _real_inception_score(reference, protocol)
+    return {extractor.keys[role]: found[role] for role in roles if role in found}
+
+
+def _measured(
+    reference: Reference, extractor: Extractor, protocol: Protocol, held_out: Tensor
+) -> dict[str, Score]:
+    samples = protocol.samples
+    runs = min(protocol.runs, len(held_out) // samples)
+    near = f"{protocol.precision_neighbours}-{protocol.coverage_neighbours}"
+    path = reference.cache.with_name(
+        f"{reference.cache.stem}-{pixels_sha256(held_out)[:32]}-{runs}x{samples}-{near}.json"
+    )
+    values = reference.known.get(path.name) or _read_values(path, runs)
+    if values is None:
+        order = in_random_order(len(held_out))
+        values = {}
+        for run in range(runs):
+            part = held_out[order[run * samples : (run + 1) * samples]]
+            numbers = reference.measure(extractor.features(part), protocol, DISTANCES)
+            for role, number in numbers.items():
+                values.setdefault(role, []).append(number)
+        with contextlib.suppress(OSError):  # the reference has warned of it
+            write_json(path, values)
+    reference.known[path.name] = values
+    return {role: {**summary(each), "kind": "real-vs-real"} for role, each in values.items()}
+
+
+def _real_inception_score(reference: Reference, protocol: Protocol) -> Score:
+    """The score of kept reference images in parts of the protocol's size, or of all there are.
+
+    If they do not fill a run, splits are fewer, not smaller: a smaller split scores less.
+    """
+    logits = reference.logits.double()
+    size, splits = protocol.samples, protocol.splits
+    if len(logits) < size:
+        per_split = size // splits
+        splits = max(1, len(logits) // per_split)
+        size = min(len(logits), splits * per_split)
+    runs = min(protocol.runs, len(logits) // size) if len(logits) >= protocol.samples else 1
+    parts = logits[: runs * size].split(size)
+    values = [distances.inception_score(part, splits) for part in parts]
+    return {**summary(values), "kind": "real data"}
+
+
+# Files of the cache
+
+
+def cache_folder() -> Path:
+    """$MSNGAN_CACHE, or the user's cache, with /references."""
+    root = os.environ.get("MSNGAN_CACHE") or Path.home() / ".cache" / "msngan"
+    return Path(root) / "references"
+
+
+def _read_arrays(
+    path: Path, identity: dict[str, object], dimensions: int
+) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file; None if it is absent, damaged or another's."""
+    try:
+        found = read_npz(path, MOST_BYTES)
+        if read_json(str(found["identity"])) != identity:
+            return None
+        arrays = {name: found[name] for name in ARRAYS}
+    except (OSError, ValueError, KeyError):
+        return None
+    widths = (arrays["mean"].shape, arrays["root"].shape[:1], arrays["features"].shape[1:])
+    if any(width != (dimensions,) for width in widths):
+        return None
+    sound = (array.dtype.kind == "f" and np.isfinite(array).all() for array in arrays.values())
+    return arrays if all(sound) else None
+
+
+def _write_arrays(path: Path, identity: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            content: dict[str, Any] = {"identity": np.array(json.dumps(identity)), **arrays}
+            np.savez(file, **content)
+    except OSError as problem:
+        warnings.warn(
+            f"reference statistics are not cached in {path.parent} ({problem.strerror}); set"
+            " MSNGAN_CACHE to a writable folder, or each evaluation computes them again",
+            stacklevel=3,
+        )
+
+
+def read_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A finite float64 array of this shape; None if the file is absent or holds another."""
+    try:
+        array = read_npy(path, MOST_BYTES)
+    except (OSError, ValueError):
+        return None
+    sound = array.shape == shape and array.dtype == np.float64
+    return array if sound and np.isfinite(array).all() else None
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """A file for read_array, if it can be written; writing the reference has warned otherwise."""
+    with contextlib.suppress(OSError), replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def _read_values(path: Path, runs: int) -> dict[str, list[float]] | None:
+    """Cached real-data scores; None if the file is absent or not as it was written."""
+    try:
+        values = read_object(path)
+        known = "frechet" in values and set(values) <= set(DISTANCES)
+        whole = known and all(len(each) == runs for each in values.values())
+        return values if whole and math.isfinite(sum(map(sum, values.values()))) else None
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,8 +1,8 @@
-"""From real images and a request to a scorer of generators: what `fit` and `evaluate` share."""
+"""From real images and options to a scorer of generators: what `fit` and `evaluate` share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +11,41 @@ from torch import Tensor, nn
 
 from msngan.data import DATASETS, ImageData
 from msngan.networks import draw_samples
-from msngan.runs.folder import UserError
-from msngan.scores import sharing as processes
-from msngan.scores.evaluation import Result, Sampler, evaluate
-from msngan.scores.extractors import choose
-from msngan.scores.interface import Extractor
-from msngan.scores.presets import preset
-from msngan.scores.protocol import METRICS, Protocol, bias_note
-from msngan.scores.reference import Reference, in_random_order
+from msngan.runs.folder import UserError, did_you_mean
+from msngan.scores import sharing
+from msngan.scores.embedded import EmbeddedExtractor, shipped
+from msngan.scores.evaluation import Result, Sampler, evaluate_sampler
+from msngan.scores.extractors import Extractor, InceptionExtractor, find_weights
+from msngan.scores.protocol import METRICS, Protocol, bias_note, preset
+from msngan.scores.reference import Progress, Reference, in_random_order
 
-Progress = Callable[[int, int], None]  # (images done, images in all)
+REQUESTS = ("auto", "embedded", "inception")
+
+
+def evaluate(
+    subject: nn.Module | Tensor, real: ImageData | Tensor, *, device: str = "cpu", **options: Any
+) -> Scored:
+    """Score a generator, or images, against real images: `msngan evaluate` for Python.
+
+    subject: a generator (its `latent_dim` says how long z is; it is moved to `device`), or uint8
+    images (N, C, H, W). real: a data set, or uint8 images (M, C, H, W) of the same shape. options:
+    those of Scorer, such as protocol="paper", runs, samples, metrics, extractor, seed. Returns
+    `scores` by key, each with "mean", "sd" and "values", and the `protocol` they hold under.
+    UserError for an unknown protocol, extractor or metric, and for too few images.
+    """
+    of = Real(real, None, "folder", "all", None) if isinstance(real, Tensor) else real
+    if isinstance(subject, Tensor):
+        return Scorer(of, device=device, given="as-given", **options).score_images(subject)
+    return Scorer(of, device=device, **options).score(subject.to(device))
 
 
 @dataclass(frozen=True)
 class Real:
-    """Real images: uint8 (N, C, H, W); `held_out`, others of the same kind, for the floors.
+    """Real images: uint8 (N, C, H, W); `held_out`: others of the same kind, to score against them.
 
-    reference: what they are to a Preset, "train" or "test"; None for images from elsewhere.
+    reference: the Preset.reference that they are, "train" or "test"; None for images from
+    elsewhere. labelled: whether they have labels, from which an extractor can be trained. seen:
+    whether the generator was trained on them although they are test images.
     """
 
     images: Tensor
@@ -35,25 +53,43 @@ class Real:
     dataset: str
     split: str
     reference: str | None
+    labelled: bool = False
+    seen: bool = False
 
     @classmethod
-    def of(cls, data: ImageData, reference: str) -> Real:
-        """Of a data set, for a protocol's reference.
+    def of(cls, data: ImageData, reference: str, trained: str | None = None) -> Real:
+        """The real images of a data set for a protocol's reference.
 
-        "train" is the split trained on, "test" the test split, or the former where there is none.
+        "train" is the split trained on, "test" the test split, or the former if there is none.
+        trained: the split of this data set that the generator was trained on, if any.
         """
         splits = DATASETS[data.dataset].splits
+        split, kind, held_out = data.split, "train", None
         if reference == "test" and "test" in splits:
+            split, kind = "test", "test"
             held_out = data.images("train").images if "train" in splits else None
-            return cls(data.images("test").images, held_out, data.dataset, "test", "test")
-        kind = "test" if data.split == "test" else "train"
-        return cls(data.images(data.split).images, data.held_out, data.dataset, data.split, kind)
+        else:
+            kind = "test" if split == "test" else "train"
+            held_out = data.held_out
+        found = data.images(split)
+        labelled = found.labels is not None and int(found.labels.max()) > 0
+        seen = split == "test" and trained in ("all", "test")
+        return cls(found.images, held_out, data.dataset, split, kind, labelled, seen)
+
+    @property
+    def warning(self) -> str | None:
+        if not self.seen:
+            return None
+        return (
+            f"the generator was trained on the {self.dataset} test images it is scored against; for"
+            " a score against unseen images train with --data.split train"
+        )
 
 
 def check_given(images: Tensor, real: Real, runs: int, samples: int) -> None:
-    """UserError where given images are fewer than a protocol takes, or of another shape.
+    """UserError if given images are fewer than a protocol needs, or of another shape.
 
-    A Scorer refuses them too, but only after it has embedded all real images.
+    A Scorer checks this too, but only after it has embedded all real images.
     """
     if images.shape[1:] != real.images.shape[1:]:
         one, other = ("x".join(map(str, x.shape[1:])) for x in (images, real.images))
@@ -76,6 +112,7 @@ class Scored:
     protocol: Protocol
     dimensions: int
     via: str
+    warning: str | None = None
 
     @property
     def scores(self) -> dict[str, dict[str, Any]]:
@@ -89,12 +126,12 @@ class Scored:
             "dimensions": self.dimensions,
             "via": self.via,
             "scores": self.result.scores,
-            "floors": self.result.floors,
+            "floors": self.result.real_data,
         }
 
     @property
     def note(self) -> str | None:
-        """What is wrong with so few samples, if anything is."""
+        """The problem with so few samples, if there is one."""
         return bias_note(self.protocol.samples, self.dimensions)
 
     @property
@@ -111,10 +148,12 @@ class Scored:
 
 
 class Scorer:
-    """An extractor, a reference and a protocol, ready before the first score is wanted.
+    """An extractor, a reference and a protocol, ready before the first score.
 
-    protocol: a name in PRESETS or the path of a YAML file; runs, samples: instead of its own.
-    via: whose arithmetic, of BACKENDS. metrics: names in METRICS. UserError for what cannot be had.
+    protocol: a name in PRESETS or the path of a YAML file; runs, samples: override its own. via:
+    whose arithmetic, of BACKENDS. metrics: names in METRICS. `announcement` says which extractor
+    was chosen, and why; `warning`, if any, what is wrong with the reference. UserError for anything
+    that is not available.
     """
 
     def __init__(
@@ -133,20 +172,21 @@ class Scorer:
         given: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """given: the protocol's quantisation where images are bytes already: score_images().
+        """real: an ImageData is the data that the generator is trained on.
 
-        progress: of the reference's images.
+        given: the protocol's quantisation, if images are bytes already: score_images(). progress:
+        of the reference's images.
         """
         name, sizes = preset(protocol)
         if isinstance(real, ImageData):
-            real = Real.of(real, sizes.reference)
+            real = Real.of(real, sizes.reference, real.split)
         images = real.images
-        self.extractor: Extractor
         self.extractor, self.announcement = choose(
-            extractor, real.dataset, images.shape[1], device, inception_weights
+            extractor, real.dataset, images.shape[1], device, inception_weights, real.labelled
         )
         self.reference = Reference.of(images, self.extractor, progress=progress)
         self.real, self.metrics, self.via = real, tuple(metrics), via
+        self.warning = real.warning
         changed = runs not in (None, sizes.runs) or samples not in (None, sizes.samples)
         changed |= real.reference != sizes.reference
         changed |= given is not None and sizes.quantisation != "round-clamp"
@@ -173,34 +213,33 @@ class Scorer:
         return self.extractor.keys
 
     def score(self, generator: nn.Module, progress: Progress | None = None) -> Scored:
-        """Sample and score; training's random streams and the modules' modes stay as they are."""
+        """Sample and score; training's random streams and the modules' modes are unchanged."""
         truncate = self.protocol.quantisation == "truncate-clamp"
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
-            return draw_samples(
-                generator, count, seed, only=processes.share(count), truncate=truncate
-            )
+            share = sharing.share(count)
+            return draw_samples(generator, count, seed, only=share, truncate=truncate)
 
         return self._scored(sampler, progress)
 
     def score_images(self, images: Tensor, progress: Progress | None = None) -> Scored:
-        """Score uint8 images (N, C, H, W) that are there: disjoint parts, in a fixed random order.
+        """Score given uint8 images (N, C, H, W): disjoint parts, in a fixed random order.
 
-        Random, for a folder is often sorted by class. UserError for fewer than the protocol takes,
-        or of another shape than the real ones.
+        Random, because a folder is often sorted by class. UserError for fewer than the protocol
+        needs, or of another shape than the real ones.
         """
         check_given(images, self.real, self.protocol.runs, self.protocol.samples)
         order = in_random_order(len(images))
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
             run = seed - self.protocol.seed_of(0)
-            part = order[run * count : (run + 1) * count][processes.share(count)]
+            part = order[run * count : (run + 1) * count][sharing.share(count)]
             return iter(images[part].split(250))
 
         return self._scored(sampler, progress)
 
     def _scored(self, sampler: Sampler, progress: Progress | None) -> Scored:
-        result = evaluate(
+        result = evaluate_sampler(
             sampler,
             self.protocol,
             self.extractor,
@@ -211,4 +250,55 @@ class Scorer:
             held_out=self.real.held_out,
             progress=progress,
         )
-        return Scored(result, self.protocol, self.extractor.dimensions, self.via)
+        return Scored(result, self.protocol, self.extractor.dimensions, self.via, self.warning)
+
+
+def choose(
+    request: str,
+    dataset: str,
+    channels: int,
+    device: torch.device | str = "cpu",
+    inception_weights: str | None = None,
+    labelled: bool = False,
+) -> tuple[Extractor, str]:
+    """The extractor for `request` and a line that says which it is and why.
+
+    request: auto (Inception if there is a GPU and its weights, otherwise embedded), embedded,
+    inception, or the path of a .safetensors file. dataset, channels: of the images to be scored;
+    labelled: whether an extractor of their own could be trained.
+    """
+    if request not in REQUESTS and not request.endswith(".safetensors"):
+        raise UserError(
+            f"unknown extractor {request!r}{did_you_mean(request, list(REQUESTS))}; choose one of"
+            f" {', '.join(REQUESTS)}, or give a .safetensors file"
+        )
+    gpu = str(device).startswith("cuda")
+    if inception_weights and request != "inception" and not (request == "auto" and gpu):
+        raise UserError(
+            f"Inception's weights {inception_weights} are given, but the extractor is {request}:"
+            " use the extractor inception, or leave the weights out"
+        )
+    if request == "inception":
+        inception = InceptionExtractor.load(inception_weights, device)
+        return inception, f"extractor: {inception.name}; its scores are FID, IS and KID"
+    if request.endswith(".safetensors"):
+        own = EmbeddedExtractor.load(request, device)
+        return own, f"extractor: {own.name} from {request}; its scores are not FID or IS"
+    why = ""
+    if request == "auto" and gpu:
+        if weights := find_weights(inception_weights):
+            inception = InceptionExtractor(weights, device)
+            return inception, f"extractor: {inception.name}, as there is a GPU and its weights"
+        why = " (Inception's weights were not found)"
+    elif request == "auto":
+        why = " (there is no GPU)"
+    files = shipped()
+    chosen = dataset if dataset in files else "cifar10" if channels == 3 else "mnist"
+    extractor = EmbeddedExtractor.load(files[chosen], device)
+    line = f"extractor: {extractor.name}{why}; its scores are not FID or IS"
+    if chosen != dataset:
+        line += f"; it was trained on {chosen}, not on {dataset}"
+        if labelled:
+            root = " --root DIR" if dataset == "folder" else ""
+            line += f": train one with `msngan extractor fit --dataset {dataset}{root}`"
+    return extractor, line

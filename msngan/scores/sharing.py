@@ -1,7 +1,7 @@
-"""One evaluation shared by several processes of torch.distributed: who does what, and all of it.
+"""One evaluation shared by several processes of torch.distributed.
 
-Each process takes every n-th image, and all get every row back in its place. So the arithmetic
-after it sees what one process would have seen, and every process computes the same bits.
+Each process takes every n-th image, and all get all rows back in their places. So the arithmetic
+sees what one process would see, and every process computes the same bits.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from msngan.runs import distributed as processes
 
 
 def share(count: int) -> Tensor:
-    """int64 indices, of range(count), of this process: rank, rank + n, rank + 2n and so on.
+    """This process's int64 indices of range(count): rank, rank + n, rank + 2n and so on.
 
-    All of them where there is one process; none for the last of more processes than indices.
+    All of them with one process; none for the last of more processes than indices.
     """
     indices = torch.arange(count)
     return indices[distributed.get_rank() :: distributed.get_world_size()] if _many() else indices
@@ -28,11 +28,11 @@ def share(count: int) -> Tensor:
 def gather(rows: Tensor, indices: Tensor, count: int) -> Tensor:
     """The rows (n, ...) of all processes as one tensor (count, ...), in the order of `indices`.
 
-    indices: (n,), where this process's rows belong. Processes may have different n, 0 too, but rows
-    of one shape and dtype; their bits stay as they are. Every process must call it, and gets all
-    rows, on the CPU where there are several. ValueError, in each of them, unless all of
-    range(count) are there exactly once: where every process holds the whole, an average would come
-    out right, but a kernel distance wrong, for a row and its copy are no pair of draws.
+    indices: (n,), where this process's rows belong. n may differ between processes and may be 0,
+    but rows must agree in shape and dtype; their bits are kept. Every process must call it, and
+    gets all rows, on the CPU if there are several. ValueError, in every process, unless each of
+    range(count) is there exactly once: if every process held the whole, an average would be right
+    but a kernel distance wrong, since a row and its copy are not independent.
     """
     if not _many():
         if len(rows) != len(indices):
@@ -58,10 +58,7 @@ def gather(rows: Tensor, indices: Tensor, count: int) -> Tensor:
 
 @contextmanager
 def first_goes_first() -> Iterator[None]:
-    """The first process goes through the block before the others, which then find what it wrote.
-
-    For one process, nothing.
-    """
+    """The first process runs the block before the others, which then find what it wrote."""
     first = not _many() or distributed.get_rank() == 0
     if not first:
         distributed.barrier()
@@ -79,7 +76,7 @@ def _many() -> bool:
 def _from_all(part: Tensor) -> Tensor:
     """Tensors of one shape, (...) in each process, as (processes, ...) on the CPU."""
     if distributed.get_backend() == "nccl":
-        part = part.cuda()  # it carries nothing else
+        part = part.cuda()  # it carries no other tensors
     whole = part.new_empty(distributed.get_world_size(), *part.shape)
     distributed.all_gather(list(whole), part)
     return whole.cpu()

@@ -55,7 +55,7 @@ def _table(outcome: Outcome) -> Table:
     notes = [f"{key} failed: {each['reason']}" for key, each in scores.items() if _failed(each)]
     if scored.note and {key.partition("/")[0] for key in scores} & {"fid", "fd"}:
         notes.append(scored.note)  # the bias of a Fréchet distance of few samples
-    notes += [VIA[line["via"]]] if line["via"] in VIA else []
+    notes += [each for each in (scored.warning, VIA.get(line["via"])) if each]
     seconds = scored.result.seconds
     total = sum(seconds.values())
     shares = (f"{name} {100 * each / max(total, 1e-9):.0f} %" for name, each in seconds.items())

@@ -15,11 +15,8 @@ from msngan.runs.folder import UserError
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Every, Record
 from msngan.runs.score_records import score_line
-from msngan.scores.floors import floors
-from msngan.scores.interface import KEYS
-from msngan.scores.measuring import roles_of
-from msngan.scores.presets import metric_names, preset
-from msngan.scores.protocol import METRICS, Protocol
+from msngan.scores.protocol import KEYS, METRICS, Protocol, metric_names, preset, roles_of
+from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
 from msngan.training import collapse_rules
 from msngan.training.callbacks.checkpoints import Checkpoints
@@ -100,7 +97,8 @@ class Scores(RunCallback):
         _check_sizes(self.role, known.protocol)
         # The real-data scores are computed here, once, so they do not count as a score's cost.
         roles = roles_of(self.metrics)
-        floors(known.reference, known.extractor, known.protocol, known.real.held_out, roles)
+        of = known.reference, known.extractor, known.protocol, known.real.held_out
+        real_data_scores(*of, roles)
         self._prepared = time.monotonic() - start
 
     @property
@@ -130,6 +128,8 @@ class Scores(RunCallback):
         before = [line for line in lines if line.get("source") == "fit"]
         self._lines = collapse_rules.comparable(before, like)
         say(f"{self._scorer.announcement} (ready after {clock(self._prepared)})")
+        if self._scorer.warning:
+            say(f"warning: {self._scorer.warning}")
         if before and not self._lines:
             say("earlier scores are of another protocol; the best is chosen anew")
         elif (other := distributed.decided(self._chosen_by)) not in (None, self._key):

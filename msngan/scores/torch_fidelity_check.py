@@ -1,8 +1,8 @@
-"""torch-fidelity's scores of the same images: its loop, its arithmetic, for Inception its network.
+"""torch-fidelity's scores of the same images: its loop, its arithmetic, and its Inception network.
 
-Obukhov et al. 2020, https://github.com/toshas/torch-fidelity. Features are handed to its arithmetic
-in float64. In float32, as it makes those of Inception, its means put the Fréchet distance of a good
-generator off by some 1e-6, and its kernel distance is off by 1e-5 of itself and more.
+Obukhov et al. 2020, https://github.com/toshas/torch-fidelity. Its arithmetic gets the features in
+float64. In float32, as it computes those of Inception, the error of its means changes the Fréchet
+distance of a good generator by about 1e-6, and its kernel distance by a factor of 1e-5 and more.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from msngan.data import images as convert
 from msngan.runs import rng
-from msngan.scores.cache import cache_folder, read_array, write_array
-from msngan.scores.inception import InceptionExtractor, official_sha256
-from msngan.scores.interface import Extractor, full_float32
+from msngan.scores.extractors import (
+    Extractor,
+    InceptionExtractor,
+    full_float32,
+    official_sha256,
+)
 from msngan.scores.protocol import KERNEL_IMAGES
-from msngan.scores.reference import in_random_order
+from msngan.scores.reference import cache_folder, in_random_order, read_array, write_array
 
-# role -> what calculate_metrics is asked for, and what it calls the answer
+# role -> the metric of calculate_metrics, and its name in the result
 ROLES = {
     "frechet": ("fid", torch_fidelity.KEY_METRIC_FID),
     "score": ("isc", torch_fidelity.KEY_METRIC_ISC_MEAN),
@@ -52,15 +55,15 @@ def scores(
     roles: Collection[str] = tuple(ROLES),
     folder: Path | None = None,
 ) -> dict[str, float]:
-    """The numbers of `roles` by role, those that torch-fidelity has: no density, no coverage.
+    """Role -> number, for the roles that torch-fidelity has: no density, no coverage.
 
     generated, real: uint8 (N, C, H, W) and (M, C, H, W), the whole reference. The Fréchet distance
     is to all of it. The kernel distance is the full U-statistic of the first n generated and the
-    first n kept real images, n the smaller of N and what is kept; of these are precision and recall
-    too, where n is above `neighbours`.
+    first n kept real images, n = min(N, number of kept images); precision and recall are of the
+    same images, if n is above `neighbours`.
 
-    key: of the reference's content (pixels, weights, resize), under which its moments are cached in
-    `folder`, by default torch-fidelity in the cache; nothing else is left behind.
+    key: of the reference's content (pixels, weights, resize); its moments are cached under it in
+    `folder`, by default torch-fidelity in the cache. Nothing else is left behind.
     """
     folder = folder or cache_folder().with_name("torch-fidelity")
     stored = folder / f"{key}-{torch_fidelity.__version__}.npy"
@@ -86,9 +89,9 @@ def scores(
 
 
 def calculate(**options: Any) -> dict[str, float]:
-    """calculate_metrics, which overlooks an option that it does not know: here a TypeError.
+    """calculate_metrics, with a TypeError for an unknown option, which it would ignore.
 
-    Its data loader draws from torch's global generator, which is left as it was.
+    Its data loader draws from torch's global generator, which is restored.
     """
     if unknown := sorted(set(options) - set(DEFAULTS)):
         raise TypeError(f"torch-fidelity has no option {', '.join(unknown)}")
@@ -110,14 +113,14 @@ class _Images(Dataset[Tensor]):
 
 
 class _Inception(FeatureExtractorInceptionV3):
-    """Its own network and weights, in its own memory layout."""
+    """torch-fidelity's own network, in its own memory layout; float64 features."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(each.double() for each in super().forward(images))
 
 
 def _adapter(extractor: Extractor) -> type[FeatureExtractorBase]:
-    """A class as register_feature_extractor wants it: it makes the objects itself, from a name."""
+    """A class for register_feature_extractor, which makes the objects itself, from a name."""
 
     class Own(FeatureExtractorBase):
         def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
@@ -140,20 +143,20 @@ def _adapter(extractor: Extractor) -> type[FeatureExtractorBase]:
 
 @contextlib.contextmanager
 def _asking(extractor: Extractor) -> Iterator[dict[str, Any]]:
-    """Options that every call has: the extractor under a name and a folder, both gone afterwards.
+    """Options of every call, with the extractor under a name and a folder that last for the block.
 
-    What has a name is cached, as a pickle. In a folder of its own the images are embedded once, and
-    no pickle of another hand is opened.
+    Named inputs are cached as pickles. In a folder of its own the images are embedded once, and no
+    pickle from elsewhere is opened.
     """
     kind = _adapter(extractor)
-    cuda, weights = False, None  # any other extractor sees to its own device
+    cuda, weights = False, None  # other extractors move images to their own device
     if isinstance(extractor, InceptionExtractor):
-        official_sha256(extractor.path)  # once more, for torch-fidelity opens it once more
+        official_sha256(extractor.path)  # again, since torch-fidelity opens it again
         kind, weights = _Inception, str(extractor.path)
         cuda = extractor.device.type == "cuda"
     on = torch.cuda.device(extractor.device) if cuda else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as root, on:
-        name = f"{extractor.name}-{Path(root).name}"  # a name can be registered once only
+        name = f"{extractor.name}-{Path(root).name}"  # a name can be registered only once
         torch_fidelity.register_feature_extractor(name, kind)
         try:
             yield {
@@ -165,7 +168,7 @@ def _asking(extractor: Extractor) -> Iterator[dict[str, Any]]:
                 "samples_shuffle": False,
                 "kid_subsets": 1,
                 "prc_batch_size": 1000,  # 80 MB of distances to 10,000
-                "save_cpu_ram": True,  # which also means no worker processes
+                "save_cpu_ram": True,  # also: no worker processes
                 "verbose": False,
             }
         finally:
@@ -200,6 +203,5 @@ def _frechet(
     found = _compare({"fid"}, generated, real, {**options, "input2_cache_name": "reference"})
     if known is None:
         made = torch.load(theirs, weights_only=False)
-        with contextlib.suppress(OSError):  # the reference has warned of it
-            write_array(stored, np.vstack([made["mu"], made["sigma"]]))
+        write_array(stored, np.vstack([made["mu"], made["sigma"]]))
     return found

@@ -16,12 +16,17 @@ import torch
 from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan.runs.folder import UserError
-from msngan.scores import core, neighbours, reference
-from msngan.scores.floors import floors, summary
-from msngan.scores.interface import Features
-from msngan.scores.measuring import NEIGHBOURS
-from msngan.scores.reference import Reference, cache_folder, pixels_sha256
-from msngan.scores.shipped import EmbeddedExtractor
+from msngan.scores import distances, neighbours, reference
+from msngan.scores.embedded import EmbeddedExtractor
+from msngan.scores.extractors import Features
+from msngan.scores.protocol import NEIGHBOURS
+from msngan.scores.reference import (
+    Reference,
+    cache_folder,
+    pixels_sha256,
+    real_data_scores,
+    summary,
+)
 
 IMAGES = photographs(60)
 HELD_OUT = photographs(50, seed=1)
@@ -63,11 +68,13 @@ def test_distances_are_those_of_all_images_by_the_plain_functions(
     real = Reference.of(IMAGES, toy, tmp_path)
     all_real, fake = toy.features(IMAGES), toy.features(HELD_OUT).pool
     assert real.count == 60
-    assert real.frechet(fake) == pytest.approx(core.frechet_distance(fake, all_real.pool), rel=1e-8)
+    assert real.frechet(fake) == pytest.approx(
+        distances.frechet_distance(fake, all_real.pool), rel=1e-8
+    )
     # the kept features are float32
-    expected = core.kernel_distance(fake, all_real.pool)
+    expected = distances.kernel_distance(fake, all_real.pool)
     assert real.kernel(fake) == pytest.approx(expected, abs=1e-7)
-    torch.testing.assert_close(real.covariance, core.moments(all_real.pool).covariance)
+    torch.testing.assert_close(real.covariance, distances.moments(all_real.pool).covariance)
     assert float(real.eigenvalues.sum()) == pytest.approx(float(real.covariance.trace()))
 
 
@@ -81,7 +88,7 @@ def test_kept_features_are_a_mixed_part_in_a_fixed_order(
     assert sorted(order.tolist()) != list(range(20))
     torch.testing.assert_close(real.features.double(), everything.pool[order], rtol=0, atol=1e-6)
     torch.testing.assert_close(real.logits.double(), everything.logits[order], rtol=0, atol=1e-6)
-    assert real.kernel_within == pytest.approx(core.kernel_within(real.features.double()))
+    assert real.kernel_within == pytest.approx(distances.kernel_within(real.features.double()))
     assert real.frechet(everything.pool) == pytest.approx(0, abs=1e-8)  # of all 60
 
 
@@ -188,12 +195,12 @@ def test_a_write_that_is_cut_short_leaves_nothing_behind(
 
 def test_a_cache_that_cannot_be_written_only_warns(toy: EmbeddedExtractor, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="set MSNGAN_CACHE to a folder that can be written"):
+    with pytest.warns(UserWarning, match="set MSNGAN_CACHE to a writable folder"):
         real = Reference.of(IMAGES, toy, tmp_path / "file" / "references")
     assert real.count == 60
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        floors(real, toy, protocol_of(toy, real), HELD_OUT)
+        real_data_scores(real, toy, protocol_of(toy, real), HELD_OUT)
 
 
 def test_nothing_is_cached_from_a_failure(
@@ -240,7 +247,7 @@ def test_floors_are_disjoint_parts_of_held_out_images(
     toy: EmbeddedExtractor, tmp_path: Path
 ) -> None:
     real = Reference.of(IMAGES, toy, tmp_path)
-    found = floors(real, toy, protocol_of(toy, real), HELD_OUT)
+    found = real_data_scores(real, toy, protocol_of(toy, real), HELD_OUT)
     order = reference.in_random_order(50)
     pools = [toy.features(HELD_OUT[order[i : i + 15]]).pool for i in (0, 15, 30)]
     assert set(found) == set(toy.keys.values())
@@ -260,8 +267,8 @@ def test_floors_come_from_the_cache_also_in_another_process(
 ) -> None:
     real = Reference.of(IMAGES, toy, tmp_path)
     protocol = protocol_of(toy, real)
-    found = floors(real, toy, protocol, HELD_OUT)
-    others = floors(real, toy, protocol, HELD_OUT.flip(1))
+    found = real_data_scores(real, toy, protocol, HELD_OUT)
+    others = real_data_scores(real, toy, protocol, HELD_OUT.flip(1))
     key = toy.keys["frechet"]
     assert others[key] != found[key]
     again = Reference.of(IMAGES, toy, tmp_path)
@@ -270,9 +277,11 @@ def test_floors_come_from_the_cache_also_in_another_process(
             file.write_text('{"frechet": [1.0')
     with monkeypatch.context() as patch:
         forget(toy, patch)
-        assert floors(real, toy, protocol, HELD_OUT) == found
-        assert floors(again, toy, protocol, HELD_OUT) == found
-    assert floors(again, toy, protocol, HELD_OUT.flip(1)) == others  # its damaged file is not used
+        assert real_data_scores(real, toy, protocol, HELD_OUT) == found
+        assert real_data_scores(again, toy, protocol, HELD_OUT) == found
+    assert (
+        real_data_scores(again, toy, protocol, HELD_OUT.flip(1)) == others
+    )  # its damaged file is not used
 
 
 @pytest.mark.parametrize("held_out", [None, HELD_OUT[:14]])
@@ -280,9 +289,9 @@ def test_floors_without_enough_held_out_images_are_estimates(
     held_out: torch.Tensor | None, toy: EmbeddedExtractor, tmp_path: Path
 ) -> None:
     real = Reference.of(IMAGES, toy, tmp_path)
-    found = floors(real, toy, protocol_of(toy, real), held_out)
+    found = real_data_scores(real, toy, protocol_of(toy, real), held_out)
     frechet, kernel = found[toy.keys["frechet"]], found[toy.keys["kernel"]]
-    assert frechet["mean"] == pytest.approx(core.bias(real.covariance, 15, 60))
+    assert frechet["mean"] == pytest.approx(distances.frechet_bias(real.eigenvalues, 15, 60))
     assert kernel["mean"] == 0
     assert frechet["kind"] == kernel["kind"] == "estimated"
     assert not any(toy.keys[role] in found for role in NEIGHBOURS)
@@ -327,10 +336,12 @@ def test_score_floor_is_the_reference_images_own_score(
     toy: EmbeddedExtractor, tmp_path: Path
 ) -> None:
     real = Reference.of(IMAGES, toy, tmp_path)
-    floor = floors(real, toy, protocol_of(toy, real, samples=20, splits=2))[toy.keys["score"]]
+    floor = real_data_scores(real, toy, protocol_of(toy, real, samples=20, splits=2))[
+        toy.keys["score"]
+    ]
     parts = real.logits.double().split(20)
-    assert floor["values"] == pytest.approx([core.inception_score(part, 2) for part in parts])
+    assert floor["values"] == pytest.approx([distances.inception_score(part, 2) for part in parts])
     assert floor["kind"] == "real data"
     large = replace(protocol_of(toy, real), samples=100, runs=1)
-    whole = floors(real, toy, large)[toy.keys["score"]]
-    assert whole["values"] == pytest.approx([core.inception_score(real.logits)])
+    whole = real_data_scores(real, toy, large)[toy.keys["score"]]
+    assert whole["values"] == pytest.approx([distances.inception_score(real.logits)])

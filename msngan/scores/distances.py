@@ -1,4 +1,4 @@
-"""Distances and scores of features: float64 throughout, pure functions, no randomness.
+"""Fréchet and kernel distance, and inception score: float64, pure functions, no randomness.
 
 Fréchet distance: Heusel et al. 2017, arXiv:1706.08500, equation 6. Kernel distance: Binkowski et
 al. 2018, arXiv:1801.01401, section 4. Inception score: Salimans et al. 2016, arXiv:1606.03498.
@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from msngan.scores import halves
-
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-BLOCK = 512  # rows of a kernel matrix held at once: 512 x 512, 2 MB, stay in the cache
+BLOCK = 512  # rows of a product computed at once: 512 x 512, 2 MB, stay in the cache
 
 
-def _rows(what: str, values: ArrayLike | Tensor, least: int = 2) -> Tensor:
-    """`values` as a finite float64 matrix of at least `least` rows, or a ValueError."""
+def finite_rows(what: str, values: ArrayLike | Tensor, least: int = 2) -> Tensor:
+    """`values` as a finite float64 matrix with at least `least` rows; otherwise a ValueError."""
     matrix = values if isinstance(values, Tensor) else torch.tensor(values)
     matrix = matrix.detach().cpu().double()  # in this order: MPS has no float64
     if matrix.ndim != 2 or matrix.shape[1] == 0:
@@ -38,10 +36,43 @@ def _rows(what: str, values: ArrayLike | Tensor, least: int = 2) -> Tensor:
 
 
 def _pair(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
-    a, b = _rows("a", a), _rows("b", b)
+    a, b = finite_rows("a", a), finite_rows("b", b)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"a has {a.shape[1]} features and b has {b.shape[1]}; they must agree")
     return a, b
+
+
+def lower_half(a: Tensor, b: Tensor) -> Tensor:
+    """The lower half of the symmetric product a @ b (n, n), a (n, m) and b (m, n).
+
+    Entries above the diagonal are not set. It costs little more than half of the whole product;
+    torch has no product that makes use of its result's symmetry.
+    """
+    count = len(a)
+    product = a.new_zeros(count, count)
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        torch.mm(a[start:stop], b[:, :stop], out=product[start:stop, :stop])
+    return product
+
+
+def sum_of_roots(half: Tensor) -> float:
+    """Sum of the square roots of the eigenvalues of a positive semidefinite matrix.
+
+    half: (n, n), read on and below the diagonal. Eigenvalues made negative by rounding count as 0.
+    """
+    return float(torch.linalg.eigvalsh(half, UPLO="L").clamp(min=0).sqrt().sum())
+
+
+def sum_of_singular_values(a: Tensor) -> float:
+    """Sum of the singular values of a (n, m), by the eigenvalues of the smaller of a a', a' a."""
+    short = a if a.shape[0] < a.shape[1] else a.T
+    return sum_of_roots(lower_half(short, short.T))
+
+
+def sum_of_squares(a: Tensor) -> float:
+    """Sum of the squares of all elements; a.square().sum() would copy, which takes longer."""
+    return float(torch.linalg.vector_norm(a)) ** 2
 
 
 @dataclass(frozen=True)
@@ -60,11 +91,11 @@ class Moments:
 
 def moments(features: ArrayLike | Tensor) -> Moments:
     """The moments of (N, d); one row is enough."""
-    x = _rows("features", features, least=1)
+    x = finite_rows("features", features, least=1)
     mean = x.mean(0)
     centred = x - mean
-    lower = halves.lower(centred.T, centred).tril_()
-    return Moments(len(x), mean, lower + lower.tril(-1).T)
+    half = lower_half(centred.T, centred).tril_()
+    return Moments(len(x), mean, half + half.tril(-1).T)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -80,7 +111,7 @@ def root(covariance: ArrayLike | Tensor) -> Tensor:
 
     The squared lengths of the columns are the eigenvalues. A ValueError if it is not symmetric.
     """
-    matrix = _rows("covariance", covariance, least=1)
+    matrix = finite_rows("covariance", covariance, least=1)
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"covariance must be square, not {tuple(matrix.shape)}")
     if not torch.allclose(matrix, matrix.T, rtol=1e-8, atol=1e-8 * float(matrix.abs().max())):
@@ -116,18 +147,13 @@ def frechet_to_root(features: ArrayLike | Tensor, mean: Tensor, reference_root: 
     own = x.mean(0)
     if len(x) < x.shape[1]:
         y = _thin_root(x - own)
-        trace = halves.sum_of_squares(y)
-        mixed = halves.sum_of_singular_values(y @ reference_root)
+        trace = sum_of_squares(y)
+        mixed = sum_of_singular_values(y @ reference_root)
     else:
         covariance = moments(x).covariance
         trace = float(covariance.trace())
-        mixed = halves.sum_of_roots(halves.lower(reference_root.T, covariance @ reference_root))
-    return (
-        halves.sum_of_squares(own - mean)
-        + trace
-        + halves.sum_of_squares(reference_root)
-        - 2 * mixed
-    )
+        mixed = sum_of_roots(lower_half(reference_root.T, covariance @ reference_root))
+    return sum_of_squares(own - mean) + trace + sum_of_squares(reference_root) - 2 * mixed
 
 
 def frechet_distance(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> float:
@@ -142,27 +168,6 @@ def frechet_distance(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> float:
     mean = b.mean(0)
     of_b = _thin_root(b - mean).T if len(b) < b.shape[1] else root(moments(b).covariance)
     return frechet_to_root(a, mean, of_b)
-
-
-def frechet_from_moments(
-    mean_a: ArrayLike | Tensor,
-    covariance_a: ArrayLike | Tensor,
-    mean_b: ArrayLike | Tensor,
-    covariance_b: ArrayLike | Tensor,
-) -> float:
-    """Fréchet distance of two Gaussians, means (d,), covariances (d, d)."""
-    means = [torch.as_tensor(mean).detach().cpu().double() for mean in (mean_a, mean_b)]
-    roots = [root(covariance) for covariance in (covariance_a, covariance_b)]
-    d = len(roots[1])
-    if any(mean.shape != (d,) for mean in means) or len(roots[0]) != d:
-        raise ValueError(
-            f"means of shapes {tuple(means[0].shape)} and {tuple(means[1].shape)} do not fit"
-            f" covariances of {len(roots[0])} and {d} features"
-        )
-    _rows("the means", torch.stack(means))
-    mixed = halves.sum_of_singular_values(roots[0].T @ roots[1])
-    traces = sum(halves.sum_of_squares(each) for each in roots)
-    return halves.sum_of_squares(means[0] - means[1]) + traces - 2 * mixed
 
 
 def _cubes(a: Tensor, b: Tensor) -> float:
@@ -201,7 +206,7 @@ def inception_score(logits: ArrayLike | Tensor, splits: int = 1) -> float:
 
     Between 1 and K. Computed from log-probabilities, so that logits a thousand apart stay finite.
     """
-    logits = _rows("logits", logits, least=1)
+    logits = finite_rows("logits", logits, least=1)
     if splits < 1 or len(logits) < splits:
         raise ValueError(f"{len(logits)} row(s) of logits cannot be put in {splits} split(s)")
     bounds = [i * len(logits) // splits for i in range(splits + 1)]
@@ -213,7 +218,7 @@ def inception_score(logits: ArrayLike | Tensor, splits: int = 1) -> float:
     return sum(scores) / splits
 
 
-def bias_from_eigenvalues(eigenvalues: Tensor, n: float, m: float) -> float:
+def frechet_bias(eigenvalues: Tensor, n: float, m: float) -> float:
     """Expected Fréchet distance of n and m draws of one Gaussian, B (1/n + 1/m), to second order.
 
     B = 5/4 sum l_i + 1/2 sum_ij l_i l_j / (l_i + l_j) over the covariance's eigenvalues l; m may
@@ -222,8 +227,3 @@ def bias_from_eigenvalues(eigenvalues: Tensor, n: float, m: float) -> float:
     values = eigenvalues[eigenvalues > 0].double()
     pairs = values[:, None] * values / (values[:, None] + values)
     return float(1.25 * values.sum() + 0.5 * pairs.sum()) * (1 / n + 1 / m)
-
-
-def bias(covariance: ArrayLike | Tensor, n: float, m: float) -> float:
-    """bias_from_eigenvalues of a covariance (d, d)."""
-    return bias_from_eigenvalues(root(covariance).square().sum(0), n, m)

@@ -17,14 +17,12 @@ from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan.data import images as convert
 from msngan.runs.folder import Diverged, UserError
-from msngan.scores import by_torch_fidelity, core, neighbours
-from msngan.scores.backends import BACKENDS, Disagreement
-from msngan.scores.evaluation import Result, Sampler, evaluate
-from msngan.scores.interface import Features
-from msngan.scores.measuring import NEIGHBOURS
-from msngan.scores.protocol import METRICS, Protocol
+from msngan.scores import distances, neighbours, torch_fidelity_check
+from msngan.scores.embedded import EmbeddedExtractor
+from msngan.scores.evaluation import BACKENDS, Disagreement, Result, Sampler, evaluate_sampler
+from msngan.scores.extractors import Features
+from msngan.scores.protocol import METRICS, NEIGHBOURS, Protocol
 from msngan.scores.reference import Reference
-from msngan.scores.shipped import EmbeddedExtractor
 
 HELD_OUT = photographs(60, seed=1)
 SEEDS = [40 * 2**20 + run for run in range(3)]  # of the three runs of a protocol with seed 40
@@ -54,14 +52,14 @@ def sampler(count: int, seed: int) -> Iterator[Tensor]:
 def test_scores_are_those_of_the_plain_functions_on_each_runs_images(
     backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
-    result = evaluate(sampler, protocol, toy, real, backend=backend, real=photographs(60))
+    result = evaluate_sampler(sampler, protocol, toy, real, backend=backend, real=photographs(60))
     runs = [toy.features(photographs(20, seed=seed) // 2) for seed in SEEDS]
     pool = toy.features(photographs(60)).pool
     kept = real.features[:20].double()
     expected = {
-        "frechet": [core.frechet_distance(run.pool, pool) for run in runs],
-        "score": [core.inception_score(run.logits, 2) for run in runs],
-        "kernel": [core.kernel_distance(run.pool, pool) for run in runs],
+        "frechet": [distances.frechet_distance(run.pool, pool) for run in runs],
+        "score": [distances.inception_score(run.logits, 2) for run in runs],
+        "kernel": [distances.kernel_distance(run.pool, pool) for run in runs],
     }
     near = [neighbours.neighbours(kept, run.pool) for run in runs]
     expected |= {role: [each[role] for each in near] for role in NEIGHBOURS}
@@ -78,7 +76,7 @@ def test_all_backends_agree_to_rounding(
     backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
     own, theirs = (
-        evaluate(sampler, protocol, toy, real, backend=each, real=photographs(60)).scores
+        evaluate_sampler(sampler, protocol, toy, real, backend=each, real=photographs(60)).scores
         for each in ("own", backend)
     )
     for key, score in own.items():
@@ -93,16 +91,16 @@ def test_a_number_that_torch_fidelity_does_not_confirm_is_a_failure(
     protocol: Protocol,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    true = by_torch_fidelity.scores
+    true = torch_fidelity_check.scores
 
     def wrong(*positional: object, **named: object) -> dict[str, float]:
         found = true(*positional, **named)
         return {**found, role: found[role] + 3e-6 * max(1, abs(found[role]))}
 
-    monkeypatch.setattr(by_torch_fidelity, "scores", wrong)
+    monkeypatch.setattr(torch_fidelity_check, "scores", wrong)
     given = {"backend": "torch-fidelity", "real": photographs(60)}
     with pytest.raises(Disagreement, match=f"^{toy.keys[role]} is .*, but .* by torch-fidelity$"):
-        evaluate(sampler, protocol, toy, real, **given)
+        evaluate_sampler(sampler, protocol, toy, real, **given)
 
 
 def test_torch_fidelity_s_rounding_below_full_rank_is_no_disagreement(
@@ -111,7 +109,9 @@ def test_torch_fidelity_s_rounding_below_full_rank_is_no_disagreement(
     few = replace(protocol, samples=6, splits=1)  # of 8 features
     given = {"real": photographs(60), "metrics": ["fid"]}
     own, theirs = (
-        evaluate(sampler, few, toy, real, backend=backend, **given).scores[toy.keys["frechet"]]
+        evaluate_sampler(sampler, few, toy, real, backend=backend, **given).scores[
+            toy.keys["frechet"]
+        ]
         for backend in ("own", "torch-fidelity")
     )
     assert theirs["values"] == pytest.approx(own["values"], abs=1e-5)
@@ -121,10 +121,10 @@ def test_torch_fidelity_s_rounding_below_full_rank_is_no_disagreement(
 def test_only_what_is_asked_for_is_scored(
     metrics: list[str], toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
-    result = evaluate(sampler, protocol, toy, real, metrics=metrics, held_out=HELD_OUT)
+    result = evaluate_sampler(sampler, protocol, toy, real, metrics=metrics, held_out=HELD_OUT)
     wanted = {toy.keys[role] for name in metrics for role in METRICS[name]}
-    assert set(result.scores) == set(result.floors) == wanted
-    everything = evaluate(sampler, protocol, toy, real, held_out=HELD_OUT)
+    assert set(result.scores) == set(result.real_data) == wanted
+    everything = evaluate_sampler(sampler, protocol, toy, real, held_out=HELD_OUT)
     assert all(everything.scores[key] == score for key, score in result.scores.items())
 
 
@@ -134,7 +134,7 @@ def test_too_few_samples_for_neighbours_fail_these_scores_only(
 ) -> None:
     few = replace(protocol, samples=5, splits=1)
     given = {"real": photographs(60), "held_out": HELD_OUT}
-    result = evaluate(sampler, few, toy, real, backend=backend, **given)
+    result = evaluate_sampler(sampler, few, toy, real, backend=backend, **given)
     for role, key in toy.keys.items():
         if role in NEIGHBOURS:
             reason = "5 samples are too few for the nearest neighbours"
@@ -150,8 +150,8 @@ def test_seconds_say_where_the_time_went(
         time.sleep(0.05)
         yield from sampler(count, seed)
 
-    seconds = evaluate(slow, protocol, toy, real).seconds
-    assert list(seconds) == ["floors", "generator", "extractor", "scores"]
+    seconds = evaluate_sampler(slow, protocol, toy, real).seconds
+    assert list(seconds) == ["real data", "generator", "extractor", "scores"]
     assert seconds["generator"] >= 0.15
     assert min(seconds.values()) > 0
 
@@ -159,11 +159,11 @@ def test_seconds_say_where_the_time_went(
 def test_result_is_what_a_score_line_holds(
     toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
-    result = evaluate(sampler, protocol, toy, real, held_out=HELD_OUT)
+    result = evaluate_sampler(sampler, protocol, toy, real, held_out=HELD_OUT)
     assert json.loads(json.dumps(vars(result), allow_nan=False)) == vars(result)
-    assert set(result.scores) == set(result.floors) == set(toy.keys.values())
+    assert set(result.scores) == set(result.real_data) == set(toy.keys.values())
     assert all(set(score) == {"mean", "sd", "values"} for score in result.scores.values())
-    kinds = {key: floor["kind"] for key, floor in result.floors.items()}
+    kinds = {key: floor["kind"] for key, floor in result.real_data.items()}
     assert kinds == {
         toy.keys["frechet"]: "real-vs-real",
         toy.keys["kernel"]: "real-vs-real",
@@ -173,7 +173,7 @@ def test_result_is_what_a_score_line_holds(
 
 
 def test_one_run_has_no_sd(toy: EmbeddedExtractor, real: Reference, protocol: Protocol) -> None:
-    result = evaluate(sampler, replace(protocol, runs=1), toy, real)
+    result = evaluate_sampler(sampler, replace(protocol, runs=1), toy, real)
     assert all(score["sd"] is None for score in result.scores.values())
 
 
@@ -194,7 +194,7 @@ def test_images_are_sampled_once_and_embedded_once(
         return sampler(count, seed)
 
     monkeypatch.setattr(toy, "features", counted)
-    evaluate(
+    evaluate_sampler(
         noted, protocol, toy, real, progress=lambda done, total: progress.append((done, total))
     )
     assert asked == [(20, seed) for seed in SEEDS]
@@ -211,11 +211,11 @@ def test_two_evaluations_are_equal_bits_and_leave_every_generator_alone(
 
     given = {"real": photographs(60), "held_out": HELD_OUT}
     before = state()
-    first = evaluate(sampler, protocol, toy, real, backend=backend, **given)
+    first = evaluate_sampler(sampler, protocol, toy, real, backend=backend, **given)
     torch.manual_seed(3)
     middle = state()
     assert middle != before
-    assert evaluate(sampler, protocol, toy, real, backend=backend, **given) == first
+    assert evaluate_sampler(sampler, protocol, toy, real, backend=backend, **given) == first
     assert state() == middle
 
 
@@ -225,7 +225,7 @@ def test_evaluation_leaves_the_global_generators_as_they_were(
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    evaluate(sampler, protocol, toy, real, backend="torchmetrics", held_out=HELD_OUT)
+    evaluate_sampler(sampler, protocol, toy, real, backend="torchmetrics", held_out=HELD_OUT)
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -248,26 +248,26 @@ def failures(result: Result) -> set[str]:
 def test_nan_images_fail_every_score_with_the_reason(
     toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
-    (reason,) = failures(evaluate(nan_sampler, protocol, toy, real))
+    (reason,) = failures(evaluate_sampler(nan_sampler, protocol, toy, real))
     assert reason == "images of run 1: images hold NaN; the generator has diverged"
-    (reason,) = failures(evaluate(diverged_sampler, protocol, toy, real))
+    (reason,) = failures(evaluate_sampler(diverged_sampler, protocol, toy, real))
     assert reason == "images of run 0: weights are not finite"
 
 
-def test_a_failed_evaluation_still_has_its_keys_and_floors(
+def test_a_failed_evaluation_still_has_its_keys_and_real_data_scores(
     toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
-    result = evaluate(nan_sampler, protocol, toy, real)
+    result = evaluate_sampler(nan_sampler, protocol, toy, real)
     assert set(result.scores) == set(toy.keys.values())
-    assert set(result.floors) == {toy.keys[role] for role in ("frechet", "score", "kernel")}
-    assert all(floor["mean"] is not None for floor in result.floors.values())
+    assert set(result.real_data) == {toy.keys[role] for role in ("frechet", "score", "kernel")}
+    assert all(floor["mean"] is not None for floor in result.real_data.values())
 
 
 def test_nan_features_fail_every_score_with_the_reason(
     toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
     toy.network.head.bias[0] = float("nan")
-    (reason,) = failures(evaluate(sampler, protocol, toy, real))
+    (reason,) = failures(evaluate_sampler(sampler, protocol, toy, real))
     assert reason == "features of run 0 hold NaN or Inf"
 
 
@@ -308,7 +308,7 @@ def test_a_sampler_that_is_wrong_is_an_error_and_no_failed_score(
 ) -> None:
     sample, error, message = BUGS[bug]
     with pytest.raises(error, match=message):
-        evaluate(sample, protocol, toy, real)
+        evaluate_sampler(sample, protocol, toy, real)
 
 
 @pytest.mark.parametrize(
@@ -329,14 +329,14 @@ def test_a_protocol_of_other_facts_is_refused(
     protocol: Protocol,
 ) -> None:
     with pytest.raises(ValueError, match=f"the protocol's {field} is {value!r}, not "):
-        evaluate(sampler, replace(protocol, **{field: value}), toy, real)
+        evaluate_sampler(sampler, replace(protocol, **{field: value}), toy, real)
 
 
 def test_a_reference_of_another_extractor_is_refused(
     toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:
     with pytest.raises(ValueError, match="the reference is of another, not of embed-toy"):
-        evaluate(sampler, protocol, toy, replace(real, extractor="another"))
+        evaluate_sampler(sampler, protocol, toy, replace(real, extractor="another"))
 
 
 def test_a_worse_generator_scores_worse(
@@ -345,6 +345,6 @@ def test_a_worse_generator_scores_worse(
     def good(count: int, seed: int) -> Iterator[Tensor]:
         yield photographs(count, seed=seed)
 
-    better, worse = (evaluate(each, protocol, toy, real).scores for each in (good, sampler))
+    better, worse = (evaluate_sampler(each, protocol, toy, real).scores for each in (good, sampler))
     for kind in ("frechet", "kernel"):
         assert better[toy.keys[kind]]["mean"] < worse[toy.keys[kind]]["mean"]

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from msngan.runs.folder import UserError
-from msngan.scores.presets import preset
-from msngan.scores.protocol import PRESETS, Preset, Protocol
+from msngan.scores.protocol import PRESETS, Preset, Protocol, preset
 
 PAPER = "runs: 5\nsamples: 2000\n"
 
@@ -106,13 +105,13 @@ def test_the_same_sizes_under_another_name_are_the_same_protocol(written: Path) 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (PAPER + "split: 3\n", "no 'split' in a protocol (did you mean 'splits'?); it has runs, "),
+        (PAPER + "split: 3\n", "unknown field 'split' (did you mean 'splits'?); choose from runs"),
         (PAPER + "refrence: test\n", "did you mean 'reference'"),
-        (PAPER + "seed: 3\n", "no 'seed' in a protocol"),
-        (PAPER + "7: 3\n", "no 'int' in a protocol"),
-        (PAPER + "null: 3\n", "no 'NoneType' in a protocol"),
+        (PAPER + "seed: 3\n", "unknown field 'seed'"),
+        (PAPER + "7: 3\n", "unknown field 'int'"),
+        (PAPER + "null: 3\n", "unknown field 'NoneType'"),
         (PAPER + f"? 0x{'f' * 9000}\n: 3\n", "a value has 9,002 characters"),
-        (PAPER + f"? {'long' * 900}\n: 3\n", "no 'longlong"),
+        (PAPER + f"? {'long' * 900}\n: 3\n", "unknown field 'longlong"),
         ("samples: 2000\n", "does not say runs"),
         ("runs: 5\n", "does not say samples"),
         ("{}", "does not say runs"),
@@ -195,7 +194,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    code = "import sys; from msngan.scores.presets import preset; preset(sys.argv[1])"
+    code = "import sys; from msngan.scores.protocol import preset; preset(sys.argv[1])"
     ended = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "pipe.yaml")],
         capture_output=True,
@@ -238,7 +237,7 @@ def test_a_file_may_not_take_the_name_of_a_protocol_of_other_sizes(tmp_path: Pat
 
 def test_protocols_are_read_without_torch(written: Path) -> None:
     code = (
-        "import sys; from msngan.scores.presets import preset; preset(sys.argv[1]);"
+        "import sys; from msngan.scores.protocol import preset; preset(sys.argv[1]);"
         "sys.exit('torch' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(written)], check=False)

@@ -13,11 +13,12 @@ from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan.runs import hardware as machine
 from msngan.runs.folder import UserError
-from msngan.scores import by_torch_fidelity, core, inception
-from msngan.scores.evaluation import evaluate
-from msngan.scores.extractors import EmbeddedExtractor, InceptionExtractor, choose
-from msngan.scores.interface import Extractor, file_sha256
+from msngan.scores import distances, extractors, torch_fidelity_check
+from msngan.scores.embedded import EmbeddedExtractor
+from msngan.scores.evaluation import evaluate_sampler
+from msngan.scores.extractors import Extractor, InceptionExtractor, file_sha256
 from msngan.scores.reference import Reference
+from msngan.scores.scorer import choose
 
 ALIVE = 2  # features of each branch of the last block that are not always zero: 12 in all
 
@@ -68,8 +69,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def allowed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The random weights, whose hash is the official one as long as the test lasts."""
     sha256 = file_sha256(weights)
-    monkeypatch.setattr(inception, "HASH", sha256[:8])
-    monkeypatch.setattr(inception, "SHA256", sha256)
+    monkeypatch.setattr(extractors, "INCEPTION_SHA256", sha256)
     return weights
 
 
@@ -85,8 +85,10 @@ def test_fid_is_kid_precision_and_recall_of_random_weights_are_torch_fidelitys_t
     def sampler(count: int, seed: int) -> Iterator[Tensor]:
         yield from fakes.split(10)
 
-    found = evaluate(sampler, protocol_of(extractor, real, runs=1, samples=14), extractor, real)
-    theirs = by_torch_fidelity.scores(extractor, fakes, reals, "key", folder=tmp_path)
+    found = evaluate_sampler(
+        sampler, protocol_of(extractor, real, runs=1, samples=14), extractor, real
+    )
+    theirs = torch_fidelity_check.scores(extractor, fakes, reals, "key", folder=tmp_path)
     assert {"fid", "is", "kid", "precision", "recall"} <= set(found.scores)
     assert list(theirs) == ["frechet", "score", "kernel", "precision", "recall"]
     for role, value in theirs.items():
@@ -98,7 +100,9 @@ def test_fid_is_kid_precision_and_recall_of_random_weights_are_torch_fidelitys_t
 def test_torch_fidelitys_network_has_our_features_and_gives_them_in_float64(allowed: Path) -> None:
     images = photographs(2)
     ours = InceptionExtractor(allowed).features(images)
-    theirs = by_torch_fidelity._Inception("theirs", list(inception.LAYERS), str(allowed))(images)
+    theirs = torch_fidelity_check._Inception(
+        "theirs", list(extractors.INCEPTION_LAYERS), str(allowed)
+    )(images)
     for own, found in zip((ours.pool, ours.logits), theirs, strict=True):
         assert found.dtype == torch.float64
         assert (found - own).norm() < 1e-5 * own.norm()
@@ -135,9 +139,9 @@ def test_network_is_channels_last_and_its_batch_fits_into_half_of_the_free_memor
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Torch hub's place for the weights, empty; $MSNGAN_INCEPTION is not set."""
-    monkeypatch.delenv(inception.VARIABLE, raising=False)
+    monkeypatch.delenv(extractors.INCEPTION_VARIABLE, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    path = inception.hub_file()
+    path = extractors.hub_file()
     yield path
     path.unlink(missing_ok=True)
 
@@ -155,7 +159,7 @@ WAYS = ("argument", "variable", "hub", "download")
 def given(way: str, path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> Path | None:
     """Lay `path` where this way looks for it; returns the argument of load()."""
     if way == "variable":
-        monkeypatch.setenv(inception.VARIABLE, str(path))
+        monkeypatch.setenv(extractors.INCEPTION_VARIABLE, str(path))
     elif way == "hub":
         hub.parent.mkdir(parents=True)
         hub.symlink_to(path)
@@ -193,12 +197,12 @@ def test_a_download_that_is_cut_short_leaves_nothing_behind(
 ) -> None:
     (tmp_path / "short").write_bytes(b"PK")
     served(tmp_path / "short", monkeypatch)
-    with pytest.raises(UserError, match=f"cannot be downloaded.*{inception.VARIABLE}"):
-        inception.download_weights()
+    with pytest.raises(UserError, match=f"cannot be downloaded.*{extractors.INCEPTION_VARIABLE}"):
+        extractors.download_weights()
     assert not list(nowhere.parent.iterdir())
     served(tmp_path / "absent", monkeypatch)
     with pytest.raises(UserError, match="cannot be downloaded"):
-        inception.download_weights()
+        extractors.download_weights()
     assert not list(nowhere.parent.iterdir())
 
 
@@ -210,7 +214,9 @@ def test_weights_that_change_on_disk_are_not_given_to_torch_fidelity(
     extractor = InceptionExtractor(path)
     path.write_bytes(b"no longer they")
     with pytest.raises(UserError, match="not the official Inception weights"):
-        by_torch_fidelity.scores(extractor, photographs(4), photographs(4), "key", folder=tmp_path)
+        torch_fidelity_check.scores(
+            extractor, photographs(4), photographs(4), "key", folder=tmp_path
+        )
 
 
 def test_weights_that_cannot_be_read_are_one_line(
@@ -219,7 +225,7 @@ def test_weights_that_cannot_be_read_are_one_line(
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(inception, "file_sha256", refuse)
+    monkeypatch.setattr(extractors, "file_sha256", refuse)
     with pytest.raises(UserError, match=r"weights.pth cannot be read \(Permission denied\)"):
         InceptionExtractor(tmp_path / "weights.pth")
 
@@ -234,7 +240,7 @@ def train_test_distance_and_train_score(
         pools.append(features.pool)
         logits.append(features.logits)
     real = Reference.of(test, extractor, cache)
-    return real.frechet(torch.cat(pools)), core.inception_score(torch.cat(logits), splits=10)
+    return real.frechet(torch.cat(pools)), distances.inception_score(torch.cat(logits), splits=10)
 
 
 def test_the_anchors_are_computed_from_all_images(tmp_path: Path) -> None:
@@ -242,15 +248,17 @@ def test_the_anchors_are_computed_from_all_images(tmp_path: Path) -> None:
     train, test = photographs(1100), photographs(300, seed=1)
     distance, score = train_test_distance_and_train_score(toy, train, test, tmp_path)
     of_train = toy.features(train)
-    expected = core.frechet_distance(of_train.pool, toy.features(test).pool)
+    expected = distances.frechet_distance(of_train.pool, toy.features(test).pool)
     assert distance == pytest.approx(expected, rel=1e-6)
-    assert score == pytest.approx(core.inception_score(of_train.logits, 10), rel=1e-9)
+    assert score == pytest.approx(distances.inception_score(of_train.logits, 10), rel=1e-9)
 
 
 @pytest.mark.weights
 @pytest.mark.data
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get(inception.VARIABLE), reason="needs MSNGAN_INCEPTION")
+@pytest.mark.skipif(
+    not os.environ.get(extractors.INCEPTION_VARIABLE), reason="needs MSNGAN_INCEPTION"
+)
 @pytest.mark.skipif("MSNGAN_DATA" not in os.environ, reason="needs MSNGAN_DATA")
 def test_cifar10_has_its_published_train_test_fid_and_score(tmp_path: Path) -> None:
     """FID of train against test 3.15 and score of train 11.24 in ten splits: the anchors that

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from msngan.scores import core
+from msngan.scores import distances
 from msngan.scores.sharing import gather, share
 
 COUNT = 25  # shares of 13 and 12, or of 9, 8 and 8
@@ -70,27 +70,29 @@ def shared() -> tuple[Tensor, Tensor, Tensor]:
 def measured() -> dict[str, float]:
     fake, real, logits = shared()
     return {
-        "frechet": core.frechet_distance(fake, real),
-        "kernel": core.kernel_distance(fake, real),
-        "score": core.inception_score(logits, 2),
+        "frechet": distances.frechet_distance(fake, real),
+        "kernel": distances.kernel_distance(fake, real),
+        "score": distances.inception_score(logits, 2),
     }
 
 
 def by_library() -> dict[str, float]:
     """torchmetrics' of the same; a failure if it turns to the other processes."""
-    from msngan.scores import by_torchmetrics
+    from msngan.scores import evaluation
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it turned to the other processes")
 
     fake, real, logits = shared()
-    known = core.moments(real)
+    known = distances.moments(real)
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in ("barrier", "all_gather", "all_reduce"):
             monkeypatch.setattr(dist, name, refuse)
         return {
-            "frechet": by_torchmetrics.frechet(fake, known.mean, known.covariance, known.count),
-            "score": by_torchmetrics.inception_score(logits, 2),
+            "frechet": evaluation.torchmetrics_frechet(
+                fake, known.mean, known.covariance, known.count
+            ),
+            "score": evaluation.torchmetrics_score(logits, 2),
         }
 
 
@@ -227,8 +229,10 @@ def test_a_replicated_set_is_told_what_is_wrong(processes: list[dict[str, Any]])
 def test_duplicated_rows_do_not_move_an_average_but_the_kernel_distance() -> None:
     fake, real = normal(COUNT, 0), normal(40, 1)
     twice = torch.cat([real, real])
-    assert core.moments(twice).mean.numpy() == pytest.approx(core.moments(real).mean.numpy())
-    assert core.kernel_distance(fake, twice) > 1.1 * core.kernel_distance(fake, real)
+    assert distances.moments(twice).mean.numpy() == pytest.approx(
+        distances.moments(real).mean.numpy()
+    )
+    assert distances.kernel_distance(fake, twice) > 1.1 * distances.kernel_distance(fake, real)
 
 
 def test_one_process_has_all_and_gathers_what_it_has() -> None:

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from toy_extractor import METADATA, network, photographs
 
-from msngan.scores import by_torch_fidelity, core
-from msngan.scores.by_torch_fidelity import ROLES, calculate, scores
-from msngan.scores.interface import Features
+from msngan.scores import distances, torch_fidelity_check
+from msngan.scores.embedded import EmbeddedExtractor
+from msngan.scores.extractors import Features
 from msngan.scores.neighbours import neighbours
 from msngan.scores.reference import in_random_order
-from msngan.scores.shipped import EmbeddedExtractor
+from msngan.scores.torch_fidelity_check import ROLES, calculate, scores
 
 
 class Toy(EmbeddedExtractor):
@@ -63,9 +63,9 @@ def ours(toy: Toy, generated: Tensor, real: Tensor, splits: int, kept: int) -> d
     some = toy.features(real[in_random_order(len(real))[:n]]).pool
     near = neighbours(some, fake.pool[:n])
     return {
-        "frechet": core.frechet_distance(fake.pool, whole),
-        "score": core.inception_score(fake.logits, splits),
-        "kernel": core.kernel_distance(fake.pool[:n], some),
+        "frechet": distances.frechet_distance(fake.pool, whole),
+        "score": distances.inception_score(fake.logits, splits),
+        "kernel": distances.kernel_distance(fake.pool[:n], some),
         "precision": near["precision"],
         "recall": near["recall"],
     }
@@ -87,7 +87,7 @@ def test_every_number_is_ours_to_a_millionth(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(by_torch_fidelity, "KERNEL_IMAGES", kept)
+    monkeypatch.setattr(torch_fidelity_check, "KERNEL_IMAGES", kept)
     images, reals = fakes(generated, channels), photographs(real, channels)
     expected = ours(toy, images, reals, splits, kept)
     assert all(0 < expected[role] < 1 for role in ("precision", "recall"))
@@ -131,7 +131,7 @@ def test_images_are_embedded_once_and_the_reference_once_for_all_runs(
     assert toy.seen == 20 + 20 + 50  # generated, as many kept ones, the reference
     scores(toy, images, reals, "key", folder=tmp_path)
     assert toy.seen == 90 + 20 + 20
-    monkeypatch.setattr(by_torch_fidelity, "KERNEL_IMAGES", 10)
+    monkeypatch.setattr(torch_fidelity_check, "KERNEL_IMAGES", 10)
     scores(toy, images, reals, "key", folder=tmp_path)
     assert toy.seen == 130 + (10 + 10) + 20 + 20  # more than are kept: pairs, score, distance
 

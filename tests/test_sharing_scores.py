@@ -17,9 +17,9 @@ from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan.runs.folder import Diverged
 from msngan.scores import sharing as processes
-from msngan.scores.evaluation import Result, evaluate
+from msngan.scores.embedded import EmbeddedExtractor
+from msngan.scores.evaluation import Result, evaluate_sampler
 from msngan.scores.reference import Reference
-from msngan.scores.shipped import EmbeddedExtractor
 
 HELD_OUT = photographs(40, seed=1)
 
@@ -44,12 +44,12 @@ def scored(folder: Path) -> dict[str, Result | str]:
     real = Reference.of(photographs(60), toy, folder / "cache")
     protocol = protocol_of(toy, real, samples=21, splits=2, seed=40)  # 21 is not even
     found: dict[str, Result | str] = {
-        backend: evaluate(sampler, protocol, toy, real, backend=backend, held_out=HELD_OUT)
+        backend: evaluate_sampler(sampler, protocol, toy, real, backend=backend, held_out=HELD_OUT)
         for backend in ("own", "torchmetrics")
     }
-    found["nan"] = evaluate(nan_in_one, replace(protocol, runs=2), toy, real)
+    found["nan"] = evaluate_sampler(nan_in_one, replace(protocol, runs=2), toy, real)
     try:
-        found["whole"] = evaluate(whole, protocol, toy, real)
+        found["whole"] = evaluate_sampler(whole, protocol, toy, real)
     except ValueError as problem:
         found["whole"] = str(problem)
     return found
@@ -80,7 +80,7 @@ def test_every_process_has_the_numbers_of_one(
         assert found[backend] == shared[0][backend]
         for mine, theirs in (
             (alone.scores, found[backend].scores),
-            (alone.floors, found[backend].floors),
+            (alone.real_data, found[backend].real_data),
         ):
             assert mine.keys() == theirs.keys()
             for key, score in mine.items():

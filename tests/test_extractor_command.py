@@ -1,0 +1,166 @@
+"""`msngan extractor`: a file and a model card from a command, and errors before any training."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from toy_extractor import network, photographs
+
+from msngan.commands import extractor
+from msngan.data import images as convert
+from msngan.runs.folder import UserError
+from msngan.scores import embedded
+from msngan.scores.embedded import RECIPES, EmbeddedExtractor, shipped
+from msngan.scores.model_card import save_with_model_card
+from msngan.scores.scorer import choose
+
+SMALL = embedded.Recipe(widths=(4, 4, 8, 8), shift=2)
+FIT = ("fit", "--dataset", "folder", "--epochs", "3", "--batch-size", "16", "--root")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MSNGAN_DATA", raising=False)
+    monkeypatch.setitem(RECIPES, "folder", SMALL)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A labelled folder: 60 reddish and 60 bluish images of 24 x 20."""
+    draw = torch.Generator().manual_seed(0)
+    for label, channel in (("blue", 2), ("red", 0)):
+        folder = tmp_path / "pictures" / label
+        folder.mkdir(parents=True)
+        for index in range(60):
+            pixels = torch.randint(0, 100, (20, 24, 3), generator=draw)
+            pixels[..., channel] += 120
+            Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+def run(*arguments: str) -> int:
+    return extractor.main(list(arguments))
+
+
+@pytest.mark.quick
+def test_fit_makes_an_extractor_of_a_labelled_folder_with_its_model_card(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch.get_rng_state()
+    assert run(*FIT, str(pictures)) == 0
+    assert torch.equal(torch.get_rng_state(), before)
+    made = EmbeddedExtractor.load("folder.safetensors")
+    facts = made.metadata
+    assert (made.classes, made.channels, facts["train_images"]) == (2, 3, "108")
+    assert json.loads(facts["recipe"])["epochs"] == 3
+    assert float(facts["test_accuracy"]) > 0.7
+    text = Path("folder.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {made.name}\n")
+    assert f"| test accuracy | {facts['test_accuracy']}, on 12 images |" in text
+    rows = re.findall(r"^\| (\d+) \| ([^|]*) \|", text, re.MULTILINE)
+    assert [int(size) for size, _ in rows] == [12, 500, 2000, 10_000]  # 12: all that are held out
+    assert ["estimate" in fd for _, fd in rows] == [False, True, True, True]
+    assert "nan" not in text
+    out = capsys.readouterr().out
+    assert "epoch 3/3: loss " in out
+    assert text in out
+    assert choose("folder.safetensors", "folder", 3)[0].name == made.name
+
+
+def test_seed_size_and_channels_make_other_files_and_the_same_ones_the_same(pictures: Path) -> None:
+    options = {"a": [], "b": [], "c": ["--seed", "1"], "d": ["--size", "16"]}
+    options["e"] = ["--channels", "1"]
+    for name, given in options.items():
+        assert run(*FIT, str(pictures), "--out", f"{name}.safetensors", *given) == 0
+    files = {name: Path(f"{name}.safetensors").read_bytes() for name in options}
+    assert files["a"] == files["b"]
+    assert len(set(files.values())) == 4
+    assert EmbeddedExtractor.load("e.safetensors").channels == 1
+
+
+def test_accuracy_is_of_test_images_and_of_the_weights_that_the_file_has(tmp_path: Path) -> None:
+    net = network()
+    full = net.head.weight.clone()
+    images = photographs(40)
+    with torch.no_grad():
+        guessed = net(convert.to_float(images)).argmax(1)
+    train, test = (images, guessed), (images, (guessed + 1) % 5)
+    path = tmp_path / "x.safetensors"
+    text = save_with_model_card(net, path, "toy", SMALL, train, test, 0.5)
+    assert EmbeddedExtractor.load(path).metadata["test_accuracy"] == "0.0000"
+    assert "test accuracy of 0.0000 is near chance" in text
+    assert not torch.equal(net.head.weight, full)
+    assert torch.equal(net.head.weight, full.half().float())
+
+
+def test_the_smallest_folder_that_can_be_fitted_gets_a_model_card(pictures: Path) -> None:
+    for file in sorted(pictures.rglob("*.png")):
+        if int(file.stem) >= 12:
+            file.unlink()
+    assert run(*FIT, str(pictures)) == 0
+    text = Path("folder.md").read_text(encoding="utf-8")
+    assert "on 2 images |" in text
+    assert "nan" not in text
+
+
+REFUSED = {
+    "an unknown data set": (("--dataset", "cifar"), "unknown data set 'cifar' (did you mean"),
+    "no folder": (("--dataset", "folder"), "needs --root"),
+    "missing files": (("--dataset", "mnist", "--root", "none", "--no-download"), "--root or MSN"),
+    "another ending": (("--dataset", "digits", "--out", "x.pt"), "must end in .safetensors"),
+    "a missing folder": (("--dataset", "digits", "--out", "no/x.safetensors"), "no folder no"),
+    "a file that exists": (("--dataset", "digits", "--out", "old.safetensors"), "exists; give"),
+    "a card that exists": (("--dataset", "digits", "--out", "card.safetensors"), "card.md exists"),
+    "a batch too large": (("--dataset", "digits", "--batch-size", "2000"), "--batch-size"),
+    "no epochs": (("--dataset", "digits", "--epochs", "0"), "--epochs 0 is less than 1"),
+    "no pixels": (("--dataset", "digits", "--size", "0"), "--size 0 is less than 1"),
+    "no labels": (("--dataset", "folder", "--root", "pictures/red"), "shipped"),
+    "one class": (("--dataset", "folder", "--root", "one"), "Inception"),
+    "few images": (("--dataset", "folder", "--root", "few"), "too few to test with"),
+    "bad images": (("--dataset", "folder", "--root", "bad"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_fit_refuses(case: str, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("it trained before it checked")
+
+    monkeypatch.setattr(embedded, "fit_extractor", refuse)
+    Path("old.safetensors").touch()
+    Path("card.md").touch()
+    picture = next((pictures / "red").iterdir()).read_bytes()
+    for name in ("one/a/1", "one/a/2", "few/a/1", "few/b/2"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{name}.png").write_bytes(picture)
+    for name in ("bad/a/1.png", "bad/b/2.png"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_bytes(b"not an image")
+    arguments, message = REFUSED[case]
+    with pytest.raises(UserError) as error:
+        run("fit", *arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "--data." not in str(error.value)
+    assert Path("old.safetensors").read_bytes() == b""
+
+
+@pytest.mark.parametrize("style", ["table", "json"])
+def test_list_shows_every_shipped_extractor(
+    style: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert run("list", "--format", style) == 0
+    out = capsys.readouterr().out
+    for dataset, path in shipped().items():
+        assert dataset in out
+        assert EmbeddedExtractor.load(path).name in out
+    if style == "json":
+        assert [row["data set"] for row in json.loads(out)] == sorted(shipped())
