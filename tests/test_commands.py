@@ -315,6 +315,24 @@ def test_configs_lists_them_by_what_they_train(
     assert studies >= {"table1_mnist", "table2"}
 
 
+def test_configs_fold_for_a_terminal_and_list_one_that_cannot_be_read(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("configs/a_folder.yaml").mkdir(parents=True)
+    Path("configs/a_binary.yaml").write_bytes(b"\xff\xfe")
+    assert run("configs") == 0
+    piped = capsys.readouterr().out
+    assert "a_folder" not in piped
+    (line,) = [line for line in piped.splitlines() if "a_binary" in line]
+    assert "cannot be read" in line
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run("configs") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 70 < max(map(len, piped.splitlines()))
+    assert shown.split() == piped.split()
+
+
 def test_fit_sends_a_study_to_its_own_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--config", "table1_mnist.yaml") == 2
     shown = capsys.readouterr().err

@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from msngan.runs.configs import is_study, known_configs
+from msngan.runs.configs import is_study, known_configs, top_level
 from msngan.runs.folder import NAME, UserError
 from msngan.study.plan import Study, make_study
 from msngan.study.study_files import Place, open_study, read_changes, save_study, started_study
 
-STUDIES = sorted(
-    name for name, path in known_configs().items() if is_study(yaml.safe_load(path.read_text()))
-)
+STUDIES = sorted(name for name, path in known_configs().items() if is_study(top_level(path)))
 GRID: dict[str, Any] = {
     "config": "digits_cnn3_msn",
     "options": {"epochs": 3, "data": {"limit": 64}},
@@ -32,17 +29,15 @@ def study(**changed: Any) -> Study:  # noqa: ANN401
     return make_study("mine", {**GRID, **changed})
 
 
+@pytest.mark.quick
 def test_a_grid_is_every_combination_with_the_seeds_outermost() -> None:
-    names = [child.name for child in study().children]
-    assert names == [
+    children = study().children
+    assert [child.name for child in children] == [
         *("mine-plain-lr0.1-s0", "mine-plain-lr0.001-s0", "mine-gain-lr0.1-s0"),
         *("mine-gain-lr0.001-s0", "mine-plain-lr0.1-s1", "mine-plain-lr0.001-s1"),
         *("mine-gain-lr0.1-s1", "mine-gain-lr0.001-s1"),
     ]
-
-
-def test_a_run_has_the_fixed_options_its_arm_and_its_place_in_the_grid() -> None:
-    child = study().children[2]
+    child = children[2]
     assert child.options == {
         "epochs": 3,
         "data.limit": 64,
@@ -59,26 +54,17 @@ def test_a_run_has_the_fixed_options_its_arm_and_its_place_in_the_grid() -> None
     )
 
 
-def test_several_base_configs_are_rows_and_need_no_arms() -> None:
+def test_the_rows_are_the_arms_the_first_axis_of_several_values_or_what_the_study_says() -> None:
     made = make_study("t", {"config": ["cifar_msn", "cifar_sn"], "grid": {"seed": [3]}})
     assert [child.name for child in made.children] == ["t-cifar_msn-s3", "t-cifar_sn-s3"]
-    assert made.rows == ["cifar_msn", "cifar_sn"]
-    assert made.columns == [""]
-
-
-def test_the_first_axis_of_several_values_is_the_rows_unless_the_study_says_another() -> None:
-    content = {"config": "digits_cnn3_msn", "grid": {"model.norm": ["none", "batch"]}}
-    assert make_study("t", content).rows == ["none", "batch"]
-    content["grid"]["model.lr"] = [0.1, 0.2]  # type: ignore[index]
-    turned = make_study("t", {**content, "rows": "model.lr"})
+    assert (made.rows, made.columns) == (["cifar_msn", "cifar_sn"], [""])
+    base = {"config": "digits_cnn3_msn"}
+    assert make_study("t", {**base, "arms": {"a": {}}}).rows == ["a"]
+    norms = {"model.norm": ["none", "batch"]}
+    assert make_study("t", {**base, "grid": norms}).rows == ["none", "batch"]
+    grid = {**norms, "model.lr": [0.1, 0.2]}
+    turned = make_study("t", {**base, "grid": grid, "rows": "model.lr"})
     assert (turned.rows, turned.columns) == (["0.1", "0.2"], ["none", "batch"])
-
-
-def test_a_single_arm_is_the_rows() -> None:
-    assert make_study("t", {"config": "digits_cnn3_msn", "arms": {"a": {}}}).rows == ["a"]
-
-
-def test_a_baseline_is_compared_with_every_other_row() -> None:
     assert study(baseline="plain", compare=[]).pairs == [("gain", "plain")]
 
 
@@ -93,22 +79,26 @@ def test_a_baseline_is_compared_with_every_other_row() -> None:
         ({"grid": {"model.betas": [[0.5, 0.9]]}}, "name it in arms"),
         ({"grid": {"model.norm": ["none"]}}, "'model.norm' is an axis of the grid and is set"),
         ({"grid": {"epochs": [1]}}, "'epochs' is an axis of the grid and is set"),
+        ({"grid": {"seed": list(range(6000))}}, "more than 10,000"),
         ({"arms": {"a/b": {}}}, "'a/b' cannot be part of a run's name"),
         ({"arms": {}}, "arms: write each"),
         ({"arms": {"plain": [1]}}, "arms: plain: [1] is not a mapping"),
+        ({"arms": {"a": {"x": 1}, "b": {"x": 1}}}, "mine-a-lr0.1-s0 and mine-b-lr0.1-s0 set the"),
+        ({"arms": {"x" * 90: {}}}, "longer than 100 characters"),
+        (
+            {"arms": {"a": {}, "a-b": {}}, "grid": {"x": ["b-c", "c"]}},
+            "two runs would be named 'mine-a-b-c-s0'",
+        ),
         ({"options": {"run": "x"}}, "a study cannot set 'run'"),
         ({"options": {"model": {"lr": 1}, "model.lr": 2}}, "'model.lr' is set twice"),
         ({"compare": [["gain", "plane"]]}, "no arm 'plane' (did you mean 'plain'?)"),
         ({"compare": [["gain", "gain"]]}, "compared with itself"),
         ({"compare": ["gain"]}, "compare: write pairs"),
         ({"baseline": "none"}, "baseline: no arm 'none'"),
-        ({"arms": {"a": {"x": 1}, "b": {"x": 1}}}, "mine-a-lr0.1-s0 and mine-b-lr0.1-s0 set the"),
         ({"rows": "arms"}, "rows: no axis 'arms' (did you mean 'arm'?)"),
         ({"config": "digits_cnn4"}, "did you mean"),
         ({"config": "study_digits"}, "is a study itself"),
         ({"config": None}, "config: name a run's config"),
-        ({"arms": {"x" * 90: {}}}, "longer than 100 characters"),
-        ({"grid": {"seed": list(range(6000))}}, "more than 10,000"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -118,38 +108,27 @@ def test_what_is_wrong_with_a_study_is_said(changed: dict[str, Any], words: str)
     assert words in str(problem.value)
 
 
-def test_two_runs_of_one_name_are_refused() -> None:
-    arms, grid = {"a": {}, "a-b": {}}, {"x": ["b-c", "c"]}
-    with pytest.raises(UserError, match="two runs would be named 't-a-b-c-s0'"):
-        make_study("t", {"config": "digits_cnn3_msn", "arms": arms, "grid": grid})
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_packaged_study_is_sound(name: str) -> None:
-    made = open_study(name, Path(), None, [])
-    assert made.name == name
-    assert len({child.name for child in made.children}) == len(made.children) > 1
-    assert all(NAME.fullmatch(child.name) for child in made.children)
-    assert len(made.seeds) > 1, "without seeds there is no interval"
-    assert made.pairs
-
-
-def test_the_studies_of_the_paper_are_packaged() -> None:
+def test_every_packaged_study_is_sound() -> None:
     wanted = {"table1_mnist", "table1_svhn", "table1_cifar", "table1_fashion", "table2"}
     assert wanted | {"drift_cifar", "study_digits"} <= {*STUDIES}
+    for name in STUDIES:
+        made = open_study(name, Path(), None, [])
+        assert made.name == name
+        assert len({child.name for child in made.children}) == len(made.children) > 1
+        assert all(NAME.fullmatch(child.name) for child in made.children)
+        assert len(made.seeds) > 1, "without seeds there is no interval"
+        assert made.pairs
+    other = open_study("study_digits", Path(), "other", [])
+    assert other.children[0].name.startswith("other-none-")
 
 
 def test_numbers_with_an_exponent_and_no_dot_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "e.yaml"
     path.write_text("config: digits_cnn3_msn\ngrid: {model.lr: [1e-4, 1.0e-3]}\n")
-    assert [c.options["model.lr"] for c in open_study(str(path), tmp_path, None, []).children] == [
-        1e-4,
-        1e-3,
-    ]
-    assert read_changes(["model.lr=1e-5", "model.norm_options={gain: true}"]) == {
-        "model.lr": 1e-5,
-        "model.norm_options": {"gain": True},
-    }
+    made = open_study(str(path), tmp_path, None, [])
+    assert [child.options["model.lr"] for child in made.children] == [1e-4, 1e-3]
+    changes = read_changes(["model.lr=1e-5", "model.norm_options={gain: true}"])
+    assert changes == {"model.lr": 1e-5, "model.norm_options": {"gain": True}}
 
 
 @pytest.mark.parametrize(
@@ -158,16 +137,17 @@ def test_numbers_with_an_exponent_and_no_dot_are_numbers(tmp_path: Path) -> None
         ("config: x\ngrid: {seed: [0]}\ngrid: {seed: [1]}\n", "'grid' is there twice"),
         ("arms: {a: {}, a: {}}\n", "'a' is there twice"),
         ("[1, 2]\n", "not a mapping of options"),
-        ("a: [\n", "not valid YAML"),
+        ("config: x\narms: [\n", "not valid YAML: line 3: did not find expected node"),
+        ("a: &a [x, x]\nb: [*a, *a]\n", r"the alias \*a is not supported; write the value out"),
         ("model: {norm: none}\n", "msngan fit --config"),
     ],
 )
-def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_that_is_not_a_study_is_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=words) as problem:
         open_study(str(path), tmp_path, None, [])
-    assert str(path) in str(problem.value)
+    assert str(problem.value).startswith(f"{path}: ")
 
 
 def test_changes_apply_to_every_run_and_are_kept(tmp_path: Path) -> None:
@@ -181,12 +161,28 @@ def test_changes_apply_to_every_run_and_are_kept(tmp_path: Path) -> None:
     assert open_study("mine", tmp_path, None, []).children == changed.children
 
 
-@pytest.mark.parametrize("change", ["model.lr=1", "model.norm=none", "epochs", "run=x"])
-def test_a_change_that_would_be_without_effect_is_refused(change: str) -> None:
-    with pytest.raises(UserError):
-        make_study("mine", GRID, read_changes([change]))
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("", None, "--name '' is not a name of a study"),
+        ("a/b", None, "--name 'a/b' is not a name of a study"),
+        (None, "epochs", "--set 'epochs': write option=value"),
+        (None, "run=x", "--set: a study cannot set 'run'"),
+        (None, "model.lr=1", "mine.yaml: --set model.lr: the study varies it"),
+        (None, "model.norm=none", "mine.yaml: --set model.norm: the study's arms set it"),
+    ],
+)
+def test_what_is_wrong_with_an_option_of_the_command_is_said_of_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    change: str | None,
+    words: str,
+) -> None:
+    import yaml
 
-
-def test_a_study_may_have_another_name(tmp_path: Path) -> None:
-    made = open_study("study_digits", tmp_path, "other", [])
-    assert made.children[0].name.startswith("other-none-")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(yaml.safe_dump(GRID))
+    with pytest.raises(UserError) as problem:
+        open_study("mine.yaml", Path(), name, [change] if change else [])
+    assert str(problem.value).startswith(words)

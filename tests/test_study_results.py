@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from scipy import stats
 from score_lines import score_line
 
-from msngan.runs.folder import UserError, lock
+from msngan.report.html.study_section import progress
+from msngan.report.tables.progress_bars import StudyProgress
+from msngan.runs.folder import Run, UserError, lock
+from msngan.runs.jsonl import newest
+from msngan.runs.safe_read import object_or_empty
 from msngan.study.plan import Study, make_study
 from msngan.study.results import collect
-from msngan.study.state import Reader
+from msngan.study.state import Reader, State
 from msngan.study.study_files import Place, save_study
 
-Run = Callable[..., int]
+Cli = Callable[..., int]
+Shown = pytest.CaptureFixture[str]
+PLACE = Place("mine")
 BASE = "task: classifier\nepochs: 2\ndata: {dataset: digits}\nmodel: {norm: none, lr: 0.5}\n"
 CONTENT: dict[str, Any] = {
     "config": "base.yaml",
@@ -29,6 +37,7 @@ CONTENT: dict[str, Any] = {
     "grid": {"model.lr": [0.1, 0.01], "seed": [0, 1, 2]},
     "compare": [["msn", "plain"]],
 }
+FIRST = "mine-plain-lr0.1-s0"
 
 
 @pytest.fixture
@@ -60,36 +69,38 @@ def write(name: str, *tests: float, status: str | None = "done", **changed: Any)
 
 
 def results(study: Study) -> dict[str, Any]:
-    return collect(study, Reader(Place("mine")), "msngan study mine.yaml")
+    return collect(study, Reader(PLACE), "msngan study mine.yaml")
 
 
-def cell(found: dict[str, Any], row: str = "plain", column: str = "lr 0.1") -> dict[str, Any]:
-    (one,) = [c for c in found["cells"] if (c["row"], c["column"]) == (row, column)]
+def cell(found: dict[str, Any]) -> dict[str, Any]:
+    (one,) = [c for c in found["cells"] if (c["row"], c["column"]) == ("plain", "lr 0.1")]
+    return one
+
+
+def at_first_rate(found: dict[str, Any]) -> dict[str, Any]:
+    """The comparison of the last epochs at the first learning rate."""
+    wanted = ("lr 0.1", "last")
+    (one,) = [c for c in found["comparisons"] if (c["column"], c["measure"]) == wanted]
     return one
 
 
 ACCURACIES = ([0.5, 0.9], [0.6, 0.8], [0.9, 0.85])
 
 
-def test_the_last_epoch_the_one_that_validation_chooses_and_the_flattering_one(
-    study: Study,
-) -> None:
-    write("mine-plain-lr0.1-s0", 0.5, 0.9)
+@pytest.mark.quick
+def test_a_cell_holds_each_measure_over_its_seeds(study: Study) -> None:
+    write(FIRST, *ACCURACIES[0])
     one = cell(results(study))
     # validation: 0.9, 0.5, so that the first epoch is chosen, whatever the test set says
     assert (one["last"]["mean"], one["best"]["mean"], one["best_test"]["mean"]) == (0.9, 0.5, 0.9)
     assert one["plateau"] == pytest.approx(0.4)
-
-
-def test_intervals_are_those_of_scipy(study: Study) -> None:
-    for seed, tests in enumerate(ACCURACIES):
-        write(f"mine-plain-lr0.1-s{seed}", *tests)
+    for seed in (1, 2):
+        write(f"mine-plain-lr0.1-s{seed}", *ACCURACIES[seed])
     last = cell(results(study))["last"]
     values = np.array([each[-1] for each in ACCURACIES])
-    low, high = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
-    assert last["n"] == 3
-    assert [last["mean"], last["sd"]] == pytest.approx([values.mean(), values.std(ddof=1)])
-    assert [last["low"], last["high"]] == pytest.approx([low, high])
+    interval = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
+    assert [last["n"], last["mean"], last["sd"]] == pytest.approx([3, values.mean(), 0.05])
+    assert (last["low"], last["high"]) == pytest.approx(interval)
 
 
 def test_differences_are_paired_by_seed_and_only_over_seeds_that_both_have(study: Study) -> None:
@@ -97,13 +108,8 @@ def test_differences_are_paired_by_seed_and_only_over_seeds_that_both_have(study
     for seed in range(3):
         write(f"mine-msn-lr0.1-s{seed}", 0.1, a[seed])
         write(f"mine-plain-lr0.1-s{seed}", 0.1, b[seed], status="done" if seed < 2 else None)
-    (found,) = [
-        each
-        for each in results(study)["comparisons"]
-        if each["column"] == "lr 0.1" and each["measure"] == "last"
-    ]
-    test = stats.ttest_rel(a[:2], b[:2])
-    interval = test.confidence_interval(0.95)
+    found = at_first_rate(results(study))
+    interval = stats.ttest_rel(a[:2], b[:2]).confidence_interval(0.95)
     assert (found["seeds"], found["missing"]) == ([0, 1], [2])
     difference = found["difference"]
     assert difference["mean"] == pytest.approx(0.075)
@@ -111,56 +117,49 @@ def test_differences_are_paired_by_seed_and_only_over_seeds_that_both_have(study
     assert found["verdict"] == "no difference shown"
 
 
-@pytest.mark.parametrize(("sign", "word"), [(1, "A better"), (-1, "B better")])
-def test_a_difference_is_shown_where_the_interval_leaves_zero_out(
-    study: Study, sign: int, word: str
+@pytest.mark.parametrize(
+    ("sign", "diverged", "verdict"),
+    [
+        (1, ([], []), "A better"),
+        (-1, ([], []), "B better"),
+        (1, ([2], []), "A better, but A diverged once"),
+        (1, ([2], [1]), "one pair: no interval, but A diverged once and B diverged once"),
+        (1, ([0, 1, 2], []), "no pair, but A diverged 3 times"),
+    ],
+)
+def test_a_verdict_says_what_the_interval_shows_and_whose_runs_are_in_no_pair(
+    study: Study, sign: int, diverged: tuple[list[int], list[int]], verdict: str
 ) -> None:
     for seed in range(3):
-        write(f"mine-msn-lr0.1-s{seed}", 0.1, 0.5 + sign * (0.1 + seed / 1000))
-        write(f"mine-plain-lr0.1-s{seed}", 0.1, 0.5)
-    assert results(study)["comparisons"][0]["verdict"] == word
+        accuracies = {"msn": 0.5 + sign * (0.1 + seed / 1000), "plain": 0.5}
+        for (arm, accuracy), lost in zip(accuracies.items(), diverged, strict=True):
+            status = "diverged" if seed in lost else "done"
+            write(f"mine-{arm}-lr0.1-s{seed}", 0.1, accuracy, status=status)
+    found = at_first_rate(results(study))
+    assert (found["verdict"], tuple(found["diverged"].values())) == (verdict, diverged)
 
 
-def test_a_verdict_says_whose_runs_diverged_and_so_are_in_no_pair(study: Study) -> None:
-    for seed in range(3):
-        tests = (0.1,) if seed == 2 else (0.1, 0.9 + seed / 1000)
-        state = "diverged" if seed == 2 else "done"
-        write(f"mine-msn-lr0.1-s{seed}", *tests, status=state)
-        write(f"mine-plain-lr0.1-s{seed}", 0.1, 0.5, status="diverged" if seed == 1 else "done")
-        write(f"mine-msn-lr0.01-s{seed}", *tests, status=state)
-        write(f"mine-plain-lr0.01-s{seed}", 0.1, 0.5)
-    found = {each["column"]: each for each in results(study)["comparisons"][::2]}
-    words = "one pair: no interval, but A diverged once and B diverged once"
-    assert found["lr 0.1"]["verdict"] == words
-    assert found["lr 0.1"]["diverged"] == {"A": [2], "B": [1]}
-    assert found["lr 0.01"]["verdict"] == "A better, but A diverged once"
-
-
-def test_a_diverged_run_is_in_no_mean_and_in_every_table(
-    study: Study, run: Run, capsys: pytest.CaptureFixture[str]
+def test_a_table_counts_runs_that_diverged_or_have_not_ended(
+    study: Study, run: Cli, capsys: Shown
 ) -> None:
-    write("mine-plain-lr0.1-s0", 0.5, 0.9)
+    assert run("study", "mine.yaml", "--table") == 0
+    shown = capsys.readouterr().out
+    assert "12 runs: 12 to do" in shown
+    assert "0 of 3 ended" in shown
+    assert shown.count("test accuracy") == 2  # a title, and the legend
+    write(FIRST, 0.5, 0.9)
     write("mine-plain-lr0.1-s1", 0.1, status="diverged")
-    one = cell(results(study))
+    write("mine-plain-lr0.1-s2", 0.5, status=None)
+    found = results(study)
+    one = cell(found)
     assert (one["done"], one["diverged"], one["last"]["n"]) == ([0], [1], 1)
+    middle = next(each for each in found["children"] if each["run"] == "mine-plain-lr0.1-s2")
+    assert (middle["state"], middle["total"]) == ("part", 20)
     assert run("study", "mine.yaml", "--table") == 0
     shown = capsys.readouterr().out
     assert "90.00, 1 diverged, 2 of 3 ended" in shown
     assert "mine-plain-lr0.1-s1 diverged at step 10: loss nan\n" in shown
     assert "Try" not in shown
-
-
-def test_a_table_of_nothing_yet_says_so(study: Study, run: Run) -> None:
-    assert all(each["last"] is None for each in results(study)["cells"])
-    assert run("study", "mine.yaml", "--table") == 0
-
-
-def test_a_run_in_the_middle_counts_for_nothing_yet(study: Study) -> None:
-    write("mine-plain-lr0.1-s0", 0.5, status=None)
-    found = results(study)
-    assert cell(found)["last"] is None
-    assert found["children"][0]["state"] == "part"
-    assert found["children"][0]["total"] == 20
 
 
 @pytest.mark.parametrize(
@@ -169,79 +168,77 @@ def test_a_run_in_the_middle_counts_for_nothing_yet(study: Study) -> None:
         ({"seed": 7}, "seed 7 there, 0 asked"),
         ({"epochs": 3}, "epochs 3 there, 2 asked"),
         ({"task": "gan"}, 'task "gan" there, "classifier" asked'),
+        ({}, 'data.dataset "digits" there, "mnist" asked'),  # the base config has changed since
     ],
 )
 def test_a_folder_of_another_run_is_refused_with_the_difference(
-    study: Study, run: Run, changed: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+    study: Study, run: Cli, changed: dict[str, Any], words: str, capsys: Shown
 ) -> None:
-    write("mine-plain-lr0.1-s0", 0.5, 0.9, **changed)
-    with pytest.raises(UserError, match=words):
-        results(study)
+    write(FIRST, 0.5, 0.9, **changed)
+    if not changed:
+        Path("base.yaml").write_text(BASE.replace("digits", "mnist"))
     assert run("study", "mine.yaml", "--list") == 2
     assert words in capsys.readouterr().err
-
-
-def test_an_option_that_the_base_config_has_changed_since_is_a_difference(study: Study) -> None:
-    write("mine-plain-lr0.1-s0", 0.5, 0.9)
-    Path("base.yaml").write_text(BASE.replace("digits", "mnist"))
-    with pytest.raises(UserError, match='data.dataset "digits" there, "mnist" asked'):
+    with pytest.raises(UserError, match=words):
         results(study)
 
 
-def test_threads_and_cadences_are_no_difference(study: Study) -> None:
-    write("mine-plain-lr0.1-s0", 0.5, 0.9, threads=3, records={"every": 7}, root="elsewhere")
+def test_threads_and_cadences_are_no_difference_and_more_epochs_are_to_be_trained(
+    study: Study,
+) -> None:
+    write(FIRST, 0.5, 0.9, threads=3, records={"every": 7}, root="elsewhere")
     Path("base.yaml").write_text(BASE + "threads: 1\nrecords: {every: 50}\n")
     assert results(study)["children"][0]["state"] == "done"
-
-
-def test_more_epochs_make_a_done_run_one_to_go_on_with(study: Study) -> None:
-    write("mine-plain-lr0.1-s0", 0.5, 0.9)
-    longer = make_study("mine", CONTENT, {"epochs": 4})
-    reader = Reader(Place("mine"))
-    assert reader.look(longer.children[0]).word == "part"
-    assert reader.grown(longer.children[0]) == {"epochs": 4}
-    assert reader.look(longer.children[0]).total == 40
+    child = make_study("mine", CONTENT, {"epochs": 4}).children[0]
+    reader = Reader(PLACE)
+    assert reader.grown(child) == {"epochs": 4}
+    assert (reader.look(child).word, reader.look(child).total) == ("part", 40)
 
 
 def test_a_locked_run_is_running(study: Study) -> None:
-    place = Place("mine")
-    name = study.children[0].name
-    held = lock(place.log(name))
-    assert held is not None
-    assert lock(place.log(name)) is None
-    assert Reader(place).look(study.children[0]).word == "running"
-    assert Reader(place).look(study.children[0], own=True).word == "to do"
+    log = PLACE.log(FIRST)
+    assert lock(log) is not None
+    assert lock(log) is None
+    reader = Reader(PLACE)
+    assert reader.look(study.children[0]).word == "running"
+    assert reader.look(study.children[0], own=True).word == "to do"
 
 
-def test_every_format_holds_every_run(
-    study: Study, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_format_holds_every_run(study: Study, run: Cli, capsys: Shown) -> None:
     for seed, tests in enumerate(ACCURACIES):
         write(f"mine-plain-lr0.1-s{seed}", *tests)
     names = {child.name for child in study.children}
-    assert run("study", "mine.yaml", "--table", "--format", "json") == 0
-    whole = json.loads(capsys.readouterr().out)
+    shown = {}
+    for how in ("json", "csv", "md"):
+        assert run("study", "mine.yaml", "--table", "--format", how) == 0
+        shown[how] = capsys.readouterr().out
+    whole = json.loads(shown["json"])
     assert {child["run"] for child in whole["children"]} == names
     assert whole["children"][0]["epochs"][1]["test_accuracy"] == 0.9
-    assert run("study", "mine.yaml", "--table", "--format", "csv") == 0
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    rows = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert {row["run"] for row in rows} == names
     assert len(rows) == 3 * 2 + 9
-    assert run("study", "mine.yaml", "--table", "--format", "md") == 0
-    assert "| plain | 85.00±5.00 |" in capsys.readouterr().out
+    assert "| plain | 85.00±5.00 |" in shown["md"]
 
 
-def test_a_table_is_of_the_study_as_it_was_started(
-    study: Study, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_study(make_study("mine", CONTENT, {"epochs": 1}), Place("mine"))
-    write("mine-plain-lr0.1-s0", 0.5, epochs=1)
+def test_a_table_is_of_the_study_as_it_was_started(study: Study, run: Cli, capsys: Shown) -> None:
+    save_study(make_study("mine", CONTENT, {"epochs": 1}), PLACE)
+    write(FIRST, 0.5, epochs=1)
     assert run("study", "mine.yaml", "--table", "--format", "json") == 0
     assert json.loads(capsys.readouterr().out)["children"][0]["state"] == "done"
+    assert run("resume", "mine") == 2
+    assert "msngan study mine" in capsys.readouterr().err
+    Path(f"checkpoints/{FIRST}/dynamics.npz").touch()
+    assert "msngan figures mine " in str(progress(Run("mine"), {}, [{"run": FIRST}]))
+    PLACE.copy.write_bytes(b"\xff\xfe\x00")
+    assert run("study", "mine.yaml", "--list") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"msngan: error: {PLACE.copy}: not UTF-8 text")
+    assert "remove it to continue" in said
 
 
 def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(
-    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Cli, capsys: Shown
 ) -> None:
     for name in ("one", "two"):
         Path(f"{name}.yaml").write_text("steps: 5\n")
@@ -253,9 +250,8 @@ def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(
     gan("stranger", "none", 0, 1.0)
     assert run("study", "gans.yaml", "--table", "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)["leaderboard"]
-    assert {row["run"] for row in found["blocks"][0]["rows"]} == {
-        f"gans-{name}-s{seed}" for name in ("one", "two") for seed in (0, 1)
-    }
+    own = {f"gans-{name}-s{seed}" for name in ("one", "two") for seed in (0, 1)}
+    assert {row["run"] for row in found["blocks"][0]["rows"]} == own
     (compared,) = found["comparisons"]
     assert compared["matches"][0]["rows"][0]["difference"]["mean"] == pytest.approx(-5.5)
     assert run("study", "gans.yaml", "--table") == 0
@@ -271,3 +267,83 @@ def gan(name: str, norm: str, seed: int, score: float) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "result.json").write_text(json.dumps({"status": "done", "step": 5}))
     (folder / "scores.jsonl").write_text(json.dumps(score_line(score, step=5)) + "\n")
+
+
+# Damage
+
+DAMAGED = {
+    "text": '{"step": "x", "epoch": "y", "status": ["done"], "steps_per_second": "z",'
+    ' "validation_accuracy": "w", "scores": []}',
+    "not a number": '{"step": NaN, "epoch": Infinity, "status": NaN, "steps_per_second": NaN}',
+    "huge": f'{{"step": 1{400 * "0"}, "epoch": 1e999, "validation_accuracy": 1{400 * "0"}}}',
+    "list": "[1, 2]",
+    "deep": 5000 * "[",
+    "binary": "\x00\x01\x02",
+}
+
+
+@pytest.mark.parametrize("name", ["accuracy.jsonl", "metrics.jsonl", "scores.jsonl", "result.json"])
+def test_a_damaged_record_leaves_the_run_to_be_resumed(study: Study, run: Cli, name: str) -> None:
+    folder = write(FIRST, status=None)
+    for kind, text in DAMAGED.items():
+        (folder / name).write_text(text)
+        assert run("study", "mine.yaml", "--list") == 0
+        state = Reader(PLACE).look(study.children[0])
+        assert state == State("part", 0, state.total), kind
+    if hasattr(os, "mkfifo"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)  # which would be waited for
+        assert newest(folder / name) == object_or_empty(folder / name) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ['{"children": 3}', '{"children": [3]}', '{"children": [{"state": "failed"}]}', "[]"]
+)
+def test_a_study_whose_runs_are_all_there_is_written_anew_over_damaged_results(
+    study: Study, run: Cli, text: str
+) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump({**CONTENT, "grid": {"model.lr": [0.1]}}))
+    for arm in ("plain", "msn"):
+        folder = write(f"mine-{arm}-lr0.1-s0", 0.5, 0.6)
+        odd = '{"step": 2, "epoch": 2.0, "test_accuracy": "high", "train_loss": 1}\n[]\n'
+        (folder / "accuracy.jsonl").write_text((folder / "accuracy.jsonl").read_text() + odd)
+    PLACE.folder.mkdir(parents=True)
+    PLACE.results.write_text(text)
+    for only in (["--table"], []):  # reads why runs failed before, trains nothing
+        assert run("study", "mine.yaml", *only) == 0
+    assert PLACE.copy.is_file()
+    children = json.loads(PLACE.results.read_text())["children"]
+    assert [len(child["epochs"]) for child in children] == [2, 2]
+
+
+@pytest.mark.parametrize("blocked", ["checkpoints", "checkpoints/mine"])
+def test_a_study_that_cannot_write_says_so_in_one_line(
+    study: Study, run: Cli, blocked: str, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("msngan.study.scheduler.ask", lambda *_: None)
+    Path(blocked).parent.mkdir(exist_ok=True)
+    Path(blocked).write_text("a file")
+    assert run("study", "mine.yaml") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("msngan: error: cannot write to checkpoints/mine: ")
+    assert "--root" in said
+    assert Path(blocked).read_text() == "a file"
+
+
+def test_names_of_runs_are_whole_in_a_list_and_short_under_the_study_s_title(
+    study: Study, run: Cli, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "mine" + 40 * "x"
+    folder = write(FIRST, 0.5).rename(f"checkpoints/{name}-plain-lr0.1-s0")
+    for columns in ("120", "84", "75"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert run("study", "mine.yaml", "--name", name, "--list") == 0
+        shown = capsys.readouterr().out
+        assert f"{folder.name} " in shown
+        assert "val. 50.00 %" in shown
+    states = {child.name: State("to do") for child in study.children}
+    table = StudyProgress(study, 1)._table(states, {})
+    Console(width=60).print(table)
+    shown = capsys.readouterr().out
+    assert "plain-lr0.1-s0 " in shown
+    assert "mine-" not in shown
