@@ -25,11 +25,13 @@ from msngan.bench.settings import PUBLISHED as TABLE_III
 from msngan.bench.settings import SHAPES
 from msngan.bench.sigma import ALLOWED
 from msngan.data import DATASETS, ImageData, LabelledData
+from msngan.data.image_files import MOST_PIXELS
 from msngan.gan import GAN
 from msngan.leaderboard.published import PUBLISHED
 from msngan.leaderboard.seeds import summary
 from msngan.networks import Critic, Generator
 from msngan.norms.released_spectral import ReleasedSpectralNorm
+from msngan.runs.safe_read import LARGEST_YAML
 from msngan.scores.evaluation import TOLERANCE
 from msngan.scores.model_card import SIZES
 from msngan.scores.protocol import PRESETS
@@ -213,6 +215,12 @@ RATES = ("0.1", "0.001", "0.0001")
 ARMS = load("table1_mnist")["rows"]["labels"]
 NO_SIGMA = ("none", "batch", "mean_only")
 SIGMA = [arm for arm in ARMS if arm not in NO_SIGMA]
+
+
+def holds(arm: str) -> str:
+    """Whether the interval contains the paper's number."""
+    found, there = accuracy("released_mnist", arm), float(published("mnist_cnn3_sn")) / 100
+    return "contains" if found["low"] <= there <= found["high"] else "does not contain"
 
 
 def above(crops: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -11,14 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from test_architecture import FLOORS, FORMER
 from torch import nn
 
+from msngan import losses
 from msngan.__main__ import COMMANDS
+from msngan.data import datasets
 from msngan.losses import LOSSES, PENALTIES
 from msngan.norms import NORMS
 from msngan.runs.configs import known_configs
 from msngan.runs.fit_config import parse
+from msngan.scores.protocol import preset
 
+HIDDEN = {"__main__", *FORMER}
 ROOT = Path(__file__).parent.parent
 FOLDERS = ["", "configs", "msngan", "msngan/scores", "msngan/norms", "samples/gallery", "tests"]
 PAGES = [ROOT / folder / "README.md" for folder in FOLDERS]
@@ -137,3 +143,33 @@ def test_the_python_of_scores_runs(
     (block,) = blocks(ROOT / "msngan" / "scores" / "README.md", "python")
     exec(block, {"torch": torch})
     assert "fd/embed-digits-" in capsys.readouterr().out
+
+
+def test_the_map_of_rooms_is_that_of_the_architecture() -> None:
+    listed = [names(cells[1]) for cells in rows(ROOT / "msngan" / "README.md", "floor")]
+    assert listed == [[room for room in floor if room not in HIDDEN] for floor in FLOORS]
+
+
+def test_what_is_shown_to_be_added_works() -> None:
+    loss, data = blocks(ROOT / "msngan" / "README.md", "python")
+    given = [dict(vars(losses)), dict(vars(datasets))]
+    for block, names in zip((loss, data), given, strict=True):
+        exec(block, names)
+    ones, added = torch.ones(5), given[0]["LOSSES"]["squared_hinge"]
+    assert (added.critic(ones, -ones), added.critic(-ones, ones)) == (0, 8)
+    assert (added.generator(ones, ones), added.generator(ones, -ones)) == (0, 4)
+    stripes = given[1]["DATASETS"]["stripes"].load(Path(), "all", 8, None, False)
+    assert stripes.images.shape == (64, 1, 8, 8)
+    assert stripes.images.unique().tolist() == [0, 255]
+
+
+def test_the_yaml_that_is_shown_is_read(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (study,) = blocks(ROOT / "configs" / "README.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(study)
+    assert run("study", "mine.yaml", "--list", "--format", "json") == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 2 * 2 * 3
+    (protocol,) = blocks(ROOT / "msngan" / "scores" / "README.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(protocol)
+    assert preset(str(tmp_path / "mine.yaml"))[1].samples == 2000
