@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -108,31 +109,11 @@ def gan(root: Path, name: str = "g") -> Path:
     data = {"dataset": "cifar10", "batch_size": 64}
     config = {"steps": 400, "model": model, "data": data}
     folder = folder_of(root, name, config, status="done", step=400, reason=None)
-    lines(
-        folder / "metrics.jsonl",
-        [
-            {
-                "step": step,
-                "critic_loss": 1.4 - step / 1000,
-                "generator_loss": 0.7 + step / 1000,
-                "real_logit": 0.1,
-                "fake_logit": -0.2,
-                "steps_per_second": 5.5,
-                "generator_lr": 2e-4,
-                "critic_lr": 2e-4,
-            }
-            for step in range(50, 401, 50)
-        ],
-    )
-    floors = {FD: {"mean": 0.11, "kind": "real-vs-real"}}
-    scores = [
-        score_line(
-            scores={FD: {"mean": 5000 / k, "sd": 0.2}, CS: {"mean": 5 + k / 1000, "sd": 0.1}},
-            floors=floors,
-            step=k,
-        )
-        for k in (100, 200, 300, 400)
-    ]
+    constant = {"real_logit": 0.1, "fake_logit": -0.2, "steps_per_second": 5.5}
+    constant |= {"generator_lr": 2e-4, "critic_lr": 2e-4}
+    losses = {k: {"critic_loss": 1.4 - k / 1000} for k in range(50, 401, 50)}
+    lines(folder / "metrics.jsonl", [{"step": k, **losses[k], **constant} for k in losses])
+    scores = scores_over(range(100, 401, 100), 5000, 0)
     lines(folder / "scores.jsonl", [*scores, {**official(31.5), "step": 400}])
     gates = [
         {"step": s, "layer": "body.0", "on": on, "criterion": "sigma", "value": 1.5, "sigma": 1.2}
@@ -147,6 +128,21 @@ def gan(root: Path, name: str = "g") -> Path:
     return folder
 
 
+def scores_over(steps: Iterable[int], first: float, shift: float) -> list[dict[str, Any]]:
+    """Score lines whose Fréchet distance at a step is first / step + shift."""
+    return [
+        score_line(
+            scores={
+                FD: {"mean": first / step + shift, "sd": 0.2},
+                CS: {"mean": 5 + step / 1000, "sd": 0.1},
+            },
+            floors={FD: {"mean": 0.11, "kind": "real-vs-real"}},
+            step=step,
+        )
+        for step in steps
+    ]
+
+
 def grid(root: Path, run: str, name: str) -> Path:
     path = root / "samples" / run / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,21 +152,11 @@ def grid(root: Path, run: str, name: str) -> Path:
 
 def accuracy_line(epoch: int, validation: float | None, test: float) -> dict[str, Any]:
     """Of ten steps an epoch, and 1000 test images."""
-    return {
-        "format": 1,
-        "run": "ignored",
-        "step": 10 * epoch,
-        "epoch": float(epoch),
-        "seconds": 3.5,
-        "learning_rate": 1e-3,
-        "train_loss": math.exp(-epoch),
-        "train_accuracy": 0.99,
-        "validation_loss": None if validation is None else 0.5,
-        "validation_accuracy": validation,
-        "test_loss": 0.4,
-        "test_accuracy": test,
-        "test_right": [round(100 * test)] * 10,
-    }
+    line = {"format": 1, "run": "ignored", "step": 10 * epoch, "epoch": float(epoch)}
+    line |= {"seconds": 3.5, "learning_rate": 1e-3, "validation_accuracy": validation}
+    line |= {"train_loss": math.exp(-epoch), "train_accuracy": 0.99, "test_accuracy": test}
+    line |= {"test_loss": 0.4, "test_right": [round(100 * test)] * 10}
+    return line | {"validation_loss": None if validation is None else 0.5}
 
 
 # The best epoch by validation is the second; the test set would have chosen the third.

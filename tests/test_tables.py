@@ -1,3 +1,5 @@
+"""Tables in a terminal and in Markdown, their numbers, and the errors of commands that print them."""
+
 from __future__ import annotations
 
 import io
@@ -7,7 +9,6 @@ from collections.abc import Callable
 import pytest
 
 from msngan.commands.leaderboard import main
-from msngan.commands.parser import Parser
 from msngan.report.tables.table import Table, plus_minus, print_markdown, print_terminal
 
 Captured = pytest.CaptureFixture[str]
@@ -21,6 +22,7 @@ Captured = pytest.CaptureFixture[str]
         (["--form=csv"], "unknown option '--form' (did you mean '--format'?"),
         (["--by", "wrost"], "invalid choice: 'wrost'"),
         (["--root"], "expected one argument"),
+        (["run", "--html", "x", "--format", "csv"], "not allowed with"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(
@@ -33,12 +35,6 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(
     assert error.startswith("msngan leaderboard: error: ")
     assert error.count("\n") == 1
     assert wanted in error
-
-
-def test_an_argument_too_many_is_named(capsys: Captured) -> None:
-    with pytest.raises(SystemExit):
-        Parser(prog="msngan configs").parse_args(["more"])
-    assert "unexpected argument 'more'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
