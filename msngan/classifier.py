@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from msngan import norms
 from msngan.networks import CLASSIFIERS, ActivationName, ClassifierName
-from msngan.networks.schedule import Decay, set_learning_rates
+from msngan.networks.schedules import Decay, set_learning_rates
 from msngan.norms import NormName, SigmaBank
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from msngan import norms
 from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
 from msngan.networks import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
-from msngan.networks.averaging import update_average
-from msngan.networks.schedule import Decay, set_learning_rates
-from msngan.norms import NormName, SigmaBank, convert
+from msngan.networks.schedules import Decay, set_learning_rates, update_average
+from msngan.norms import NormName, SigmaBank, configured, convert
 from msngan.norms.parts import widened
-from msngan.norms.select import configured
 from msngan.runs import distributed as processes
 from msngan.runs import rng
 from msngan.runs.bounds import named

@@ -50,6 +50,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written to the user's folders."""
     monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

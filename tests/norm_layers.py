@@ -1,10 +1,12 @@
-"""A layer of each kind, for what every norm promises on it."""
+"""Layers of each kind, norms of each kind, and pairs of them, for what every norm promises."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import nn
+
+from msngan.norms import NORMS
 
 # A layer and the shape of an input whose output has several values per channel.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -18,3 +20,31 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear on tokens": (lambda: nn.Linear(4, 6), (5, 3, 4)),
     "linear on as many tokens as outputs": (lambda: nn.Linear(4, 6), (5, 6, 4)),
 }
+# Norms of one kind have the same code where layers and networks are concerned.
+KINDS = [
+    ["none"],
+    ["spectral", "bidirectional", "scaled", "bidirectional_scaled"],
+    ["spectral_clip", "lipschitz_projection"],
+    ["optional_spectral", "released_spectral"],
+    ["weight"],
+    ["mean_spectral", "spectral_bias", "weight_mean"],
+    ["mean_only"],
+    ["batch", "batch_no_gain"],
+    ["layer", "instance"],
+]
+# A norm that is not named above is a kind of its own.
+KINDS += [[norm] for norm in NORMS if not any(norm in kind for kind in KINDS)]
+ONE_OF_EACH_KIND = [kind[0] for kind in KINDS]
+
+
+def pairs(things: Iterable[str], norms: Iterable[str] = NORMS) -> list[tuple[str, str]]:
+    """Each thing with one norm of each kind, in turns, and each norm with one thing at least.
+
+    Without an instance norm on (N, C), where it has nothing to average over.
+    """
+    things, found = list(things), []
+    for kind in KINDS:
+        names = [norm for norm in kind if norm in set(norms)]
+        count = max(len(things), len(names)) if names else 0
+        found += [(things[i % len(things)], names[i % len(names)]) for i in range(count)]
+    return [pair for pair in found if pair != ("linear", "instance")]

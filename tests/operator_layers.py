@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from msngan.norms import NORMS, normalise
+from msngan.norms import configured, normalise
 
 # A layer and the shape of one input.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -57,5 +57,5 @@ def bounded(
     make, shape = LAYERS[kind]
     plain = make().double()
     plain.weight.data *= factor
-    layer = normalise(copy.deepcopy(plain), NORMS[name].configured(**options))
+    layer = normalise(copy.deepcopy(plain), configured(name, options))
     return plain, layer, torch.randn(2, *shape, dtype=torch.float64)

@@ -10,13 +10,13 @@ from typing import Any, get_args
 import pytest
 import torch
 from conftest import COUPLED
+from norm_layers import ONE_OF_EACH_KIND, pairs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msngan.networks import CLASSIFIERS, ClassifierName
-from msngan.networks.densenet import DenseNetBC, norm_places, places_before
-from msngan.norms import NORMS, Centring, SigmaBank, fold, stored
-from msngan.norms.select import layers_of
+from msngan.networks.norms_and_activations import places_before, put_output_parts_before
+from msngan.norms import NORMS, Centring, SigmaBank, fold, layers_of, stored
 
 # The smallest forms, with images that every norm takes.
 SMALL: dict[str, dict[str, Any]] = {
@@ -30,13 +30,8 @@ ACTIVATIONS = {"cnn3": 3, "vgg7": 6, "densenet_bc": 3 * 2 * 2 + 2 + 1, "resnet18
 PLACEMENTS = ("before_activation", "after_layer")
 
 every_network = pytest.mark.parametrize("name", list(CLASSIFIERS))
-every_norm = pytest.mark.parametrize("norm", list(NORMS))
+every_pair = pytest.mark.parametrize(("name", "norm"), pairs(CLASSIFIERS))
 every_placement = pytest.mark.parametrize("placement", PLACEMENTS)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def small(name: str, norm: str, **options: Any) -> nn.Module:
@@ -109,7 +104,8 @@ def test_the_plain_counts_worked_out_by_hand_are_the_paper_s() -> None:
 def test_the_counts_at_the_paper_s_sizes(
     name: str, norm: str, options: dict[str, Any], expected: int
 ) -> None:
-    assert count(CLASSIFIERS[name](norm, **options)) == expected
+    with torch.device("meta"):
+        assert count(CLASSIFIERS[name](norm, **options)) == expected
 
 
 def test_the_type_of_names_lists_the_table() -> None:
@@ -117,8 +113,7 @@ def test_the_type_of_names_lists_the_table() -> None:
     assert set(SMALL) == set(CLASSIFIERS)
 
 
-@every_network
-@every_norm
+@every_pair
 def test_every_norm_gives_logits_and_gradients_for_all_that_is_learned(
     name: str, norm: str
 ) -> None:
@@ -136,8 +131,7 @@ def test_every_norm_gives_logits_and_gradients_for_all_that_is_learned(
         assert network.eval()(images).isfinite().all()
 
 
-@every_network
-@every_norm
+@every_pair
 def test_in_eval_an_image_s_logits_do_not_depend_on_the_others(name: str, norm: str) -> None:
     network, images = small(name, norm).double(), pictures(name).double()
     network(images)
@@ -149,8 +143,7 @@ def test_in_eval_an_image_s_logits_do_not_depend_on_the_others(name: str, norm: 
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 
-@every_network
-@every_norm
+@every_pair
 def test_in_training_only_batch_coupled_norms_couple_images(name: str, norm: str) -> None:
     network, images = small(name, norm).double(), pictures(name).double()
     network(images)
@@ -184,23 +177,6 @@ def test_no_module_is_called_twice_and_each_activation_is_one(
 
 
 @every_network
-@every_placement
-def test_hooks_change_nothing_that_is_computed(name: str, placement: str) -> None:
-    network, images = small(name, "mean_spectral", placement=placement).double(), pictures(name)
-    SigmaBank(network)
-    found = []
-    for hooked in (False, True):
-        for module in network.modules() if hooked else ():
-            module.register_forward_hook(lambda *_: None)
-        network.zero_grad()
-        logits = network(images.double())
-        logits.square().sum().backward()
-        found.append([logits, *(parameter.grad for parameter in network.parameters())])
-    for plain, seen in zip(*found, strict=True):
-        assert torch.allclose(plain, seen, rtol=1e-9, atol=1e-12)
-
-
-@every_network
 def test_one_seed_gives_the_same_first_weights_under_every_norm(name: str) -> None:
     def first(norm: str, placement: str) -> dict[str, Tensor]:
         torch.manual_seed(3)
@@ -209,15 +185,14 @@ def test_one_seed_gives_the_same_first_weights_under_every_norm(name: str) -> No
 
     plain = first("none", "before_activation")
     assert all(weight.std() > 0 for weight in plain.values())
-    for norm in NORMS:
+    for norm in ONE_OF_EACH_KIND:
         for placement in PLACEMENTS:
             weights = first(norm, placement)
             assert list(weights) == list(plain)
             assert all(torch.equal(weights[label], plain[label]) for label in plain)
 
 
-@every_network
-@every_norm
+@every_pair
 @every_placement
 def test_the_head_gets_the_weight_part_alone_and_all_convolutions_have_theirs(
     name: str, norm: str, placement: str
@@ -234,8 +209,7 @@ def test_the_head_gets_the_weight_part_alone_and_all_convolutions_have_theirs(
     assert set(inside) == {entry.output is not None and not elsewhere}
 
 
-@every_network
-@every_norm
+@every_pair
 def test_folded_it_computes_the_same_and_a_copy_can_be_loaded(name: str, norm: str) -> None:
     network, images = small(name, norm).double(), pictures(name).double()
     network(images)
@@ -404,9 +378,8 @@ def test_before_activation_each_place_is_normed_with_the_layer_after_it() -> Non
 
 def test_a_place_that_is_taken_is_free_for_no_other_norm() -> None:
     network = small("densenet_bc", "none")
-    assert isinstance(network, DenseNetBC)
     assert places_before(network)["blocks.0.0.conv2"] == "blocks.0.0.norm2"
-    norm_places(network, NORMS["batch"], ["blocks.0.0.conv2"])
+    put_output_parts_before(network, NORMS["batch"], ["blocks.0.0.conv2"])
     left = places_before(network)
     assert (left["stem"], left["blocks.0.0.conv2"]) == ("", "")
     assert left["blocks.0.0.conv1"] == "blocks.0.0.norm1"
@@ -497,9 +470,9 @@ def test_what_a_network_cannot_have_is_refused_by_value(
 
 
 def test_a_norm_of_outputs_without_a_place_to_go_is_refused() -> None:
-    with pytest.raises(ValueError, match="'batch' has no part for the weights.*comes before stem"):
+    with pytest.raises(ValueError, match="'batch' has no part for weights.*cannot be on stem"):
         small("densenet_bc", "batch", norm_layers=["stem"])
-    with pytest.raises(ValueError, match="'layer' has no part for the weights"):
+    with pytest.raises(ValueError, match="'layer' has no part for weights"):
         small("densenet_bc", "spectral", norm_layers=["!stem"], other_norm="layer")
     small("densenet_bc", "batch", norm_layers=["stem"], placement="after_layer")
     small("densenet_bc", "mean_spectral", norm_layers=["stem"])
@@ -508,9 +481,9 @@ def test_a_norm_of_outputs_without_a_place_to_go_is_refused() -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_norm_of_outputs_for_the_head_alone_is_refused(name: str) -> None:
     after = {"placement": "after_layer"}
-    with pytest.raises(ValueError, match="'batch' has no part for the weights.*head.*nothing"):
+    with pytest.raises(ValueError, match="'batch' has no part for weights.*head.*nothing"):
         small(name, "batch", norm_layers=["head"], **after)
-    with pytest.raises(ValueError, match="'layer' has no part for the weights.*head.*nothing"):
+    with pytest.raises(ValueError, match="'layer' has no part for weights.*head.*nothing"):
         small(name, "spectral", norm_layers=["!head"], other_norm="layer", **after)
     small(name, "spectral", norm_layers=["head"], **after)
     small(name, "batch", norm_layers=["!head"], other_norm="spectral", **after)

@@ -6,13 +6,14 @@ import copy
 import io
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 import torchvision
+from norm_layers import ONE_OF_EACH_KIND
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -21,7 +22,6 @@ from torch.nn.utils import weight_norm as hooked_weight
 from torch.utils.checkpoint import checkpoint
 
 from msngan.norms import (
-    NORMS,
     FusedSequential,
     NormLayer,
     SigmaBank,
@@ -32,14 +32,7 @@ from msngan.norms import (
     stored,
 )
 
-every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
-SIGMA = ["spectral", "mean_spectral", "spectral_bias", "bidirectional", "scaled", "spectral_clip"]
-SIGMA += ["bidirectional_scaled", "lipschitz_projection", "optional_spectral"]
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+every_norm = pytest.mark.parametrize("norm", ONE_OF_EACH_KIND)
 
 
 def network() -> nn.Sequential:
@@ -152,7 +145,7 @@ def test_without_a_report_one_warning_each_says_what_was_left_out_and_what_follo
     assert len(said) == 2
     assert "table" in said[0]
     assert "scale" not in said[0]
-    assert "norm normalise again" in said[1]
+    assert "norm normalise the output of 'mean_spectral' again" in said[1]
     assert all(each.filename == __file__ for each in caught)
 
 
@@ -176,7 +169,7 @@ def test_the_first_pass_warns_of_an_output_part_that_it_did_not_come_by(
     if copied:
         network = pickle.loads(pickle.dumps(copy.deepcopy(network)))
     x = torch.randn(5, 4)
-    with pytest.warns(UserWarning, match="^read: the network reads the weight and never calls"):
+    with pytest.warns(UserWarning, match="^read: the network reads the weight but never calls"):
         network(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -184,7 +177,7 @@ def test_the_first_pass_warns_of_an_output_part_that_it_did_not_come_by(
     assert not network._forward_hooks
 
 
-@pytest.mark.parametrize("norm", sorted(NORMS))
+@every_norm
 def test_the_first_pass_says_nothing_where_each_layer_is_called(norm: str) -> None:
     fused = FusedSequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.1, inplace=True))
     encoder = nn.TransformerEncoderLayer(8, 2, 8)
@@ -222,7 +215,7 @@ def test_a_resnet_s_batch_norms_are_replaced_where_they_follow_and_it_trains_and
     SigmaBank(net, optimizer)
     x, y = images(6, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2])
     losses = []
-    for _ in range(4):
+    for _ in range(2):
         losses.append(nn.functional.cross_entropy(net(x), y))
         optimizer.zero_grad()
         losses[-1].backward()
@@ -239,13 +232,6 @@ def test_a_batch_norm_of_another_width_or_after_an_activation_is_kept() -> None:
     told = convert(net, "mean_spectral", replace_batch_norm=True, report=True)[1]
     assert [type(net[i]) for i in (2, 6)] == [nn.BatchNorm2d] * 2
     assert (told.followed, told.removed) == (["4"], [])
-
-
-def test_a_cancelled_bias_is_removed_and_in_no_optimizer() -> None:
-    net = convert(network(), "mean_spectral", head="4")
-    names = [name for name, _ in net.named_parameters() if name.endswith("bias")]
-    assert names == ["0.output_norm.bias", "2.output_norm.bias", "4.bias"]
-    assert net[0].bias is None
 
 
 @pytest.mark.parametrize("norm", ["mean_spectral", "mean_only", "batch", "instance"])
@@ -292,12 +278,11 @@ def test_a_lazy_layer_has_its_norm_from_its_first_input_on(kind: str, norm: str)
     optimizer.step()
 
 
-@every_norm
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
-def test_weights_that_are_no_real_floats_are_refused_by_name(norm: str, dtype: torch.dtype) -> None:
+def test_weights_that_are_no_real_floats_are_refused_by_name(dtype: torch.dtype) -> None:
     net = network()
     net[2].weight = nn.Parameter(torch.ones(4, 4, 3, 3).to(dtype), requires_grad=False)
-    unchanged(net, rf"2 has {dtype} weights", lambda: convert(net, norm))
+    unchanged(net, rf"2 has {dtype} weights", lambda: convert(net, "spectral"))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
@@ -314,7 +299,7 @@ def test_script_refuses_in_one_clear_error() -> None:
     ("options", "message"),
     [
         ({"norm": "msn"}, "unknown norm"),
-        ({"norm": "scaled", "scale": -1.0}, "scale -1.0"),
+        ({"norm": "scaled", "scale": -1.0}, "scale must be a number above 0, got -1.0"),
         ({"norm": "spectral", "gain": True}, "no option 'gain'"),
         ({"norm": "spectral", "layers": ["x"]}, "no layer matches 'x'"),
         ({"norm": "spectral", "head": "5", "replace": True}, "no layer '5'"),
@@ -357,7 +342,7 @@ def saved(net: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("copied", [pickled, saved, copy.deepcopy])
-@pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "bidirectional", "spectral_clip"])
+@pytest.mark.parametrize("norm", ["mean_spectral", "spectral_clip"])
 def test_a_copy_of_a_network_with_a_bank_works_on_its_own(
     norm: str, copied: Callable[[nn.Module], nn.Module], inside: bool
 ) -> None:
@@ -418,30 +403,17 @@ def steps(norm: str, bank: str, how: bool | None, passes: int) -> dict[str, Tens
     return found | {f"x{i}": x.grad for i, x in enumerate(made)}
 
 
-@pytest.mark.parametrize(("reentrant", "passes"), [(True, 1), (False, 1), (False, 2)])
+@pytest.mark.parametrize(
+    ("norm", "reentrant", "passes"),
+    [(n, r, 2) for n in ("mean_spectral", "bidirectional", "weight_mean") for r in (True, False)]
+    + [("spectral_clip", True, 1), ("spectral_clip", False, 2)],
+)
 @pytest.mark.parametrize("bank", ["none", "inside", "after"])
-@pytest.mark.parametrize("norm", [*SIGMA, "weight_mean", "mean_only"])
 def test_activation_checkpointing_changes_no_gradient_and_no_buffer(
     norm: str, bank: str, reentrant: bool, passes: int
 ) -> None:
     wanted = steps(norm, bank, None, passes)
     close(steps(norm, bank, reentrant, passes), wanted, rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("bank", ["none", "inside", "after"])
-@pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "scaled"])
-def test_two_reentrant_passes_through_one_weight_are_exact(norm: str, bank: str) -> None:
-    close(steps(norm, bank, True, 2), steps(norm, bank, None, 2), rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_a_checkpointed_pass_moves_a_running_mean_once(reentrant: bool) -> None:
-    layer = convert(nn.Conv2d(3, 4, 3), "mean_spectral", momentum=None)
-    x = images().requires_grad_()
-    checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
-    norm = layer.output_norm
-    assert norm.num_batches_tracked == 1
-    close(norm.running_mean, nn.functional.conv2d(x, layer.weight).mean((0, 2, 3)).detach())
 
 
 # The meta device.
@@ -464,7 +436,7 @@ def test_a_network_converted_on_the_meta_device_reads_a_state(norm: str) -> None
         good.load_state_dict(state)
 
 
-@pytest.mark.parametrize("norm", sorted(set(NORMS) - {"layer", "instance"}))
+@every_norm
 def test_on_the_meta_device_a_pass_gives_the_shape(norm: str) -> None:
     net = convert(network(), norm, head="4").to("meta")
     assert net(torch.empty(5, 3, 8, 8, device="meta")).shape == (5, 2)
@@ -528,22 +500,6 @@ def test_forward_mode_gives_the_product_with_the_jacobian(norm: str) -> None:
             close(made, torch.autograd.functional.jvp(net, x, tangent)[1])
 
 
-@pytest.mark.parametrize("norm", ["spectral", "bidirectional", "spectral_clip", "weight"])
-def test_forward_mode_in_a_weight_is_the_derivative_with_constant_vectors(norm: str) -> None:
-    net, x = double(norm)
-    weight = stored(net[2]).detach()
-    direction = torch.randn_like(weight)
-
-    def of(weight: Tensor) -> Tensor:
-        return torch.func.functional_call(net, {"2.weight": weight}, (x,))
-
-    y = net(x)
-    chosen = torch.randn_like(y)
-    (gradient,) = torch.autograd.grad((y * chosen).sum(), stored(net[2]))
-    made = torch.func.jvp(of, (weight,), (direction,))[1]
-    close((made * chosen).sum(), (gradient * direction).sum())
-
-
 # Pruning and parametrizations.
 
 
@@ -604,7 +560,7 @@ PARAMETRIZED = {
 
 @pytest.mark.parametrize("banked", [False, True])
 @pytest.mark.parametrize("kind", PARAMETRIZED)
-@pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "scaled"])
+@pytest.mark.parametrize("norm", ["mean_spectral", "scaled"])
 def test_a_parametrization_over_a_normed_weight_leaves_the_norm_on_top(
     norm: str, kind: str, banked: bool
 ) -> None:
@@ -626,19 +582,6 @@ def test_a_parametrization_over_a_normed_weight_leaves_the_norm_on_top(
     close(net(x), y, rtol=1e-4)
     assert "2.weight" in dict(net.named_parameters())
     train_some(net.train(), banked, x, 2)
-
-
-@pytest.mark.parametrize("kind", PARAMETRIZED)
-@pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])
-def test_a_parametrized_layer_under_a_norm_folds_to_torch_s_plain_one(norm: str, kind: str) -> None:
-    net, x = convert(network(), norm, head="4"), images()
-    PARAMETRIZED[kind](net[2])
-    train_some(net, False, x)
-    y = net.eval()(x)
-    folded = fold(net)
-    assert type(folded[2]) is nn.Conv2d
-    assert set(folded[2].state_dict()) == {"weight", "bias"}
-    close(folded(x), y, rtol=1e-4)
 
 
 @every_norm
@@ -664,32 +607,6 @@ def test_a_replica_as_data_parallel_makes_it_computes_the_same(norm: str) -> Non
     close(made, [p.grad for p in net.parameters()])
 
 
-def shells(net: nn.Module) -> Iterator[nn.Module]:
-    for each in net:
-        shell = each.__class__.__new__(each.__class__)
-        shell.__dict__ = each.__dict__.copy()
-        yield shell
-
-
-@every_norm
-def test_a_copy_of_the_dict_computes_the_same(norm: str) -> None:
-    net, x = convert(network(), norm, head="4"), images()
-    net(x)
-    assert torch.equal(nn.Sequential(*shells(net)).eval()(x), net.eval()(x))
-
-
-@pytest.mark.parametrize("norm", ["layer", "instance"])
-def test_on_the_meta_device_a_pass_gives_the_shape_too(norm: str) -> None:
-    net = convert(network(), norm, head="4").to("meta")
-    assert net(torch.empty(5, 3, 8, 8, device="meta")).shape == (5, 2)
-
-
-@pytest.mark.parametrize("bank", ["inside", "after"])
-@pytest.mark.parametrize("norm", ["bidirectional", "optional_spectral", "weight_mean"])
-def test_two_reentrant_passes_under_a_bank_are_exact(norm: str, bank: str) -> None:
-    close(steps(norm, bank, True, 2), steps(norm, bank, None, 2), rtol=1e-8, atol=1e-10)
-
-
 @pytest.mark.parametrize("kind", PARAMETRIZED)
 def test_a_fold_leaves_a_parametrized_network_as_it_was(kind: str) -> None:
     net, x = convert(network(), "spectral", head="4"), images()
@@ -697,13 +614,6 @@ def test_a_fold_leaves_a_parametrized_network_as_it_was(kind: str) -> None:
     y = net.eval()(x)
     close(fold(net)(x), y, rtol=1e-4)
     close(net(x), y, rtol=1e-4)
-
-
-def test_a_network_that_was_parametrized_before_convert_folds() -> None:
-    net, x = network(), images()
-    PARAMETRIZED["orthogonal"](net[2])
-    net = convert(net, "spectral", report=True)[0].eval()
-    close(fold(net)(x), net(x), rtol=1e-4)
 
 
 def test_the_first_pass_of_a_lazy_layer_is_under_its_operator_s_bound() -> None:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msngan.networks import CLASSIFIERS, Critic
-from msngan.norms import NORMS, SigmaBank, convert, stored
-from msngan.norms.select import layers_of
+from msngan.norms import NORMS, SigmaBank, convert, layers_of, stored
 from msngan.training.dynamics.dynamics_file import PER_LAYER, appended
 from msngan.training.dynamics.measure import Subject, measure
 from msngan.training.dynamics.step_measures import Seen, figures, look

@@ -101,7 +101,7 @@ def test_a_checkpoint_from_before_these_options_has_their_defaults(
         ({"norm_layers": ["haed"]}, "'haed' .did you mean 'head'.*; the layers are body.0"),
         ({"norm_layers": []}, "layers \\[\\]: give a list"),
         ({"other_norm": "batch"}, "other_norm 'batch' has no layer: norm_layers leaves none"),
-        ({"norm": "instance", "size": 8}, "norm 'instance' has one value per channel"),
+        ({"norm": "instance", "size": 8}, "an instance norm has one value per channel"),
     ],
     ids=str,
 )

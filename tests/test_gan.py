@@ -13,7 +13,7 @@ from torch import nn
 
 from msngan.gan import GAN
 from msngan.networks import Critic
-from msngan.networks.averaging import update_average
+from msngan.networks.schedules import update_average
 from msngan.norms import NORMS, SigmaBank, is_batch_coupled
 from msngan.runs.folder import UserError
 

@@ -8,15 +8,17 @@ from typing import get_args
 import pytest
 import torch
 from conftest import smallest
+from norm_layers import ONE_OF_EACH_KIND, pairs
 from torch import Tensor, nn
 
 from msngan.losses import LOSSES
 from msngan.networks import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
-from msngan.norms import NORMS, SigmaBank, stored
+from msngan.norms import NORMS, SigmaBank
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
+every_kind = pytest.mark.parametrize("norm", ONE_OF_EACH_KIND)
 every_critic = pytest.mark.parametrize("name", sorted(CRITICS))
-sizes = pytest.mark.parametrize("size", [8, 16, 32, 64])
+sizes = pytest.mark.parametrize("size", [8, 32])
 # By hand: seven biased convolutions and the head, 2,935,873; a norm with gain and offset adds
 # 2 * 1,408 and one with an offset 1,408; a bias that is not created takes 1,408 away.
 COUNTS = {
@@ -30,11 +32,6 @@ COUNTS = {
     ("cnn_wide", "none", False): 5_860_865,
     ("cnn_wide", "spectral", False): 5_860_865,
 }
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def count(module: nn.Module) -> int:
@@ -55,7 +52,8 @@ def test_the_critic_has_the_published_number_of_parameters(
     key: tuple[str, str, bool], expected: int
 ) -> None:
     name, norm, conv_bias = key
-    assert count(CRITICS[name](norm=norm, width=64, conv_bias=conv_bias)) == expected
+    with torch.device("meta"):
+        assert count(CRITICS[name](norm=norm, width=64, conv_bias=conv_bias)) == expected
 
 
 def test_the_generator_has_the_released_number_of_parameters_without_its_dead_biases() -> None:
@@ -64,9 +62,8 @@ def test_the_generator_has_the_released_number_of_parameters_without_its_dead_bi
 
 
 @sizes
-@every_norm
-@every_critic
-@pytest.mark.parametrize("channels", [1, 3])
+@every_kind
+@pytest.mark.parametrize(("name", "channels"), [("cnn", 1), ("cnn_wide", 3)])
 def test_the_critic_gives_one_score_an_image(
     name: str, norm: str, size: int, channels: int
 ) -> None:
@@ -96,13 +93,6 @@ def test_the_generator_gives_images_in_range(
     assert 0.9 < images.max() <= 1
 
 
-@every_norm
-@pytest.mark.parametrize("width", [1, 7])
-def test_the_critic_takes_any_width(norm: str, width: int) -> None:
-    size = smallest(norm)
-    assert Critic(norm=norm, width=width, size=size)(pictures(size)).shape == (4,)
-
-
 @pytest.mark.parametrize("network", [*GENERATORS.values(), *CRITICS.values()])
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -125,7 +115,7 @@ def test_a_network_that_cannot_be_built_is_refused_by_value(
 
 
 def test_an_instance_norm_with_nothing_to_average_over_is_refused() -> None:
-    with pytest.raises(ValueError, match="'instance' has one value per channel.*use 16x16"):
+    with pytest.raises(ValueError, match="an instance norm has one value per channel.*use 16x16"):
         Critic(norm="instance", size=8)
     Critic(norm="instance", width=1, size=8, norm_layers=[0, 1, 2])
 
@@ -154,16 +144,6 @@ def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(
     assert critic.head.bias is not None
 
 
-@every_norm
-def test_the_mean_score_of_a_training_batch_is_free(norm: str) -> None:
-    size = smallest(norm)
-    critic = Critic(norm=norm, width=4, size=size).double()
-    image = pictures(size).double()
-    difference = critic(image).mean() - critic(-image).mean()
-    (slope,) = torch.autograd.grad(difference, stored(critic.head))
-    assert slope.abs().max() > 1e-12  # centring the head would leave 1e-17 of rounding
-
-
 @pytest.mark.parametrize("network", [Generator(width=16), Critic("none", 16), Critic("batch", 16)])
 def test_first_weights_are_normal_with_deviation_0_02_and_biases_are_zero(
     network: nn.Module,
@@ -180,18 +160,7 @@ def test_first_weights_are_normal_with_deviation_0_02_and_biases_are_zero(
             assert layer.bias is None or (layer.bias == 0).all()
 
 
-@pytest.mark.parametrize("norm", ["mean_spectral", "spectral"])
-def test_the_first_sigma_is_that_of_the_first_weights(norm: str) -> None:
-    for layer in Critic(norm=norm, width=4, size=8).modules():
-        if getattr(layer, "weight_norm", None) is not None:
-            weight = stored(layer).detach()
-            assert weight.std() < 0.03
-            exact = torch.linalg.matrix_norm(weight.flatten(1), 2).item()
-            assert layer.weight_norm.sigma(weight).item() == pytest.approx(exact, rel=1e-3)
-
-
-@every_norm
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize(("loss", "norm"), pairs(sorted(LOSSES)))
 def test_gradient_steps_lower_the_critic_s_loss_by_as_much_as_the_gradient_says(
     norm: str, loss: str
 ) -> None:
@@ -217,8 +186,7 @@ def test_gradient_steps_lower_the_critic_s_loss_by_as_much_as_the_gradient_says(
     assert min(falls) > 0
 
 
-@every_norm
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize(("loss", "norm"), pairs(sorted(LOSSES)))
 def test_the_generator_s_loss_reaches_all_its_weights(norm: str, loss: str) -> None:
     size = smallest(norm)
     critic = Critic(norm=norm, width=2, size=size).requires_grad_(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -45,17 +44,13 @@ CASES: dict[str, Case] = {
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def pair(case: str) -> tuple[NormLayer, nn.Module, Tensor]:
     """An MSN layer with random m and running mean, torch's with W / sigma, and an input."""
     kind, plain_kind, options, shape = CASES[case]
     layer = kind(4, 6, **options).double()
     layer.output_norm.bias.data.normal_()
     layer.output_norm.running_mean.normal_()
+    layer.weight_norm.settle(stored(layer))  # in float64
     layer.weight_norm.managed = True  # so that sigma stands still
     plain = plain_kind(4, 6, bias=False, **options).double()
     # sigma itself is compared with SVD in test_spectral.
@@ -84,18 +79,6 @@ def test_evaluation_is_the_plain_layer_minus_the_running_mean_plus_m(case: str) 
     y = plain(x)
     shift = layer.output_norm.bias - layer.output_norm.running_mean
     torch.testing.assert_close(layer.eval()(x), y + per_channel(y, shift, layer))
-
-
-@every_case
-def test_gradients_through_the_whole_layer_are_those_of_finite_differences(case: str) -> None:
-    layer, _, x = pair(case)
-    parameters = dict(layer.named_parameters())
-
-    def function(x: Tensor, *values: Tensor) -> Tensor:
-        return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x,))
-
-    x = x[:2].requires_grad_()
-    assert torch.autograd.gradcheck(function, (x, *parameters.values()), fast_mode=True)
 
 
 @every_case
@@ -156,11 +139,6 @@ def test_all_arguments_may_be_positional_in_the_order_of_torch(
     assert layer.output_norm.bias is None
 
 
-def test_a_missing_argument_is_named() -> None:
-    with pytest.raises(TypeError, match="out_channels"):
-        MSNConv2d(4, kernel_size=3)
-
-
 def test_bias_says_whether_m_is_learned_and_the_layer_itself_never_has_one() -> None:
     with_offset, without = MSNConv2d(4, 6, 3), MSNConv2d(4, 6, 3, bias=False)
     assert with_offset.bias is without.bias is None
@@ -170,35 +148,7 @@ def test_bias_says_whether_m_is_learned_and_the_layer_itself_never_has_one() -> 
     assert sum(p.numel() for p in without.parameters()) == 4 * 6 * 9
 
 
-def test_a_gain_is_learned_only_where_it_is_asked_for() -> None:
-    assert MSNLinear(4, 6).output_norm.weight is None
-    gained = MSNLinear(4, 6, gain=True)
-    assert gained.output_norm.weight.tolist() == [1] * 6
-    x = torch.randn(5, 4)
-    centred = gained.eval()(x)
-    gained.output_norm.weight.data.fill_(3)
-    torch.testing.assert_close(gained(x), 3 * centred)
-
-
-def test_scaling_the_weight_changes_nothing_and_its_gradient_is_orthogonal_to_it() -> None:
-    layer = MSNConv2d(4, 6, 3).double()
-    scaled = copy.deepcopy(layer)
-    stored(scaled).data *= 0.01
-    x = torch.randn(IMAGES, dtype=torch.float64)
-    y = layer(x)
-    torch.testing.assert_close(scaled(x), y)
-    y.square().sum().backward()
-    assert abs((stored(layer).grad * stored(layer)).sum().item()) < 1e-10
-
-
 def test_dtype_is_taken_as_torch_takes_it() -> None:
     layer = MSNConv2d(4, 6, 3, dtype=torch.float64)
     assert {p.dtype for p in layer.parameters()} == {torch.float64}
     assert layer.weight_norm.u.dtype == layer.output_norm.running_mean.dtype == torch.float64
-
-
-def test_one_value_per_channel_is_refused_in_training() -> None:
-    layer = MSNConv2d(4, 6, 3)
-    with pytest.raises(ValueError, match="more than one value per channel"):
-        layer(torch.randn(1, 4, 3, 3))
-    assert layer.eval()(torch.randn(1, 4, 3, 3)).shape == (1, 6, 1, 1)

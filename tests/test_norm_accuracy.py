@@ -20,12 +20,10 @@ from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.norms import SigmaBank, bank, estimate, stored
 from msngan.norms.layers import parts_of
-from msngan.norms.operator import LipschitzProjection, OperatorNorm
+from msngan.norms.operator import OperatorNorm
 from msngan.norms.spectral import BidirectionalSpectralNorm
 
-ALLOWED, STEPS, SIZE = 1.02, 60, 16
-MATRIX = ["spectral", "mean_spectral", "bidirectional", "scaled", "bidirectional_scaled"]
-OPERATOR = ["spectral_clip", "lipschitz_projection"]
+ALLOWED, STEPS, SIZE = 1.02, 40, 16
 BLOCKS: WeakKeyDictionary[OperatorNorm, Tensor] = WeakKeyDictionary()
 
 Change = Callable[[nn.Module], object]
@@ -36,8 +34,7 @@ def relative(layer: nn.Module, name: str, part: Any) -> float:
     """sigma of the weight that the layer computes with, over what its norm promises."""
     made = part.quotient(stored(layer, name)).double()
     if isinstance(part, OperatorNorm):
-        bound = part.bound if isinstance(part, LipschitzProjection) else part.beta
-        return operator_sigma(part, made) / bound
+        return operator_sigma(part, made) / part.bound
     ways = [made, made.transpose(0, 1)]
     both = isinstance(part, BidirectionalSpectralNorm) and made.dim() > 2
     sigmas = [float(matrix_norm(way.flatten(1), 2)) for way in ways[: 1 + both]]
@@ -88,13 +85,14 @@ def trained(
     return found
 
 
-@pytest.mark.parametrize("norm", MATRIX + OPERATOR)
+@pytest.mark.parametrize(
+    "norm", ["mean_spectral", "bidirectional_scaled", "spectral_clip", "lipschitz_projection"]
+)
 def test_no_layer_exceeds_its_bound_in_training(norm: str) -> None:
     assert trained(norm) <= ALLOWED
 
 
-def test_in_joint_passes_and_without_a_bank_neither() -> None:
-    assert trained("mean_spectral", joint=True) <= ALLOWED
+def test_without_a_bank_neither() -> None:
     assert trained("mean_spectral", banked=False) <= ALLOWED
 
 

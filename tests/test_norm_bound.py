@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
 import torch
+from norm_layers import pairs
 from operator_layers import BOUNDED, LAYERS, bounded, exact_norm
 from torch import Tensor, nn
 
-from msngan.norms import (
-    NORMS,
-    LipschitzProjection,
-    SigmaBank,
-    SpectralClip,
-    convert,
-    fold,
-    normalise,
-    stored,
-)
+from msngan.norms import SigmaBank, configured, convert, fold, normalise, stored
 
 OPTION = {"spectral_clip": "beta", "lipschitz_projection": "bound"}
 
 every_kind = pytest.mark.parametrize("kind", LAYERS)
 every_bound = pytest.mark.parametrize("name", BOUNDED)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def critic(name: str) -> nn.Sequential:
@@ -40,18 +28,7 @@ def critic(name: str) -> nn.Sequential:
     return convert(body, name)
 
 
-def test_first_and_second_derivatives_are_those_of_finite_differences_with_v_constant() -> None:
-    plain = nn.Conv2d(2, 3, 4, 2, 1).double()
-    clip = SpectralClip(plain, beta=0.3)
-    clip.prepare(plain.weight, torch.zeros(1, 2, 6, 5, dtype=torch.float64))
-    weight = plain.weight.detach().clone().requires_grad_()
-    assert clip.sigma(weight) > 0.3
-    assert torch.autograd.gradcheck(clip.normalised, weight)
-    assert torch.autograd.gradgradcheck(clip.normalised, weight)
-
-
-@every_bound
-@every_kind
+@pytest.mark.parametrize(("kind", "name"), pairs(LAYERS, BOUNDED))
 def test_the_true_norm_of_the_weight_computed_with_is_at_most_the_bound(
     kind: str, name: str
 ) -> None:
@@ -59,7 +36,7 @@ def test_the_true_norm_of_the_weight_computed_with_is_at_most_the_bound(
     plain, layer, x = bounded(kind, name, **{OPTION[name]: bound})
     layer(x)
     bank = SigmaBank(layer)
-    for _ in range(100):
+    for _ in range(40):
         bank.update()
     layer.eval()
     weight = fold(layer).weight.detach()
@@ -92,35 +69,6 @@ def test_the_gradient_of_a_clipped_weight_is_at_right_angles_to_it(kind: str) ->
     layer(x).square().sum().backward()
     gradient, weight = stored(layer).grad, stored(layer)
     assert (gradient * weight).sum().abs() < 1e-10 * gradient.norm() * weight.norm()
-
-
-@every_bound
-def test_in_training_the_true_norms_stay_near_the_bound(name: str) -> None:
-    network = critic(name)
-    plain = {0: nn.Conv2d(2, 4, 3, padding=1), 2: nn.Conv2d(4, 4, 4, 2, 1), 4: nn.Linear(36, 1)}
-    shapes = {0: (2, 6, 6), 2: (4, 6, 6), 4: (36,)}
-    start = {index: stored(network[index]).data.mul_(1.5).clone() for index in plain}
-    optimizer = torch.optim.Adam(network.parameters(), 2e-4, betas=(0.0, 0.9))
-    bank = SigmaBank(network, optimizer)
-    largest, gaps = 0.0, []
-    for step in range(200):
-        optimizer.zero_grad()
-        real, fake = torch.randn(2, 16, 2, 6, 6)
-        with bank.shared():
-            gap = network(real + 0.2).mean() - network(fake - 0.2).mean()
-            (-gap).backward()
-        optimizer.step()
-        gaps.append(gap.item())
-        for index, each in plain.items() if step % 5 == 0 else ():
-            weight = network[index].weight.detach()
-            largest = max(largest, exact_norm(each, weight, shapes[index]).item())
-    assert 0.99 < largest < 1.05
-    moved = [
-        torch.cosine_similarity(stored(network[index]).flatten(), before.flatten(), dim=0).item()
-        for index, before in start.items()
-    ]
-    assert max(moved) < 0.99
-    assert sum(gaps[-20:]) > 2 * sum(gaps[:20])
 
 
 def test_without_a_bank_no_forward_projects_and_iterate_does() -> None:
@@ -220,8 +168,9 @@ def test_evaluation_on_any_size_writes_nothing_and_uses_what_training_found(name
 
 
 @every_bound
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize(
+    ("memory_format", "late"), [(torch.contiguous_format, True), (torch.channels_last, False)]
+)
 def test_a_resumed_run_goes_on_with_the_same_bits(
     name: str, memory_format: torch.memory_format, late: bool
 ) -> None:
@@ -260,21 +209,21 @@ def test_a_zero_weight_stays_zero_and_finite(name: str) -> None:
     assert stored(layer).grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("name", "option"), OPTION.items())
-@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "1"])
-def test_a_bound_that_is_no_number_above_zero_is_refused(
-    name: str, option: str, value: object
-) -> None:
-    with pytest.raises(ValueError, match=rf"^{option} must be a number above 0, got {value!r}; "):
-        NORMS[name].configured(**{option: value})
+NUMBERS = [0, -1.0, float("nan"), float("inf"), True, "1"]
+COUNTS = [0, -1, 1.5, True, "2"]
+REFUSED = [(name, option, value) for name, option in OPTION.items() for value in NUMBERS]
+REFUSED += [(n, "scale", value) for n in ("scaled", "bidirectional_scaled") for value in NUMBERS]
+REFUSED += [(n, "iterations", value) for n in (*OPTION, "released_spectral") for value in COUNTS]
+
+
+@pytest.mark.parametrize(("name", "option", "value"), REFUSED)
+def test_an_option_out_of_range_is_refused_by_value(name: str, option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"norm '{name}': .*{option}.* {re.escape(repr(value))}"):
+        configured(name, {option: value})
 
 
 def test_the_options_reach_the_layer() -> None:
-    clip = normalise(nn.Linear(2, 2), NORMS["spectral_clip"].configured(beta=0.5)).weight_norm
-    assert isinstance(clip, SpectralClip)
-    assert clip.beta == 0.5
-    configured = NORMS["lipschitz_projection"].configured(bound=2)
-    projection = normalise(nn.Linear(2, 2), configured).weight_norm
-    assert isinstance(projection, LipschitzProjection)
-    assert projection.bound == 2.0
-    assert "bound=2.0" in repr(projection)
+    for name, option in OPTION.items():
+        part = normalise(nn.Linear(2, 2), configured(name, {option: 2})).weight_norm
+        assert part.bound == 2.0
+        assert "bound=2.0" in repr(part)

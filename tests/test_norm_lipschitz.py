@@ -14,11 +14,6 @@ from msngan.norms.mean_spectral import mean_spectral
 N = 6
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def jacobian(module: nn.Module, x: Tensor) -> Tensor:
     """d out / d in as a matrix."""
     made = torch.autograd.functional.jacobian(module, x)

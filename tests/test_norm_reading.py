@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from norm_layers import pairs
 from operator_layers import exact_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -176,13 +177,8 @@ PROMISED = {
     "spectral_clip": 0.05,
 }
 KEPT = ("instance", "layer")  # norms whose output part a fold keeps
-every_network = pytest.mark.parametrize("kind", NETWORKS)
+every_pair = pytest.mark.parametrize(("kind", "norm"), pairs(NETWORKS))
 quiet = pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def normed(kind: str, norm: str) -> nn.Module:
@@ -241,8 +237,7 @@ def _largest(weight: Tensor, groups: int, by_inputs: bool) -> float:
 
 
 @quiet
-@every_network
-@pytest.mark.parametrize("norm", sorted(NORMS))
+@every_pair
 def test_every_way_to_run_a_network_computes_the_same(norm: str, kind: str) -> None:
     network, inputs = normed(kind, norm), inputs_of(kind)
     train(network, inputs)
@@ -272,8 +267,7 @@ def test_every_way_to_run_a_network_computes_the_same(norm: str, kind: str) -> N
 
 
 @quiet
-@every_network
-@pytest.mark.parametrize("norm", sorted(NORMS))
+@every_pair
 def test_every_parameter_that_is_used_gets_a_gradient(norm: str, kind: str) -> None:
     network, inputs = normed(kind, norm), inputs_of(kind)
     # The output part of a layer whose weight is read, and which is not called, is not used.
@@ -295,7 +289,7 @@ def test_every_parameter_that_is_used_gets_a_gradient(norm: str, kind: str) -> N
 # Not so yet: what a fold makes of a layer whose output part is not called, or not by all readers.
 OUTPUT_READ = {("window attention", "batch"), ("window attention", "batch_no_gain")}
 OUTPUT_READ |= {("tied", n) for n, norm in NORMS.items() if norm.output and n not in KEPT}
-FOLDED = [(k, n) for k in NETWORKS for n in sorted(NORMS) if (k, n) not in OUTPUT_READ]
+FOLDED = [pair for pair in pairs(NETWORKS) if pair not in OUTPUT_READ]
 
 
 @quiet
@@ -321,8 +315,7 @@ def test_a_fold_is_of_the_plain_network_s_classes_and_computes_the_same(
 
 
 @quiet
-@every_network
-@pytest.mark.parametrize("norm", PROMISED)
+@pytest.mark.parametrize(("kind", "norm"), pairs(NETWORKS, PROMISED))
 def test_every_weight_that_is_read_has_the_promised_sigma(norm: str, kind: str) -> None:
     network, inputs = normed(kind, norm).float(), inputs_of(kind)
     inputs = [x.float() if x.is_floating_point() else x for x in inputs]
@@ -337,8 +330,7 @@ def test_every_weight_that_is_read_has_the_promised_sigma(norm: str, kind: str) 
 
 
 @quiet
-@every_network
-@pytest.mark.parametrize("norm", [*PROMISED, "weight", "weight_mean"])
+@pytest.mark.parametrize(("kind", "norm"), pairs(NETWORKS, [*PROMISED, "weight"]))
 def test_a_factor_of_the_parameters_does_not_change_the_function(norm: str, kind: str) -> None:
     network, inputs = normed(kind, norm), inputs_of(kind)
     train(network, inputs)

@@ -19,7 +19,6 @@ from torch.nn.utils import spectral_norm as hooked
 from msngan.norms import NORMS, convert, fold, stored
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
-BOTH = ["spectral", "mean_spectral"]
 KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv": (lambda: nn.Conv2d(3, 6, 3), (5, 3, 6, 6)),
     "transposed": (lambda: nn.ConvTranspose2d(3, 6, 3), (5, 3, 6, 6)),
@@ -28,11 +27,6 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 every_kind = pytest.mark.parametrize("kind", KINDS)
 FORMS = {"hooks": hooked, "parametrization": parametrizations.spectral_norm}
 every_form = pytest.mark.parametrize("form", FORMS)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def close(a: Any, b: Any, rtol: float = 1e-6, atol: float = 1e-6) -> None:
@@ -75,30 +69,6 @@ def test_a_layer_reads_the_state_of_torch_s_spectral_norm(form: str, kind: str) 
     close(ours.weight_norm.last_sigma, wanted.detach(), rtol=0.02)
 
 
-class Big(nn.Module):
-    def __init__(self, norm: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> None:
-        super().__init__()
-        self.body = nn.Sequential(norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))
-        self.up = norm(nn.ConvTranspose2d(4, 3, 2))
-        self.head = nn.ModuleDict({"a": norm(nn.Linear(147, 2))})
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head["a"](self.up(self.body(x).tanh()).flatten(1))
-
-
-@pytest.mark.parametrize("assign", [False, True])
-@every_form
-def test_a_network_reads_the_state_of_torch_s_spectral_norms(form: str, assign: bool) -> None:
-    theirs, x = Big(FORMS[form]), images()
-    for _ in range(3):
-        theirs(x)
-    ours = convert(Big(), "spectral")
-    ours.load_state_dict(theirs.state_dict(), assign=assign)
-    close(ours.eval()(x), theirs.eval()(x))
-    parameters = {name for name, _ in ours.named_parameters()}
-    assert parameters == {name for name, _ in Big().named_parameters()}
-
-
 @every_form
 def test_mean_spectral_reads_torch_s_sigma_and_leaves_the_bias_out(form: str) -> None:
     theirs, x = FORMS[form](nn.Conv2d(3, 4, 3)), images()
@@ -139,6 +109,8 @@ def test_a_plain_network_s_state_loads_and_its_norms_fit_it(norm: str) -> None:
 # The states of the version before, which had no block, and of operators v alone.
 
 DROPPED = {"block"}
+HAD = ["spectral", "bidirectional_scaled", "spectral_clip", "optional_spectral", "weight"]
+HAD += ["mean_spectral", "batch", "instance"]
 
 
 def older(net: nn.Module, norm: str) -> dict[str, Tensor]:
@@ -210,7 +182,7 @@ def apply(index: int, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 
 @pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("norm", sorted(set(NORMS) - {"released_spectral"}))
+@pytest.mark.parametrize("norm", sorted(set(NORMS) & set(HAD)))
 def test_a_state_of_the_version_before_gives_the_function_that_it_had(
     norm: str, assign: bool
 ) -> None:
@@ -245,7 +217,7 @@ def test_the_first_states_with_a_flat_v_and_no_sigma_load() -> None:
 
 @pytest.mark.parametrize("source", ["ours", "plain", *FORMS])
 @every_kind
-@pytest.mark.parametrize("norm", BOTH)
+@pytest.mark.parametrize("norm", ["mean_spectral"])
 def test_the_state_of_another_shape_is_refused_by_torch_s_error_and_changes_no_function(
     norm: str, kind: str, source: str
 ) -> None:
@@ -290,104 +262,6 @@ def test_u_has_the_size_of_the_outputs_and_v_that_of_what_leads_to_one(
     assert (tuple(part.u.shape), tuple(part.v.shape)) == (u, v)
     close(part.u.norm(dim=1), torch.ones(u[0]))
     close(part.v.flatten(1).norm(dim=1), torch.ones(u[0]))
-
-
-@every_kind
-@pytest.mark.parametrize("norm", BOTH)
-def test_removal_leaves_a_plain_layer_with_the_values_and_keys_of_one(norm: str, kind: str) -> None:
-    make, shape = KINDS[kind]
-    layer, x = convert(make(), norm), torch.randn(shape)
-    layer(x)
-    value = layer.eval().weight.detach()
-    plain = fold(layer)
-    assert type(plain) is type(make())
-    assert list(plain.state_dict()) == list(make().state_dict())
-    assert isinstance(plain.weight, nn.Parameter)
-    close(plain.weight.detach(), value)
-    close(plain(x), layer(x))
-    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_load_state_dict_post_hooks"):
-        assert len(getattr(plain, hooks)) == 0
-    make().load_state_dict(plain.state_dict())
-    assert "weight_norm.u" in layer.state_dict()
-
-
-@every_kind
-@pytest.mark.parametrize("norm", BOTH)
-def test_after_a_training_forward_eval_leaves_the_buffers_alone(norm: str, kind: str) -> None:
-    make, shape = KINDS[kind]
-    layer, x = convert(make(), norm), torch.randn(shape)
-    start = {name: value.clone() for name, value in layer.named_buffers()}
-    with torch.no_grad():
-        stored(layer).add_(torch.randn_like(stored(layer)))
-    layer(x)
-    moved = {name: value.clone() for name, value in layer.named_buffers()}
-    assert not torch.equal(moved["weight_norm.u"], start["weight_norm.u"])
-    layer.eval()
-    for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
-        with mode():
-            layer(x)
-    torch.testing.assert_close(dict(layer.named_buffers()), moved, rtol=0, atol=0)
-    layer.train()(x)
-    assert torch.equal(layer.weight_norm.last_sigma, moved["weight_norm.last_sigma"])
-
-
-@pytest.mark.parametrize("trained", [False, True])
-@every_norm
-def test_a_deep_copy_computes_the_same_and_shares_nothing(norm: str, trained: bool) -> None:
-    net, x = network(norm), images()
-    if trained:
-        net(x).sum().backward()
-    twin = copy.deepcopy(net)
-    mine = {id(value) for value in net.state_dict(keep_vars=True).values()}
-    assert not mine & {id(value) for value in twin.state_dict(keep_vars=True).values()}
-    for training in (True, False):
-        close(twin.train(training)(x), net.train(training)(x), rtol=1e-4, atol=1e-5)
-    before = net(x)
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.normal_()
-    twin.train()(x)
-    assert torch.equal(net(x), before)
-
-
-@every_kind
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("norm", [*BOTH, "bidirectional", "spectral_clip"])
-def test_first_and_second_derivatives_in_the_input_are_right(
-    norm: str, training: bool, kind: str
-) -> None:
-    make, shape = KINDS[kind]
-    layer = convert(make().double(), norm).train(training)
-    x = torch.randn(3, *shape[1:2], *(3 for _ in shape[2:]), dtype=torch.float64).requires_grad_()
-    layer(x)
-
-    def function(x: Tensor) -> Tensor:
-        return layer(x).square()
-
-    assert torch.autograd.gradcheck(function, x, fast_mode=True)
-    assert torch.autograd.gradgradcheck(function, x, fast_mode=True)
-    cubes = [(layer(x) ** 3).sum() for _ in range(2)]
-    again = [torch.autograd.grad(y, x, create_graph=i > 0)[0] for i, y in enumerate(cubes)]
-    close(again[0], again[1].detach())
-
-
-@every_kind
-@pytest.mark.parametrize("norm", ["spectral", "bidirectional", "weight"])
-def test_first_and_second_derivatives_in_the_weight_are_right(norm: str, kind: str) -> None:
-    layer = convert(KINDS[kind][0]().double(), norm).eval()
-    part = layer.weight_norm
-    for quotient in (part.normalised, part.quotient):  # u and v constant
-
-        def function(weight: Tensor, of: Callable[[Tensor], Tensor] = quotient) -> Tensor:
-            if of == part.quotient:  # this has sigma from the buffers, which follow the weight
-                for each in [part, part.by_outputs, part.by_inputs] if norm[0] == "b" else [part]:
-                    if hasattr(each, "last_sigma"):
-                        each.last_sigma.copy_(each.sigma(weight.detach()))
-            return of(weight).square()
-
-        weight = stored(layer).detach().clone().requires_grad_()
-        assert torch.autograd.gradcheck(function, weight, fast_mode=True)
-        assert torch.autograd.gradgradcheck(function, weight, fast_mode=True)
 
 
 @every_norm

@@ -60,9 +60,7 @@ def work(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> list[Found]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(work, (str(folder),), nprocs=len(SHARDS))
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARDS))]

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from msngan.networks import CLASSIFIERS
 from msngan.networks.released import RELEASED
-from msngan.norms import NORMS, Centring, SigmaBank, stored
-from msngan.norms.select import layers_of
+from msngan.norms import NORMS, Centring, SigmaBank, layers_of, stored
 
 # Table III of arXiv:1907.04003, and the counts of the authors' code, whose MSN has a gain.
 PUBLISHED = {

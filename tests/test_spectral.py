@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from msngan.norms import NORMS, SigmaBank, SpectralNorm, normalise, stored
 
@@ -21,11 +20,6 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv_transpose2d, 2 groups": lambda: nn.ConvTranspose2d(4, 6, 3, groups=2),
     "linear": lambda: nn.Linear(4, 6),
 }
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def new(layer: nn.Module) -> tuple[SpectralNorm, Tensor]:
@@ -75,14 +69,6 @@ def test_its_gradient_is_that_of_division_by_the_exact_singular_value(kind: str)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_gradients_of_first_and_second_order_are_those_of_finite_differences(kind: str) -> None:
-    norm, weight = new(LAYERS[kind]())
-    assert torch.autograd.gradcheck(norm, weight)  # u and v follow the weight
-    assert torch.autograd.gradcheck(norm.quotient, weight)  # as equation 9 has it, constant
-    assert torch.autograd.gradgradcheck(norm.quotient, weight)
-
-
 def test_gradient_is_equation_9_for_any_u_and_v_and_orthogonal_to_the_weight() -> None:
     weight = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
     norm = SpectralNorm(torch.randn_like(weight)).eval()
@@ -94,20 +80,6 @@ def test_gradient_is_equation_9_for_any_u_and_v_and_orthogonal_to_the_weight() -
     inner = (upstream * weight.detach() / sigma).sum()
     torch.testing.assert_close(gradient, (upstream - inner * torch.outer(u, v)) / sigma)
     assert abs((gradient * weight.detach()).sum().item()) < 1e-13
-
-
-@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d", "linear"])
-def test_output_and_gradient_agree_with_pytorch_s_once_that_has_converged(kind: str) -> None:
-    ours = LAYERS[kind]().double()
-    theirs = spectral_norm(copy.deepcopy(ours), n_power_iterations=3000)
-    ours = normalise(ours, NORMS["spectral"])
-    x = torch.randn((3, 4) if kind == "linear" else (2, 4, 5, 5), dtype=torch.float64)
-    mine, other = ours(x), theirs(x)
-    torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
-    mine.square().sum().backward()
-    other.square().sum().backward()
-    expected = theirs.parametrizations.weight.original.grad
-    torch.testing.assert_close(stored(ours).grad, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (64, 3, 4, 4), (20, 30)])
@@ -173,19 +145,6 @@ def test_autocast_changes_neither_sigma_nor_the_iteration() -> None:
     assert normalised.dtype == torch.float32
     assert torch.equal(normalised, expected)
     assert torch.equal(cast.u, plain.u)
-
-
-def test_two_training_forwards_may_precede_one_backward() -> None:
-    layer = normalise(nn.Linear(4, 3), NORMS["spectral"])
-    x = torch.randn(5, 4)
-    (layer(x).square().sum() + layer(-x).square().sum()).backward()
-    assert stored(layer).grad.isfinite().all()
-
-
-def test_a_float64_layer_cast_to_bfloat16_goes_on() -> None:
-    layer = normalise(nn.Conv2d(4, 6, 3).double(), NORMS["spectral"]).to(torch.bfloat16)
-    layer(torch.randn(2, 4, 5, 5, dtype=torch.bfloat16))
-    assert layer.weight_norm.u.dtype == torch.float32
 
 
 def test_the_vectors_lie_in_memory_as_the_weight_so_that_nothing_is_copied() -> None:

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     if options.out and options.out.suffix != ENDING:
         raise UserError(f"--out {options.out} must end in {ENDING}, by which commands know it")
     path, run = find_checkpoint(options.target, Path(options.root))
-    from msngan.networks.exported import export
+    from msngan.networks.generator_files import export
     from msngan.runs.checkpoint_files import read_checkpoint
 
     step = read_checkpoint(path)["msngan"]["step"]

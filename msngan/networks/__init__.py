@@ -1,11 +1,10 @@
 """GENERATORS, CRITICS and CLASSIFIERS: networks by name, and sampling from them."""
 
-from msngan.networks.activations import ACTIVATIONS, ActivationName
 from msngan.networks.classifiers import CLASSIFIERS, ClassifierName
 from msngan.networks.dcgan import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
-from msngan.networks.exported import read_generator
+from msngan.networks.generator_files import load_generator, read_generator
+from msngan.networks.norms_and_activations import ACTIVATIONS, ActivationName
 from msngan.networks.sampling import decode, draw_samples, evaluating, frozen, latents, slerp
-from msngan.networks.stored import check_gan, load_generator
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,7 +17,6 @@ __all__ = [
     "CriticName",
     "Generator",
     "GeneratorName",
-    "check_gan",
     "decode",
     "draw_samples",
     "evaluating",

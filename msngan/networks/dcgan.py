@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from msngan.networks.normed import check_norms, put_norms
-from msngan.norms import NormName, SampleNorm
-from msngan.norms.batch import BatchNorm2d
-from msngan.norms.sequence import FusedSequential
+from msngan.networks.norms_and_activations import put_norms, refuse_instance_norm
+from msngan.norms import FusedSequential, NormName, configured
+from msngan.norms.output_norms import BatchNorm2d
 
 
 def _check(width: int, channels: int, size: int) -> None:
@@ -24,11 +23,11 @@ def _check(width: int, channels: int, size: int) -> None:
     if channels not in (1, 3):
         raise ValueError(f"images have 1 or 3 channels, not {channels}")
     if size < 8 or size % 8:
-        raise ValueError(f"image size {size} is not a multiple of 8; choose 32 or 64, say")
+        raise ValueError(f"image size {size} is not a multiple of 8; choose 32 or 64 for example")
 
 
 def _initialise(module: nn.Module) -> None:
-    """N(0, 0.02) weights and zero biases, as DCGAN and every SNGAN recipe have it."""
+    """Weights from N(0, 0.02^2) and zero biases, as in DCGAN and the SNGAN recipes."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
@@ -41,7 +40,7 @@ class Generator(nn.Module):
     A linear layer to (8 * width, size / 8, size / 8), three transposed 4x4 convolutions of stride 2
     to 4, 2 and 1 times width, a 3x3 convolution and tanh, with batch norm and ReLU between. At size
     32 and width 64 this is Miyato's. The linear layer is the same map as the paper's transposed 4x4
-    convolution of a 1x1 image. Layers before a batch norm have no bias: it would be dead.
+    convolution of a 1x1 image. Layers before a batch norm have no bias, which it would cancel.
     """
 
     def __init__(
@@ -78,16 +77,15 @@ class Critic(nn.Module):
     (2,938,689 with conv_bias, as in Table III); `msngan params` lists all. One seed gives the same
     first weights under every norm.
 
-    norm_options: of the norm, by name. norm_layers: the layers that get the norm, as in
+    norm_options: the options of the norm, by name. norm_layers: the layers that get the norm, as in
     `msngan.norms.convert`: indices (0 to 6 the convolutions, 7 the head), patterns of names or
-    kinds; None: all. other_norm: of the layers that norm_layers leaves. The critic of the MSN
-    authors' released code has norm_layers [3, 5, 6], other_norm "spectral", norm_options
-    {"gain": True}.
+    class names; None: all. other_norm: the norm of the other layers. The critic of the MSN authors'
+    released code has norm_layers [3, 5, 6], other_norm "spectral", norm_options {"gain": True}.
 
-    wide: widen on the convolutions of stride 2 as the official SNGAN code does (5,860,865
-    parameters), with which the best published numbers were reached; else on those after them, as in
-    Table III. Real and fake images are scored in separate batches: under a batch-coupled norm a
-    concatenated batch is another function.
+    wide: increase the channels in the convolutions of stride 2, as the official SNGAN code does
+    (5,860,865 parameters), which gave the best published numbers; else in those after them, as in
+    Table III. Score real and fake batches in separate passes: under a batch-coupled norm a
+    concatenated batch gives other logits.
     """
 
     def __init__(
@@ -105,7 +103,8 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         _check(width, channels, size)
-        check_norms(norm, other_norm, norm_options)
+        configured(norm, norm_options or {})
+        configured(other_norm, {})
         factors = (1, 2, 2, 4, 4, 8, 8) if wide else (1, 1, 2, 2, 4, 4, 8)
         layers: list[nn.Module] = []
         inputs = channels
@@ -122,17 +121,15 @@ class Critic(nn.Module):
         put_norms(
             self,
             norm,
-            head="head",
             conv_bias=conv_bias,
             norm_options=norm_options,
             norm_layers=norm_layers,
             other_norm=other_norm,
         )
-        smallest = getattr(self.body[-3], "output_norm", None)  # of size / 8
-        if size == 8 and isinstance(smallest, SampleNorm) and smallest.over == "space":
-            raise ValueError(
-                f"norm {norm!r} has one value per channel to average over in the last convolution"
-                " of a critic of 8x8 images; use 16x16 or larger, or leave it out by norm_layers"
+        if size == 8:
+            refuse_instance_norm(
+                [self.body[-3]],  # of size / 8
+                "the last convolution of a critic of 8x8 images; use 16x16 or larger",
             )
 
     def forward(self, images: Tensor) -> Tensor:

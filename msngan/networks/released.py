@@ -1,8 +1,8 @@
 """The classifiers of the authors' released code, in which more than the norm differs.
 
 Subramanian & Chong 2019, arXiv:1907.04003; github.com/AntixK/mean-spectral-norm, commit 9772d81.
-Table III counts these networks, and the critic of `msngan.networks.dcgan`; `msngan params` shows
-that the counts are met. What differs between the norms beside the norm itself:
+Table III counts these networks, and the critic of `msngan.networks.dcgan`; `msngan params` compares
+the counts. Between the norms, more differs than the norm itself:
 
 cnn3: ReLU without a norm, LeakyReLU of slope 0.1 under any.
 vgg7: ReLU and dropout of 0.3 under `batch`; LeakyReLU of slope 0.1 and no dropout under `spectral`
@@ -12,27 +12,29 @@ densenet_bc: under `spectral` and `mean_spectral` the 96 convolutions of the den
     spectrally normed; `mean_spectral` centres before the latter two and before the head. ReLU, and
     batch norm before each activation under `batch`.
 
-Biases that a norm cancels are kept. Each spectral norm has a scalar that is counted as a parameter
-but is never trained. The norms themselves are ours: sigma is estimated by an iterated block of
-vectors, its gradient is that of equation 9, and MSN has no gain, as the paper counts it. The
-released code multiplies by a learned gain per channel, runs a hundred power iterations a pass,
-overwrites the weight with the normed weight, and leaves sigma out of the gradient. norm_options
-{"gain": true} adds the gain alone, which is not the released method; the norm `released_spectral`
-has the projection.
+Biases that a norm cancels are kept. Each spectral norm has a scalar that counts as a parameter but
+is never trained. The norms themselves are ours: sigma is estimated by an iterated block of vectors,
+its gradient is that of equation 9, and MSN has no gain, as the paper counts it. The released code
+multiplies by a learned gain per channel, runs a hundred power iterations per pass, overwrites the
+weight with the normed weight, and leaves sigma out of the gradient. norm_options {"gain": true}
+adds only the gain, which is not the released method; the norm `released_spectral` has the
+projection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from msngan.networks.cnn3 import CNN3
-from msngan.networks.densenet import DenseNetBC, norm_places, norm_weights
-from msngan.networks.vgg7 import VGG7
-from msngan.norms.select import configured, layers_of
+from msngan.networks.norms_and_activations import (
+    put_norms,
+    put_output_parts_before,
+    put_weight_parts,
+)
+from msngan.norms import configured, layers_of
 
 WITH_NORMS = ("batch", "spectral", "mean_spectral")
 # The norms that each network was released with.
@@ -46,11 +48,16 @@ OUTER = ("stem", "blocks.1.conv", "blocks.3.conv", "head")
 
 
 def released(
-    network: str, norm: str, norm_options: Mapping[str, Any] | None = None, **shape: Any
+    make: Callable[..., nn.Module],
+    network: str,
+    norm: str,
+    norm_options: Mapping[str, Any] | None = None,
+    **shape: Any,
 ) -> nn.Module:
-    """The network as released. shape: classes, channels, size, width, depth, as the network's own.
+    """The network that `make` builds, as released.
 
-    Raises ValueError for a network or norm without a released form.
+    shape: classes, channels, size, width, depth, as the network's own. Raises ValueError for a
+    network or norm without a released form.
     """
     if network not in RELEASED:
         raise ValueError(
@@ -61,45 +68,29 @@ def released(
             f"{network} was not released with norm {norm!r}; choose one of"
             f" {', '.join(RELEASED[network])}, or leave as_released out"
         )
-    options = norm_options or {}
+    entry = configured(norm, norm_options or {})
     if network == "densenet_bc":
-        made = _densenet(norm, options, **shape)
-    elif network == "vgg7":
-        made = _vgg7(norm, options, **shape)
+        made = make(activation="relu", **shape)
+        inner = [name for name in layers_of(made) if name not in OUTER]
+        put_output_parts_before(made, configured("batch", {}), inner)
+        put_output_parts_before(made, entry, OUTER)
+        put_weight_parts(made, entry, OUTER if norm == "spectral" else OUTER[:-1])
     else:
-        made = _cnn3(norm, options, **shape)
+        relu = norm == "none" or (network == "vgg7" and norm == "batch")
+        dropout = 0.3 if network == "vgg7" and norm == "batch" else 0.0
+        made = make(activation="relu" if relu else "leaky_relu", dropout=dropout, **shape)
+        layers = ["!head"] if network == "vgg7" else None
+        put_norms(made, norm, conv_bias=True, norm_options=norm_options, norm_layers=layers)
     return with_scalars(made)
 
 
 def with_scalars(network: nn.Module) -> nn.Module:
     """The network, with the released code's `renorm` in each norm of a weight.
 
-    A parameter (1, 1) that is 1 and that no loss depends on, so that it has no gradient and no
-    optimizer moves it.
+    It is a parameter (1, 1) with the value 1. No loss depends on it, so no optimizer changes it.
     """
     for layer in layers_of(network).values():
         part = getattr(layer, "weight_norm", None)
         if isinstance(part, nn.Module):
             part.renorm = nn.Parameter(torch.ones(1, 1))
-    return network
-
-
-def _cnn3(norm: str, options: Mapping[str, Any], **shape: Any) -> nn.Module:
-    activation = "relu" if norm == "none" else "leaky_relu"
-    return CNN3(norm, activation=activation, conv_bias=True, norm_options=options, **shape)
-
-
-def _vgg7(norm: str, options: Mapping[str, Any], **shape: Any) -> nn.Module:
-    differs: dict[str, Any] = {"activation": "relu", "dropout": 0.3} if norm == "batch" else {}
-    kept: dict[str, Any] = {"conv_bias": True, "norm_layers": ["!head"]}
-    return VGG7(norm, norm_options=options, **kept, **differs, **shape)
-
-
-def _densenet(norm: str, options: Mapping[str, Any], **shape: Any) -> nn.Module:
-    network = DenseNetBC("none", activation="relu", **shape)
-    entry = configured(norm, options)
-    inner = [name for name in layers_of(network) if name not in OUTER]
-    norm_places(network, configured("batch", {}), inner)
-    norm_places(network, entry, OUTER)
-    norm_weights(network, entry, OUTER if norm == "spectral" else OUTER[:-1])
     return network

@@ -1,4 +1,4 @@
-"""Samples from a generator; no Lightning needed."""
+"""Samples from a generator."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from msngan.runs import rng
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter of `module` asks for a gradient inside."""
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    """Inside, no parameter of `module` requires a gradient."""
+    required = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        for parameter in wanted:
+        for parameter in required:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in wanted:
+        for parameter in required:
             parameter.requires_grad_(True)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; afterwards each part is in the mode it was in."""
+    """Inside, eval mode and no gradients; afterwards each module has its former mode."""
     before = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
@@ -53,10 +53,9 @@ def draw_samples(
     only: Tensor | None = None,
     truncate: bool = False,
 ) -> Iterator[Tensor]:
-    """uint8 batches of `count` samples in all, on the CPU, or of those at the indices `only`.
+    """`count` samples, or those at the indices `only`, as uint8 batches on the CPU.
 
-    The latents are drawn whole, on the CPU, so neither batch size nor device changes them, nor
-    what other processes draw.
+    All latents are drawn at once on the CPU, so they do not depend on batch size, device or `only`.
     """
     z = latents(count, cast(int, generator.latent_dim), seed)
     yield from decode(generator, z if only is None else z[only], batch_size, truncate)
@@ -65,7 +64,7 @@ def draw_samples(
 def decode(
     generator: nn.Module, z: Tensor, batch_size: int = 250, truncate: bool = False
 ) -> Iterator[Tensor]:
-    """uint8 batches of the images of z (N, latent_dim), eval mode, on the CPU."""
+    """The images of z (N, latent_dim) in eval mode, as uint8 batches on the CPU."""
     first = next(generator.parameters())
     for part in z.split(batch_size):
         with evaluating(generator):
@@ -74,17 +73,17 @@ def decode(
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """(steps, N, d): from start to end (both (N, d)) on great circles; lengths go over linearly.
+    """Spherical interpolation from start to end, both (N, d), as (steps, N, d).
 
-    Gaussian latents lie near a sphere; a straight line would pass through its unlikely inside.
-    White 2016, arXiv:1609.04468.
+    Directions move on great circles, lengths linearly. Gaussian latents lie near a sphere, and a
+    straight line would pass through its unlikely inside. White 2016, arXiv:1609.04468.
     """
     share = torch.linspace(0, 1, steps).view(-1, 1, 1)
     a, b = start.norm(dim=1, keepdim=True), end.norm(dim=1, keepdim=True)
     cosine = ((start / a) * (end / b)).sum(1, keepdim=True).clamp(-1, 1)
     angle = cosine.acos()
     sine = angle.sin()
-    # On one line through the origin there is no great circle to choose; go straight.
+    # No single great circle joins parallel vectors: interpolate linearly.
     flat = sine < 1e-6
     safe = torch.where(flat, torch.ones_like(sine), sine)
     first = torch.where(flat, 1 - share, ((1 - share) * angle).sin() / safe)

@@ -1,7 +1,7 @@
-"""SigmaBank: the spectral norms of a whole network, done once per update.
+"""SigmaBank: computes the spectral norms of a whole network once per update.
 
-Miyato's algorithm iterates once per update. Iterating at every access of a weight, as PyTorch does,
-costs several times as much in a GAN's step, and the real and the fake batch then meet different
+Miyato's algorithm iterates once per update. Iterating at each access of a weight, as PyTorch does,
+costs several times as much in a GAN step, and the real and the fake batch then see different
 weights. Here two products per layer serve the real, the fake and the generator's pass, and the
 gradient of all of them goes through the division once.
 """
@@ -10,32 +10,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from msngan.norms.estimate import ENOUGH, advance, looks, moves
 from msngan.norms.layers import parts_of, stored
-from msngan.norms.parts import WeightPart, normal_mode, stamp
+from msngan.norms.parts import WeightPart, listed, normal_mode, stamp
 from msngan.norms.spectral import SpectralNorm, quotient_gradient
 
-Owned = tuple[WeightPart, nn.Module, str]
+
+@dataclass(eq=False)
+class Owned:
+    """A part that the bank updates, and where its weight is."""
+
+    part: WeightPart
+    layer: nn.Module
+    name: str
+
+    def weight(self) -> Tensor:
+        return stored(self.layer, self.name)
 
 
 class SigmaBank:
     """Takes over the iterations (and projections, and gates) of a network's norms.
 
-    Call `update()` after each optimizer step, or give the optimizer, which then calls it; it must
-    hold all parameters of the network that ask for a gradient, else ValueError. Run forward passes
-    whose losses go into one backward inside `shared()`: they use the same weights, whose gradients
-    are collected and divided by sigma once.
+    Call `update()` after each optimizer step, or pass the optimizer, which then calls it; it must
+    hold all parameters of the network that require a gradient, else ValueError. Run forward passes
+    whose losses go into one backward inside `shared()`: they use the same weights, and their
+    gradients are summed and divided by sigma once.
 
-    each_pass: leave the norms that can iterate in each of their passes, as PyTorch's do, alone.
+    each_pass: do not take over norms that can iterate in each forward pass, as PyTorch's do.
 
-    A weight that was written between two updates is noticed, and estimated anew; one written
-    through `.data` on a CPU alone: on other devices call `update()` after such a write. A weight
-    that pruning or another hook makes in each pass is not lent.
+    The bank notices a weight that was written between two updates, and estimates it anew; a write
+    through `.data` only on a CPU: on other devices call `update()` after it. A weight that pruning
+    or another hook makes in each pass is not lent.
     """
 
     def __init__(
@@ -46,53 +57,59 @@ class SigmaBank:
     ) -> None:
         if optimizer is not None:
             _check_holds(optimizer, module)
-        self._owned: list[Owned] = [
-            (part, layer, name)
+        self._owned = [
+            Owned(part, layer, name)
             for layer, name, part in parts_of(module)
             if isinstance(part, WeightPart) and not (each_pass and part.may_iterate_in_passes)
         ]
-        for part, _, _ in self._owned:
-            part.managed = True
+        for each in self._owned:
+            each.part.managed = True
         self._sort()
         self._sigmas: list[Tensor] = []
-        self._seen: list[Any] = []  # of which weights
+        self._seen: list[Any] = []  # the stamps of the weights that `_divided` is made of
         self.updates = 0
         if optimizer is not None:
-            optimizer.register_step_post_hook(self._after_step)
+            optimizer.register_step_post_hook(lambda *_: self.update())
 
     def _sort(self) -> None:
-        """Those that are iterated together, all of one kind, and those that each are by itself."""
-        self._fast: list[tuple[SpectralNorm, nn.Module, str]] = []
-        self._slow: list[Owned] = []
-        for part, layer, name in self._owned:
-            if _is_fast(part) and (not self._fast or _alike(part, self._fast[0][0])):
-                assert isinstance(part, SpectralNorm)
-                self._fast.append((part, layer, name))
-            else:
-                self._slow.append((part, layer, name))
-        self.parts = [part for part, _, _ in self._owned]
-        self._block = _Blocks([part for part, _, _ in self._fast])
+        """Split into parts that are iterated together, all of one dtype and device, and others."""
+        fast = [each for each in self._owned if _is_fast(each.part)]
+        self._kind = _kind_of(fast[0].part) if fast else None
+        self._fast = [each for each in fast if _kind_of(each.part) == self._kind]
+        self._norms = [cast(SpectralNorm, each.part) for each in self._fast]
+        self._slow = [each for each in self._owned if each not in self._fast]
+        self.parts = [each.part for each in self._owned]
+        self._blocks = _Blocks(self._norms)
         self._divided: list[Tensor] = []  # scale * W / sigma of the fast ones
 
-    def _after_step(self, *_: Any) -> None:
-        self.update()
+    def _resort(self) -> None:
+        """Give up parts whose weight is not a parameter now, made by pruning or another hook; sort
+        again where parts were cast or moved."""
+        made = [each for each in self._owned if each.layer._parameters.get(each.name) is None]
+        for each in made:
+            each.part.managed = False
+        if made or any(_kind_of(norm) != self._kind for norm in self._norms):
+            self._owned = [each for each in self._owned if each not in made]
+            self._sort()
 
     @torch.no_grad()
     def update(self) -> None:
-        """An iteration for each weight as it is now."""
+        """Iterate for each weight as it is now."""
         self.updates += 1
         self._divided = []
         self._resort()
         for part in self.parts:
             part._past = None
-        for part, layer, name in self._slow:
-            weight = stored(layer, name)
-            part.iterate(weight)
-            part.mark(weight)
+        for each in self._slow:
+            weight = each.weight()
+            each.part.iterate(weight)
+            each.part.mark(weight)
         if self._fast:
-            norms, weights = self._fast_ones()
-            self._block.iterate(weights)
-            self._seen = [norm.mark(weight) for norm, weight in zip(norms, weights, strict=True)]
+            weights = [each.weight() for each in self._fast]
+            self._blocks.iterate(weights)
+            self._seen = [
+                norm.mark(weight) for norm, weight in zip(self._norms, weights, strict=True)
+            ]
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -105,44 +122,29 @@ class SigmaBank:
         parts = self.parts
         before = [part._lent for part in parts]
         try:
-            for part, layer, name in self._slow:
-                weight = stored(layer, name)
-                part.follow(weight)
-                part.lend(_lent(part, weight))
+            for each in self._slow:
+                weight = each.weight()
+                each.part.follow(weight)
+                each.part.lend(_lent(each.part, weight))
             if self._fast:
-                norms, weights = self._fast_ones()
+                weights = [each.weight() for each in self._fast]
                 with normal_mode(weights[0]):
-                    self._refresh(norms, weights)
+                    self._refresh(weights)
                 made = _Divide.apply(self, *weights)  # type: ignore[no-untyped-call]
-                for norm, weight in zip(norms, made, strict=True):
+                for norm, weight in zip(self._norms, made, strict=True):
                     norm.lend(weight)
             yield
         finally:
             for part, lent in zip(parts, before, strict=True):
                 part.lend(lent)
 
-    def _resort(self) -> None:
-        """Where a weight is made in each pass now, by pruning or another hook, leave its part
-        alone; where parts were cast or moved, sort them anew."""
-        made = [each for each in self._owned if not _is_parameter(*each[1:])]
-        for part, _, _ in made:
-            part.managed = False
-        first = self._fast[0][0] if self._fast else None
-        changed = first and not all(_alike(part, first) for part, _, _ in self._fast)
-        if made or changed or not self._block.made_for(first):
-            self._owned = [each for each in self._owned if each not in made]
-            self._sort()
-
-    def _fast_ones(self) -> tuple[list[SpectralNorm], list[Tensor]]:
-        norms = [norm for norm, _, _ in self._fast]
-        return norms, [stored(layer, name) for _, layer, name in self._fast]
-
     @torch.no_grad()
-    def _refresh(self, norms: list[SpectralNorm], weights: list[Tensor]) -> None:
-        """W / sigma of the fast ones, unless it is there already."""
+    def _refresh(self, weights: list[Tensor]) -> None:
+        """Compute W / sigma of the fast ones, unless it is there already."""
         seen = [stamp(weight) for weight in weights]
         if self._divided and self._seen == seen:
             return
+        norms = self._norms
         if self._seen != seen:
             # Written since the last update: by a checkpoint with its own sigma, or by hand.
             for norm, weight in zip(norms, weights, strict=True):
@@ -158,9 +160,9 @@ def _is_fast(part: WeightPart) -> bool:
     return type(part) is SpectralNorm and part.groups == 1 and not part.output_axis
 
 
-def _alike(part: WeightPart, other: WeightPart) -> bool:
-    a, b = part.last_sigma, other.last_sigma
-    return a.dtype == b.dtype and a.device == b.device
+def _kind_of(part: WeightPart) -> tuple[torch.dtype, torch.device]:
+    buffer = cast(SpectralNorm, part).block
+    return buffer.dtype, buffer.device
 
 
 def _check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
@@ -168,26 +170,24 @@ def _check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
     named = module.named_parameters()
     left = [name for name, p in named if p.requires_grad and id(p) not in held]
     if left:
-        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         raise ValueError(
-            f"the optimizer does not hold {', '.join(left[:5])}{more} of the network; make it after"
-            " `convert`, from network.parameters()"
+            f"the optimizer does not hold {listed(left)} of the network; make it after `convert`,"
+            " from network.parameters()"
         )
 
 
-def _is_parameter(layer: nn.Module, name: str) -> bool:
-    return layer._parameters.get(name) is not None
-
-
 class _Blocks:
-    """The iterations of many spectral norms, of one group each, with the small algebra batched."""
+    """The iterations of many spectral norms of one group each, with the small algebra batched.
+
+    All norms have one dtype and device. x (layers, k, d), z (layers, d, k) and y (k, sum of n) hold
+    the blocks and their products, with zeros where a layer has fewer vectors or rows.
+    """
 
     def __init__(self, norms: list[SpectralNorm]) -> None:
         self.norms = norms
-        self._x = torch.empty(0)
+        self._x: Tensor | None = None
 
-    def _make_room(self) -> None:
-        """x (layers, k, d), z (layers, d, k), y (k, sum of n): zeros where a layer has less."""
+    def _allocate(self) -> Tensor:
         like = self.norms[0].block
         shapes = [norm.block.shape[1:] for norm in self.norms]
         most, rows = (max(sizes) for sizes in zip(*shapes, strict=True))
@@ -200,20 +200,13 @@ class _Blocks:
             (x[:k, :d], y[:k], z[:d, :k])
             for x, y, z, (k, d) in zip(self._x, ys, self._z, shapes, strict=True)
         ]
-
-    def made_for(self, norm: SpectralNorm | None) -> bool:
-        """Whether the room, if there is any, is of the dtype and on the device of the norm."""
-        x = self._x
-        fits = norm is None or (x.dtype == norm.block.dtype and x.device == norm.block.device)
-        return fits or not x.numel()
+        return self._x
 
     def iterate(self, weights: list[Tensor]) -> None:
-        if not self._x.numel():
-            self._make_room()
         with torch.autocast(weights[0].device.type, enabled=False):
             matrices = [n.matrix(w)[0] for n, w in zip(self.norms, weights, strict=True)]
             values, lengths = self._iterate(matrices, weights)
-        # More for those whose estimate still moves; where a look does not make a device wait.
+        # Iterate again where the estimate still moves, if values may be read.
         if looks(values):
             sizes = [length.numpy().item() for length in lengths]
             for norm, weight, value, size in zip(
@@ -225,13 +218,14 @@ class _Blocks:
     def _iterate(
         self, matrices: list[Tensor], weights: list[Tensor]
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """An iteration of all blocks; the value that each had, and the length of its `left`."""
+        """Iterate all blocks once; the value of each before that, and the length of its `left`."""
         norms, blocks = self.norms, [norm.block[0] for norm in self.norms]
+        whole = self._allocate() if self._x is None else self._x
         torch._foreach_copy_([x for x, _, _ in self._views], blocks)
         for a, (x, y, z) in zip(matrices, self._views, strict=True):
             torch.mm(x, a, out=y)
             torch.mm(a, y.t(), out=z)
-        found = advance(self._x, self._z)
+        found = advance(whole, self._z)
         shapes = [x.shape for x, _, _ in self._views]
         vectors = [vector[:k] for vector, (k, _) in zip(found.vector, shapes, strict=True)]
         torch._foreach_mul_([y for _, y, _ in self._views], vectors)
@@ -247,7 +241,7 @@ class _Blocks:
         buffers = [*(n.u[0] for n in norms), *columns, *(n.last_sigma for n in norms), *blocks]
         torch._foreach_copy_(buffers, [*units, *sigmas, *following])
         for norm, column, weight in zip(norms, columns, weights, strict=True):
-            if column.data_ptr() != norm.v.data_ptr():  # v lies in memory in another order
+            if column.data_ptr() != norm.v.data_ptr():  # v has another memory order
                 norm.v.copy_(norm.uncolumned(column[None], weight))
         return found.value, lengths[: len(lefts)]
 
@@ -260,7 +254,7 @@ def _lent(part: WeightPart, weight: Tensor) -> Tensor:
 
 
 class _Lend(torch.autograd.Function):
-    """The weight of a part, through which several backward passes can go, as through _Divide."""
+    """The weight of a part; like _Divide, it allows several backward passes."""
 
     @staticmethod
     def forward(ctx: Any, part: WeightPart, weight: Tensor, *own: Tensor) -> Tensor:
@@ -272,7 +266,7 @@ class _Lend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        again = torch.is_grad_enabled()  # this gradient is to be differentiated again
+        again = torch.is_grad_enabled()  # with create_graph
         made, sources = ctx.graph
         if again:
             made, sources = ctx.part.normalised(ctx.given[0]), ctx.given
@@ -283,14 +277,13 @@ class _Lend(torch.autograd.Function):
 
 
 class _Divide(torch.autograd.Function):
-    """W -> scale * W / sigma for many weights, u and v constant (equation 9)."""
+    """W -> scale * W / sigma for many weights, with u and v constant (equation 9)."""
 
     @staticmethod
     def forward(ctx: Any, bank: SigmaBank, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        # u, v and sigma are buffers, which are written in place (also by others, as when several
-        # processes start alike): `updates` guards them, and nothing of them is saved here. Nor are
-        # the weights, so that several backward passes can go through.
+        # Nothing is saved for the backward pass, so that several of them are possible. The buffers
+        # u, v and sigma may be written in place; `updates` guards them.
         ctx.bank, ctx.updates, ctx.weights = bank, bank.updates, weights
         return tuple(weight.detach() for weight in bank._divided)
 
@@ -305,9 +298,9 @@ class _Divide(torch.autograd.Function):
         wanted = [index for index, gradient in enumerate(gradients) if gradient is not None]
         given = [gradient for gradient in gradients if gradient is not None]
         made: Sequence[Tensor]
-        if torch.is_grad_enabled():  # this gradient is to be differentiated again
+        if torch.is_grad_enabled():  # with create_graph
             weights = [ctx.weights[index] for index in wanted]
-            norms = [bank._fast[index][0] for index in wanted]
+            norms = [bank._norms[index] for index in wanted]
             outputs = [n.normalised(weight) for n, weight in zip(norms, weights, strict=True)]
             made = torch.autograd.grad(outputs, weights, given, create_graph=True)
         else:
@@ -318,6 +311,6 @@ class _Divide(torch.autograd.Function):
 
 
 def _gradient(bank: SigmaBank, index: int, given: Tensor) -> Tensor:
-    norm = bank._fast[index][0]
+    norm = bank._norms[index]
     divided, sigma = bank._divided[index], bank._sigmas[index]
     return quotient_gradient(norm, given, divided, sigma, norm.u, norm.v)

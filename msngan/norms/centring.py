@@ -1,26 +1,31 @@
-"""Centring: the output half of Mean Spectral Normalization.
+"""Centring, x - E[x] + m per channel: the output half of Mean Spectral Normalization.
 
-Subramanian & Chong 2019, arXiv:1907.04003, equations 7 and 10: h - E[h] + m.
+Subramanian & Chong 2019, arXiv:1907.04003, equations 7 and 10. Centring is an orthogonal
+projection, so its gradient, g - E[g], needs nothing of the forward pass: the output may be written
+over the input, and no activation is kept for the backward pass.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
-from msngan.norms.centre import along, batch_mean, centred, subtract
-from msngan.norms.parts import Precise, recomputing
-from msngan.runs import distributed as processes
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msngan.norms.parts import LOW_PRECISION, Precise, outputs_of, recomputing, traced
+from msngan.runs import distributed
 
 
 class Centring(Precise):
     """Subtract each channel's mean over the minibatch and add a learned offset m.
 
     Input and output: (N, C, ...) with channel_axis 1, or (..., C) with channel_axis -1. In training
-    the mean is over all other axes of the batch and the gradient goes through it (equation 10); in
+    the mean is over all other axes of the batch and the gradient goes through it (equation 10). In
     eval it is the running mean, so that a sample's output does not depend on the others, and
     nothing is written. running_mean <- (1 - momentum) running_mean + momentum mean; momentum None
-    averages all batches alike. Means and the subtraction are in float32 at least.
+    weights all batches equally. Means and the subtraction are computed in float32 or above.
 
     offset: whether m is learned (the paper). gain: a learned factor per channel before m, as in the
     authors' released code but not in the paper; it gives up the bound on the Lipschitz constant.
@@ -51,7 +56,7 @@ class Centring(Precise):
         self.channels, self.channel_axis, self.momentum = channels, channel_axis, momentum
         self.sync, self.inplace = sync, inplace
         self.track_running_stats = True
-        # The mean of the last batch, and the mean to subtract instead of the batch's own.
+        # The mean of the last batch, and a constant to subtract instead of the batch's mean.
         self.last_mean: Tensor | None = None
         self.fixed_mean: Tensor | None = None
         self.bias = nn.Parameter(torch.zeros(channels)) if offset else None
@@ -59,50 +64,52 @@ class Centring(Precise):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
+    @classmethod
+    def of(cls, layer: nn.Module, **options: Any) -> Centring:
+        """Centring for the outputs of a layer, in place: nothing else reads what a layer returns.
+
+        options: offset, gain, sync and momentum, as above.
+        """
+        channels, axis = outputs_of(layer)
+        return cls(channels, channel_axis=axis, inplace=True, **options)
+
     def extra_repr(self) -> str:
         return f"{self.channels}, momentum={self.momentum}"
 
     def forward(self, x: Tensor) -> Tensor:
         axis = self.channel_axis % x.dim()
+        offset = self.bias if self.weight is None else None  # a gain comes before m
         if self.by_batch:
-            y = self._by_batch(x, axis)
+            y = self._by_batch(x, offset)
         else:
-            y = subtract(x, self._constant(), axis, inplace=self.inplace)
+            mean = self.running_mean if self.fixed_mean is None else self.fixed_mean
+            y = subtract(x, mean if offset is None else mean - offset, axis, inplace=self.inplace)
         if self.weight is None:
             return y
         y = y * along(self.weight, y, axis)
         return (y if self.bias is None else y + along(self.bias, y, axis)).to(x.dtype)
 
     def activated(self, x: Tensor, slope: float) -> Tensor:
-        """LeakyReLU of the output, for `by_batch` without a gain: the same numbers for less."""
-        return self._by_batch(x, self.channel_axis % x.dim(), slope)
+        """LeakyReLU of the output, faster; where `by_batch` is true and there is no gain."""
+        return self._by_batch(x, self.bias, slope)
 
     @property
     def by_batch(self) -> bool:
-        """Whether it is the mean of the batch at hand that is subtracted."""
+        """Whether the mean that is subtracted is that of the current batch."""
         return self.training and self.fixed_mean is None
 
-    def _constant(self) -> Tensor:
-        """What is taken from each channel otherwise, (C,), before the gain: running_mean - m."""
-        mean = self.running_mean if self.fixed_mean is None else self.fixed_mean
-        offset = self._offset()
-        return mean if offset is None else mean - offset
-
-    def _offset(self) -> Tensor | None:
-        """m, unless a gain comes before it."""
-        return self.bias if self.weight is None else None
-
-    def _by_batch(self, x: Tensor, axis: int, slope: float | None = None) -> Tensor:
-        if self.sync and processes.count() > 1:
-            return self._over_all(x, axis, slope)
-        return self._over_batch(x, axis, slope)
+    def _by_batch(self, x: Tensor, offset: Tensor | None, slope: float | None = None) -> Tensor:
+        if self.sync and distributed.count() > 1:
+            return self._over_processes(x, offset, slope)
+        return self._over_batch(x, offset, slope)
 
     @torch.compiler.disable
-    def _over_all(self, x: Tensor, axis: int, slope: float | None) -> Tensor:
-        """Compiled code has no exchange between processes."""
-        return self._over_batch(x, axis, slope)
+    def _over_processes(self, x: Tensor, offset: Tensor | None, slope: float | None) -> Tensor:
+        """The same, outside compiled code, which cannot communicate between processes."""
+        return self._over_batch(x, offset, slope)
 
-    def _over_batch(self, x: Tensor, axis: int, slope: float | None) -> Tensor:
+    def _over_batch(self, x: Tensor, offset: Tensor | None, slope: float | None) -> Tensor:
+        axis = self.channel_axis % x.dim()
         mean, count = batch_mean(x, axis, self.sync)
         if count <= 1:
             raise ValueError(
@@ -120,7 +127,7 @@ class Centring(Precise):
                     "running means cannot be updated inside torch.func transforms; use eval(), or"
                     " msngan.norms.statistics(network, 'batch')"
                 ) from problem
-        return centred(x, mean, self._offset(), axis, self.sync, self.inplace, slope)
+        return centred(x, mean, offset, axis, self.sync, self.inplace, slope)
 
     @torch.no_grad()
     def _move(self, mean: Tensor) -> None:
@@ -130,3 +137,138 @@ class Centring(Precise):
             self.running_mean.lerp_(average, 1 / self.num_batches_tracked.to(average.dtype))
         else:
             self.running_mean.lerp_(average, self.momentum)
+
+
+def along(vector: Tensor, x: Tensor, axis: int) -> Tensor:
+    """A vector (C,) in a shape that broadcasts along `axis` of x."""
+    return vector.view([-1 if each == axis else 1 for each in range(x.dim())])
+
+
+def batch_mean(x: Tensor, axis: int, sync: bool) -> tuple[Tensor, int]:
+    """The mean of each channel, (C,), in float32 or above, and the number of values in each.
+
+    With sync the number is an estimate: the process's own times the number of processes.
+    """
+    count = x.numel() // max(x.shape[axis], 1)
+    with torch.no_grad():
+        return _mean_of(_sum(x, axis), count, sync), count * _processes(sync)
+
+
+def subtract(x: Tensor, shift: Tensor, axis: int, inplace: bool = False) -> Tensor:
+    """x - shift per channel in the dtype of x, computed in float32 or above; differentiable.
+
+    inplace: write it over x where that is possible.
+    """
+    if x.dtype not in LOW_PRECISION:
+        if inplace and not traced() and not x._is_view():
+            return x.sub_(along(shift, x, axis))
+        return x - along(shift, x, axis)
+    if axis != 1 or traced():
+        return (x - along(shift, x, axis)).to(x.dtype)
+    y: Tensor = _Subtract.apply(x, shift)  # type: ignore[no-untyped-call]
+    return y
+
+
+def centred(
+    x: Tensor,
+    mean: Tensor,
+    offset: Tensor | None,
+    axis: int,
+    sync: bool,
+    inplace: bool,
+    slope: float | None = None,
+) -> Tensor:
+    """x - mean + offset, where `mean` is x's own `batch_mean`; differentiable through the mean.
+
+    slope: also apply LeakyReLU with this slope > 0, whose own gradient is then centred in place.
+    """
+    if traced():
+        mean = x.mean([each for each in range(x.dim()) if each != axis], dtype=mean.dtype)
+        y = (x - along(mean if offset is None else mean - offset, x, axis)).to(x.dtype)
+        return y if slope is None else F.leaky_relu(y, slope)
+    made: Tensor = _Centre.apply(  # type: ignore[no-untyped-call]
+        x, mean, offset, axis, sync, inplace, slope
+    )
+    return made
+
+
+class _Subtract(torch.autograd.Function):
+    """x - shift in low precision, along axis 1.
+
+    A shift rounded to the dtype of x would leave an offset, and torch's subtraction of two dtypes
+    takes ten times as long as batch_norm.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor) -> Tensor:
+        return F.batch_norm(x, shift, torch.ones_like(shift), eps=0.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        return gradient, -_sum(gradient, 1) if ctx.needs_input_grad[1] else None
+
+
+class _Centre(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        offset: Tensor | None,
+        axis: int,
+        sync: bool,
+        inplace: bool,
+        slope: float | None,
+    ) -> Tensor:
+        ctx.axis, ctx.sync, ctx.slope = axis, sync, slope
+        shift = mean if offset is None else mean - offset
+        if not inplace or x.dtype in LOW_PRECISION or x._is_view():
+            y = subtract(x, shift, axis)
+        else:
+            ctx.mark_dirty(x)
+            y = x.sub_(along(shift, x, axis))
+        if slope is not None:
+            y = F.leaky_relu_(y, slope)
+            ctx.save_for_backward(y)  # it has the sign of LeakyReLU's input
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        axis = ctx.axis
+        if ctx.slope is not None:
+            (y,) = ctx.saved_tensors
+            backward = torch.ops.aten.leaky_relu_backward
+            gradient = backward(gradient, y.detach(), ctx.slope, True)
+        total = _sum(gradient, axis)
+        count = gradient.numel() // gradient.shape[axis]
+        mean = _mean_of(total.detach(), count, ctx.sync)
+        if torch.is_grad_enabled():  # with create_graph
+            centre = centred(gradient, mean, None, axis, ctx.sync, inplace=False)
+        elif ctx.slope is None or gradient.dtype in LOW_PRECISION:
+            centre = subtract(gradient, mean, axis)
+        else:
+            centre = gradient.sub_(along(mean, gradient, axis))
+        return centre, None, total if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def _sum(x: Tensor, axis: int) -> Tensor:
+    """The sum of each channel, in float32 or above; differentiable where grad mode is on."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if x.dtype in LOW_PRECISION and x.is_cpu and axis == 1 and not torch.is_grad_enabled():
+        # torch's sum would make a copy in float32 here.
+        unused = torch.zeros(x.shape[1], dtype=wide)
+        mean, _ = torch.batch_norm_update_stats(x, unused, unused, 0.0)
+        return mean * (x.numel() // x.shape[1])
+    return x.sum([each for each in range(x.dim()) if each != axis], dtype=wide)
+
+
+def _mean_of(total: Tensor, count: int, sync: bool) -> Tensor:
+    if _processes(sync) == 1:
+        return total / max(count, 1)
+    both = torch.cat([total, total.new_tensor([count])])
+    dist.all_reduce(both)
+    return both[:-1] / both[-1]
+
+
+def _processes(sync: bool) -> int:
+    return distributed.count() if sync else 1

@@ -1,12 +1,12 @@
-"""Put a norm on any network, and take it off again for inference."""
+"""Select layers of any network, put a norm on them, and fold it into plain layers again."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any, Literal, overload
 
@@ -26,42 +26,122 @@ from torch.nn.utils import (
 from torch.nn.utils.spectral_norm import SpectralNorm as HookedSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm as HookedWeightNorm
 
-from msngan.norms.base import BATCH_COUPLED, Norm, outputs_of
 from msngan.norms.centring import Centring
 from msngan.norms.layers import (
-    MSN,
     NormLayer,
     drop_hook,
-    has_output,
     join,
     norm_attention,
     norm_output,
     normalise,
+    parts_for,
     prepare,
+    put_parts,
     settle,
     stored,
     unwatch,
     watch,
     weights_of,
 )
-from msngan.norms.mean_spectral import Offset
-from msngan.norms.parts import widened
-from msngan.norms.sample import SampleNorm
-from msngan.norms.select import configured, layers_of, listed, select
+from msngan.norms.mean_spectral import MSN, Offset
+from msngan.norms.output_norms import BATCH_COUPLED, SampleNorm
+from msngan.norms.parts import Norm, listed, outputs_of, widened
+from msngan.norms.table import configured
+from msngan.runs.folder import did_you_mean
 
 HOOKED = (HookedSpectralNorm, HookedWeightNorm)
 PARAMETRIZED = (parametrizations._SpectralNorm, parametrizations._WeightNorm)
 NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
+def layers_of(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers with weight matrices, with or without a norm, by qualified name and in order.
+
+    These are layers of torch and their subclasses; see `msngan.norms.layers.weights_of`. A layer
+    with several names has its first.
+    """
+    return {name: part for name, part in module.named_modules() if weights_of(part)}
+
+
+def select(module: nn.Module, layers: Sequence[int | str] | None = None) -> dict[str, nn.Module]:
+    """The layers that any item selects, by name, in the order of `layers_of`; None selects all.
+
+    An item is an index among the layers (negative from the end), a pattern that any of a layer's
+    names matches ("body.*") or the name of a class ("Conv2d"). An item "!..." removes what the rest
+    of it selects; if all items do, they remove from all layers. Raises ValueError for an item that
+    selects nothing, and if nothing is left.
+    """
+    found = layers_of(module)
+    if not found:
+        raise ValueError(
+            f"{type(module).__name__} has no layer to put a norm on: none with a weight matrix"
+        )
+    if layers is None:
+        return found
+    if isinstance(layers, str) or not layers:
+        raise ValueError(f"layers {layers!r}: give a list, as [0, 'body.*', 'Linear'], or None")
+    # (name, the first name of its layer): all names of the layers, and the names of their classes.
+    first = {id(layer): name for name, layer in found.items()}
+    every = module.named_modules(remove_duplicate=False)
+    names = [(name, first[id(part)]) for name, part in every if id(part) in first]
+    kinds = [(kind, name) for name, layer in found.items() for kind in _kinds(layer)]
+    chosen: list[set[str]] = []
+    removed: set[str] = set()
+    for item in layers:
+        if isinstance(item, str):
+            word = item.removeprefix("!")
+            matched = {layer for name, layer in names if fnmatchcase(name, word)}
+            matched |= {layer for kind, layer in kinds if kind == word}
+            if not matched:
+                raise ValueError(_nothing_matches(item, word, [name for name, _ in names], found))
+            if item.startswith("!"):
+                removed |= matched
+                continue
+        elif not isinstance(item, int) or isinstance(item, bool):
+            raise ValueError(
+                f"layers: {item!r} is not an index, a pattern of names or a class name"
+            )
+        elif not -len(found) <= item < len(found):
+            raise ValueError(
+                f"there is no layer {item}; the layers are 0 to {len(found) - 1}, or -{len(found)}"
+                " to -1 from the end"
+            )
+        else:
+            matched = {list(found)[item]}
+        chosen.append(matched)
+    kept = (set().union(*chosen) if chosen else set(found)) - removed
+    if not kept:
+        raise ValueError(f"layers {list(layers)} leave no layer")
+    return {name: layer for name, layer in found.items() if name in kept}
+
+
+def _kinds(layer: nn.Module) -> list[str]:
+    """The names of the layer's class, without the norm, and of its base classes."""
+    plain = layer.plain if isinstance(layer, NormLayer) else type(layer)
+    return [kind.__name__ for kind in plain.__mro__ if issubclass(kind, nn.Module)][:-1]
+
+
+def _nothing_matches(
+    item: str, word: str, names: Sequence[str], found: Mapping[str, nn.Module]
+) -> str:
+    if any(each.startswith(f"{word}.") for each in names):
+        near = f" (did you mean {word + '.*'!r}?)"
+    else:
+        near = did_you_mean(word, [*names, "Conv2d", "Linear"])
+    kinds = dict.fromkeys(_kinds(layer)[0] for layer in found.values())
+    return (
+        f"no layer matches {item!r}{near}; the layers are {listed(found)};"
+        f" their classes are {', '.join(kinds)}"
+    )
+
+
 @dataclass(frozen=True)
 class Report:
     """What `convert` did, by qualified names.
 
-    normed: the layers that got the norm. left_out: weight matrices of the network that no call of
-    `convert` can put this norm on. followed: normalisation layers that come after one of a
-    batch-coupled norm, which they repeat, and whose scale undoes a bound. removed: those of them
-    that were taken out.
+    normed: the layers that got the norm. left_out: weight matrices that no call of `convert` can
+    put this norm on. followed: normalisation layers directly after a batch-coupled norm: they
+    normalise again, and their scale undoes a bound. removed: those of them that were removed.
     """
 
     normed: list[str]
@@ -73,7 +153,7 @@ class Report:
 @overload
 def convert(
     module: nn.Module, norm: str, *, report: Literal[True], **rest: Any
-) -> tuple[nn.Module, Report]: ...  # noqa: E501
+) -> tuple[nn.Module, Report]: ...
 @overload
 def convert(module: nn.Module, norm: str, **rest: Any) -> nn.Module: ...
 def convert(
@@ -90,30 +170,30 @@ def convert(
 ) -> Any:
     """Put `norm` on the layers of `module` that have weight matrices, in place, and return it.
 
-    Those are torch's convolutions and transposed convolutions (1d to 3d), Linear, Bilinear,
-    Embedding and EmbeddingBag, and their subclasses, and of MultiheadAttention and the recurrent
-    layers and cells each weight. Whoever reads such a weight gets the normed one. The output part
-    of a norm goes on what a convolution, a linear or a bilinear layer returns; an embedding and the
-    projections inside an attention or a recurrent layer get the weight part alone.
+    These are torch's convolutions and transposed convolutions (1d to 3d), Linear, Bilinear,
+    Embedding and EmbeddingBag, and their subclasses, and each weight of MultiheadAttention and of
+    the recurrent layers and cells. Whoever reads such a weight gets the normed one. The output part
+    of a norm goes on the output of a convolution, a linear or a bilinear layer; an embedding and
+    the projections inside an attention or a recurrent layer get the weight part only.
 
     Parameters keep their identity, so an optimizer that holds them still works. Biases that the
     norm cancels are removed unless conv_bias; a norm may add parameters of its own.
 
     Args:
-        head: the qualified name of the last layer of a critic, which gets the weight part alone.
-        layers: which layers, None for all: a list of indices among them ([0, -1]), patterns of
-            names (["body.*"], or ["!head"] for all but that) and kinds (["Conv2d"]). The others are
-            left as they are, and may get another norm by another call.
-        replace: take off spectral and weight norms of torch's that layers have.
+        head: the qualified name of the last layer of a critic, which gets the weight part only.
+        layers: the layers to norm, None for all: a list of indices among them ([0, -1]), patterns
+            of names (["body.*"], or ["!head"] for all others) and class names (["Conv2d"]). The
+            others stay as they are, and may get another norm in another call.
+        replace: remove torch's spectral and weight norms from the layers first.
         replace_batch_norm: replace a batch or instance norm that directly follows a layer with a
             batch-coupled norm by the identity.
-        report: return (module, Report) instead of warning of what was left out.
-        options: of the norm, by name, as gain=True.
+        report: return (module, Report) instead of warning about what was left out.
+        options: of the norm, by name, such as gain=True.
 
     A lazy layer gets its norm with its weight, at its first input; make the optimizer after that.
 
     Raises ValueError, and changes nothing, for an unknown norm, option or layer, for complex or
-    integer weights, and for a layer that has a norm already: ours, or without `replace` torch's.
+    integer weights, and for a layer that already has a norm: ours, or torch's without `replace`.
     """
     entry = configured(norm, options)
     every, chosen = layers_of(module), select(module, layers)
@@ -121,29 +201,36 @@ def convert(
     if head is not None and not any(layer is last for layer in every.values()):
         raise ValueError(f"no layer {head!r} to be the head; layers are {listed(every)}")
     _check(chosen)
-    theirs = _with_torch_norms(chosen)
+    theirs = [name for name, layer in chosen.items() if _torch_norms(layer)]
     if theirs and not replace:
         raise ValueError(
-            f"layers with a norm of torch's: {listed(theirs)}; take it off first, or give"
+            f"layers that already have a norm of torch: {listed(theirs)}; remove it first, or give"
             " replace=True"
         )
-    for layer in theirs.values():
-        _take_off(layer)
+    for name in theirs:
+        _remove_torch_norms(chosen[name])
     for name in [name for name, layer in chosen.items() if _is_lazy(layer)]:
         layer = chosen.pop(name)
         _later(layer, entry, head=layer is last, conv_bias=conv_bias)
-    # A norm may refuse a layer while its part is made, so all are made before one is put on.
-    parts = [_made(entry, layer, head=layer is last) for layer in chosen.values()]
-    for layer, part in zip(chosen.values(), parts, strict=True):
-        normalise(layer, part, head=layer is last, conv_bias=conv_bias)
+    # A norm may refuse a layer while its part is made, so make all parts before any is put on.
+    parts = [parts_for(layer, entry, head=layer is last) for layer in chosen.values()]
+    for layer, made in zip(chosen.values(), parts, strict=True):
+        put_parts(layer, made, cancels_bias=entry.cancels_bias and not conv_bias)
     join(module)
     watch(module)
-    told = _told(module, entry, chosen, last)
-    if replace_batch_norm:
-        told = _without_batch_norms(module, told)
+    done = _report(module, entry, chosen, last, replace_batch_norm)
     if report:
-        return module, told
-    _warn(norm, told)
+        return module, done
+    if done.left_out:
+        warnings.warn(
+            f"convert: weights without norm {norm!r}: {listed(done.left_out)}", stacklevel=2
+        )
+    if done.followed:
+        warnings.warn(
+            f"convert: {listed(done.followed)} normalise the output of {norm!r} again, and scale"
+            " it; give replace_batch_norm=True to replace batch and instance norms by the identity",
+            stacklevel=2,
+        )
     return module
 
 
@@ -151,16 +238,16 @@ def _check(chosen: Mapping[str, nn.Module]) -> None:
     normed = [name for name, layer in chosen.items() if isinstance(layer, NormLayer)]
     if normed:
         raise ValueError(
-            f"layers with a norm already: {listed(normed)}; leave them out of `layers`, or take"
-            " their norm off with `fold` first"
+            f"layers that already have a norm: {listed(normed)}; leave them out of `layers`, or"
+            " remove their norm with `fold` first"
         )
     for name, layer in chosen.items():
         for weight in weights_of(layer):
             dtype = getattr(layer, weight).dtype
             if not dtype.is_floating_point:
                 raise ValueError(
-                    f"{name or 'the layer'} has {dtype} weights; norms take real floating-point"
-                    " ones"
+                    f"{name or 'the layer'} has {dtype} weights; norms need real floating-point"
+                    " weights"
                 )
 
 
@@ -174,18 +261,14 @@ def _later(layer: nn.Module, norm: Norm, **how: bool) -> None:
     def put(layer: nn.Module, args: Any) -> None:
         hook.remove()
         normalise(layer, norm, **how)
-        if prepare in layer._forward_pre_hooks.values():  # too late for this pass
+        if prepare in layer._forward_pre_hooks.values():  # this pass does not call it
             prepare(layer, args, {})
 
     hook = layer.register_forward_pre_hook(put)
 
 
-def _with_torch_norms(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    return {name: layer for name, layer in layers.items() if _torch_norms(layer)}
-
-
 def _torch_norms(layer: nn.Module) -> list[tuple[str, bool]]:
-    """(name of the weight, whether in the form with hooks) of torch's norms of weights."""
+    """torch's norms on a layer: (name of the weight, whether it is the form with a hook)."""
     hooks = [h for h in layer._forward_pre_hooks.values() if isinstance(h, HOOKED)]
     found = [(hook.name, True) for hook in hooks]
     if parametrize.is_parametrized(layer):
@@ -195,7 +278,7 @@ def _torch_norms(layer: nn.Module) -> list[tuple[str, bool]]:
     return found
 
 
-def _take_off(layer: nn.Module) -> None:
+def _remove_torch_norms(layer: nn.Module) -> None:
     for name, hooked in _torch_norms(layer):
         if not hooked:
             parametrize.remove_parametrizations(layer, name)
@@ -205,91 +288,56 @@ def _take_off(layer: nn.Module) -> None:
             remove_weight_norm(layer, name)
 
 
-def _made(norm: Norm, layer: nn.Module, *, head: bool) -> Norm:
-    """The norm with the parts of this one layer made already."""
-    weight, output = norm.weight, norm.output
-    if weight is not None:
-        parts = {name: weight(layer, name) for name in weights_of(layer)}
-        weight = lambda _, name: parts[name]  # noqa: E731
-    if output is not None and not head and has_output(layer):
-        part = output(layer)
-        output = lambda _: part  # noqa: E731
-    return dataclasses.replace(norm, weight=weight, output=output)
-
-
-def _told(module: nn.Module, entry: Norm, chosen: Mapping[str, nn.Module], last: Any) -> Report:
+def _report(
+    module: nn.Module, entry: Norm, chosen: Mapping[str, nn.Module], last: Any, replace: bool
+) -> Report:
+    """The report of `convert`, after replacing the batch norms that follow, if asked for."""
     if entry.weight is None and entry.output is None:
         return Report([], [], [], [])
     normed = [name for name, layer in chosen.items() if isinstance(layer, NormLayer)]
+    # The layers that this norm has no part for; other layers' weights are not left out.
     without = {id(layer) for layer in chosen.values() if not isinstance(layer, NormLayer)}
     without -= {id(last)}
     left = []
     for name, part in module.named_modules():
-        # Weights of layers are known, chosen or not, but for those that the norm has no part for.
         known = () if id(part) in without else weights_of(part)
         for weight, parameter in part.named_parameters(recurse=False):
             if not is_lazy(parameter) and parameter.dim() > 1 and weight not in known:
                 left.append(f"{name}.{weight}" if name else weight)
-    coupled = [layer for layer in chosen.values() if _coupled(layer)]
-    followed = [name for name, before, _ in _neighbours(module) if before in coupled]
-    return Report(normed, left, followed, [])
+    after = _following(module, chosen.values())
+    removed = [name for name, norm in after.items() if replace and isinstance(norm, _NormBase)]
+    for name in removed:
+        module.set_submodule(name, nn.Identity())
+    return Report(normed, left, [name for name in after if name not in removed], removed)
 
 
-def _coupled(layer: nn.Module) -> bool:
-    return isinstance(getattr(layer, "output_norm", None), BATCH_COUPLED)
+def _following(module: nn.Module, layers: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """The normalisation layers directly after one of `layers` with a batch-coupled norm, by name.
 
-
-def _neighbours(module: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
-    """(name, layer before, it) of each normalisation that directly follows a layer of its width.
-
-    Directly: as the next child of the same module, where definitions stand in the order of use.
+    Directly after: the next child of the same module, with the same number of channels.
     """
-    found: list[tuple[str, nn.Module, nn.Module]] = []
+    coupled = [x for x in layers if isinstance(getattr(x, "output_norm", None), BATCH_COUPLED)]
+    found: dict[str, nn.Module] = {}
     for name, parent in module.named_modules():
         if isinstance(parent, NormLayer):
             continue
         for (_, before), (own, after) in pairwise(parent.named_children()):
-            if isinstance(after, NORMALISATIONS) and has_output(before):
+            if isinstance(after, NORMALISATIONS) and before in coupled:
                 width = getattr(after, "num_features", getattr(after, "num_channels", None))
                 if width in (None, outputs_of(before)[0]):
-                    found.append((f"{name}.{own}" if name else own, before, after))
+                    found[f"{name}.{own}" if name else own] = after
     return found
 
 
-def _without_batch_norms(module: nn.Module, told: Report) -> Report:
-    removed = [
-        name
-        for name, _, after in _neighbours(module)
-        if name in told.followed and isinstance(after, _NormBase)
-    ]
-    for name in removed:
-        module.set_submodule(name, nn.Identity())
-    kept = [name for name in told.followed if name not in removed]
-    return Report(told.normed, told.left_out, kept, removed)
-
-
-def _warn(norm: str, told: Report) -> None:
-    if told.left_out:
-        warnings.warn(
-            f"convert: weights without norm {norm!r}: {listed(told.left_out)}", stacklevel=3
-        )
-    if told.followed:
-        warnings.warn(
-            f"convert: {listed(told.followed)} normalise again what {norm!r} has, and scale it;"
-            " give replace_batch_norm=True to replace batch and instance norms by the identity",
-            stacklevel=3,
-        )
-
-
 def fold(module: nn.Module) -> nn.Module:
-    """A copy of `module` with plain layers that compute what it computes in eval.
+    """A copy of `module` with plain layers, which computes the same as `module` in eval.
 
     The weight becomes the normalised weight; batch norm, centring and offsets go into weight and
-    bias. The running statistics are taken as they are now. Layer and instance norm depend on the
-    input: such a layer keeps its output norm, and its weight is folded. Each weight stays in the
-    memory format (contiguous or channels_last) that it has. `module` is not changed.
+    bias, with the current running statistics. Layer and instance norm depend on the input: such a
+    layer keeps its output norm, and only its weight is folded. Each weight keeps its memory format
+    (contiguous or channels_last). `module` is not changed.
 
-    Raises TypeError for an output norm that it does not know.
+    Raises TypeError for an output norm that cannot be folded.
     """
     folded = copy.deepcopy(module).eval()
     for part in folded.modules():
@@ -308,7 +356,7 @@ def _fold_layer(layer: NormLayer) -> None:
     weights = {}
     for name in layer.normed:
         made, like = getattr(layer, name), stored(layer, name)
-        # Rounded to a low precision once, and never memory that something else holds.
+        # A copy, so that no memory is shared; rounded to a low precision only once.
         weights[name] = torch.empty_like(like).copy_(made)
     output = layer._modules.get("output_norm")
     folds = output is not None and not isinstance(output, SampleNorm)
@@ -331,14 +379,14 @@ def _fold_layer(layer: NormLayer) -> None:
         layer._modules.pop("output_norm", None)
     drop_hook(layer._forward_pre_hooks, prepare)
     drop_hook(layer._load_state_dict_post_hooks, settle)
-    # The layer becomes torch's again, the reverse of `normalise`: references to it stay.
+    # The class of torch again, the reverse of `normalise`.
     layer.__class__ = plain.__bases__[-1] if issubclass(plain, MSN) else plain
 
 
 def _without_parametrizations(layer: NormLayer) -> type[nn.Module]:
-    """Make parameters of what is parametrized, and give the class that has no property for it.
+    """Make parametrized weights parameters; return the class without torch's properties.
 
-    Not by torch's remove_parametrizations, which changes the class that a copy shares.
+    torch's remove_parametrizations would change the class, which the original shares.
     """
     chains = layer._modules.pop("parametrizations")
     for name, chain in chains.items():  # type: ignore[union-attr, operator]
@@ -349,16 +397,16 @@ def _without_parametrizations(layer: NormLayer) -> type[nn.Module]:
 
 
 def _stop_making(layer: nn.Module, name: str) -> None:
-    """End what makes the stored weight anew in each pass: pruning and hooks."""
+    """Remove what makes the stored weight in each pass: pruning and hooks."""
     if f"{name}_mask" in layer._buffers:
         prune.remove(layer, name)
-    _take_off(layer)
+    _remove_torch_norms(layer)
 
 
 def _with_affine(
     layer: nn.Module, weight: Tensor, scale: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer with each output channel scaled, then shifted."""
+    """The layer's weight and bias with each output channel scaled, then shifted."""
     bias = getattr(layer, "bias", None)
     shift = shift if bias is None else bias * scale + shift
     if isinstance(layer, _ConvTransposeNd):  # (inputs, outputs / groups, kernel)
@@ -371,7 +419,7 @@ def _with_affine(
 
 
 def _affine(output_norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """The scale and shift per channel that the output norm applies in eval, float32 at least."""
+    """The scale and shift per channel of the output norm in eval, in float32 or above."""
     if isinstance(output_norm, Offset):
         offset = widened(output_norm.bias)
         return torch.ones_like(offset), offset

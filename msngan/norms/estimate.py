@@ -1,10 +1,10 @@
-"""The largest singular value of a matrix that changes a little with each training step.
+"""Estimates of the largest singular value of a matrix that each training step changes a little.
 
-A single vector, as in Miyato et al. 2018 (arXiv:1802.05957, algorithm 1), follows too slowly: while
-a network is young, singular values lie close together and overtake each other, and the estimate was
-up to 36 % too small. Here a block of vectors is iterated (orthogonal iteration) and the estimate is
-the best that its span has (Rayleigh-Ritz; Golub & Van Loan, Matrix Computations, chapter 8.2 and
-8.3). Reading the matrix costs most of a product, so that a block costs little more than a vector.
+A single vector, as in Miyato et al. 2018 (arXiv:1802.05957, algorithm 1), follows too slowly: early
+in training, singular values lie close together and overtake each other, and the estimate was up to
+36 % too small. Here a block of vectors is iterated (orthogonal iteration), and the estimate is the
+best in its span (Rayleigh-Ritz; Golub & Van Loan, Matrix Computations, chapters 8.2 and 8.3). Most
+of the time of a product is spent reading the matrix, so a block costs little more than a vector.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 16  # vectors; as many as there are rows or columns, where these are fewer
+from msngan.norms.parts import WeightPart
+
+BLOCK = 16  # vectors, or the number of rows or columns where that is smaller
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 SQUARINGS = 12
-# An iteration that raises the estimate by less than this share ends an update, or a settling.
+# An update ends when an iteration raises the estimate by a smaller share than ENOUGH, an estimate
+# from the beginning when it is smaller than SETTLED; MOST: the largest number of iterations.
 ENOUGH, SETTLED = 2e-4, 1e-5
 MOST, MOST_SETTLING = 8, 100
-UNSEEN = 2, 15  # iterations of an update, and of a settling, where no value is looked at
+UNSEEN = 2, 15  # iterations of either where no value is read
+ROUNDING = 100  # units of rounding between two sigmas of one weight
+ALLOWED = 1.015  # an estimate is kept while sigma is at most this factor above it
 
 
 class Found(NamedTuple):
-    """What an iteration of a block x (..., k, d) finds of A (..., d, n), by y = x A and z = A y^T.
+    """The result of an iteration of a block x (..., k, d) for A (..., d, n); y = x A, z = A y^T.
 
-    The vectors of a block are its rows, for which the products take least time.
-    block: the next x, orthonormal. value: (...,), the estimate of sigma^2 by x itself. vector:
-    (..., k, 1), a unit vector: y^T vector, of length sqrt(value), is in the direction of the right
-    singular vector, and left (..., d) = z @ vector of the left one. |left| / sqrt(value) is sigma,
-    better than sqrt(value).
+    The vectors of a block are its rows, which makes the products fastest. block: the next x,
+    orthonormal. value: (...,), the estimate of sigma^2 that x gives. vector: (..., k, 1), a unit
+    vector: y^T vector, of length sqrt(value), has the direction of the right singular vector, and
+    left (..., d) = z @ vector that of the left one. sigma is |left| / sqrt(value), which is more
+    accurate than sqrt(value).
     """
 
     block: Tensor
@@ -42,20 +47,20 @@ class Found(NamedTuple):
 
 
 def start(shape: Sequence[int], like: Tensor) -> Tensor:
-    """An orthonormal block (groups, k, size), the same in every run and process."""
-    # Fractions of k^2 times an irrational: as good as noise, without a random stream.
+    """An orthonormal block (groups, k, size) to start from, the same in every run and process."""
+    # Fractions of k^2 times an irrational number serve as noise without a random generator.
     steps = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=like.device)
     block = (steps.square() * GOLDEN_RATIO).frac().sub(0.5).view(*shape)
     return orthonormal(block.to(like.dtype).mT).mT.contiguous()
 
 
 def orthonormal(columns: Tensor) -> Tensor:
-    """An orthonormal basis of the columns, and of more where they are dependent or zero."""
+    """An orthonormal basis of the columns, filled up where they are dependent or zero."""
     return torch.linalg.qr(columns)[0]
 
 
 def looks(x: Tensor) -> bool:
-    """Whether values may be read: no device waits for it, and no compiler has to follow."""
+    """Whether values may be read without making a device wait or breaking a compiled graph."""
     return x.is_cpu and not torch.compiler.is_compiling()
 
 
@@ -70,11 +75,11 @@ def leading(gram: Tensor) -> tuple[Tensor, Tensor]:
     if looks(gram):
         try:
             values, vectors = torch.linalg.eigh(gram)
-        except torch.linalg.LinAlgError:  # it does not take a NaN
+        except torch.linalg.LinAlgError:  # for a NaN
             vector = torch.full_like(gram[..., 0], math.nan)
             return vector[..., 0], vector
         return values[..., -1], vectors[..., -1]
-    # eigh would make a GPU wait. A high power of the matrix has the vector in every column.
+    # eigh would make a GPU wait. Every column of a high power of the matrix is near the vector.
     power = gram
     for _ in range(SQUARINGS):
         size = power.abs().amax((-2, -1), keepdim=True)
@@ -87,18 +92,18 @@ def leading(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moves(value: float, length: float, enough: float) -> bool:
-    """Whether an iteration with this value and |left| raised sigma by more than a share."""
+    """Whether an iteration with this value and |left| raised sigma by a share above `enough`."""
     return length > (1 + enough) * value > 0
 
 
 def iterated(
     x: Tensor, products: Callable[[Tensor], tuple[Tensor, Tensor]], enough: float, most: int
 ) -> tuple[Found, Tensor]:
-    """Iterations until one raises the estimate by less than `enough`, `most` of them at most.
+    """Iterate until an iteration raises the estimate by less than `enough`, at most `most` times.
 
-    products: gives y and z of x. Where a look at the values would make a device wait in each
-    update, or a compiler has to follow, as many iterations as UNSEEN says. Returns what the last
-    one found, and its y.
+    products: returns y and z of x. Where reading the values would make a device wait in each
+    update, or break a compiled graph, UNSEEN says how many iterations there are. Returns the result
+    of the last one, and its y.
     """
     settles = enough < ENOUGH
     values = looks(x) or (settles and not torch.compiler.is_compiling())
@@ -115,3 +120,99 @@ def iterated(
             if not any(moves(value, length, enough) for value, length in pairs):  # or is NaN
                 return found, y
         x = found.block
+
+
+def krylov(product: Callable[[Tensor], Tensor], x: Tensor, products: int) -> tuple[Tensor, Tensor]:
+    """An orthonormal basis of x, M x, ..., with `products` terms or full rank, and M times it.
+
+    x: (length, k), orthonormal. The Ritz values of this basis converge far faster than those of x
+    alone (Golub & Van Loan, Matrix Computations, chapter 10.3).
+    """
+    basis, images = x, product(x)
+    new = x.shape[1]
+    for _ in range(products - 1):
+        room = min(new, len(x) - basis.shape[1])
+        if room == 0:
+            break
+        more = orthonormal(torch.cat([basis, images[:, -new:]], 1))[:, basis.shape[1] :][:, :room]
+        basis, images = torch.cat([basis, more], 1), torch.cat([images, product(more)], 1)
+        new = room
+    return basis, images
+
+
+def leading_several(gram: Tensor, count: int) -> Tensor:
+    """A basis, (size, count), of the leading eigenvectors of a small symmetric matrix."""
+    vectors = gram[:, :count]
+    for _ in range(SQUARINGS):
+        vectors = gram @ orthonormal(vectors)
+    return orthonormal(vectors)
+
+
+class Estimated(WeightPart):
+    """A part that keeps an estimate of a largest singular value, by a block of vectors.
+
+    v: buffer, a unit vector. last_sigma: buffer (), the estimate that v gave when it was found.
+    """
+
+    v: Tensor
+    last_sigma: Tensor
+    most = MOST  # iterations per update; `bench sigma` also measures 1, with one vector
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an estimate."""
+        return self.v.numel() > 0
+
+    def sigma(self, weight: Tensor) -> Tensor:
+        """The estimate, a scalar, differentiable in the weight."""
+        raise NotImplementedError
+
+    def anew(self, weight: Tensor) -> Tensor:
+        """A new estimate from the beginning; writes nothing."""
+        raise NotImplementedError
+
+    def improve(self, weight: Tensor) -> None:
+        """The iterations of one update."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor) -> None:
+        """Iterate the block, in place; on a CPU again while that still raises sigma."""
+        if self.known:
+            self.improve(weight)
+            # The estimate is that of an earlier weight with NaN.
+            lost = looks(weight) and bool(self.last_sigma.isnan())
+            if lost and bool(weight.isfinite().all()):
+                self.settle(weight)
+
+    @torch.no_grad()
+    def fits(self, weight: Tensor) -> bool:
+        """Whether last_sigma is what v gives, and close to a new estimate from the beginning."""
+        if not self.known:
+            return True
+        # `anew` is NaN for a zero weight, whose last_sigma is 1: that fits.
+        return self.consistent(weight) and not (
+            float(self.anew(weight)) > ALLOWED * float(self.last_sigma)
+        )
+
+    @torch.no_grad()
+    def consistent(self, weight: Tensor) -> bool:
+        if not self.known:
+            return True
+        sigma, last = float(self.sigma(weight)), float(self.last_sigma)
+        return abs(sigma - last) <= ROUNDING * torch.finfo(self.v.dtype).eps * last
+
+
+def checked_iterations(value: int) -> int:
+    """The option `iterations`; ValueError unless it is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"iterations must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def checked_positive(name: str, value: float) -> float:
+    """An option of a norm, as a float; ValueError unless it is above 0 and finite."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and 0 < value < math.inf):
+        raise ValueError(f"{name} must be a number above 0, got {value!r}; 1.0 is usual")
+    return float(value)

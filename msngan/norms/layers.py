@@ -1,24 +1,23 @@
 """Layers under a norm: whoever reads `layer.weight` gets the weight that the layer computes with.
 
-A layer under a norm is of a subclass of its own class that has a property in place of each normed
+A layer under a norm has a subclass of its own class, with a property in place of each normed
 weight, as with `torch.nn.utils.parametrize`. Unlike there, the parameter stays registered under its
-own name. So plain state dicts fit, the order of parameters (and with it an optimizer's state) is
-the plain layer's, the whole network can be pickled, and torch's pruning works. The output half of a
-norm is a submodule that a forward hook runs, which is how torch's transformers see that they must
-not take their fast path around it.
+own name. So plain state dicts fit, the order of parameters (and of an optimizer's state) is that of
+the plain layer, the whole network can be pickled, and torch's pruning works. The output half of a
+norm is a submodule that a forward hook runs; torch's transformers leave their fast path where a
+layer has hooks.
 
-state_dict keys of a layer: weight, bias (where it is alive), weight_norm.*, output_norm.*; of a
-weight with another name, as in_proj_weight, in_proj_weight_norm.*.
+state_dict keys of a layer: weight, bias (where the norm does not cancel it), weight_norm.*,
+output_norm.*; a weight with another name, such as in_proj_weight, has in_proj_weight_norm.*.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from inspect import signature
 from typing import Any
 from weakref import ref
 
@@ -27,24 +26,34 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize, prune
 
-from msngan.norms.base import Norm
-from msngan.norms.mean_spectral import MEAN_SPECTRAL, centring_of
-from msngan.norms.parts import WeightPart, normal_mode, traced
-from msngan.norms.states import translate
+from msngan.norms.parts import Norm, WeightPart, normal_mode, traced
 
-# What takes a weight over from its layer must get the parameter, not what is made of it.
+# The names that torch.nn.utils.spectral_norm and parametrizations.spectral_norm give to the weight
+# and to our buffers.
+TORCH_NAMES = (
+    {"": "{0}_orig", "u": "{0}_u", "v": "{0}_v"},
+    {
+        "": "parametrizations.{0}.original",
+        "u": "parametrizations.{0}.0._u",
+        "v": "parametrizations.{0}.0._v",
+    },
+)
+# Functions that take a weight over from its layer must get the parameter, not the normed weight.
 TAKES_OVER = {
     parametrize.register_parametrization.__code__,
     prune.BasePruningMethod.apply.__func__.__code__,  # type: ignore[attr-defined]
     nn.Module.get_parameter.__code__,
 }
-# What reads the biases of the layers in it, and cannot do with None.
+# Modules that read the biases of the layers in them, and fail for None.
 READS_BIAS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 class _Class(type):
-    """The class of a normed layer's class: a property that torch's parametrize sets for a normed
-    weight, on a subclass, gives what the norm starts from, and the norm stays on top of it."""
+    """The metaclass of normed layers, which keeps the norm on top of torch's parametrizations.
+
+    A property that parametrize sets for a normed weight, on a subclass, makes the weight that the
+    norm starts from.
+    """
 
     normed: tuple[str, ...]
 
@@ -55,24 +64,24 @@ class _Class(type):
 
 
 class NormLayer(nn.Module, metaclass=_Class):
-    """What all layers under a norm share, mixed into their own class."""
+    """The base class that a layer under a norm has in addition to its own class."""
 
-    normed: tuple[str, ...]  # names of the weights that are read through their part
+    normed: tuple[str, ...]  # names of the normed weights
     plain: type[nn.Module]  # the class without the norm
 
     def apply(self, fn: Callable[[nn.Module], None]) -> NormLayer:
-        """As torch's, with the parameters themselves for `fn` to initialise."""
+        """As in torch; `fn` reads the parameters themselves, so that it can initialise them."""
         with parameters_bare(self):
             super().apply(fn)
         return self
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         for name in self.normed:
-            stored(self, name)  # keeps what was written into a weight that was read
+            stored(self, name)  # adopts what was written into the normed weight
         super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        translate(self, state_dict, prefix)
+        _translate(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -80,21 +89,21 @@ class NormLayer(nn.Module, metaclass=_Class):
             stored(self, name)
         kind = type(self)
         own_class = class_of(self.plain, self.normed)  # type: ignore[arg-type]
-        if kind is not own_class:  # another class on top, as parametrize's
+        if kind is not own_class:  # a further subclass, as from parametrize
             return super().__reduce_ex__(protocol)
         own = getattr(kind, "__getstate__", None) not in (None, getattr(object, "__getstate__", 0))
         state = dict(self.__getstate__() if own else self.__dict__)
         for name in self.normed:
-            if isinstance(state.get(name), Tensor):  # computed by a hook, with a graph
+            if isinstance(state.get(name), Tensor):  # made by a hook, with a graph
                 state[name] = state[name].detach()
-        if "_flat_weights" in state:  # of a recurrent layer: made anew in each pass
+        if "_flat_weights" in state:  # of a recurrent layer, made anew in each pass
             state["_flat_weights"] = [self._parameters.get(n) for n in state["_flat_weights_names"]]
             state.pop("_flat_weight_refs", None)
         return _empty, (self.plain, self.normed), state
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise RuntimeError(
-            f"torch.jit.script cannot compile {type(self).__name__}: a norm chooses by values; fold"
+            f"torch.jit.script cannot compile {type(self).__name__}: a norm depends on values; fold"
             " the network first, or use torch.compile, torch.export or torch.jit.trace"
         )
 
@@ -108,7 +117,7 @@ def _empty(plain: type[nn.Module], normed: tuple[str, ...]) -> nn.Module:
 def class_of(plain: type[nn.Module], normed: tuple[str, ...]) -> type[NormLayer]:
     """The subclass of a layer's class in which these weights go through a norm."""
     names: dict[str, Any] = {"normed": normed, "plain": plain, "__doc__": plain.__doc__}
-    names["__module__"] = plain.__module__  # by which torch.fx knows torch's layers
+    names["__module__"] = plain.__module__  # torch.fx recognises torch's layers by it
     if hasattr(plain, "reset_parameters"):
         names["reset_parameters"] = _reset_parameters
     for name in normed:
@@ -124,7 +133,7 @@ def _reset_parameters(layer: NormLayer) -> None:
 
 
 def _property(name: str, inner: property | None) -> property:
-    """What a normed weight is read and written by. inner: what the stored weight itself is."""
+    """The property of a normed weight. inner: a property that makes the stored weight, if any."""
     part_name = name + "_norm"
 
     def read(layer: nn.Module) -> Tensor:
@@ -143,7 +152,7 @@ def _property(name: str, inner: property | None) -> property:
         _adopt(part)
         try:
             made = part(weight)
-        except AttributeError as problem:  # else torch takes the weight for missing, and gives W
+        except AttributeError as problem:  # torch would take the weight for missing
             raise RuntimeError(f"the norm of {name} failed: {problem}") from problem
         if isinstance(part, WeightPart) and part._lent is not made:
             _remember(part, made, weight)
@@ -151,7 +160,7 @@ def _property(name: str, inner: property | None) -> property:
 
     def put(layer: nn.Module, value: Any) -> None:
         if inner is None:
-            layer.__dict__[name] = value  # of pruning, hooks, replicas; parameters are registered
+            layer.__dict__[name] = value  # by pruning, hooks, replicas; torch registers parameters
         else:
             inner.fset(layer, value)  # type: ignore[misc]
 
@@ -184,7 +193,7 @@ def stored(layer: nn.Module, name: str = "weight") -> Tensor:
 
 
 def _remember(part: WeightPart, made: Tensor, weight: Tensor) -> None:
-    """What was handed out, as others may write into it: on a plain layer it is the parameter."""
+    """Keep what was handed out, since a caller may write into it as into a plain layer's weight."""
     if weight.is_leaf and not (made.is_inference() or weight.is_inference()):
         kept = made.detach()
         part.__dict__["_handed"] = (kept, kept._version, ref(weight), weight._version)
@@ -192,9 +201,9 @@ def _remember(part: WeightPart, made: Tensor, weight: Tensor) -> None:
 
 @torch.no_grad()
 def _adopt(part: nn.Module) -> None:
-    """Write into the parameter what was written in place into the weight that was read of it.
+    """Copy into the parameter what a caller wrote in place into the normed weight.
 
-    Not where the parameter itself was written since.
+    Unless the parameter itself was written since.
     """
     handed = part.__dict__.pop("_handed", None)
     if handed is None or handed[0]._version == handed[1]:
@@ -205,8 +214,43 @@ def _adopt(part: nn.Module) -> None:
         weight.copy_(handed[0])
 
 
+def _translate(layer: Any, state: dict[str, Any], prefix: str) -> None:
+    """Rename torch's names in `state`, in place, and fill in what the state of a plain layer lacks.
+
+    The state of a plain layer leaves the norm's parameters and running statistics as they are, and
+    sigma is estimated anew. A bias that the norm cancels is dropped.
+    """
+    for name in layer.normed:
+        if prefix + name in state or f"{name}_orig" in layer._parameters:
+            continue
+        for form in TORCH_NAMES:
+            names = {ours: prefix + theirs.format(name) for ours, theirs in form.items()}
+            if names[""] in state:
+                state[prefix + name] = state.pop(names.pop(""))
+                for ours, theirs in names.items():
+                    if isinstance(value := state.pop(theirs, None), Tensor):
+                        shape = _shape(layer, name, ours)
+                        if shape is not None and shape.numel() == value.numel():
+                            state[f"{prefix}{name}_norm.{ours}"] = value.reshape(shape)
+    if not any(prefix + name in state for name in layer.normed):
+        return
+    for part, own in layer.named_children():
+        if not any(key.startswith(f"{prefix}{part}.") for key in state):
+            weight = state.get(prefix + part.removesuffix("_norm"))
+            known = isinstance(own, WeightPart) and isinstance(weight, Tensor)
+            kept = own.state_of(weight) if known else own.state_dict()
+            state |= {f"{prefix}{part}.{key}": x for key, x in kept.items()}
+    if "bias" not in layer.state_dict(keep_vars=True):
+        state.pop(prefix + "bias", None)
+
+
+def _shape(layer: nn.Module, name: str, buffer: str) -> Any:
+    found = getattr(layer._modules.get(name + "_norm"), buffer, None)
+    return found.shape if isinstance(found, Tensor) else None
+
+
 def settle(layer: nn.Module, *_: Any) -> None:
-    """The hook after a load: what is estimated of the weights fits them."""
+    """The hook after load_state_dict: make the estimates fit the weights."""
     for name in layer.normed:  # type: ignore[union-attr]
         part = layer._modules.get(name + "_norm")
         if isinstance(part, WeightPart):
@@ -217,7 +261,7 @@ def settle(layer: nn.Module, *_: Any) -> None:
 
 @contextmanager
 def parameters_bare(layer: nn.Module) -> Iterator[None]:
-    """Inside, the layer's weights are the parameters themselves."""
+    """Inside, reading the layer's weights gives the parameters themselves."""
     stored_before = layer.__dict__.get("_bare")
     layer.__dict__["_bare"] = True
     try:
@@ -238,7 +282,7 @@ def parts_of(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 
 
 def weights_of(layer: nn.Module) -> tuple[str, ...]:
-    """The names of the matrices that a layer of torch's, or a subclass of one, multiplies by."""
+    """The names of the weight matrices of a layer of torch, or of a subclass of one."""
     names: tuple[str, ...] = ()
     if isinstance(layer, NormLayer):
         return layer.normed
@@ -249,7 +293,7 @@ def weights_of(layer: nn.Module) -> tuple[str, ...]:
     elif isinstance(layer, nn.RNNCellBase):
         names = ("weight_ih", "weight_hh")
     elif isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
-        # max_norm writes into the weight in each pass; sparse gradients do not go through sigma.
+        # max_norm writes into the weight in each pass; sparse gradients cannot go through sigma.
         names = () if layer.sparse or layer.max_norm is not None else ("weight",)
     elif isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear)):
         names = ("weight",)
@@ -257,33 +301,45 @@ def weights_of(layer: nn.Module) -> tuple[str, ...]:
 
 
 def has_output(layer: nn.Module) -> bool:
-    """Whether an output part can follow the layer."""
+    """Whether a norm's output part can follow the layer."""
     return isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear))
 
 
 def normalise(
     layer: nn.Module, norm: Norm, *, head: bool = False, conv_bias: bool = False
 ) -> nn.Module:
-    """Put a norm on one torch layer, in place, and return it; the plain layer for `none`.
+    """Put a norm on one torch layer, in place, and return the layer.
 
-    head: a critic's last layer. It gets the weight part alone: centring it would pin the mean score
-        of every batch, and the Wasserstein gradient would be exactly zero.
-    conv_bias: keep a bias that the norm cancels, as the published networks do; it is dead.
+    head: the layer is a critic's last one and gets the weight part only: centring would fix the
+        mean score of every batch, and the Wasserstein gradient would be exactly zero.
+    conv_bias: keep a bias that the norm cancels, as the published networks do; it has no effect.
     """
+    parts = parts_for(layer, norm, head=head)
+    put_parts(layer, parts, cancels_bias=norm.cancels_bias and not conv_bias)
+    return layer
+
+
+def parts_for(layer: nn.Module, norm: Norm, *, head: bool = False) -> dict[str, nn.Module]:
+    """The parts of a norm for one layer, by their names in the layer; none for `none`."""
     names = weights_of(layer)
-    output = norm.output if has_output(layer) and not head else None
     if norm.weight is None and norm.output is None:
-        return layer
+        return {}
     if isinstance(layer, NormLayer) or not names:
-        has = "has one already" if names else "has no weight matrix"
-        raise TypeError(f"cannot put a norm on {type(layer).__name__}, which {has}")
-    if norm.weight is None and output is None:
-        return layer
-    like = getattr(layer, names[0])
+        why = "already has one" if names else "has no weight matrix"
+        raise TypeError(f"cannot put a norm on {type(layer).__name__}, which {why}")
     parts = {name + "_norm": norm.weight(layer, name) for name in names} if norm.weight else {}
-    if output:
-        parts["output_norm"] = output(layer)
-    # The layer becomes its own subclass: parameters, hooks and references to it stay.
+    if norm.output and has_output(layer) and not head:
+        parts["output_norm"] = norm.output(layer)
+    return parts
+
+
+def put_parts(layer: nn.Module, parts: Mapping[str, nn.Module], *, cancels_bias: bool) -> None:
+    """Put parts from `parts_for` on their layer, in place."""
+    if not parts:
+        return
+    names = weights_of(layer)
+    like = getattr(layer, names[0])
+    # Only the class of the layer changes: parameters, hooks and references to it stay.
     layer.__class__ = class_of(type(layer), names)  # type: ignore[arg-type]
     for each in ("output_norm", *(name + "_norm" for name in names)):
         layer.register_module(each, None)
@@ -293,15 +349,14 @@ def normalise(
     if any(hasattr(part, "prepare") for part in parts.values()):
         layer.register_forward_pre_hook(prepare, with_kwargs=True)
     layer.register_load_state_dict_post_hook(settle)
-    if output:
+    if "output_norm" in parts:
         layer.register_forward_hook(norm_output, prepend=True)
-        if norm.cancels_bias and not conv_bias and getattr(layer, "bias", None) is not None:
+        if cancels_bias and getattr(layer, "bias", None) is not None:
             layer.register_parameter("bias", None)
-    return layer
 
 
 def prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
-    """The forward pre-hook that shows a layer's input to its parts."""
+    """The forward pre-hook that shows the layer's input to its weight parts."""
     x = args[0] if args else next(iter(kwargs.values()))
     for name in layer.normed:  # type: ignore[union-attr]
         weight = stored(layer, name)
@@ -310,7 +365,7 @@ def prepare(layer: nn.Module, args: Any, kwargs: Any) -> None:
 
 
 def watch(module: nn.Module) -> None:
-    """Warn after the first pass of layers that it read but did not call, past their output part."""
+    """Warn after the first pass if it read weights of layers that it did not call."""
     some = any(_has_output_part(part) for part in module.modules())
     if some and _count_reads not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_count_reads)
@@ -322,7 +377,7 @@ def _has_output_part(layer: nn.Module) -> bool:
 
 
 def unwatch(module: nn.Module) -> None:
-    """End what `watch` began."""
+    """Remove the hooks of `watch`."""
     drop_hook(module._forward_pre_hooks, _count_reads)
     drop_hook(module._forward_hooks, _warn_of_reads)
 
@@ -341,15 +396,15 @@ def _warn_of_reads(module: nn.Module, *_: Any) -> None:
     reads = {name: part.__dict__.pop("_reads", 0) for name, part in module.named_modules()}
     if missed := [name for name, count in reads.items() if count]:
         warnings.warn(
-            f"{', '.join(missed)}: the network reads the weight and never calls the layer, so only"
-            " the norm's part for weights acts there, and a bias that the norm replaces is gone;"
-            " leave them out of `layers`, or choose a norm of the weight alone",
+            f"{', '.join(missed)}: the network reads the weight but never calls the layer, so only"
+            " the weight part of the norm acts there, and a bias that the norm replaces is missing;"
+            " leave these out of `layers`, or choose a norm that has a weight part only",
             stacklevel=2,
         )
 
 
 def called(layer: nn.Module) -> None:
-    """The output part of the layer has its input."""
+    """Note that the output part of the layer runs."""
     if not torch.compiler.is_compiling():
         layer.__dict__.pop("_reads", None)
 
@@ -362,24 +417,22 @@ def drop_hook(hooks: dict[int, Any], hook: Callable[..., Any]) -> None:
 def norm_output(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
     """The forward hook that runs a layer's output part."""
     called(layer)
-    # torch's convolutions take one image without a batch axis; a norm would then take the image's
-    # rows for its channels.
+    # torch's convolutions also take one image without a batch axis, whose axis 1 has no channels.
     if isinstance(layer, _ConvNd) and output.dim() != len(layer.kernel_size) + 2:
         raise ValueError(
-            f"a normed convolution takes a batch (N, C, ...), not a tensor of"
-            f" {tuple(args[0].shape)}"
+            f"a normed convolution takes a batch (N, C, ...), got the shape {tuple(args[0].shape)}"
         )
     return layer.output_norm(output)  # type: ignore[operator]
 
 
 def norm_attention(attention: nn.Module, args: Any, output: tuple[Tensor, Any]) -> Any:
-    """The forward hook for the output part of an attention's out_proj, which is not called."""
+    """The forward hook that runs the output part of out_proj, which attention does not call."""
     called(attention.out_proj)  # type: ignore[arg-type]
     return attention.out_proj.output_norm(output[0]), *output[1:]  # type: ignore[operator, union-attr]
 
 
 def join(module: nn.Module) -> None:
-    """Fit normed layers to those of torch's modules that read them instead of calling them."""
+    """Make normed layers work in modules of torch that read their weights and biases."""
     for parent in module.modules():
         if isinstance(parent, READS_BIAS):
             for child in parent.children():
@@ -394,33 +447,4 @@ def join(module: nn.Module) -> None:
         if isinstance(parent, nn.TransformerEncoder) and any(
             getattr(part, "output_norm", None) is not None for part in parent.modules()
         ):
-            parent.use_nested_tensor = False  # its layers do not take their fast path
-
-
-class MSN(nn.Module):
-    """What the three drop-in layers add: MSN from birth. `bias` says whether m is learned."""
-
-    def __init__(self, *args: Any, gain: bool = False, **options: Any) -> None:
-        # Bound to torch's signature, in which `bias` may be positional.
-        arguments = signature(super().__init__).bind(*args, **options).arguments
-        bias = arguments.pop("bias", True)
-        super().__init__(**arguments, bias=False)
-        output = lambda layer: centring_of(layer, offset=bias, gain=gain)  # noqa: E731
-        normalise(self, Norm(MEAN_SPECTRAL.weight, output, cancels_bias=True))
-
-
-class MSNConv2d(MSN, nn.Conv2d):
-    """torch.nn.Conv2d under Mean Spectral Normalization (arXiv:1907.04003, equations 6 and 7).
-
-    Arguments as torch's, and `bias`: whether the offset m is learned; `gain`: a learned factor per
-    channel as in the authors' released code. The convolution itself has no bias, for centring
-    would cancel it. Input (N, C, H, W).
-    """
-
-
-class MSNConvTranspose2d(MSN, nn.ConvTranspose2d):
-    """torch.nn.ConvTranspose2d under Mean Spectral Normalization; see MSNConv2d."""
-
-
-class MSNLinear(MSN, nn.Linear):
-    """torch.nn.Linear under Mean Spectral Normalization; means are over all axes but the last."""
+            parent.use_nested_tensor = False  # its fast path skips output parts

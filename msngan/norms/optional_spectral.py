@@ -1,9 +1,9 @@
 """Optional spectral normalisation: a gate per layer, switched by a criterion while training.
 
-Off, a layer computes with W; on, with W / sigma (Miyato et al. 2018, arXiv:1802.05957). Texts on
-"optional" spectral normalisation leave open what decides; here it is a named criterion with
-hysteresis. Switching off writes sigma into the weight, so that the function does not jump;
-switching on is a jump by 1 / sigma. Always on is the norm `spectral`, never is `none`.
+A layer computes with W where its gate is off and with W / sigma where it is on (Miyato et al. 2018,
+arXiv:1802.05957). Texts on "optional" spectral normalisation do not say what decides; here it is a
+named criterion with hysteresis. Switching off divides the weight by sigma, so that the function
+does not change; switching on scales it by 1 / sigma. The norm `spectral` is always on.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.base import Norm
-from msngan.norms.parts import WeightPart
+from msngan.norms.parts import Norm, WeightPart
 from msngan.norms.spectral import SpectralNorm
 
-# The thresholds that each criterion has by default: above the first a gate goes on, below the
-# second it goes off.
+# The default thresholds of each criterion: on above the first, off below the second.
 CRITERIA = {"sigma": (1.1, 0.9), "gradient_norm": (2.0, 1.0), "random": (0.9, 0.1)}
-# What Adam and its relatives keep of a weight's gradient, and in which power.
+# What Adam and similar optimizers keep of a weight's gradient, and its power.
 MOMENTS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
 
 
@@ -33,14 +31,14 @@ class OptionalSpectralNorm(WeightPart):
     """Map a weight W to itself or to W / sigma(W), as the gate is off or on.
 
     on: buffer (), bool, the gate. average: buffer (), the running average of gradient norms. count:
-    buffer (), int64, how many norms it has seen, or, from a random start, the random gates' draws.
-    estimate: the power iteration, which goes on while the gate is off.
+    buffer (), int64, the number of norms in it; for random gates the number of draws, from a random
+    start. estimate: the estimate of sigma, which is also updated while the gate is off.
 
-    In training the gate is decided in `iterate`: under a SigmaBank once per update, after the
-    optimizer's step; without one in the first forward after a step (not a fused one's, which
-    leaves no trace), for a second forward may share its backward with the first. Each change
-    is a record in `decisions`: on, criterion, value, sigma. `rescale` is called with the weight and
-    the factor by which its gradients are multiplied from then on.
+    In training `iterate` decides the gate: under a SigmaBank once per update, after the optimizer's
+    step; without one in the first forward after a step (except a fused optimizer's, which is not
+    visible), because a second forward may share its backward with the first. Each switch adds a
+    record to `decisions`: on, criterion, value, sigma. `rescale` is called with the weight and the
+    factor by which its gradients are multiplied from then on.
     """
 
     precise = ("average",)
@@ -66,8 +64,8 @@ class OptionalSpectralNorm(WeightPart):
         device = estimate.u.device
         self.register_buffer("on", torch.tensor(start, device=device))
         self.register_buffer("average", estimate.last_sigma.new_zeros(()))
-        # Another start for each layer, which takes nothing from torch's stream: runs that are to be
-        # compared begin with the same weights.
+        # Another number for each layer, without a draw from torch's generator: all norms start
+        # from the same weights.
         drawn = criterion == "random" and not estimate.u.is_meta
         count = crc32(estimate.u.cpu().numpy().tobytes()) if drawn else 0
         self.register_buffer("count", torch.tensor(count, device=device))
@@ -100,7 +98,7 @@ class OptionalSpectralNorm(WeightPart):
         """Improve sigma in place, then decide; a gate that goes off divides the weight by sigma."""
         self.estimate.iterate(weight)
         if not self.training or torch.compiler.is_compiling():
-            return  # a compiled pass cannot choose by a value: there a bank decides
+            return  # compiled code cannot branch on a value: there the bank decides
         if not self.managed and self._decided == weight._version:
             return
         value = self._value(weight)
@@ -109,7 +107,7 @@ class OptionalSpectralNorm(WeightPart):
         self._decided = weight._version
 
     def _value(self, weight: Tensor) -> float | None:
-        """What the criterion looks at; None where there is nothing to see."""
+        """The value that the criterion compares; None where there is none."""
         if self.criterion == "sigma":
             return self.estimate.last_sigma.item()
         if self.criterion == "random":
@@ -118,9 +116,9 @@ class OptionalSpectralNorm(WeightPart):
         return None if weight.grad is None else self._ratio(weight.grad)
 
     def _ratio(self, gradient: Tensor) -> float | None:
-        """The gradient's norm by the average so far; None until that has seen enough."""
+        """The gradient's norm over its average so far; None until that has `memory` norms."""
         norm = torch.linalg.vector_norm(gradient, dtype=self.average.dtype)
-        if self._on:  # of the weight computed with, so that the two states compare
+        if self._on:  # of the normed weight, so that both states compare
             norm = norm * self.estimate.last_sigma
         known = self._count >= self.memory
         value = (norm / self.average.clamp_min(1e-12)).item() if known else None
@@ -146,7 +144,7 @@ class OptionalSpectralNorm(WeightPart):
         )
 
     def _mirror(self) -> None:
-        # Python's own copies: reading a buffer in each pass would make a GPU wait.
+        # Copies in Python: reading a buffer in each pass would make a GPU wait.
         known = not self.on.is_meta
         self._on, self._count = known and bool(self.on), int(self.count) if known else 0
 
@@ -156,7 +154,7 @@ class OptionalSpectralNorm(WeightPart):
 
 
 def rescale_moments(optimizer: torch.optim.Optimizer, weight: Tensor, factor: float) -> None:
-    """Adam's moments of a weight whose gradients are multiplied by `factor` from now on."""
+    """Scale Adam's moments of a weight whose gradients are multiplied by `factor` from now on."""
     state = optimizer.state.get(weight, {})
     for name, power in MOMENTS.items():
         if name in state:
@@ -171,7 +169,7 @@ def follow(parts: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> None
 
 
 def gate_figures(parts: Iterable[nn.Module]) -> dict[str, Tensor]:
-    """gates_on: (), float32, how many of the gates are on; nothing where there are no gates."""
+    """gates_on: (), float32, the number of gates that are on; empty if there are no gates."""
     gates = [part.on for part in parts if isinstance(part, OptionalSpectralNorm)]
     return {"gates_on": torch.stack(gates).sum().float()} if gates else {}
 
@@ -183,18 +181,18 @@ def optional_spectral(
     start: bool = False,
     memory: int = 100,
 ) -> Norm:
-    """Spectral normalisation with a gate per layer: on above `on`, off below `off`, else as it was.
+    """Spectral normalisation with a gate per layer: it switches on above `on` and off below `off`.
 
-    criterion: what is looked at, with its own `on` and `off` where none are given.
-        sigma (1.1, 0.9): of the weight as it is stored. `on` must be above 1, which is sigma after
-        switching off. While a gate is on the gradient is orthogonal to the weight, which thus
-        seldom shrinks: without weight decay such a gate seldom goes off.
-        gradient_norm (2, 1): that of the weight computed with, divided by its own running average.
-        It needs a SigmaBank, or gradients that outlive the next forward.
-        random (0.9, 0.1): a uniform number in [0, 1), to compare the others with; a gate is on for
-        a share (1 - on) / (1 - on + off) of the updates.
-    start: whether the gates are on at first.
-    memory: how many updates the average is over, and how many pass before the first decision.
+    criterion: the value that is compared, and its default `on` and `off`.
+        sigma (1.1, 0.9): sigma of the stored weight. `on` must be above 1, which is sigma after
+        switching off. While a gate is on, the gradient is orthogonal to the weight, which therefore
+        seldom shrinks: without weight decay such a gate seldom switches off.
+        gradient_norm (2, 1): the gradient norm of the normed weight over its running average. It
+        needs a SigmaBank, or gradients that are kept until the next forward.
+        random (0.9, 0.1): a uniform number in [0, 1), as a baseline; a gate is on for a share
+        (1 - on) / (1 - on + off) of the updates.
+    start: whether the gates are on initially.
+    memory: the number of updates in the average, and before the first decision.
     Raises ValueError for an unknown criterion and for numbers out of range.
     """
     if criterion not in CRITERIA:
@@ -202,14 +200,11 @@ def optional_spectral(
     above = CRITERIA[criterion][0] if on is None else on
     below = CRITERIA[criterion][1] if off is None else off
     if not 0 <= below < above < inf:
-        raise ValueError(f"on {above} and off {below}: it must be that 0 <= off < on")
+        raise ValueError(f"on {above} and off {below} must satisfy 0 <= off < on")
     if criterion == "sigma" and above <= 1:
         raise ValueError(f"on {above} must be above 1, which is sigma after switching off")
     if memory < 1:
         raise ValueError(f"memory {memory} is less than 1")
     kept: dict[str, Any] = {"criterion": criterion, "above": above, "below": below, "start": start}
     weight = partial(OptionalSpectralNorm.of, memory=memory, **kept)
-    return Norm(weight=weight, options=optional_spectral)
-
-
-OPTIONAL_SPECTRAL = optional_spectral()
+    return Norm(weight=weight)

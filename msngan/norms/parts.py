@@ -1,10 +1,16 @@
-"""The weight half of a norm: a module that maps the stored weight to the one to compute with."""
+"""What a norm is, and the base classes of its first half, the part for weights.
+
+A norm has two parts: what happens to a layer's weight and what happens to its output. MSN is then
+(spectral norm, centring), SN is (spectral norm, nothing), BN is (nothing, batch norm), and no
+network needs an `if`.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 from weakref import ref
@@ -21,6 +27,44 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 Part = TypeVar("Part", bound="WeightPart")
 Matrix = TypeVar("Matrix", bound="MatrixPart")
 
+
+@dataclass(frozen=True)
+class Norm:
+    """One entry of NORMS.
+
+    weight: makes, for a layer and the name of one of its weights, the module that maps the stored
+        weight to the one that the layer computes with: a WeightPart, or any module of one tensor.
+    output: makes, for a layer, the module that its output goes through.
+    cancels_bias: the output part removes or replaces any constant per channel, so that a bias of
+        the layer would be dead (its gradient is rounding noise, which Adam turns into a random
+        walk) or a duplicate.
+    options: makes this norm with other options, its keyword arguments; None if it has no options.
+    """
+
+    weight: Callable[[nn.Module, str], nn.Module] | None = None
+    output: Callable[[nn.Module], nn.Module] | None = None
+    cancels_bias: bool = False
+    options: Callable[..., Norm] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.output or not self.cancels_bias
+
+
+def outputs_of(layer: nn.Module) -> tuple[int, int]:
+    """The number of output channels of a layer, and the axis of its output that has them."""
+    if isinstance(layer, _ConvNd):
+        return layer.out_channels, 1
+    assert isinstance(layer, (nn.Linear, nn.Bilinear))
+    return layer.out_features, -1
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of layers or parameters for a message: at most 12, and how many more there are."""
+    shown = [name or "(the module itself)" for name in names]
+    more = f" and {len(shown) - 12} more" if len(shown) > 12 else ""
+    return ", ".join(shown[:12]) + more
+
+
 _fused_steps = 0
 
 
@@ -34,19 +78,22 @@ register_optimizer_step_post_hook(_count_fused)
 
 
 def stamp(weight: Tensor) -> tuple[float, ...]:
-    """What changes when a tensor is replaced or written; through `.data`, on a CPU alone."""
+    """A value that changes when a tensor is replaced or written.
+
+    A write through `.data` changes it on a CPU only.
+    """
     version = -1 if weight.is_inference() else weight._version
     made = (version, weight.data_ptr(), _fused_steps)
     return (*made, _sum_of_some(weight)) if weight.is_cpu and weight.numel() else made
 
 
 def _sum_of_some(weight: Tensor) -> float:
-    """A sum of about eight values of each row, each times a number of its own."""
+    """A weighted sum of about eight values per row, with different weights."""
     step = max(1, weight[0].numel() // 8) | 1
     values = weight.detach()
     if 0 in weight.stride():  # expanded
         values = values.reshape(-1)[::step]
-    else:  # in any dense layout
+    else:  # any dense memory layout
         count = (weight.numel() - 1) // step + 1
         values = values.as_strided((count,), (step,), weight.storage_offset())
     numbers = (values.float() if values.dtype in LOW_PRECISION else values).numpy()
@@ -59,7 +106,7 @@ def _factors(count: int, dtype: str) -> np.ndarray:
 
 
 def normal_mode(weight: Tensor) -> AbstractContextManager[Any]:
-    """Outside inference mode, where what is made could not be written later; for a plain weight."""
+    """Leave inference mode for a normal weight: a tensor made in it cannot be written later."""
     compiling = torch.compiler.is_compiling()
     if not compiling and torch.is_inference_mode_enabled() and not weight.is_inference():
         return torch.inference_mode(False)
@@ -67,17 +114,17 @@ def normal_mode(weight: Tensor) -> AbstractContextManager[Any]:
 
 
 def widened(x: Tensor) -> Tensor:
-    """x in float32 at least."""
+    """x in float32, or float64 if it already is."""
     return x if x.dtype == torch.float32 else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def full_precision(weight: Tensor) -> torch.autocast:
-    """Outside autocast, also for a weight on the meta device."""
+    """A context without autocast; also for a weight on the meta device."""
     return torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False)
 
 
 def traced() -> bool:
-    """Whether plain operations without values are wanted: compile, export, trace, torch.func."""
+    """Whether only operations that read no values may run: compile, export, trace, torch.func."""
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -87,12 +134,12 @@ def traced() -> bool:
 
 
 def recomputing() -> bool:
-    """Whether this runs within a backward pass, as activation checkpointing makes forwards do."""
+    """Whether this runs inside a backward pass, as under activation checkpointing."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class Precise(nn.Module):
-    """A module of which some buffers stay in float32 at least, whatever the module is cast to."""
+    """A module with buffers (`precise`) that stay in float32 or above when the module is cast."""
 
     precise: tuple[str, ...] = ()
 
@@ -106,7 +153,7 @@ class Precise(nn.Module):
         return self
 
     def widen(self) -> None:
-        """After a load that assigned what it read."""
+        """Widen the precise buffers again, after load_state_dict(assign=True)."""
         for part in self.modules():
             for name in part.precise if isinstance(part, Precise) else ():
                 setattr(part, name, widened(getattr(part, name)))
@@ -115,17 +162,17 @@ class Precise(nn.Module):
 class WeightPart(Precise):
     """forward(weight) is the weight that the layer computes with, of the same shape and dtype.
 
-    A part that estimates something of the weight overrides `iterate`, `fits` and `settle`, or has
-    parts that do. Without a SigmaBank each training pass calls `iterate` if the weight has changed
-    since the last one; with one, the bank does after each optimizer step. In other passes a weight
-    that has changed since is looked at: where the estimate does not fit, it is made anew. In eval
-    nothing is written but for that, and going back to training restores what was written then.
+    A part that needs no estimate overrides `normalised` only. A part that estimates something about
+    the weight also overrides `iterate`, `fits` and `settle`, or has child parts that do. Without a
+    SigmaBank, each training pass calls `iterate` if the weight has changed since the last call;
+    with a bank, the bank calls it after each optimizer step. Other passes check a weight that has
+    changed: where the estimate does not fit, it is made anew. Eval writes nothing else, and going
+    back to training restores what eval wrote.
     """
 
-    unit = True  # a zero weight is divided by 1
-    # Whether training without a bank iterates.
-    may_iterate_in_passes = True
-    # Python state that belongs to one network and one moment: no copy or pickle has it.
+    unit = True  # whether the part leaves a zero weight as it is
+    may_iterate_in_passes = True  # whether training without a bank iterates
+    # Python state that belongs to one network at one time: copies and pickles do not get it.
     transient: dict[str, Any] = dict.fromkeys(
         ("_lent", "_past", "_seen", "_looked", "_handed", "_weight")
     )
@@ -133,16 +180,16 @@ class WeightPart(Precise):
 
     def __init__(self) -> None:
         super().__init__()
-        self.managed = False  # a SigmaBank iterates, once per update
+        self.managed = False  # a SigmaBank iterates it, once per update
         self._lent: Tensor | None = None
-        self._past: Tensor | None = None  # lent before, for what is computed again in backward
-        self._seen: object = None  # stamp of the weight that training's estimate is of
-        self._looked: object = None  # and of the one that eval has looked at
-        self._weight: Callable[[], Tensor | None] | None = None  # a reference to it
-        self._copied = False  # from a part whose estimate was of its weight
-        # Buffers that eval has replaced: of which module, its name, the buffer.
+        self._past: Tensor | None = None  # lent last, for recomputation in a backward pass
+        self._seen: object = None  # stamp of the weight that training's estimate belongs to
+        self._looked: object = None  # stamp of the weight that eval has checked
+        self._weight: Callable[[], Tensor | None] | None = None  # a weak reference to that weight
+        self._copied = False  # from a part whose estimate fitted its weight
+        # Buffers that eval has replaced: module, name, and training's buffer.
         self._in_training: list[tuple[nn.Module, str, Tensor]] = []
-        self._zero = True  # the weight may be zero: then it is divided by 1
+        self._zero = True  # whether the weight may be zero; a zero weight stays as it is
 
     def forward(self, weight: Tensor) -> Tensor:
         again = recomputing()
@@ -162,7 +209,7 @@ class WeightPart(Precise):
         return self.quotient(weight)
 
     def follow(self, weight: Tensor) -> None:
-        """Bring the estimate up to date with a weight that may have changed."""
+        """Bring the estimate up to date if the weight has changed."""
         if (self._seen if self.training else self._looked) != stamp(weight):
             with normal_mode(weight):
                 self._follow(weight)
@@ -185,19 +232,19 @@ class WeightPart(Precise):
             self._looked = stamp(weight)
 
     def known_in_both(self, weight: Tensor) -> None:
-        """The estimate is of this weight, in training and in eval."""
+        """Record that the estimate belongs to this weight, in training and in eval."""
         self._in_training, self._zero = [], True
         self.mark(weight)
 
     def mark(self, weight: Tensor) -> object:
-        """The estimate is of this weight; its stamp."""
+        """Record the same, but keep the buffers of training; return the stamp of the weight."""
         made = stamp(weight)
         self._seen = self._looked = None if weight.is_meta else made
         self._weight = ref(weight)
         return made
 
     def consistent(self, weight: Tensor) -> bool:
-        """Whether what is kept of the estimate is the same, computed of this weight."""
+        """Whether the stored estimate is what its own vectors give for this weight."""
         return all(part.consistent(weight) for part in self.estimates())
 
     def _iterates(self) -> bool:
@@ -220,39 +267,39 @@ class WeightPart(Precise):
 
     def lend(self, weight: Tensor | None) -> None:
         """Use this weight in place of the layer's own; None restores the layer's own."""
-        # Past torch's registration: a part may lend the very parameter.
+        # Not by torch's __setattr__, which would register a parameter that is lent as it is.
         object.__setattr__(self, "_lent", weight)
         if weight is not None:
             object.__setattr__(self, "_past", weight)
 
     def normalised(self, weight: Tensor) -> Tensor:
-        """The weight to compute with by plain operations, differentiable twice; writes nothing."""
+        """The weight to compute with, by plain operations, twice differentiable; writes nothing."""
         raise NotImplementedError
 
     def quotient(self, weight: Tensor) -> Tensor:
-        """The same as fast as it can be in eager mode."""
+        """The same, by the fastest way in eager mode."""
         return self.normalised(weight)
 
     def estimates(self) -> list[WeightPart]:
-        """The parts that this one estimates by."""
+        """The child parts that hold the estimates."""
         return [part for part in self.children() if isinstance(part, WeightPart)]
 
     def iterate(self, weight: Tensor) -> None:
-        """Improve in place what is estimated about the weight."""
+        """Improve the estimates of the weight, in place."""
         for part in self.estimates():
             part.iterate(weight)
 
     def fits(self, weight: Tensor) -> bool:
-        """Whether the estimate is of this weight."""
+        """Whether the estimates are right for this weight."""
         return all(part.fits(weight) for part in self.estimates())
 
     def settle(self, weight: Tensor) -> None:
-        """Estimate from the start, until it is right."""
+        """Estimate anew from the beginning, until the estimates are right."""
         for part in self.estimates():
             part.settle(weight)
 
     def loaded(self, weight: Tensor) -> None:
-        """A state dict has been read, of this weight or of this part or of both."""
+        """Called after load_state_dict, which may have changed the weight, this part, or both."""
         parts = self.estimates()
         for part in parts:
             part.loaded(weight)
@@ -261,16 +308,16 @@ class WeightPart(Precise):
         self.known_in_eval(weight)
 
     def known_in_eval(self, weight: Tensor) -> None:
-        """After a load: eval computes with the estimate that was read; training improves it."""
+        """Record after a load that eval may use the estimate; training improves it first."""
         self.known_in_both(weight)
         self._seen = None
 
     def state_of(self, weight: Tensor) -> dict[str, Any]:
-        """The state that a state dict lacks which is that of a plain layer with this weight."""
+        """The state of this part for a state dict of a plain layer with this weight."""
         return self.state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A lent weight belongs to the bank's graph, and the bank knows the original only.
+        # A lent weight belongs to the graph of the bank, which does not know the copy.
         weight = self._weight() if self._weight else None
         known = weight is not None and stamp(weight) in (self._seen, self._looked)
         return {**self.__dict__, **self.transient, "_copied": known or self._copied}
@@ -287,9 +334,9 @@ def _needs_graph(weight: Tensor) -> bool:
 
 
 class MatrixPart(WeightPart):
-    """One that takes the weight for a matrix, (outputs) x (inputs * kernel), in `groups` blocks.
+    """A part that views the weight as a matrix, (outputs) x (inputs * kernel), in `groups` blocks.
 
-    output_axis: that of the weight along which its outputs lie, 0, or 1 where inputs come first.
+    output_axis: the axis of the weight that has the outputs: 0, or 1 for a transposed convolution.
     """
 
     def __init__(self, weight: Tensor, *, output_axis: int = 0, groups: int = 1) -> None:
@@ -298,7 +345,7 @@ class MatrixPart(WeightPart):
 
     @classmethod
     def of(cls: type[Matrix], layer: nn.Module, name: str = "weight", **options: Any) -> Matrix:
-        """The part of the weight `name` of a torch layer."""
+        """The part for the weight `name` of a torch layer."""
         # Transposed convolutions store the inputs first.
         axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
         groups = layer.groups if isinstance(layer, _ConvNd) else 1

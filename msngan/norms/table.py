@@ -1,39 +1,93 @@
-"""The table of norms."""
+"""NORMS, the table of norms by name, and `configured`, which reads it."""
 
-from typing import TYPE_CHECKING, Literal
+from __future__ import annotations
 
-from msngan.norms.base import Norm
-from msngan.norms.batch import BATCH, BATCH_NO_GAIN
-from msngan.norms.mean_spectral import MEAN_ONLY, MEAN_SPECTRAL, SPECTRAL_BIAS
-from msngan.norms.operator import LIPSCHITZ_PROJECTION, SPECTRAL_CLIP
-from msngan.norms.optional_spectral import OPTIONAL_SPECTRAL
-from msngan.norms.released_spectral import RELEASED_SPECTRAL
-from msngan.norms.sample import INSTANCE, LAYER
-from msngan.norms.spectral import BIDIRECTIONAL, BIDIRECTIONAL_SCALED, SCALED, SPECTRAL
-from msngan.norms.weight import WEIGHT, WEIGHT_MEAN
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-NORMS: dict[str, Norm] = {
+from msngan.norms.mean_spectral import SPECTRAL_BIAS, mean_only, mean_spectral
+from msngan.norms.operator import lipschitz_projection, spectral_clip
+from msngan.norms.optional_spectral import optional_spectral
+from msngan.norms.output_norms import BATCH, BATCH_NO_GAIN, instance_norm, layer_norm
+from msngan.norms.parts import Norm
+from msngan.norms.spectral import (
+    BIDIRECTIONAL,
+    SPECTRAL,
+    bidirectional_scaled,
+    released_spectral,
+    scaled,
+)
+from msngan.norms.weight import weight_mean, weight_norm
+from msngan.runs.folder import did_you_mean
+
+# A Norm, or a function that returns one; its keyword arguments are the options of the norm.
+ENTRIES: dict[str, Norm | Callable[..., Norm]] = {
     "none": Norm(),
     "batch": BATCH,
     "batch_no_gain": BATCH_NO_GAIN,
     "spectral": SPECTRAL,
-    "mean_spectral": MEAN_SPECTRAL,
-    "weight": WEIGHT,
-    "weight_mean": WEIGHT_MEAN,
-    "layer": LAYER,
-    "instance": INSTANCE,
-    "mean_only": MEAN_ONLY,
+    "mean_spectral": mean_spectral,
+    "weight": weight_norm,
+    "weight_mean": weight_mean,
+    "layer": layer_norm,
+    "instance": instance_norm,
+    "mean_only": mean_only,
     "spectral_bias": SPECTRAL_BIAS,
     "bidirectional": BIDIRECTIONAL,
-    "scaled": SCALED,
-    "bidirectional_scaled": BIDIRECTIONAL_SCALED,
-    "spectral_clip": SPECTRAL_CLIP,
-    "lipschitz_projection": LIPSCHITZ_PROJECTION,
-    "optional_spectral": OPTIONAL_SPECTRAL,
-    "released_spectral": RELEASED_SPECTRAL,
+    "scaled": scaled,
+    "bidirectional_scaled": bidirectional_scaled,
+    "spectral_clip": spectral_clip,
+    "lipschitz_projection": lipschitz_projection,
+    "optional_spectral": optional_spectral,
+    "released_spectral": released_spectral,
+}
+NORMS: dict[str, Norm] = {
+    name: entry if isinstance(entry, Norm) else replace(entry(), options=entry)
+    for name, entry in ENTRIES.items()
 }
 
 if TYPE_CHECKING:
     NormName = str
 else:
-    NormName = Literal[tuple(NORMS)]
+    NormName = Literal[tuple(ENTRIES)]
+
+
+def configured(norm: str, options: Mapping[str, Any]) -> Norm:
+    """The entry of NORMS, with these options.
+
+    Raises ValueError for an unknown norm, an option that it does not have, and a value that the
+    option cannot have.
+    """
+    if norm not in NORMS:
+        near = did_you_mean(norm, list(NORMS))
+        raise ValueError(f"unknown norm {norm!r}{near}; choose one of {', '.join(sorted(NORMS))}")
+    make = NORMS[norm].options
+    hints = get_type_hints(make) if make else {}
+    kinds = {name: hints.get(name) for name in signature(make).parameters} if make else {}
+    for name, value in options.items():
+        if name not in kinds:
+            has = f"its options are {', '.join(kinds)}" if kinds else "it has none"
+            near = did_you_mean(name, list(kinds))
+            raise ValueError(f"norm {norm!r} has no option {name!r}{near}; {has}")
+        if not _fits(value, kinds[name]):
+            kind = getattr(kinds[name], "__name__", str(kinds[name]))
+            raise ValueError(f"norm {norm!r}: option {name} is of type {kind}, not {value!r}")
+    try:
+        return make(**options) if make and options else NORMS[norm]
+    except ValueError as problem:
+        raise ValueError(f"norm {norm!r}: {problem}") from problem
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has this type (a bool is not a number); True for types it cannot check."""
+    if kind in (int, float):
+        allowed = (int, float) if kind is float else int
+        return isinstance(value, allowed) and not isinstance(value, bool)
+    if kind in (bool, str, type(None)):
+        return isinstance(value, kind)
+    kinds = get_args(kind)
+    if not kinds or not set(kinds) <= {bool, int, float, str, type(None)}:
+        return True
+    return any(_fits(value, each) for each in kinds)

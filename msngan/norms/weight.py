@@ -1,7 +1,7 @@
 """Weight normalisation: the length of each output's weights is a parameter of its own.
 
 Salimans & Kingma 2016, arXiv:1602.07868: W' = g v / |v| per output (equation 2), and mean-only
-batch norm of what comes out (section 4).
+batch norm of the output (section 4).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.base import Norm
-from msngan.norms.mean_spectral import centring_of
-from msngan.norms.parts import MatrixPart, full_precision, widened
+from msngan.norms.centring import Centring
+from msngan.norms.parts import MatrixPart, Norm, full_precision, widened
 
 
 class WeightNorm(MatrixPart):
-    """Map a weight v to g v / |v|, the length taken over all that leads to one output.
+    """Map a weight v to g v / |v|, where the length is over all weights of one output.
 
-    gain: parameter (outputs,), g, at first |v|, so that the layer computes what it did. Without a
-    gain each output's weights have length 1, as in Miyato et al. 2018's comparison. An output whose
-    weights are all zero keeps them, with a finite gradient. All of this is in float32 at least.
+    gain: parameter (outputs,), g, initially |v|, so that the layer computes the same as before.
+    Without a gain each output's weights have length 1, as in the comparison of Miyato et al. 2018.
+    An output whose weights are all zero keeps them, with a finite gradient. All of this is computed
+    in float32 or above.
     """
 
     gain: nn.Parameter | None
@@ -51,7 +51,7 @@ class WeightNorm(MatrixPart):
         return {**self.state_dict(), **lengths}
 
     def lengths(self, weight: Tensor) -> Tensor:
-        """|v| of each output in float32 at least, 1 where v is zero.
+        """|v| of each output in float32 or above, 1 where v is zero.
 
         (groups, 1, outputs / groups, 1, ...) for a transposed convolution, else (outputs, 1, ...).
         """
@@ -62,26 +62,22 @@ class WeightNorm(MatrixPart):
         return lengths.masked_fill(lengths == 0, 1)
 
     def _grouped(self, weight: Tensor) -> Tensor:
-        """The weight; of a transposed convolution with its groups as an axis of their own."""
+        """The weight; for a transposed convolution with an axis of groups in front."""
         return weight.unflatten(0, (self.groups, -1)) if self.output_axis else weight
 
 
 def weight_norm(gain: bool = True) -> Norm:
-    """Weight normalisation; gain: whether the lengths are learned, else they are 1."""
-    return Norm(weight=partial(WeightNorm.of, gain=gain), options=weight_norm)
+    """Weight normalisation. gain: whether the lengths are learned, else they are 1."""
+    return Norm(weight=partial(WeightNorm.of, gain=gain))
 
 
 def weight_mean(gain: bool = True, sync: bool = False, momentum: float | None = 0.1) -> Norm:
     """Weight normalisation, then mean-only batch norm, whose offset replaces the layer's bias.
 
-    gain: as in weight normalisation; sync: one mean over all processes.
+    gain: as in weight normalisation; sync, momentum: of the mean, as in `mean_spectral`.
     """
     return Norm(
         weight=partial(WeightNorm.of, gain=gain),
-        output=partial(centring_of, sync=sync, momentum=momentum),
+        output=partial(Centring.of, sync=sync, momentum=momentum),
         cancels_bias=True,
-        options=weight_mean,
     )
-
-
-WEIGHT, WEIGHT_MEAN = weight_norm(), weight_mean()

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from msngan.norms import stored
-from msngan.norms.base import outputs_of
-from msngan.norms.select import layers_of
+from msngan.norms import layers_of, stored
+from msngan.norms.parts import outputs_of
 from msngan.training.dynamics.dynamics_file import PER_LAYER, Dynamics
 from msngan.training.dynamics.step_measures import (
     EDGES,

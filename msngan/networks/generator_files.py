@@ -1,0 +1,179 @@
+"""Generators read from checkpoints and from safetensors files, and the writing of the latter.
+
+A safetensors file holds weights and text only, so it cannot hold a program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msngan import __version__
+from msngan.networks.dcgan import GENERATORS
+from msngan.runs import rng
+from msngan.runs.atomic import replacing
+from msngan.runs.checkpoint_files import (
+    MOST_STEPS,
+    NEEDED,
+    check_data,
+    check_tensor,
+    read_checkpoint,
+)
+from msngan.runs.folder import UserError
+from msngan.runs.option_values import check_stored, is_word, shown
+from msngan.runs.options import group, present_names
+from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
+
+FORMAT = "msngan-generator-1"
+ENDING = ".safetensors"
+WEIGHTS = ("ema", "raw")
+FIELDS = ("format", "version", "run", "step", "weights", "options", "data")
+
+
+def export(checkpoint: Path, out: Path, ema: bool | None = None) -> tuple[str, str]:
+    """Write the generator in `checkpoint` to `out`; return its weights and the file's sha256.
+
+    ema: write the moving average; None: if the run kept one. The weights are "ema" or "raw". The
+    same checkpoint gives the same bytes.
+    """
+    generator, saved = read_generator(checkpoint, ema)
+    options, about = saved["hyper_parameters"], saved["msngan"]
+    metadata = {
+        "format": FORMAT,
+        "version": __version__,
+        "run": about["run"],
+        "step": str(about["step"]),
+        "weights": saved["weights"],
+        "options": json.dumps(options, sort_keys=True, allow_nan=False),
+        "data": json.dumps(about["data"] | {"root": None}, sort_keys=True, allow_nan=False),
+    }
+    state = {name: value.contiguous() for name, value in generator.state_dict().items()}
+    data = tensors_to_bytes(state, metadata)
+    with replacing(out) as temporary:
+        temporary.write_bytes(data)
+    return metadata["weights"], hashlib.sha256(data).hexdigest()
+
+
+def read_generator(path: Path, ema: bool | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """A generator, in eval mode, from a checkpoint or an exported file, and the facts about it.
+
+    ema: the moving average or not; None: the moving average if there is one. The facts have
+    `msngan` (step, run, data), `hyper_parameters` and `weights` ("ema" or "raw"). UserError for a
+    file that is neither, or lacks the weights.
+    """
+    if path.suffix == ENDING:
+        return _read_exported(path, ema)
+    checkpoint = read_checkpoint(path)
+    task = checkpoint["msngan"].get("task", "gan")
+    if task != "gan":
+        raise UserError(
+            f"{path} is of a {task}, which has no samples and no FID; `msngan report` shows its"
+            " accuracy"
+        )
+    ema = checkpoint["hyper_parameters"]["ema_decay"] > 0 if ema is None else ema
+    prefix = "ema." if ema else "generator."
+    state = checkpoint["state_dict"].items()
+    weights = {key.removeprefix(prefix): x for key, x in state if key.startswith(prefix)}
+    if not weights:
+        raise UserError(f"{path} holds no moving average (its ema_decay was 0); use --raw")
+    generator = _build(checkpoint["hyper_parameters"], weights, path)
+    return generator, {**checkpoint, "weights": "ema" if ema else "raw"}
+
+
+def load_generator(path: str | Path, ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """The generator in a checkpoint or an exported file, in eval mode, and the facts about it.
+
+    ema: the moving average. UserError if the file does not have it. See `read_generator`.
+    """
+    return read_generator(Path(path), ema)
+
+
+def _read_exported(path: Path, ema: bool | None) -> tuple[nn.Module, dict[str, Any]]:
+    if not path.exists():
+        raise UserError(f"no exported generator {path}")
+    try:
+        metadata, state = read_tensors(path)
+        facts = _facts(metadata)
+        for name, value in state.items():
+            check_tensor(value, name)
+        if not state:
+            raise ValueError("it holds no tensors")
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read: {problem.strerror or problem}") from problem
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as problem:
+        raise UserError(
+            f"{path} was not written by `msngan export`: {str(problem).splitlines()[0]}"
+        ) from problem
+    wanted = facts["weights"] if ema is None else WEIGHTS[not ema]
+    if facts["weights"] != wanted:
+        other = (
+            "the moving average; leave out --raw" if wanted == "raw" else "raw weights; use --raw"
+        )
+        raise UserError(f"{path} holds {other}")
+    return _build(facts["hyper_parameters"], state, path), facts
+
+
+def _facts(metadata: dict[str, str]) -> dict[str, Any]:
+    """The facts in the metadata, in the form of a checkpoint."""
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"its format is {shown(metadata.get('format'))}, this msngan reads {FORMAT}"
+        )
+    if missing := [name for name in FIELDS if name not in metadata]:
+        raise ValueError(f"it does not say {', '.join(missing)}")
+    step = metadata["step"]
+    if not (step.isascii() and step.isdigit() and len(step) < 17 and int(step) <= MOST_STEPS):
+        raise ValueError(f"its step is {shown(step)}")
+    if metadata["weights"] not in WEIGHTS or not is_word(metadata["run"]):
+        raise ValueError(f"its weights are {shown(metadata['weights'])}")
+    options, data = (read_json(metadata[name]) for name in ("options", "data"))
+    options = present_names(options, "model")
+    check_stored(options, group("gan", "model"), NEEDED["gan"], "options")
+    check_data(data)
+    about = {"step": int(step), "run": metadata["run"], "task": "gan", "data": data}
+    return {"msngan": about, "hyper_parameters": options, "weights": metadata["weights"]}
+
+
+def _build(options: dict[str, Any], weights: dict[str, Tensor], path: Path) -> nn.Module:
+    """The generator of these options with these weights, in eval mode.
+
+    UserError if they do not fit. The check builds nothing: options may claim a network that is
+    larger than the memory.
+    """
+    shape = [options[name] for name in ("latent_dim", "width", "channels", "size")]
+    if options["generator"] not in GENERATORS:
+        known = ", ".join(GENERATORS)
+        raise UserError(f"{path} has the generator {options['generator']!r}; known: {known}")
+    make = GENERATORS[options["generator"]]
+    with rng.untouched():
+        _check_shapes(lambda: make(*shape), weights, path)
+        generator = make(*shape)
+    generator.to(next(iter(weights.values())).dtype)
+    generator.load_state_dict(weights)
+    if options.get("channels_last"):  # as in training: faster, and the same bits
+        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return generator.eval()
+
+
+def _check_shapes(make: Callable[[], nn.Module], weights: dict[str, Tensor], path: Path) -> None:
+    """UserError if the generator that `make` builds does not have the tensors in `weights`."""
+    try:
+        with torch.device("meta"):
+            claimed = make().state_dict()
+    except (ValueError, RuntimeError, TypeError, OverflowError) as problem:
+        raise UserError(f"{path}: its options make no generator") from problem
+    for name in [*claimed, *weights]:
+        if name not in weights or name not in claimed:
+            where = "options" if name in claimed else "file"
+            raise UserError(f"{path}: {name[:80]} of the generator is in its {where} only")
+        if claimed[name].shape != weights[name].shape:
+            has, says = (tuple(x[name].shape) for x in (weights, claimed))
+            raise UserError(f"{path}: {name} of the generator is {has}, its options say {says}")
+        if claimed[name].is_floating_point() != weights[name].is_floating_point():
+            raise UserError(f"{path}: {name} of the generator is of {weights[name].dtype}")

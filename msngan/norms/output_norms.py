@@ -1,0 +1,250 @@
+"""Norms of a layer's output alone: batch, layer and instance norm; and the statistics of batches.
+
+Batch norm: Ioffe & Szegedy 2015, arXiv:1502.03167, and the paper's equation 1. Miyato et al. 2018,
+arXiv:1802.05957, section 4, leave its gain out of critics, because a learned factor per channel
+undoes any bound on the Lipschitz constant. Layer norm: Ba et al. 2016, arXiv:1607.06450; instance
+norm: Ulyanov et al. 2016, arXiv:1607.08022. In the latter two no sample depends on another, so
+training and eval are the same function and there are no running statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from msngan.norms.centring import Centring
+from msngan.norms.parts import Norm, full_precision, outputs_of
+from msngan.runs import distributed
+
+
+class Shared(_BatchNorm):
+    """torch's batch norm, whose statistics may be those of the batches of all processes.
+
+    sync: whether they are, in training; torch's own SyncBatchNorm runs on GPUs only. Otherwise, and
+    with one process, this is torch's batch norm. gain: without it, an offset alone is learned;
+    torch's own switches drop either the offset or both.
+    """
+
+    sync = False
+
+    def __init__(self, channels: int, *, gain: bool = True, **options: Any) -> None:
+        super().__init__(channels, **options)
+        if not gain:
+            # Not None, for which torch's second derivative in the offset is zero, wrongly.
+            del self.weight
+            self.register_buffer("weight", torch.ones(channels), persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.sync and self.training) or distributed.count() == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        return self._over_processes(input)
+
+    @torch.compiler.disable
+    def _over_processes(self, x: Tensor) -> Tensor:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        local = x.numel() // x.shape[1]
+        sums = distributed.total(torch.cat([wide.sum(axes), wide.new_tensor([local])]))
+        number = sums[-1].detach()
+        mean = sums[:-1] / number
+        centred = wide - mean.view(shape)
+        variance = distributed.total(centred.square().sum(axes)) / number
+        if self.track_running_stats:
+            self._move(mean.detach(), variance.detach() * number / (number - 1))
+        y = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum
+        share = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+class BatchNorm1d(Shared, nn.BatchNorm1d):
+    """Input (N, C) or (N, C, L)."""
+
+
+class BatchNorm2d(Shared, nn.BatchNorm2d):
+    """Input (N, C, H, W)."""
+
+
+class BatchNorm3d(Shared, nn.BatchNorm3d):
+    """Input (N, C, D, H, W)."""
+
+
+class BatchNormLast(Shared, nn.BatchNorm1d):
+    """Input (..., C); the statistics are over all axes but the last."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = input.reshape(-1, input.shape[-1])
+        return super().forward(rows).reshape(input.shape)
+
+
+KINDS = {2: BatchNormLast, 3: BatchNorm1d, 4: BatchNorm2d, 5: BatchNorm3d}  # by axes of the output
+
+
+def batch_norm_of(layer: nn.Module, *, gain: bool = True) -> nn.Module:
+    """Batch norm for the outputs of a convolution or linear layer."""
+    channels, axis = outputs_of(layer)
+    return KINDS[2 if axis == -1 else len(layer.kernel_size) + 2](channels, gain=gain)  # type: ignore[arg-type]
+
+
+class SampleNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * gain + offset, with each sample's own statistics.
+
+    Input and output: (N, C, ...) with channel_axis 1, or (..., C) with channel_axis -1. With
+    over="layer" the statistics are over channels and space, as in torch's GroupNorm(1, C), or, for
+    (..., C), over the last axis, as in torch's LayerNorm. With over="space" each channel has its
+    own, as in torch's InstanceNorm; for (N, T, C) they are over the tokens. Gain and offset are per
+    channel, the variance is the biased one, and all is computed in float32 or above, outside
+    autocast.
+
+    Raises ValueError where a mean would be over one value: the output would be the offset, whatever
+    the input.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        over: Literal["layer", "space"],
+        channel_axis: int = 1,
+        gain: bool = True,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.channels, self.over, self.channel_axis, self.eps = channels, over, channel_axis, eps
+        self.weight = nn.Parameter(torch.ones(channels)) if gain else None
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    @classmethod
+    def of(
+        cls, layer: nn.Module, *, over: Literal["layer", "space"], gain: bool = True
+    ) -> SampleNorm:
+        """The norm for the outputs of a convolution (axis 1) or a linear layer (the last axis)."""
+        channels, axis = outputs_of(layer)
+        return cls(channels, over=over, channel_axis=axis, gain=gain)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, over={self.over!r}, eps={self.eps}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        with full_precision(x):
+            wide = torch.promote_types(x.dtype, torch.float32)
+            gain = None if self.weight is None else self.weight.to(wide)
+            return self._normed(x.to(wide), gain, self.bias.to(wide)).to(x.dtype)
+
+    def _normed(self, x: Tensor, gain: Tensor | None, offset: Tensor) -> Tensor:
+        last = self.channel_axis == -1
+        if last and self.over == "layer":
+            self._needs_several(x, self.channels)
+            return F.layer_norm(x, (self.channels,), gain, offset, self.eps)
+        groups = 1 if self.over == "layer" else self.channels
+        self._needs_several(x, prod(x.shape[1:]) // groups)
+        if last:
+            y = F.group_norm(x.movedim(-1, 1), groups, gain, offset, self.eps)
+            return y.movedim(1, -1)
+        if torch.compiler.is_compiling():  # torch 2.14 traces a layout other than the real one
+            x = x.contiguous()
+        return F.group_norm(x, groups, gain, offset, self.eps)
+
+    def _needs_several(self, x: Tensor, values: int) -> None:
+        if values > 1:
+            return
+        if self.over == "layer":
+            raise ValueError("layer norm needs more than one value per sample; use more channels")
+        raise ValueError(
+            "instance norm needs more than one value per sample and channel, got "
+            f"{tuple(x.shape)}; use larger images, token axes (N, T, C), or layer norm"
+        )
+
+
+def layer_norm(gain: bool = True) -> Norm:
+    """Layer norm. The layer keeps its bias, which layer norm does not cancel."""
+    return Norm(output=partial(SampleNorm.of, over="layer", gain=gain))
+
+
+def instance_norm(gain: bool = True) -> Norm:
+    """Instance norm of images or tokens. A linear layer raises ValueError for an input (N, C)."""
+    output = partial(SampleNorm.of, over="space", gain=gain)
+    return Norm(output=output, cancels_bias=True)
+
+
+BATCH = Norm(output=batch_norm_of, cancels_bias=True)
+BATCH_NO_GAIN = Norm(output=partial(batch_norm_of, gain=False), cancels_bias=True)
+
+# Modules whose output for one sample depends on the rest of the batch, in training.
+BATCH_COUPLED = (_BatchNorm, Centring)
+
+
+def is_batch_coupled(module: nn.Module) -> bool:
+    """Whether in training the output for one sample depends on the others."""
+    return any(isinstance(part, BATCH_COUPLED) for part in module.modules())
+
+
+@contextmanager
+def statistics(module: nn.Module, mode: Literal["batch", "running", "last"]) -> Iterator[None]:
+    """What the batch-coupled norms of a training module do inside the block.
+
+    "batch": use the minibatch as always, but do not update the running statistics. For the
+        generator's pass through the critic: only the critic's own real and fake passes update them.
+    "running": use the running statistics, as in eval, and do not update them. The critic is then a
+        function of one image, which is what a gradient penalty assumes.
+    "last": subtract the means of each layer's last training batch, as constants. For norms that
+        centre only: raises ValueError for batch norm, which keeps no such statistics.
+    """
+    coupled = [part for part in module.modules() if isinstance(part, BATCH_COUPLED)]
+    if mode == "last" and any(isinstance(part, _BatchNorm) for part in coupled):
+        raise ValueError("batch norm keeps no statistics of its last batch; use those of this one")
+    before = [(part.training, part.track_running_stats) for part in coupled]
+    try:
+        for part in coupled:
+            if mode == "running":
+                part.training = False
+            else:
+                part.track_running_stats = False
+            if mode == "last":
+                assert isinstance(part, Centring)
+                part.fixed_mean = part.last_mean
+        yield
+    finally:
+        for part, (training, track) in zip(coupled, before, strict=True):
+            part.training, part.track_running_stats = training, track
+            if mode == "last":
+                part.fixed_mean = None
+
+
+def synchronise(module: nn.Module) -> None:
+    """Let every batch-coupled norm use the batches of all processes, in training.
+
+    The result is that of one process on the same global batch; with one process nothing changes.
+    Batch norms of torch's own classes stay as they are.
+    """
+    for part in module.modules():
+        if hasattr(part, "sync"):
+            part.sync = True  # type: ignore[assignment]
+
+
+def own_statistics(module: nn.Module) -> Iterator[Tensor]:
+    """The running statistics that each process updates from its own batches only."""
+    for part in module.modules():
+        if isinstance(part, BATCH_COUPLED) and not getattr(part, "sync", False):
+            yield from part.buffers(recurse=False)
