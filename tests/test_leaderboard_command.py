@@ -126,16 +126,19 @@ def test_every_format_shows_runs_and_published_rows_apart(
     if how == "csv":
         rows = rows_of(text)
         ours = [row for row in rows if row["source"] == "measured"]
-        assert [(row["run"], row["protocol_id"], row["rank"], row["last"]) for row in ours] == [
+        main_metric = {"aaaa00000000": f"last {FD} mean", "bbbb00000000": "last fid mean"}
+        last = [row[main_metric[row["protocol_id"]]] for row in ours]
+        found = [(row["run"], row["protocol_id"], row["rank"]) for row in ours]
+        assert [(*each, mean) for each, mean in zip(found, last, strict=True)] == [
             ("cifar_sn-s0-0", "aaaa00000000", "1", "12.3"),
             ("cifar_msn-s0-0", "aaaa00000000", "2", "14.1"),
             ("cifar_wgangp-s0-0", "aaaa00000000", "", ""),
             ("cifar_msn-s0-0", "bbbb00000000", "1", "33.3"),
         ]
-        assert (ours[0][f"score {CS}"], ours[2]["reason"]) == ("6.1", "NaN images")
+        assert (ours[0][f"last {CS} mean"], ours[2][f"last {FD} reason"]) == ("6.1", "NaN images")
         theirs = [row for row in rows if row["source"] == "published"]
         assert len(theirs) == len(PUBLISHED)
-        assert {(row["rank"], row["last"], row["score fid"]) for row in theirs} == {("", "", "")}
+        assert {(row["rank"], row["last fid mean"]) for row in theirs} == {("", "")}
 
 
 def test_every_published_row_has_a_protocol_and_a_source_and_the_paper_s_table_is_whole() -> None:
@@ -174,9 +177,10 @@ def test_every_format_shows_the_seeds_pooled(seeded: Path, capsys: Captured, how
         pooled = [row for row in rows if row["source"] == "pooled over seeds"][:2]
         found = [(row["config"], row["rank"], row["seeds"]) for row in pooled]
         assert found == [("msn", "1", "0 1 2"), ("sn", "2", "0 1 3")]
-        assert {(row["last"], row["run"], row[f"score {FD}"]) for row in pooled} == {("", "", "")}
-        assert float(pooled[0]["seeds_last_low"]) == pytest.approx(8.515862)
-        assert {row["seeds_last_mean"] for row in rows if row["source"] == "measured"} == {""}
+        assert {(row["run"], row[f"last {FD} mean"]) for row in pooled} == {("", "")}
+        last = f"over seeds last {FD}"
+        assert float(pooled[0][f"{last} low"]) == pytest.approx(8.515862)
+        assert {row[f"{last} mean"] for row in rows if row["source"] == "measured"} == {""}
 
 
 @pytest.mark.parametrize("how", FORMATS)
@@ -202,10 +206,10 @@ def test_every_format_shows_a_comparison_and_only_that(
         assert row["difference"]["n"] == 2
     if how == "csv":
         rows = rows_of(text)
-        assert {(row["source"], row["a_unpaired"]) for row in rows} == {("compared", "2")}
+        assert {(row["source"], row["unpaired A"]) for row in rows} == {("compared", "2")}
         assert [row["metric"] for row in rows] == [FD, CS, "fid"]
-        assert float(rows[0]["difference_mean"]) == pytest.approx(-4)
-        assert rows[0]["pairs_seeds"] == "0 1"
+        assert float(rows[0]["difference mean"]) == pytest.approx(-4)
+        assert rows[0]["seeds"] == "0 1"
         for extra, wanted in (
             (["--metric", "cs"], [CS]),
             (["--metric", "fid"], ["fid"]),
@@ -258,7 +262,7 @@ def test_text_from_files_is_never_markup_a_column_a_formula_or_a_control(
     assert r"=HYPERLINK(0)\|\[red\]a\[/red\]\|\<b\>\[2J\`x\`" in outputs["md"]
     (row,) = rows_of(outputs["csv"])
     assert row["config"] == "'@SUM(1)"
-    assert row["reason"].startswith("'=HYPERLINK")
+    assert row[f"last {FD} reason"].startswith("'=HYPERLINK")
 
 
 @pytest.mark.parametrize("how", FORMATS)
