@@ -19,7 +19,6 @@ from PIL import Image, features
 
 from msngan.data import image_files
 from msngan.data.image_files import DataError, load_folder
-from msngan.runs.folder import UserError
 
 WHITE = 255
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
@@ -93,14 +92,6 @@ def test_images_come_whole_and_in_the_order_of_their_names(root: Path) -> None:
     assert labels is None
     for index, name in enumerate(sorted(images)):
         np.testing.assert_array_equal(found[index].permute(1, 2, 0).numpy(), array(images[name]))
-
-
-def test_many_images_keep_their_order_across_threads(root: Path) -> None:
-    levels = {f"{level:03d}.png": Image.new("L", (2, 2), level) for level in range(200)}
-    found, _ = load_folder(write(root, levels), None, None)
-    assert found[:, 0, 0, 0].tolist() == list(range(200))
-    again, _ = load_folder(root, None, None)
-    assert torch.equal(found, again)
 
 
 def test_a_folder_and_its_zip_file_are_the_same_data(tmp_path: Path) -> None:
@@ -188,23 +179,10 @@ def test_a_larger_image_is_resized_by_its_shorter_side_and_cut_at_the_centre(roo
         assert np.abs(got - want).max() <= 1
 
 
-def test_an_image_whose_shorter_side_fits_is_only_cut(root: Path) -> None:
-    image = noise(13, 8)
-    found, _ = load_folder(write(root, {"a.png": image}), 8, None)
-    want = array(image)[:, 2:10]
-    np.testing.assert_array_equal(found[0].permute(1, 2, 0).numpy(), want)
-
-
 def test_resizing_averages_a_checkerboard_and_does_not_pick_pixels(root: Path) -> None:
     board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
     found, _ = load_folder(write(root, {"a.png": board}), 16, None)
     assert found.float().sub(127.5).abs().max() < 8
-
-
-def test_a_small_image_is_enlarged(root: Path) -> None:
-    found, _ = load_folder(write(root, {"a.png": Image.new("RGB", (3, 5), (9, 8, 7))}), 16, None)
-    assert found.shape == (1, 3, 16, 16)
-    assert found.amax((0, 2, 3)).tolist() == found.amin((0, 2, 3)).tolist() == [9, 8, 7]
 
 
 def test_a_long_thin_image_costs_no_more_than_its_centre(root: Path) -> None:
@@ -454,10 +432,6 @@ def test_a_dataset_json_that_is_no_json_is_refused(root: Path) -> None:
 # What is refused
 
 
-def test_data_errors_are_user_errors() -> None:
-    assert issubclass(DataError, UserError)
-
-
 def test_a_missing_root_is_refused(root: Path) -> None:
     assert refusal(root).startswith(f"{root} does not exist; ")
 
@@ -634,12 +608,6 @@ def test_a_data_set_that_no_memory_holds_is_refused_before_it_is_decoded(root: P
     assert "224 GiB" in message
     assert "over 64" in message
     assert "--data.size" in message
-
-
-def test_the_memory_bound_is_64_gib(root: Path) -> None:
-    write(root, {"a.png": noise(8, 8, "L")})
-    assert image_files.MOST_BYTES == 64 * 1024**3
-    assert "GiB" in refusal(root, 2**18 + 1, 1)  # 2**18 squared is 64 GiB exactly
 
 
 def test_a_folder_that_may_not_be_listed_is_refused(

@@ -87,26 +87,7 @@ def test_28_pixels_become_32_by_a_black_border_alone(
     assert found.labels.tolist() == labels(split).tolist()
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_every_official_set_trains_on_its_training_split(
-    name: str, write: Callable, tmp_path: Path
-) -> None:
-    write(name)()
-    found = load(name, tmp_path / "data", download=False)
-    assert DATASETS[name].splits[0] == "train"
-    assert len(found.images) == COUNTS["train"]
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_two_readings_are_the_same(name: str, write: Callable, tmp_path: Path) -> None:
-    write(name)()
-    first, second = (load(name, tmp_path / "data", download=False) for _ in range(2))
-    assert torch.equal(first.images, second.images)
-    assert torch.equal(first.labels, second.labels)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [16, 28, 64])
+@pytest.mark.parametrize(("size", "channels"), [(16, 1), (28, 3)])
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_another_size_and_other_channels_are_resized_and_converted(
     name: str, size: int, channels: int, write: Callable, tmp_path: Path
@@ -116,11 +97,6 @@ def test_another_size_and_other_channels_are_resized_and_converted(
     want = convert.with_channels(convert.resize(raw, size), channels)
     assert found.images.shape == (COUNTS["test"], channels, size, size)
     assert torch.equal(found.images, want)
-
-
-def test_files_at_hand_are_read_without_a_download(write: Callable, tmp_path: Path) -> None:
-    write("cifar10")()
-    assert len(load("cifar10", tmp_path / "data", download=True).images) == COUNTS["train"]
 
 
 # What is refused
@@ -188,7 +164,6 @@ def test_files_with_another_checksum_are_refused(
         assert refusal(name, tmp_path / "data", download=download).startswith("no whole ")
 
 
-@pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -204,7 +179,7 @@ def test_files_with_another_checksum_are_refused(
     ],
     ids=["cut", "too long", "header cut", "empty", "zipped", "no type", "wide", "axes", "none"],
 )
-@pytest.mark.parametrize("name", ["mnist", "fashion"])
+@pytest.mark.parametrize(("name", "part"), [("mnist", "images-idx3"), ("fashion", "labels-idx1")])
 def test_damaged_idx_files_are_refused(
     name: str, damage: Callable[[bytes], bytes], part: str, write: Callable, tmp_path: Path
 ) -> None:
@@ -243,8 +218,8 @@ def test_a_split_that_there_is_not_is_refused(name: str, tmp_path: Path) -> None
     assert all(split in message for split in DATASETS[name].splits)
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS))
-@pytest.mark.parametrize("options", [{"size": 0}, {"size": -32}, {"channels": 2}, {"channels": 0}])
+@pytest.mark.parametrize("name", ["digits", "folder"])
+@pytest.mark.parametrize("options", [{"size": 0}, {"channels": 2}])
 def test_sizes_and_channels_that_there_are_not_are_refused(
     name: str, options: dict[str, int], tmp_path: Path
 ) -> None:
@@ -256,11 +231,6 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path: Path) -> N
     message = refusal("cifar", tmp_path)
     assert message.startswith("unknown data set 'cifar'; ")
     assert all(name in message for name in DATASETS)
-
-
-def test_the_folder_set_needs_a_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MSNGAN_DATA", str(tmp_path))
-    assert "--data.root" in refusal("folder", None)
 
 
 def test_the_folder_set_hands_on_what_was_asked_for(
@@ -331,10 +301,6 @@ def test_the_digits_are_sixteen_levels_of_white_on_black() -> None:
     np.testing.assert_array_equal(found[:, 0].numpy(), want)
     assert digits("all").images.shape == (1797, 1, 32, 32)
     assert digits("test", size=16, channels=3).images.shape == (359, 3, 16, 16)
-
-
-def test_two_readings_of_the_digits_are_the_same() -> None:
-    assert torch.equal(digits("train").images, digits("train").images)
 
 
 # The real files

@@ -80,17 +80,6 @@ def test_frechet_in_one_dimension_is_two_squares() -> None:
     assert distances.frechet_distance(a, b) == pytest.approx(9 + 1, abs=1e-12)
 
 
-def test_frechet_of_covariances_that_do_not_commute() -> None:
-    a = torch.tensor([[2.0, 1.0], [1.0, 3.0]]).double()
-    b = torch.tensor([[1.0, -0.5], [-0.5, 2.0]]).double()
-    # in two dimensions tr sqrt(AB) = sqrt(tr AB + 2 sqrt(det AB))
-    product = a @ b
-    root = math.sqrt(float(product.trace()) + 2 * math.sqrt(float(product.det())))
-    first, second = with_moments(torch.zeros(2), a, 30), with_moments(torch.zeros(2), b, 40, 1)
-    found = distances.frechet_distance(first, second)
-    assert found == pytest.approx(8 - 2 * root, abs=1e-10)
-
-
 def test_frechet_of_covariances_without_full_rank() -> None:
     a, b = torch.diag(torch.tensor([4.0, 1.0, 0.0])), torch.diag(torch.tensor([9.0, 0.0, 1.0]))
     first, second = with_moments(torch.zeros(3), a, 30), with_moments(torch.zeros(3), b, 40, 1)
@@ -135,12 +124,13 @@ CASES: dict[str, tuple[Tensor, Tensor, float, float]] = {  # a, b, relative, abs
     "fewer rows than features": (coloured(40, 64), coloured(400, 64, 1) + 0.1, 0, 1e-4),
     "fewer rows on both sides": (coloured(40, 64), coloured(50, 64, 1) + 0.1, 0, 1e-4),
     "fewer reference rows": (coloured(400, 64), coloured(40, 64, 1) + 0.1, 0, 1e-4),
-    "300 rows of 512 features": (coloured(300, 512) / 8, coloured(300, 512, 1) / 8 + 0.1, 0, 1e-4),
-    "412 of 512 features dead": (*dead(normal(300, 512), normal(300, 512, 1) + 0.1, 100), 0, 1e-4),
+    "90 rows of 128 features": (coloured(90, 128) / 8, coloured(90, 128, 1) / 8 + 0.1, 0, 1e-4),
+    "112 of 128 features dead": (*dead(normal(90, 128), normal(90, 128, 1) + 0.1, 16), 0, 1e-4),
     "constant fakes": (torch.ones(300, 32).double(), normal(300, 32), 1e-8, 1e-6),
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.filterwarnings("ignore")  # scipy's, of singular matrices
@@ -150,7 +140,7 @@ def test_frechet_agrees_with(other: str, case: str) -> None:
     assert distances.frechet_distance(a, b) == pytest.approx(expected, rel=relative, abs=absolute)
 
 
-@pytest.mark.parametrize("rows", [(300, 300), (40, 200)])
+@pytest.mark.parametrize("rows", [(100, 100), (40, 200)])
 def test_distance_without_full_rank_is_that_of_singular_values(rows: tuple[int, int]) -> None:
     """Mathiasen & Hvilshoj 2020, arXiv:2009.14075: no product of covariances to lose digits in."""
     a, b = coloured(rows[0], 256), coloured(rows[1], 256, 1) + 0.1
@@ -159,18 +149,6 @@ def test_distance_without_full_rank_is_that_of_singular_values(rows: tuple[int, 
     gap = float((a.mean(0) - b.mean(0)).square().sum())
     expected = gap + traces - 2 * float(torch.linalg.svdvals(x @ y.T).sum())
     assert distances.frechet_distance(a, b) == pytest.approx(expected, abs=1e-8 * traces)
-
-
-@pytest.mark.parametrize("shape", [(1, 4), (7, 3), (40, 60)])
-@pytest.mark.parametrize("block", [1, 3, 512])
-def test_half_a_symmetric_product_is_its_lower_triangle(
-    shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distances, "BLOCK", block)
-    a = coloured(*shape)
-    torch.testing.assert_close(
-        distances.lower_half(a, a.T).tril(), (a @ a.T).tril(), rtol=1e-13, atol=0
-    )
 
 
 def test_sums_of_half_a_matrix_are_those_of_the_whole() -> None:
@@ -200,25 +178,6 @@ def test_no_distance_depends_on_the_blocks(rows: int, monkeypatch: pytest.Monkey
     assert torch.equal(scatter, scatter.T)
 
 
-@pytest.mark.parametrize("rows", [31, 32, 33])
-def test_low_rank_path_meets_the_full_one_on_both_sides_of_n_equals_d(rows: int) -> None:
-    a, b = coloured(rows, 32), coloured(200, 32, 1) + 0.2
-    of_b = distances.moments(b)
-    found = distances.frechet_to_root(a, of_b.mean, distances.root(of_b.covariance))
-    of_a = distances.moments(a)
-    values = torch.linalg.eigvals(of_a.covariance @ of_b.covariance)
-    gap = (of_a.mean - of_b.mean).square().sum()
-    whole = gap + of_a.covariance.trace() + of_b.covariance.trace() - 2 * values.sqrt().real.sum()
-    assert found == pytest.approx(float(whole), abs=1e-6)
-
-
-def test_numpy_float32_and_tensors_give_the_same_float64_distance() -> None:
-    a, b = coloured(60, 8).float(), coloured(70, 8, 1).float()
-    expected = by_scipy(a.double(), b.double())
-    assert distances.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
-    assert distances.frechet_distance(a.numpy(), b.numpy()) == pytest.approx(expected, rel=1e-10)
-
-
 def test_merged_moments_are_those_of_all_rows_even_far_from_zero() -> None:
     x = 1e6 + normal(90, 5)
     parts = [distances.moments(part) for part in x.split([1, 60, 29])]
@@ -238,9 +197,8 @@ def test_root_squares_to_the_covariance_and_its_columns_to_the_eigenvalues() -> 
     )
 
 
-@pytest.mark.parametrize("rows", [1000, 4000])
-def test_expected_distance_of_equal_gaussians_follows_the_bias_law(rows: int) -> None:
-    d = 32
+def test_expected_distance_of_equal_gaussians_follows_the_bias_law() -> None:
+    rows, d = 1000, 32
     spectrum = 1 / torch.arange(1, d + 1).double()
     root = torch.diag(spectrum.sqrt())
     drawn = [
@@ -254,14 +212,6 @@ def test_expected_distance_of_equal_gaussians_follows_the_bias_law(rows: int) ->
 def test_bias_in_one_dimension_is_one_and_a_half_variances() -> None:
     found = distances.frechet_bias(torch.tensor([2.0]), 10, 40)
     assert found == pytest.approx(1.5 * 2 * (1 / 10 + 1 / 40), rel=1e-12)
-
-
-def test_averaging_runs_does_not_remove_bias() -> None:
-    d, root, zero = 16, torch.eye(16).double(), torch.zeros(16)
-    runs = normal(10_000, d).split(2000)
-    averaged = np.mean([distances.frechet_to_root(run, zero, root) for run in runs])
-    pooled = distances.frechet_to_root(torch.cat(runs), zero, root)
-    assert averaged > 3 * pooled
 
 
 def brute_force(a: Tensor, b: Tensor, biased: bool = False) -> float:
@@ -300,14 +250,9 @@ def v_statistic(a: Tensor, b: Tensor) -> float:
 def test_kernel_distance_is_unbiased_for_equal_distributions(
     estimate: Callable[[Tensor, Tensor], float], unbiased: bool
 ) -> None:
-    drawn = np.array([estimate(normal(40, 4, 2 * i), normal(40, 4, 2 * i + 1)) for i in range(200)])
+    drawn = np.array([estimate(normal(40, 4, 2 * i), normal(40, 4, 2 * i + 1)) for i in range(120)])
     error = drawn.std(ddof=1) / math.sqrt(len(drawn))
     assert (abs(drawn.mean()) < 3 * error) == unbiased
-
-
-def test_v_statistic_of_few_rows_is_the_double_loop_over_all() -> None:
-    a, b = coloured(7, 5), coloured(9, 5, 1) + 0.5
-    assert v_statistic(a, b) == pytest.approx(brute_force(a, b, biased=True), abs=1e-12)
 
 
 def test_kernel_distance_agrees_with_torch_fidelity_on_one_subset_of_all() -> None:
@@ -330,12 +275,6 @@ def test_score_of_a_symmetric_channel_is_its_capacity() -> None:
     classes, error = 10, 0.1
     p = torch.full((classes, classes), error / (classes - 1)).double().fill_diagonal_(1 - error)
     assert distances.inception_score(p.log()) == pytest.approx(5.79954613, rel=1e-8)
-
-
-@pytest.mark.parametrize("classes", [2, 10, 1008])
-def test_score_never_leaves_one_to_the_number_of_classes(classes: int) -> None:
-    for scale in (0.01, 1, 100):
-        assert 1 - 1e-12 <= distances.inception_score(scale * normal(300, classes)) <= classes
 
 
 @pytest.mark.parametrize("gap", [200.0, 1000.0, 1e5])

@@ -101,18 +101,12 @@ def test_the_four_are_their_definitions(case: str) -> None:
     assert tuple(found) == KEYS
 
 
-@pytest.mark.parametrize("k", [1, 3, 7])
 @pytest.mark.parametrize("case", PAIRS)
-def test_radii_are_distances_to_the_kth_other_row(case: str, k: int) -> None:
-    for rows in PAIRS[case]:
+def test_radii_are_distances_to_the_kth_other_row(case: str) -> None:
+    for rows, k in zip(PAIRS[case], (1, 7), strict=True):
         found = radii(rows, k)
         assert found.dtype == torch.float64
         np.testing.assert_allclose(found.numpy(), loop_radii(rows.numpy(), k), rtol=1e-12, atol=0)
-
-
-def test_radii_of_the_last_neighbour_are_distances_to_the_farthest_row() -> None:
-    assert radii(on_a_line(0, 1, 5), 2).tolist() == [5, 4, 5]
-    assert radii(on_a_line(2, 2, 2, 9), 2).tolist() == [0, 0, 0, 7]
 
 
 def torch_fidelity(real: Tensor, fake: Tensor, **options: int) -> dict[str, float]:
@@ -122,8 +116,7 @@ def torch_fidelity(real: Tensor, fake: Tensor, **options: int) -> dict[str, floa
     return {name: found[name] for name in ("precision", "recall")}
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("rows", [(300, 300), (300, 120), (150, 260)])
+@pytest.mark.parametrize(("rows", "k"), [((200, 200), 1), ((200, 120), 3), ((150, 200), 5)])
 def test_precision_and_recall_are_torch_fidelity_s(rows: tuple[int, int], k: int) -> None:
     real, fake = spread(rows[0], d=48), 0.8 * spread(rows[1], 1, d=48) + 0.4
     theirs = torch_fidelity(real, fake, prc_neighborhood=k)
@@ -143,43 +136,12 @@ def test_one_neighbour_on_a_line_by_hand() -> None:
     assert found == {"precision": 2 / 3, "recall": 3 / 4, "density": 4 / 3, "coverage": 3 / 4}
 
 
-def test_two_neighbours_on_a_line_by_hand() -> None:
-    # Radii: real 0 -> 2, 1 -> 1, 2 -> 2, 10 -> 9; of one neighbour: 1, 1, 1, 8.
-    real, fake = on_a_line(0, 1, 2, 10), on_a_line(-1, -2, 0.5, 11)
-    # Balls of one neighbour: [-1, 1], [0, 2], [1, 3], [2, 18] hold -1, 0.5 and 11: precision 3/4.
-    # Fake radii of one: -1 -> 1, -2 -> 1, 0.5 -> 1.5, 11 -> 10.5, so [-2, 0], [-3, -1], [-1, 2],
-    # [0.5, 21.5] hold all real rows.
-    # Balls of two: [-2, 2], [0, 2], [0, 4], [1, 19] hold 3, 1, 1, 1 fakes: density 6 / (2 * 4).
-    found = neighbours(real, fake, precision_neighbours=1, coverage_neighbours=2)
-    assert found == {"precision": 3 / 4, "recall": 1, "density": 6 / 8, "coverage": 1}
-
-
-def test_density_exceeds_one_where_fakes_crowd_where_real_rows_do() -> None:
-    real = on_a_line(0, 1, 2, 3, 4, 100)
-    fake = on_a_line(2, 2, 2)
-    # Radii of two neighbours: 2, 1, 1, 1, 2, 97. Each fake lies in the balls of 0, 1, 2, 3, 4; that
-    # of 100 ends at 3. Density 5 * 3 / (2 * 3); five of six real balls hold a fake.
-    found = neighbours(real, fake, precision_neighbours=2, coverage_neighbours=2)
-    assert found == {"precision": 1, "recall": 1 / 6, "density": 5 / 2, "coverage": 5 / 6}
-
-
-@pytest.mark.parametrize("rows", [30, 600])
+@pytest.mark.parametrize("rows", [30, 300])
 def test_of_the_same_rows_all_is_covered_and_each_ball_holds_itself_and_k(rows: int) -> None:
     real = 100 + spread(rows)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
     found = neighbours(real, real[order])
     assert found == {"precision": 1, "recall": 1, "density": 6 / 5, "coverage": 1}
-
-
-def test_of_the_same_distribution_all_four_are_high() -> None:
-    found = neighbours(spread(800, d=4), spread(800, 1, d=4))
-    assert min(found.values()) > 0.9
-    assert found["density"] == pytest.approx(1, abs=0.1)
-
-
-def test_of_sets_far_apart_nothing_is_covered() -> None:
-    found = neighbours(spread(50), spread(50, 1) + 50)
-    assert found == dict.fromkeys(KEYS, 0.0)
 
 
 def test_mode_collapse_keeps_precision_and_loses_recall_and_coverage() -> None:
@@ -194,23 +156,9 @@ def test_mode_collapse_keeps_precision_and_loses_recall_and_coverage() -> None:
     assert max(nearly["recall"], nearly["coverage"]) < 0.2
 
 
-def test_dropping_modes_lowers_recall_and_coverage_and_not_precision() -> None:
-    centres = 20 * normal(5, 12, 7)
-    real = (centres[:, None] + normal(500, 12).reshape(5, 100, 12)).flatten(0, 1)
-    found = {}
-    for modes in (5, 3, 1):
-        part = normal(450, 12, 1).reshape(modes, -1, 12)
-        found[modes] = neighbours(real, (centres[:modes, None] + part).flatten(0, 1))
-        assert found[modes]["precision"] > 0.7
-        for name in ("recall", "coverage"):
-            assert found[modes][name] == pytest.approx(modes / 5, abs=0.2)
-    assert found[1]["coverage"] < found[3]["coverage"] < found[5]["coverage"]
-    assert found[1]["recall"] < found[3]["recall"] < found[5]["recall"]
-
-
 @pytest.mark.parametrize("offset", [0, 100])
 def test_nothing_but_distances_matters(offset: float) -> None:
-    real, fake = spread(300) + offset, 0.8 * spread(200, 1) + 0.1 + offset
+    real, fake = spread(100) + offset, 0.8 * spread(80, 1) + 0.1 + offset
     found = neighbours(real, fake)
     draw = torch.Generator().manual_seed(1)
     turn = torch.linalg.qr(normal(12, 12, 5))[0]
@@ -223,7 +171,8 @@ def test_nothing_but_distances_matters(offset: float) -> None:
     assert neighbours(real.numpy(), fake.tolist()) == found
 
 
-@pytest.mark.parametrize("case", PAIRS)
+@pytest.mark.quick
+@pytest.mark.parametrize("case", ["generic", "a lattice", "an outlier and copies", "near ties"])
 def test_no_number_depends_on_the_blocks(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = PAIRS[case]
     whole, kth = neighbours(real, fake), radii(real, 4)
@@ -234,7 +183,7 @@ def test_no_number_depends_on_the_blocks(case: str, monkeypatch: pytest.MonkeyPa
         assert torch.equal(radii(real, 4), kth)
 
 
-@pytest.mark.parametrize("case", PAIRS)
+@pytest.mark.parametrize("case", ["generic", "a lattice"])
 def test_radii_at_hand_give_the_same_bits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = PAIRS[case]
     expected = neighbours(real, fake)
@@ -267,14 +216,6 @@ def test_generic_rows_take_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> Non
         assert sum(pairs) == 3 * 500  # one for each radius, not 500 x 500 for each comparison
 
 
-def test_memory_is_bounded_by_blocks_of_rows() -> None:
-    from msngan.bench.counting import live_bytes
-
-    real, fake = normal(1500, 64), normal(1500, 64, 1)
-    whole = 8 * 1500 * 1500
-    assert max(live_bytes(lambda: neighbours(real, fake))) < 0.6 * whole
-
-
 good = normal(8, 3)
 BAD: dict[str, tuple[Callable[[], object], str]] = {
     "one axis": (lambda: neighbours(good[0], good), r"real must have shape \(N, d\)"),
@@ -305,8 +246,3 @@ def test_bad_input_is_named_with_its_remedy(case: str) -> None:
     call, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_as_few_rows_as_can_be_are_enough() -> None:
-    assert neighbours(good[:6], good[:4]).keys() == set(KEYS)
-    assert radii(good[:2], 1).tolist() == [float((good[0] - good[1]).norm())] * 2
