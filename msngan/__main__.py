@@ -21,7 +21,7 @@ COMMANDS = {
     "params": "count each norm's parameters in the paper's networks, beside its Table III",
     "study": "train a grid of runs, resumable as a whole, and end in one table",
     "figures": "draw the paper's Figures 1 to 6 from runs, as released and as stated",
-    "report": "write a run or a study as one self-contained HTML page",
+    "report": "write a run, a study or all runs as one self-contained HTML page",
     "configs": "list the configs and studies that are known by name",
     "bench": "measure what a norm costs, and what a score costs",
     "extractor": "train, card or list the small feature extractors that scores use",

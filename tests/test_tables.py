@@ -1,4 +1,4 @@
-"""Tables in a terminal and in Markdown, their numbers, and the errors of commands that print them."""
+"""Tables in a terminal and in Markdown, and the usage errors of commands that print them."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ from msngan.runs.safe_read import clean
 from msngan.runs.score_records import find_runs, read_scores
 
 DESCRIPTION = """\
-Rank the runs by their scores. Each protocol (data set, samples, extractor, reference) is a block of
-its own, since values of two protocols cannot be compared. A run's last step is shown and its best;
-the best was chosen by the score it shows, so it flatters. A failed score stands last, with its
+Rank the runs by their scores. Each protocol (data set, samples, extractor, reference) has its own
+table, because values of two protocols cannot be compared. A row shows the last step and the best;
+the best is chosen by the score it shows, so it is optimistic. A failed score stands last, with its
 reason. Runs of one config are pooled over their training seeds. Published numbers stand apart and
-are never ranked with ours."""
+are never ranked with yours."""
 
 
 def parser() -> Parser:

@@ -1,4 +1,4 @@
-"""A study's results as tables: rows by columns, then every number, then what differs."""
+"""A study's results as tables: accuracies of classifiers, or the leaderboard of GANs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from msngan.study.plan import Study
 from msngan.study.state import State, steps
 
 Json = dict[str, Any]
-BARE = "no scores yet: a run writes them at --scores.every; or score the runs: msngan evaluate"
+BARE = (
+    "no scores yet: a run writes them every --scores.every steps; to score it now: msngan evaluate"
+)
 TITLES = {
     "last": "test accuracy after the last epoch, %",
     "best": "test accuracy at the epoch with the best validation accuracy, %",
@@ -26,16 +28,16 @@ TITLES = {
 PAIRED = {"last": "after the last epoch", "best": "by validation"}
 LEGEND = [
     "mean ± standard deviation (ddof 1) over seeds; 95 % CI: of the mean, Student's t with n - 1.",
-    "(*) chosen by the test set itself, as the paper's code does: it flatters, and is no result.",
-    "diverged: the loss was no number; such a run is in no mean.",
-    "change: of the mean test accuracy over the last epoch, in points: near 0 at a plateau.",
+    "(*) the epoch is chosen by the test set, as in the paper's code: optimistic, not a result.",
+    "diverged: the loss became NaN or infinite; the means leave such a run out.",
+    "change: of the mean test accuracy in the last epoch, in points; near 0 at a plateau.",
 ]
 PAIRED_LEGEND = [
     "points: A - B, the mean over pairs of equal seed; sd: of the paired differences (ddof 1);"
     " 95 % CI: of their mean, Student's t with n - 1.",
-    "'better' is written where the interval leaves 0 out; of twenty such lines about one does so"
-    " by chance alone.",
-    "'but A diverged': those runs are in no pair, so the difference flatters A.",
+    "'better' means that the interval excludes 0; about one of twenty such lines does so by chance"
+    " alone.",
+    "'but A diverged': the pairs leave those runs out, so the difference favours A.",
 ]
 
 
@@ -86,7 +88,7 @@ def accuracy_tables(results: Json) -> Iterator[Table]:
 
 
 def _without_empty(table: Table, name: str) -> Table:
-    """The table without a column that says nothing: a study of one column has no labels for it."""
+    """The table without an empty column: a study of one column has no labels for it."""
     place = table.columns.index(name)
     if any(row[place] for row in table.rows):
         return table
@@ -206,7 +208,7 @@ def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[]
         ]
 
     def tables() -> Iterable[Table]:
-        # Short, and apart where even that is too wide: a name that is broken cannot be copied.
+        # Short, because a name that is folded cannot be copied.
         rows = [
             [name, s.word, steps(s), s.newest.replace("validation", "val.")]
             for name, s in states.items()
