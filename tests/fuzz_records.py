@@ -123,7 +123,7 @@ def figures(root: Path) -> Case:
         ["accuracy.jsonl", "result.json", "config.yaml", "dynamics.npz"],
     )
     from msngan.report.figures.arms import find_sources, make_arms
-    from msngan.report.figures.recorded import Unavailable, status, with_accuracy, with_dynamics
+    from msngan.report.figures.run_records import Unavailable, status, with_accuracy, with_dynamics
 
     def read() -> None:
         sources = find_sources(["c"], root)

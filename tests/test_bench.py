@@ -21,8 +21,7 @@ from test_architecture import loaded_after
 
 from msngan.__main__ import main
 from msngan.bench import classify, scores, timing
-from msngan.bench.settings import NETWORKS, ClassifySettings
-from msngan.commands.bench import BENCHMARKS
+from msngan.bench.settings import BENCHMARKS, NETWORKS, ClassifySettings
 from msngan.networks import CLASSIFIERS
 from msngan.report.figures.bench_plots import draw
 from msngan.report.tables import progress_bars
@@ -197,7 +196,7 @@ def test_all_libraries_compute_the_same_scores(record: Callable[[str], Any]) -> 
         "frechet": [ours, torchmetrics, fidelity, "scipy sqrtm"],
         "low-rank": [ours, torchmetrics, fidelity],
         "kernel": [ours, fidelity],
-        "evaluation": ["generator and extractor", "floors", "generator", "extractor", "scores"],
+        "evaluation": ["generator and extractor", "real data", "generator", "extractor", "scores"],
     }
     for part, tolerance in (("frechet", 1e-9), ("low-rank", 1e-6), ("kernel", 1e-9)):
         values = [row["value"] for row in by_part[part]]

@@ -261,7 +261,7 @@ def test_a_warm_evaluation_embeds_generated_images_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     embedded: list[int] = []
-    features, evaluate = EmbeddedExtractor.features, scores.evaluate
+    features, evaluate = EmbeddedExtractor.features, scores.evaluate_sampler
     results: list[Any] = []
 
     def counted_features(self: EmbeddedExtractor, images: torch.Tensor) -> Any:
@@ -269,13 +269,14 @@ def test_a_warm_evaluation_embeds_generated_images_alone(
         return features(self, images)
 
     monkeypatch.setattr(EmbeddedExtractor, "features", counted_features)
-    monkeypatch.setattr(scores, "evaluate", lambda *x: results.append(evaluate(*x)) or results[-1])
+    kept = lambda *each: results.append(evaluate(*each)) or results[-1]  # noqa: E731
+    monkeypatch.setattr(scores, "evaluate_sampler", kept)
     made = scores.Evaluation(ScoreSettings(kept=30, samples=20, runs=2, width=2), tmp_path)
     assert sum(embedded) == 30
     embedded.clear()
     assert made.seconds() > 0
     assert sum(embedded) == 40
-    assert set(made.spent[0]) == {"floors", "generator", "extractor", "scores"}
+    assert set(made.spent[0]) == {"real data", "generator", "extractor", "scores"}
     assert len(results[0].scores) == sum(len(roles) for roles in METRICS.values())
     assert all(math.isfinite(each["mean"]) for each in results[0].scores.values())
 

@@ -12,7 +12,7 @@ from figure_runs import make_run, synthetic
 from msngan.report.figures import quantities as of
 from msngan.report.figures.arms import FIRST, find_sources, make_arms, pages
 from msngan.report.figures.quantities import Curve
-from msngan.report.figures.recorded import Layer, Recorded, at, choose, moments
+from msngan.report.figures.run_records import Layer, Recorded, at, choose, moments
 from msngan.report.figures.style import COLOURS, style
 from msngan.runs.folder import UserError
 
@@ -73,7 +73,7 @@ def test_a_selection_keeps_what_has_all_of_it(tmp_path: Path) -> None:
 
 def test_what_is_not_a_run_is_named_with_what_is_there(tmp_path: Path) -> None:
     make_run(tmp_path, "mnist-s0")
-    with pytest.raises(UserError, match=r"'mnist-s1' \(did you mean 'mnist-s0'\?\); there are mn"):
+    with pytest.raises(UserError, match=r"'mnist-s1' .*\(did you mean 'mnist-s0'\?\); there"):
         find_sources(["mnist-s1"], tmp_path)
     study(tmp_path, "empty")
     with pytest.raises(UserError, match=r"study 'empty' has no run yet"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,33 +43,24 @@ Computation = Callable[[], float]
 class Simulated:
     """Gaussian features (N, dimensions), float64, from fixed seeds.
 
-    Their covariance has the eigenvalues 1/k in a random basis. Real features have mean zero, so
-    their exact moments are known.
+    Real features have mean zero and variances 1/k, so their exact moments are known. root, of shape
+    (d, d): root @ root.T is their covariance.
     """
 
     def __init__(self, dimensions: int) -> None:
-        self.dimensions = dimensions
         self.mean = torch.zeros(dimensions, dtype=torch.float64)
-
-    @cached_property
-    def root(self) -> Tensor:
-        """(d, d), with root @ root.T the covariance of real features."""
-        basis = torch.linalg.qr(self._normal(self.dimensions, 0))[0]
-        return basis / torch.arange(1, self.dimensions + 1).double().sqrt()
-
-    @cached_property
-    def covariance(self) -> Tensor:
-        return self.root @ self.root.T
+        self.covariance = torch.diag(1 / torch.arange(1, dimensions + 1).double())
+        self.root = self.covariance.sqrt()
 
     def real(self, count: int) -> Tensor:
-        return self._normal(count, 1) @ self.root.T
+        return self._normal(count, 1) @ self.root
 
     def fake(self, count: int) -> Tensor:
-        return SHRUNK * self._normal(count, 2) @ self.root.T + SHIFT * self.root[:, 0]
+        return SHRUNK * self._normal(count, 2) @ self.root + SHIFT * self.root[0]
 
     def _normal(self, count: int, seed: int) -> Tensor:
         draw = torch.Generator().manual_seed(seed)
-        return torch.randn(count, self.dimensions, generator=draw, dtype=torch.float64)
+        return torch.randn(count, len(self.mean), generator=draw, dtype=torch.float64)
 
 
 class Evaluation:

@@ -6,7 +6,7 @@ The options of `msngan bench` are derived from the fields: see `msngan.commands.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 SIZE = 32  # height and width of the GAN's images
 NETWORKS = ("cnn3", "vgg7", "densenet_bc", "resnet18")
@@ -25,8 +25,15 @@ def rounds_of(count: int) -> Any:  # noqa: ANN401  a dataclass field
 
 @dataclass(frozen=True)
 class Settings:
-    """What all benchmarks share."""
+    """What all benchmarks share.
 
+    about: the benchmark in words. function: what measures, "module:function" in msngan.bench. plot:
+    whether its record can be drawn.
+    """
+
+    about: ClassVar[str]
+    function: ClassVar[str]
+    plot: ClassVar[bool] = False
     rounds: int = rounds_of(20)
     threads: int = option(1, "CPU threads")
 
@@ -38,8 +45,11 @@ class DeviceSettings(Settings):
 
 @dataclass(frozen=True)
 class NormSettings(DeviceSettings):
-    """Of `bench norms` and `bench fold`. dtype: of autocast; weights are always float32."""
+    """dtype: of autocast; weights are always float32."""
 
+    about = "the critic's forward and backward pass under each norm, relative to no norm"
+    function = "norms:run"
+    plot = True
     norms: tuple[str, ...] = option((), "norms to measure; default: all")
     width: int = option(64, "width of the critic")
     batch: int = option(64, "images in a batch")
@@ -48,11 +58,16 @@ class NormSettings(DeviceSettings):
 
 @dataclass(frozen=True)
 class FoldSettings(NormSettings):
+    about = "inference of trained critics, folded and not, relative to no norm"
+    function = "norms:run_fold"
     norms: tuple[str, ...] = option(("batch", "spectral", "mean_spectral"), "norms to measure")
 
 
 @dataclass(frozen=True)
 class StepSettings(DeviceSettings):
+    about = "whole GAN steps of configs/cifar_msn.yaml, relative to a plain loop"
+    function = "step:run"
+    plot = True
     rounds: int = rounds_of(7)
     norms: tuple[str, ...] = option(("none", "spectral", "mean_spectral"), "norms to measure")
     width: int = option(64, "width of the networks")
@@ -63,6 +78,8 @@ class StepSettings(DeviceSettings):
 class ClassifySettings(DeviceSettings):
     """dtype: of autocast; weights are always float32."""
 
+    about = "training steps of the paper's classifiers, relative to batch norm"
+    function = "classify:run"
     networks: tuple[str, ...] = option(NETWORKS[:2], "networks to train", choices=NETWORKS)
     norms: tuple[str, ...] = option(
         ("none", "batch", "spectral", "mean_spectral"), "norms to measure"
@@ -74,6 +91,9 @@ class ClassifySettings(DeviceSettings):
 class SigmaSettings(DeviceSettings):
     """norms, critic_batch: those of each config where empty."""
 
+    about = "accuracy of the estimate of sigma in training, beside a single power iteration"
+    function = "sigma:run"
+    plot = True
     rounds: int = rounds_of(40)
     config: tuple[str, ...] = option(("digits_msn",), "configs to train")
     norms: tuple[str, ...] = option((), "norms to use instead of the configs' own")
@@ -87,6 +107,8 @@ class SigmaSettings(DeviceSettings):
 
 @dataclass(frozen=True)
 class ScoreSettings(Settings):
+    about = "the arithmetic of scores, relative to other libraries, and its share of an evaluation"
+    function = "scores:run"
     rounds: int = rounds_of(5)
     only: tuple[str, ...] = option(PARTS, "parts to measure", choices=PARTS)
     samples: int = option(2000, "generated images of a sample set", least=2)
@@ -97,6 +119,16 @@ class ScoreSettings(Settings):
     subset_size: int = option(1000, "images in each subset", least=2)
     runs: int = option(5, "sample sets of the evaluation")
     width: int = option(64, "width of the evaluation's generator")
+
+
+BENCHMARKS: dict[str, type[Settings]] = {
+    "norms": NormSettings,
+    "step": StepSettings,
+    "classify": ClassifySettings,
+    "fold": FoldSettings,
+    "scores": ScoreSettings,
+    "sigma": SigmaSettings,
+}
 
 
 def record(

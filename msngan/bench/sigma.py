@@ -9,6 +9,7 @@ the critic computes with is found by an eigenvalue decomposition in float64.
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from msngan.bench.step import train
 from msngan.bench.timing import Progress, clock_of, ratio
 from msngan.data import ImageData
 from msngan.gan import GAN
-from msngan.norms import estimate, is_batch_coupled, stored
+from msngan.norms import SigmaBank, estimate, is_batch_coupled, stored
 from msngan.norms.layers import parts_of
 from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
 from msngan.runs.fit_config import parse
@@ -123,7 +124,7 @@ def run(settings: SigmaSettings, progress: Progress) -> dict[str, Any]:
             if estimator == ONE:
                 one_vector(gan.critic)
             done, total = settings.steps * len(rows), 2 * settings.steps * len(recipes)
-            measured = Measured(settings, progress, done, total)
+            measured = Measured(gan, settings, progress, done, total)
             train(gan, data, measured, settings.device, precision)
             rows.append(_row(name, estimator, gan, measured))
     return record("sigma", settings, clock.name, BASELINE, rows, allowed=ALLOWED)
@@ -170,15 +171,15 @@ def thinned(found: dict[int, float]) -> dict[str, list[Any]]:
 
 
 class Measured(Callback):
-    """After each update: the largest excess over all layers; at `rounds` steps the times, too.
+    """After each step: the largest excess over all layers; at `rounds` steps the times, too.
 
-    found: by step. updates, passes: seconds of the norm's update, repeated from the state before
-    it, and of a forward and backward pass of the critic, in turns. progress is called after each
-    step with the steps done, `before` of them in earlier trainings, and the total.
+    found: by step. updates, passes: seconds of the norm's update within training, and of a forward
+    and backward pass of a copy of the critic after it. progress is called after each step with the
+    steps done, `before` of them in earlier trainings, and the total.
     """
 
     def __init__(
-        self, settings: SigmaSettings, progress: Progress, before: int, total: int
+        self, gan: GAN, settings: SigmaSettings, progress: Progress, before: int, total: int
     ) -> None:
         self.steps, self.progress, self.before, self.total = settings.steps, progress, before, total
         self.clock = clock_of(settings.device, settings.threads)
@@ -187,14 +188,11 @@ class Measured(Callback):
         self.passes: list[float] = []
         share = settings.steps / settings.rounds
         self.timed = {math.ceil(share * (each + 1)) for each in range(settings.rounds)}
-        self._before: dict[str, Tensor] = {}
+        self._update, self._seconds = gan.bank.update, 0.0
+        gan.bank.update = self._timed_update  # type: ignore[method-assign]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step + 1 in self.timed:
-            assert isinstance(pl_module, GAN)
-            self._before = _state(pl_module.critic)
+    def _timed_update(self) -> None:
+        self._seconds = self.clock.seconds(self._update)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -204,35 +202,22 @@ class Measured(Callback):
         parts = estimated(pl_module.critic)
         self.found[step] = max(excess(part, weight) for weight, part in parts)
         if step in self.timed:
-            self._time(pl_module, batch)
+            self.updates.append(self._seconds)
+            self.passes.append(self._pass_seconds(pl_module, batch))
         self.progress(self.before + step, self.total)
         trainer.should_stop = step >= self.steps
 
-    def _time(self, gan: GAN, batch: Tensor) -> None:
-        """Leaves the network as it was; every step computes its gradients anew."""
-        critic = gan.critic
-        after = _state(critic)
+    def _pass_seconds(self, gan: GAN, batch: Tensor) -> float:
+        critic = deepcopy(gan.critic)
+        bank = SigmaBank(critic)
         images = batch[: len(batch) // gan.options.critic_steps]
         if gan.options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
 
         def forward_backward() -> None:
             critic.zero_grad()
-            with gan.bank.shared():
+            with bank.shared():
                 critic(images).float().sum().backward()
 
         forward_backward()  # work that only a first pass does is not timed
-        self.passes.append(self.clock.seconds(forward_backward))
-        _restore(critic, self._before)
-        self.updates.append(self.clock.seconds(gan.bank.update))
-        _restore(critic, after)
-
-
-def _state(network: nn.Module) -> dict[str, Tensor]:
-    return {name: each.detach().clone() for name, each in network.named_buffers()}
-
-
-@torch.no_grad()
-def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
-    for name, tensor in network.named_buffers():
-        tensor.copy_(state[name])
+        return self.clock.seconds(forward_backward)

@@ -7,9 +7,9 @@ import tempfile
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from msngan.bench import settings as of
+from msngan.bench.settings import BENCHMARKS, Settings
 from msngan.commands.parser import Parser, chosen, words
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import FORMATS, print_as
@@ -25,56 +25,9 @@ keep the seconds of every round, the hardware and the versions."""
 PICTURES = (".png", ".svg", ".pdf")
 
 
-class Benchmark(NamedTuple):
-    help: str
-    settings: type[of.Settings]
-    function: str  # "module:name" in msngan.bench
-    plot: bool = False
-
-
-BENCHMARKS = {
-    "norms": Benchmark(
-        "the critic's forward and backward pass under each norm, relative to no norm",
-        of.NormSettings,
-        "norms:run",
-        plot=True,
-    ),
-    "step": Benchmark(
-        "whole GAN steps of configs/cifar_msn.yaml, relative to a plain loop",
-        of.StepSettings,
-        "step:run",
-        plot=True,
-    ),
-    "classify": Benchmark(
-        "training steps of the paper's classifiers, relative to batch norm",
-        of.ClassifySettings,
-        "classify:run",
-    ),
-    "fold": Benchmark(
-        "inference of trained critics, folded and not, relative to no norm",
-        of.FoldSettings,
-        "norms:run_fold",
-        plot=True,
-    ),
-    "scores": Benchmark(
-        "the arithmetic of scores, relative to other libraries, and its share of an evaluation",
-        of.ScoreSettings,
-        "scores:run",
-    ),
-    "sigma": Benchmark(
-        "accuracy of the estimate of sigma in training, beside a single power iteration",
-        of.SigmaSettings,
-        "sigma:run",
-        plot=True,
-    ),
-}
-
-
 def main(argv: list[str]) -> int:
     options = _parse(argv)
-    benchmark = BENCHMARKS[options.benchmark]
-    settings = _settings(benchmark.settings, options)
-    record = _measure(options.benchmark, benchmark.function, settings)
+    record = _measure(options.benchmark, _settings(options))
     if options.output:
         write_json(options.output, record)
     if options.plot:
@@ -94,14 +47,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="msngan bench", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="|".join(BENCHMARKS))
     made = {}
-    for name, benchmark in BENCHMARKS.items():
-        made[name] = commands.add_parser(name, help=benchmark.help, description=benchmark.help)
+    for name, kind in BENCHMARKS.items():
+        made[name] = commands.add_parser(name, help=kind.about, description=kind.about)
         made[name].set_defaults(benchmark=name, plot=None)
-        _add_options(made[name], benchmark)
+        _add_options(made[name], kind)
     # A benchmark's own parser knows its options, and which of them an unknown one resembles.
     own = made.get(argv[0]) if argv else None
     options = own.parse_args(argv[1:]) if own else parser.parse_args(argv)
-    for each in fields(BENCHMARKS[options.benchmark].settings):
+    for each in fields(BENCHMARKS[options.benchmark]):
         value = getattr(options, each.name)
         if isinstance(each.default, int):
             bounds.at_least(_flag(each.name), value, each.metadata["least"])
@@ -116,8 +69,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def _add_options(made: argparse.ArgumentParser, benchmark: Benchmark) -> None:
-    for each in fields(benchmark.settings):
+def _add_options(made: argparse.ArgumentParser, kind: type[Settings]) -> None:
+    for each in fields(kind):
         default, choices = each.default, each.metadata["choices"]
         text = each.metadata["help"]
         if isinstance(default, tuple):
@@ -134,7 +87,7 @@ def _add_options(made: argparse.ArgumentParser, benchmark: Benchmark) -> None:
             )
     made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     made.add_argument("--output", type=Path, metavar="FILE.json", help="write the whole record")
-    if benchmark.plot:
+    if kind.plot:
         made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")
 
 
@@ -171,7 +124,7 @@ def _check_writable(option: str, path: Path) -> None:
         ) from problem
 
 
-def _settings(kind: type[of.Settings], options: argparse.Namespace) -> of.Settings:
+def _settings(options: argparse.Namespace) -> Settings:
     """What the options ask for. Imports torch, which the names of norms and devices need."""
     import torch
 
@@ -180,6 +133,7 @@ def _settings(kind: type[of.Settings], options: argparse.Namespace) -> of.Settin
     if getattr(options, "device", "cpu") == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU is available here; use cpu")
     values: dict[str, Any] = {}
+    kind = BENCHMARKS[options.benchmark]
     for each in fields(kind):
         value = getattr(options, each.name)
         if isinstance(each.default, tuple) and value is not None:
@@ -189,7 +143,7 @@ def _settings(kind: type[of.Settings], options: argparse.Namespace) -> of.Settin
     return kind(**values)
 
 
-def _measure(name: str, function: str, settings: of.Settings) -> dict[str, Any]:
+def _measure(name: str, settings: Settings) -> dict[str, Any]:
     import torch
 
     from msngan.report.tables.progress_bars import progress
@@ -203,7 +157,7 @@ def _measure(name: str, function: str, settings: of.Settings) -> dict[str, Any]:
         from msngan.training.run import quiet
 
         quiet()
-    module, _, run = function.partition(":")
+    module, _, run = settings.function.partition(":")
     measure = getattr(import_module(f"msngan.bench.{module}"), run)
     with rng.untouched(), progress(f"bench {name}", "measurements") as shown:
         return measure(settings, shown)

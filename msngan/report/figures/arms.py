@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msngan.runs.folder import NAME, Run, UserError, all_runs, did_you_mean
+from msngan.report.figures.style import Style, style
+from msngan.report.html.records import find
+from msngan.runs.folder import Run, UserError, all_runs, did_you_mean
 from msngan.runs.options import flat, is_free
 from msngan.runs.safe_read import read_config
 
@@ -54,6 +56,10 @@ class Arm:
     label: str
     sources: tuple[Source, ...]
     style: int
+
+    @property
+    def look(self) -> Style:
+        return style(self.style)
 
     @property
     def norm(self) -> str:
@@ -103,34 +109,24 @@ def find_sources(
 
 
 def runs_of(target: str, root: Path = Path()) -> list[Run]:
-    """The run that `target` names, or the runs of a study in order of name."""
-    named = Run(target, root) if NAME.fullmatch(target) else None
-    folder = named.folder if named and named.folder.is_dir() else Path(target)
-    if (folder / "study.yaml").is_file():
-        return _runs_of_study(folder)
-    if (folder / "config.yaml").is_file():
-        whole = folder.resolve()
-        return [named if named and folder == named.folder else Run(whole.name, whole.parents[1])]
-    here = [each.name for each in all_runs(root)]
-    here += [path.parent.name for path in sorted(root.glob("checkpoints/*/study.yaml"))]
-    more = " ..." if len(here) > 12 else ""
-    known = f"; there are {', '.join(here[:12])}{more}" if here else ""
-    raise UserError(f"no run or study {target!r}{did_you_mean(target, here)}{known}")
+    """The run that `target` names, or the runs of a study in order of name.
 
-
-def _runs_of_study(folder: Path) -> list[Run]:
-    """The runs called <study>-<cell>, except those of another study whose name begins like this."""
-    whole = folder.resolve()
-    root = folder.parents[1] if len(folder.parents) > 1 else whole.parents[1]
-    others = [path.parent.name for path in whole.parent.glob(f"{whole.name}-*/study.yaml")]
+    A study's runs are called <study>-<cell>. Those of another study whose name begins like this are
+    left out.
+    """
+    found, is_study = find(target, root)
+    if not is_study:
+        return [found]
+    start = f"{found.name}-"
+    others = [path.parent.name for path in found.folder.parent.glob(f"{start}*/study.yaml")]
     runs = [
         run
-        for run in all_runs(root)
-        if run.name.startswith(f"{whole.name}-")
+        for run in all_runs(found.root)
+        if run.name.startswith(start)
         and not any(run.name.startswith(f"{other}-") for other in others)
     ]
     if not runs:
-        raise UserError(f"study {whole.name!r} has no run yet; start it: msngan study {whole.name}")
+        raise UserError(f"study {found.name!r} has no run yet; start it: msngan study {found.name}")
     return runs
 
 

@@ -18,7 +18,7 @@ from msngan.report.figures.layer_grid import (
     stated,
 )
 from msngan.report.figures.quantities import DRIFTS
-from msngan.report.figures.recorded import MEANS, Layer, Recorded, choose, seeds
+from msngan.report.figures.run_records import MEANS, Layer, Recorded, choose, seeds
 from msngan.report.figures.style import Style, on_zero, ring
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 
 from msngan.report.figures.arms import Arm
 from msngan.report.figures.quantities import Array, Curve, over_runs, running_mean
-from msngan.report.figures.recorded import (
+from msngan.report.figures.run_records import (
     Layer,
     Recorded,
     entries,
@@ -21,7 +21,7 @@ from msngan.report.figures.recorded import (
     subject,
     with_dynamics,
 )
-from msngan.report.figures.style import Sheet, Style, finish, line, style
+from msngan.report.figures.style import Sheet, Style, finish, line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def layer_sheet(
         alike = []
         for number, (column, axes) in enumerate(zip(figure.columns, row, strict=True)):
             for each in recorded:
-                column.draw(axes, each, layer, style(each.arm.style))
+                column.draw(axes, each, layer, each.arm.look)
             whole = number == 0 or figure.panel == WIDE
             below = layer.words(sheet.letters) if whole else f"layer {layer.index}"
             shown = finish(axes, column.heading, below, column.across, column.up)
@@ -106,7 +106,7 @@ def layer_sheet(
 def _beside(axes: Axes, recorded: Sequence[Recorded], words: Sequence[str], title: str) -> None:
     """A legend of words, one for each arm with its line, right of a panel."""
     axes.legend(
-        [style(each.arm.style).line() for each in recorded],
+        [each.arm.look.line() for each in recorded],
         words,
         loc="upper left",
         bbox_to_anchor=(1.01, 1.02),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from msngan.report.figures import quantities, run_records
 from msngan.report.figures.arms import Arm
 from msngan.report.figures.drift import DRIFT
 from msngan.report.figures.layer_grid import (
@@ -25,41 +26,9 @@ from msngan.report.figures.layer_grid import (
     released,
     stated,
 )
-from msngan.report.figures.quantities import (
-    BINS,
-    WINDOW,
-    Curve,
-    by_magnitude,
-    linear_density,
-    over_runs,
-    running_mean,
-    selected,
-    within_epochs,
-)
-from msngan.report.figures.recorded import (
-    MEANS,
-    Layer,
-    Recorded,
-    at,
-    entries,
-    moments,
-    seeds,
-    smoothing,
-    smooths,
-    subject,
-    with_accuracy,
-    with_dynamics,
-)
-from msngan.report.figures.style import (
-    Sheet,
-    Style,
-    finish,
-    line,
-    logarithmic,
-    on_zero,
-    ring,
-    style,
-)
+from msngan.report.figures.quantities import Curve, over_runs
+from msngan.report.figures.run_records import MEANS, Layer, Recorded, at, seeds
+from msngan.report.figures.style import Sheet, Style, finish, line, logarithmic, on_zero, ring
 from msngan.training.dynamics import Dynamics
 
 PROJECTED = (
@@ -107,13 +76,13 @@ def weight_spread(recorded: Sequence[Recorded]) -> LayerFigure:
         Column(
             "(a) As released: weights, mean ± sd/2",
             "weight",
-            released("effective_mean", smooths(recorded), spread="effective_sd"),
+            released("effective_mean", run_records.smooths(recorded), spread="effective_sd"),
             LOG_INDEX,
         ),
         Column("(b) As stated: pre-activation means", "mean of a channel", channels),
     ]
     notes = [
-        f"{WEIGHTS} {smoothing(recorded)}",
+        f"{WEIGHTS} {run_records.smoothing(recorded)}",
         "(b) Mean over channels of the means of what enters the activation, on a fixed batch; the"
         " band holds the channels from the 10th to the 90th percentile.",
         *seeds(recorded, "(a) the first; (b) their mean, as far as all of them go"),
@@ -126,17 +95,17 @@ def weight_means(recorded: Sequence[Recorded]) -> LayerFigure:
         Column(
             "(a) As released: mean of the weights",
             "weight",
-            released("effective_mean", smooths(recorded)),
+            released("effective_mean", run_records.smooths(recorded)),
             LOG_INDEX,
         ),
         Column("(b) As stated: drift of pre-activations", "drift (sd)", stated("drift")),
     ]
-    notes = [f"{WEIGHTS} {smoothing(recorded)}", f"(b) {DRIFT}"]
+    notes = [f"{WEIGHTS} {run_records.smoothing(recorded)}", f"(b) {DRIFT}"]
     return LayerFigure("Figure 4: mean drift", columns, notes + seeds(recorded))
 
 
 def gradients(recorded: Sequence[Recorded]) -> LayerFigure:
-    times = moments(recorded, lambda record: record.histogram.sum(axis=(1, 2, 3)) > 0)
+    times = run_records.moments(recorded, lambda record: record.histogram.sum(axis=(1, 2, 3)) > 0)
     first = "(a) As released: first gradient"
     columns = [Column(first, "density", _density, "gradient", _few_ticks)]
     columns += [
@@ -151,10 +120,10 @@ def gradients(recorded: Sequence[Recorded]) -> LayerFigure:
         for step in times
     ]
     notes = [
-        f"(a) As released: the first gradient only, at initialisation; {BINS} bins over each net's"
-        " own range, density. The authors also average 5 neighbouring entries before they count,"
-        " which narrows the shape (up to 2.2 times); this cannot be redone from counts and is left"
-        f" out. {PROJECTED}.",
+        f"(a) As released: the first gradient only, at initialisation; {quantities.BINS} bins over"
+        " each net's own range, density. The authors also average 5 neighbouring entries before"
+        " they count, which narrows the shape (up to 2.2 times); this cannot be redone from counts"
+        f" and is left out. {PROJECTED}.",
         "(b) As stated: the same bins for all arms, both signs together; exact zeros are in no bin"
         " (see Figure 1). Beside it: the variance later in training over that at the first"
         " gradient; ?: the run has no measurement there.",
@@ -177,7 +146,7 @@ def _density(axes: Any, each: Recorded, layer: Layer, look: Style) -> None:  # n
     counts = record.histogram[:, layer.index]
     measured = np.flatnonzero(counts.sum(axis=(1, 2)))
     if len(measured):
-        edges, density = linear_density(record.edges, counts[measured[0]])
+        edges, density = quantities.linear_density(record.edges, counts[measured[0]])
         axes.stairs(density, edges, color=look.colour, linestyle=look.dash, linewidth=1.3)
 
 
@@ -190,7 +159,7 @@ def _few_ticks(axes: Any) -> None:  # noqa: ANN401
 def _magnitudes(step: int) -> Draw:
     def draw(axes: Any, each: Recorded, layer: Layer, look: Style) -> None:  # noqa: ANN401
         shares = [
-            by_magnitude(record.edges, record.histogram[place, layer.index])
+            quantities.by_magnitude(record.edges, record.histogram[place, layer.index])
             for _, record in each.runs
             if (place := at(record, step)) is not None
         ]
@@ -244,8 +213,8 @@ def variance_ratio(record: Dynamics, layer: Layer, step: int) -> float:
 
 
 def spectra(recorded: Sequence[Recorded]) -> LayerFigure:
-    times = moments(recorded, _with_spectra)
-    top = released("kernel_singular", smooths(recorded))
+    times = run_records.moments(recorded, _with_spectra)
+    top = released("kernel_singular", run_records.smooths(recorded))
     columns = [Column("(a) As released: mean top value", "singular value", top, LOG_INDEX)]
     columns += [
         Column(
@@ -262,7 +231,7 @@ def spectra(recorded: Sequence[Recorded]) -> LayerFigure:
     notes = [
         "(a) As released: the largest singular value of each (output, input) kernel slice,"
         " averaged; of a 1x1 convolution, as all in the paper's figure, that is the mean of |w|."
-        f" {smoothing(recorded)}",
+        f" {run_records.smoothing(recorded)}",
         "(b) As stated: all singular values of the (outputs) x (inputs x kernel) matrix of the"
         " weight that the layer computes with. (c) Thick, with markers: the norm of the layer as an"
         " operator; thin: the largest singular value of the matrix.",
@@ -327,23 +296,23 @@ def norms(recorded: Sequence[Recorded]) -> LayerFigure:
 
 def accuracy(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Sheet, list[str]]:
     """Figure 2: the test accuracy, of the network and not of a layer, so `wanted` has no effect."""
-    recorded, remarks = with_accuracy(arms)
+    recorded, remarks = run_records.with_accuracy(arms)
     notes = [
         "(a) As released: the accuracy so far in a pass over the test set, logged after every 100"
-        f" images and smoothed by a running mean of {WINDOW} of these, so that a point mixes two"
-        " epochs and the first images of a pass count most. Here the passes are at the ends of the"
-        " epochs.",
+        f" images and smoothed by a running mean of {quantities.WINDOW} of these, so that a point"
+        " mixes two epochs and the first images of a pass count most. Here the passes are at the"
+        " ends of the epochs.",
         "(b), (c) As stated: of the whole test set at the end of each epoch. Ringed: the epoch that"
         " the validation images choose, in each run; the test images choose nothing.",
         *seeds(recorded),
     ]
-    title = f"Figure 2: test accuracy{subject(arms)}"
-    sheet = Sheet(title, entries(arms, recorded), notes, (1, 3), panel=(3.1, 2.9))
+    title = f"Figure 2: test accuracy{run_records.subject(arms)}"
+    sheet = Sheet(title, run_records.entries(arms, recorded), notes, (1, 3), panel=(3.1, 2.9))
     left, middle, right = sheet.axes[0]
     for each in recorded:
-        look = style(each.arm.style)
-        places, values = within_epochs(each.runs[0][1])
-        smooth = 100 * running_mean(values)
+        look = each.arm.look
+        places, values = quantities.within_epochs(each.runs[0][1])
+        smooth = 100 * quantities.running_mean(values)
         if len(smooth):
             line(left, Curve(places[-len(smooth) :], smooth), look, 1.2)
         _epochs(middle, each, look, lambda share: 100 * share)
@@ -364,7 +333,7 @@ def _epochs(axes: Any, each: Recorded, look: Style, of: Callable[[Any], Any]) ->
         epochs = np.array([float(record["epoch"]) for record in lines])
         values = of(np.array([float(record["test_accuracy"]) for record in lines]))
         curves.append(Curve(epochs, values))
-        best = selected([record.get("validation_accuracy") for record in lines])
+        best = quantities.selected([record.get("validation_accuracy") for record in lines])
         if best is not None:
             ring(axes, epochs[best], values[best], look)
     line(axes, over_runs(curves), look)
@@ -372,7 +341,7 @@ def _epochs(axes: Any, each: Recorded, look: Style, of: Callable[[Any], Any]) ->
 
 def complexity(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Sheet, list[str]]:
     """A panel for each network and not for each layer, so `wanted` has no effect."""
-    recorded, remarks = with_dynamics(arms)
+    recorded, remarks = run_records.with_dynamics(arms)
     names = list(dict.fromkeys(n for each in recorded for _, r in each.runs for n in r.networks))
     notes = [
         "Bartlett, Foster & Telgarsky 2017 (Eq. 4 of the paper, with the power 2/3 that it leaves"
@@ -380,8 +349,8 @@ def complexity(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Sheet, list[
         " (length / norm)^(2/3), the length being summed over a layer's outputs.",
         *seeds(recorded, MEANS),
     ]
-    title = f"Spectral complexity{subject(arms)}"
-    sheet = Sheet(title, entries(arms, recorded), notes, (1, len(names)))
+    title = f"Spectral complexity{run_records.subject(arms)}"
+    sheet = Sheet(title, run_records.entries(arms, recorded), notes, (1, len(names)))
     for axes, name in zip(sheet.axes[0], names, strict=True):
         for each in recorded:
             curves = [
@@ -390,7 +359,7 @@ def complexity(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Sheet, list[
                 if name in r.networks
             ]
             if curves:
-                line(axes, over_runs(curves), style(each.arm.style))
+                line(axes, over_runs(curves), each.arm.look)
         finish(axes, "Spectral complexity", name, STEP, "complexity")
         if axes.lines:
             logarithmic(axes)

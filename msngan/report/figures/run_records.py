@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from msngan.report.figures.arms import Arm, Source
 from msngan.report.figures.quantities import WINDOW
-from msngan.report.figures.style import Style, style
+from msngan.report.figures.style import Style
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.jsonl import read_lines
+from msngan.runs.options import flat
 from msngan.runs.safe_read import object_or_empty
 from msngan.training import dynamics
 from msngan.training.dynamics import Dynamics
@@ -231,21 +232,18 @@ def entries(arms: Sequence[Arm], recorded: Sequence[Recorded]) -> list[tuple[str
         for state in ("diverged", "collapsed", "unfinished"):
             if number := sum(status(source) == state for source in arm.sources):
                 words += f", {number} {state}" if every > 1 else f", {state}"
-        made.append((words, style(arm.style)))
+        made.append((words, arm.look))
     return made
 
 
 def subject(arms: Sequence[Arm]) -> str:
     """What all arms have in common: the data set and the network."""
+    configs = [flat(source.config) for arm in arms for source in arm.sources]
     words = []
-    for section, names in (("data", ("dataset",)), ("model", ("network", "critic"))):
-        values = set()
-        for source in (source for arm in arms for source in arm.sources):
-            inner = source.config.get(section)
-            found = [inner[n] for n in names if n in inner] if isinstance(inner, dict) else []
-            values.add(str(found[0]) if found else "")
-        if len(values) == 1 and "" not in values:
-            words.append(values.pop())
+    for names in (("data.dataset",), ("model.network", "model.critic")):
+        values = {next((each[n] for n in names if n in each), None) for each in configs}
+        if len(values) == 1 and None not in values:
+            words.append(str(values.pop()))
     return f" ({', '.join(words)})" if words else ""
 
 
