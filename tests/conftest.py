@@ -41,6 +41,7 @@ def under(norm: str) -> list[str]:
 
 
 QUIET = ["--scores.enabled", "false", "--samples.every", "0", "--checkpoint.every", "0"]
+QUIET += ["--dynamics.every", "0"]  # half the time of a tiny run
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -93,6 +94,13 @@ def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
         for number, state in optimizer["state"].items():
             found |= {f"adam{index}.{number}.{key}": value for key, value in state.items()}
     return found
+
+
+def resumed_from_previous(folder: Path, run: Callable[..., int]) -> dict[str, torch.Tensor]:
+    """The weights after the run in `folder` was resumed from its previous checkpoint."""
+    (folder / "previous.ckpt").replace(folder / "last.ckpt")
+    assert run("resume", folder.name) == 0
+    return weights(folder)
 
 
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

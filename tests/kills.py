@@ -31,7 +31,7 @@ from conftest import TINY
 from msngan.__main__ import main
 
 # Once, for all children; `main` would import them in each.
-for _name in ("commands.fit", "commands.resume", "options", "training"):
+for _name in ("commands.fit", "commands.resume", "training.run"):
     import_module(f"msngan.{_name}")
 
 CLOCK = ("seconds", "steps_per_second", "time")  # what no run repeats

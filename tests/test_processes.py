@@ -1,12 +1,12 @@
-"""Several processes on parts of a batch are one process on the whole of it."""
+"""Several processes on parts of a batch train as one process on the whole batch."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +17,17 @@ from together import held, run_together
 from torch import Tensor
 
 from msngan.__main__ import main
-from msngan.norms import NORMS
 from msngan.runs import distributed as processes
 
 BATCH = 12  # of all processes together
-GAN = ["fit", *TINY, *QUIET, "--steps", "20", "--data.mirror", "true", "--dynamics.every", "0"]
+GAN = ["fit", *TINY, *QUIET, "--steps", "8", "--data.mirror", "true"]
 EXACT = ["--trainer.precision", "64-true"]
 GRADIENT = ["--model.penalty", "gradient", "--model.loss", "wasserstein"]
 
-# What is trained by one process and by several, in double precision: see the README on single.
-CASES = {norm: [*GAN, *EXACT, *under(norm)] for norm in sorted(NORMS)}
+# Trained by one process and by several, in double precision: a norm of each kind (batch-coupled,
+# sigma, both, per sample, gated, of the weight), penalties, and a classifier.
+KINDS = ["batch", "spectral", "mean_spectral", "layer", "optional_spectral", "weight_mean"]
+CASES = {norm: [*GAN, *EXACT, *under(norm)] for norm in KINDS}
 CASES |= {
     "gradient penalty": [*GAN, *EXACT, *under("batch"), *GRADIENT, "--model.critic_steps", "2"],
     "gradient penalty through the means": [
@@ -35,7 +36,7 @@ CASES |= {
     ],
     "classifier": ["fit", *TINY_CLASSIFIER, *EXACT, "--steps", "10", "--data.crop", "1"],
 }
-ON_THREE = ["mean_spectral", "batch", "gradient penalty"]
+ON_THREE = ["mean_spectral", "gradient penalty"]
 
 
 def sized(job: list[str], size: int) -> list[str]:
@@ -46,8 +47,8 @@ def named(case: str, size: int) -> list[str]:
     return ["--run", f"{case.replace(' ', '-')}-{size}"]
 
 
-SCORED = [*GAN, "--scores.enabled", "true", "--scores.every", "10", "--scores.samples", "21"]
-SCORED += ["--scores.runs", "2", "--samples.every", "10", "--dynamics.every", "10"]
+SCORED = [*GAN, "--scores.enabled", "true", "--scores.every", "4", "--scores.samples", "21"]
+SCORED += ["--scores.runs", "2", "--samples.every", "4", "--dynamics.every", "4"]
 SCORED += ["--data.limit", "null", "--records.every", "1"]
 RESUMED = [*GAN, "--model.norm", "mean_spectral", "--records.every", "1"]
 APART = [*RESUMED, "--model.norm_options.sync", "false"]
@@ -55,15 +56,15 @@ TWO = {
     **{case: [*sized(job, 2), *named(case, 2)] for case, job in CASES.items()},
     "scored": [*sized(SCORED, 2), "--run", "scored-2"],
     "whole": [*sized(RESUMED, 2), "--run", "whole"],
-    "half": [*sized(RESUMED, 2), "--run", "half", "--steps", "9"],
-    "resumed": ["resume", "half", "--steps", "20"],
+    "half": [*sized(RESUMED, 2), "--run", "half", "--steps", "3"],
+    "resumed": ["resume", "half", "--steps", "8"],
     "apart": [*sized(APART, 2), "--run", "apart"],
-    "apart half": [*sized(APART, 2), "--run", "apart-half", "--steps", "9"],
-    "apart resumed": ["resume", "apart-half", "--steps", "20"],
+    "apart half": [*sized(APART, 2), "--run", "apart-half", "--steps", "3"],
+    "apart resumed": ["resume", "apart-half", "--steps", "8"],
     "taken": [*sized(RESUMED, 2), "--run", "whole"],
 }
 THREE = {case: [*sized(CASES[case], 3), *named(case, 3)] for case in ON_THREE}
-THREE["of two"] = ["resume", "mean_spectral-2", "--steps", "22"]
+THREE["of two"] = ["resume", "mean_spectral-2", "--steps", "10"]
 
 
 @dataclass(frozen=True)
@@ -82,39 +83,14 @@ class Together:
         return (self.folder / f"{rank}.log").read_text()
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    before, folder = Path.cwd(), tmp_path_factory.mktemp("runs")
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
-
-
-def together(place: Path, size: int, jobs: dict[str, list[str]]) -> Together:
-    folder = place / f"of-{size}"
+def together(size: int, jobs: dict[str, list[str]]) -> Together:
+    folder = Path(f"of-{size}")
     folder.mkdir()
-    return Together(size, jobs, folder, run_together(size, list(jobs.values()), folder))
-
-
-@pytest.fixture(scope="module")
-def two(place: Path) -> Together:
-    return together(place, 2, TWO)
-
-
-@pytest.fixture(scope="module")
-def three(place: Path, two: Together) -> Together:
-    return together(place, 3, THREE)
-
-
-@pytest.fixture(scope="module")
-def one(place: Path) -> dict[str, dict[str, Tensor]]:
-    """What one process ends with."""
-    found = {}
-    for case, job in CASES.items():
-        assert main([*sized(job, 1), *named(case, 1)]) == 0
-        path = place / "checkpoints" / named(case, 1)[1] / "last.ckpt"
-        found[case] = torch.load(path, weights_only=True)["state_dict"]
-    return found
+    done = Together(size, jobs, folder, run_together(size, list(jobs.values()), folder))
+    for job in jobs.keys() - {"taken"}:
+        first = done.held(0, job)
+        assert all(same_bits(first, done.held(rank, job)) for rank in range(1, size)), job
+    return done
 
 
 def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -130,88 +106,57 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_end_with_the_weights_of_one(
-    one: dict[str, dict[str, Tensor]], two: Together, case: str
-) -> None:
-    assert difference(one[case], two.held(0, case)) < 1e-6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ON_THREE)
-def test_three_processes_end_with_the_weights_of_one(
-    one: dict[str, dict[str, Tensor]], three: Together, case: str
-) -> None:
-    assert difference(one[case], three.held(0, case)) < 1e-6
-
-
-@pytest.mark.slow
-def test_all_processes_hold_the_same_bits(two: Together, three: Together) -> None:
-    for run in (two, three):
-        for job in run.jobs:
-            if job == "taken":
-                continue
-            first = run.held(0, job)
-            assert all(same_bits(first, run.held(rank, job)) for rank in range(1, run.size)), job
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("whole", "parts"), [("whole", "half"), ("apart", "apart-half")])
-def test_a_run_of_two_processes_resumes_exactly(two: Together, whole: str, parts: str) -> None:
-    folders = [Path("checkpoints") / name for name in (whole, parts)]
-    assert same_bits(*(weights(folder) for folder in folders))
-    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders]
-    timeless = [
-        [{k: v for k, v in json.loads(x).items() if k != "steps_per_second"} for x in each]
-        for each in lines
-    ]
-    assert timeless[0] == timeless[1]
-    assert len(timeless[0]) == 20
-
-
-@pytest.mark.slow
-def test_norms_that_are_not_synchronised_see_their_own_part_alone(two: Together) -> None:
+def test_several_processes_are_one(run: Callable[..., int]) -> None:
+    # One group of processes runs all jobs: starting it takes longer than a job.
+    one = {}
+    for case, job in CASES.items():
+        assert run(*sized(job, 1), *named(case, 1)) == 0
+        path = Path("checkpoints") / named(case, 1)[1] / "last.ckpt"
+        one[case] = torch.load(path, weights_only=True)["state_dict"]
+    two = together(2, TWO)
+    three = together(3, THREE)
+    differences = {case: difference(one[case], two.held(0, case)) for case in CASES}
+    differences |= {f"{c}, three": difference(one[c], three.held(0, c)) for c in ON_THREE}
+    assert {case for case, each in differences.items() if not each < 1e-6} == set(), differences
+    # Norms that are not synchronised see their own part of the batch alone.
     assert difference(two.held(0, "whole"), two.held(0, "apart")) > 1e-3
-
-
-@pytest.mark.slow
-def test_scores_grids_and_dynamics_are_those_of_one_process(two: Together, place: Path) -> None:
-    assert main([*sized(SCORED, 1), "--run", "scored-1"]) == 0
-    lines = [
-        [
-            json.loads(x)
-            for x in Path(f"checkpoints/scored-{n}/scores.jsonl").read_text().split("\n")[:-1]
-        ]
-        for n in (1, 2)
-    ]
-    assert [line["step"] for line in lines[1]] == [10, 20]
-    for alone, shared in zip(*lines, strict=True):
-        assert alone["protocol_id"] == shared["protocol_id"]
-        for key, score in alone["scores"].items():
-            assert shared["scores"][key]["mean"] == pytest.approx(score["mean"], rel=0.03), key
-    records = [np.load(f"checkpoints/scored-{n}/dynamics.npz") for n in (1, 2)]
-    assert records[0]["step"].tolist() == records[1]["step"].tolist()
-    assert {p.name for p in Path("samples/scored-1").iterdir()} == {
-        p.name for p in Path("samples/scored-2").iterdir()
-    }
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes_and_says_that_it_is_not_exact(
-    three: Together,
-) -> None:
+    for whole, parts in (("whole", "half"), ("apart", "apart-half")):
+        folders = [Path("checkpoints") / name for name in (whole, parts)]
+        assert same_bits(*(weights(folder) for folder in folders))
+        timeless = [lines(folder / "metrics.jsonl", "steps_per_second") for folder in folders]
+        assert timeless[0] == timeless[1]
+        assert len(timeless[0]) == 8
+    check_scores(run)
     assert {codes[-1] for codes in three.codes} == {0}
     assert "processes: 2 -> 3; the run continues, not exactly" in three.said(0)
     assert "processes:" not in three.said(1)
-
-
-@pytest.mark.slow
-def test_the_first_process_speaks_and_all_know_of_an_error(two: Together) -> None:
+    # The first process speaks, and all end with an error of all.
     assert [codes[:-1] for codes in two.codes] == [[0] * (len(TWO) - 1)] * 2
     assert [codes[-1] for codes in two.codes] == [2, 2]
     assert "run 'whole' is taken" in two.said(0)
     assert "msngan: error" not in two.said(1)
     assert "Traceback" not in two.said(0) + two.said(1)
+
+
+def lines(path: Path, *but: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in but} for line in found]
+
+
+def check_scores(run: Callable[..., int]) -> None:
+    """Scores, grids and dynamics of two processes are those of one."""
+    assert run(*sized(SCORED, 1), "--run", "scored-1") == 0
+    folders = [Path(f"checkpoints/scored-{count}") for count in (1, 2)]
+    scores = [lines(folder / "scores.jsonl") for folder in folders]
+    assert [line["step"] for line in scores[1]] == [4, 8]
+    for alone, shared in zip(*scores, strict=True):
+        assert alone["protocol_id"] == shared["protocol_id"]
+        for key, score in alone["scores"].items():
+            assert shared["scores"][key]["mean"] == pytest.approx(score["mean"], rel=0.03), key
+    steps = [np.load(folder / "dynamics.npz")["step"].tolist() for folder in folders]
+    assert steps[0] == steps[1]
+    names = [{path.name for path in Path("samples", folder.name).iterdir()} for folder in folders]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("size", [2, 3])

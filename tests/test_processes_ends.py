@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import QUIET, TINY, same_bits, weights
+from together import run_together
 
 Run = Callable[..., int]
-JOB = ["fit", *TINY, *QUIET, "--run", "mine", "--records.every", "1", "--dynamics.every", "0"]
+JOB = ["fit", *TINY, *QUIET, "--run", "mine", "--records.every", "1"]
 JOB += ["--data.batch_size", "4", "--checkpoint.every", "5"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 LONG = ["--steps", "1000000"]
@@ -84,8 +85,7 @@ def test_a_process_that_is_killed_ends_the_others_and_torchrun_starts_them_again
     assert code == 0, said
     assert "run mine: continued" in said
     alone = [*JOB, "--steps", "40", "--run", "whole", "--checkpoint.every", "0"]
-    done = subprocess.run([*TORCHRUN, "-m", "--", "msngan", *alone], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert run_together(2, [alone], tmp_path) == [[0], [0]]
     assert same_bits(*(weights(Path("checkpoints") / name) for name in ("mine", "whole")))
 
 
