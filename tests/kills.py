@@ -45,7 +45,7 @@ OPTIONS = {
     "classifier": [*TINY_CLASSIFIER, *COMMON, "--steps", "14", "--model.lr", "0.05"],
 }
 DELICATE = ["open .environment.json.tmp", "half of metrics.jsonl", "half of ..next.ckpt.tmp"]
-DELICATE += ["os.link last.ckpt", "os.rename .next.ckpt", "half of .result.json.tmp"]
+DELICATE += ["os.rename .next.ckpt", "half of .result.json.tmp"]
 
 
 class Ticks:
@@ -180,9 +180,17 @@ def wait(child: int) -> int:
 class Trial:
     """One run in a folder of its own, killed and taken up again."""
 
-    def __init__(self, folder: Path, task: str, temporary: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        temporary: str | None = None,
+        copied: Trial | None = None,
+    ) -> None:
         self.folder, self.task, self.temporary = folder, task, temporary
         folder.mkdir(parents=True)
+        if copied is not None:
+            shutil.copytree(copied.folder, folder, dirs_exist_ok=True)
         self.log = folder / "log"
 
     @property
@@ -286,43 +294,32 @@ def undisturbed(folder: Path, task: str) -> tuple[dict[str, Any], list[str], flo
     return trial.said(), json.loads((folder / "ticks.json").read_text()), seconds
 
 
-def each_operation(folder: Path, task: str, wanted: Callable[[list[str]], list[int]]) -> Report:
-    """Kill a run at file operations; wanted: which, counted from 1, by the list of all."""
+def each_operation(
+    folder: Path, task: str, wanted: Callable[[list[str]], list[int]], of_resume: bool
+) -> Report:
+    """Kill a run, or its resumption, at file operations.
+
+    wanted: which operations, counted from 1, of the list of all. of_resume: first kill the run in
+    the middle, then its resumption.
+    """
     report = Report()
     whole, labels, _ = undisturbed(folder / "whole", task)
+    first = None
+    if of_resume:
+        middle = [i for i, label in enumerate(labels, 1) if label.startswith("half of metrics")]
+        first = Trial(folder / "first", task)
+        wait(first.start(kill_at=middle[len(middle) * 2 // 3]))
+        counted = Trial(folder / "counted", task, copied=first)
+        assert wait(counted.start(count=True)) == 0, counted.log.read_text()
+        labels = json.loads((counted.folder / "ticks.json").read_text())
     for number in wanted(labels):
-        trial = Trial(folder / str(number), task)
+        trial = Trial(folder / str(number), task, copied=first)
         code = wait(trial.start(kill_at=number))
         about = f"{task}: kill at operation {number} of {len(labels)} ({labels[number - 1]})"
         if code != -signal.SIGKILL:
             report.losses.append(f"{about}: not killed, exit code {code}")
-            shutil.rmtree(trial.folder)
-            continue
         report.tried += 1
         report.judge(trial, whole, about)
-    return report
-
-
-def each_of_a_resume(folder: Path, task: str, wanted: Callable[[list[str]], list[int]]) -> Report:
-    """Kill a run in the middle, then its resumption at file operations."""
-    report = Report()
-    whole, labels, _ = undisturbed(folder / "whole", task)
-    middle = [i for i, label in enumerate(labels, 1) if label.startswith("half of metrics")]
-    first = Trial(folder / "first", task)
-    wait(first.start(kill_at=middle[len(middle) * 2 // 3]))
-    counted = Trial(folder / "counted", task)
-    shutil.copytree(first.folder, counted.folder, dirs_exist_ok=True)
-    assert wait(counted.start(count=True)) == 0, counted.log.read_text()
-    labels = json.loads((counted.folder / "ticks.json").read_text())
-    for number in wanted(labels):
-        trial = Trial(folder / str(number), task)
-        shutil.copytree(first.folder, trial.folder, dirs_exist_ok=True)
-        code = wait(trial.start(kill_at=number))
-        about = f"{task}: kill at operation {number} of {len(labels)} of a resumption"
-        if code != -signal.SIGKILL:
-            report.losses.append(f"{about}: not killed, exit code {code}")
-        report.tried += 1
-        report.judge(trial, whole, f"{about} ({labels[number - 1]})")
     return report
 
 
@@ -359,11 +356,14 @@ def few(labels: list[str]) -> list[int]:
     return found
 
 
+def every(labels: list[str]) -> list[int]:
+    return [*range(1, len(labels) + 1)]
+
+
 def command_line() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("how", choices=["operations", "resumption", "random"])
     parser.add_argument("task", choices=list(OPTIONS))
-    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--few", action="store_true", help="delicate operations only")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -375,12 +375,8 @@ def command_line() -> None:
         if options.how == "random":
             report = at_random(place, options.task, options.kills, options.seed, options.other)
         else:
-            how = each_operation if options.how == "operations" else each_of_a_resume
-
-            def wanted(labels: list[str]) -> list[int]:
-                return few(labels) if options.few else [*range(1, len(labels) + 1, options.every)]
-
-            report = how(place, options.task, wanted)
+            wanted = few if options.few else every
+            report = each_operation(place, options.task, wanted, options.how == "resumption")
     report.show()
 
 
