@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import same_bits, under, weights
+from conftest import resumed_from_previous, same_bits, under, weights
 from test_dynamics_record import same
 
 from msngan.training.dynamics import Dynamics, read
@@ -77,35 +77,34 @@ def test_a_classifier_is_measured_on_its_one_network(classifier: Tiny) -> None:
 
 
 def test_none_are_made_where_none_are_wanted(tiny: Tiny, run: Run) -> None:
-    assert not (tiny("a", *OFF) / "dynamics.npz").exists()
+    assert not (tiny("a") / "dynamics.npz").exists()
     assert run("fit", "--dynamics.every", "-1") == 2
 
 
+JOINT = ["--model.critic_batch", "joint", "--model.generator_statistics", "last"]
+
+
 @pytest.mark.parametrize(
-    "norm", ["batch", "spectral", "mean_spectral", "optional_spectral", "spectral_clip"]
+    "options",
+    [
+        under("batch"),
+        under("optional_spectral"),
+        ["--model.power_iteration", "pass", "--model.penalty", "gradient", *JOINT],
+    ],
 )
-def test_a_gan_s_weights_are_the_same_bits_with_dynamics_and_without(tiny: Tiny, norm: str) -> None:
-    without = weights(tiny("without", *under(norm), *OFF))
-    measured = weights(tiny("measured", *under(norm), "--dynamics.every", "1"))
-    assert same_bits(without, measured)
-
-
-@pytest.mark.parametrize("norm", ["batch", "mean_spectral", "optional_spectral", "spectral_clip"])
-def test_a_classifier_s_weights_are_the_same_bits_with_dynamics_and_without(
-    classifier: Tiny, norm: str
+def test_a_gan_s_weights_are_the_same_bits_with_dynamics_and_without(
+    tiny: Tiny, options: list[str]
 ) -> None:
-    options = ["--model.norm", norm, "--model.dropout", "0.2"]
-    without = weights(classifier("without", *options, *OFF))
-    measured = weights(classifier("measured", *options, "--dynamics.every", "1"))
-    assert same_bits(without, measured)
-
-
-def test_other_ways_to_train_a_gan_do_not_notice_either(tiny: Tiny) -> None:
-    options = ["--model.power_iteration", "pass", "--model.penalty", "gradient"]
-    options += ["--model.critic_batch", "joint", "--model.generator_statistics", "last"]
-    options += ["--model.critic_steps", "2"]
-    without = weights(tiny("without", *options, *OFF))
+    without = weights(tiny("without", *options))
     assert same_bits(without, weights(tiny("measured", *options, "--dynamics.every", "1")))
+
+
+def test_a_classifier_s_weights_are_the_same_bits_with_dynamics_and_without(
+    classifier: Tiny,
+) -> None:
+    options = ["--model.norm", "mean_spectral", "--model.dropout", "0.2"]
+    without = weights(classifier("without", *options, *OFF))
+    assert same_bits(without, weights(classifier("measured", *options, "--dynamics.every", "1")))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
@@ -114,28 +113,16 @@ def test_other_precisions_are_measured(tiny: Tiny, precision: str) -> None:
     assert np.isfinite(dynamics(folder).operator_norm).all()
 
 
-@pytest.mark.parametrize("norm", ["mean_spectral", "spectral_clip"])
+@pytest.mark.parametrize("kind", ["tiny", "classifier"])
 def test_the_file_of_a_resumed_run_is_that_of_the_whole_one(
-    tiny: Tiny, run: Run, norm: str
+    request: pytest.FixtureRequest, run: Run, kind: str
 ) -> None:
-    options = [*under(norm), *EVERY_2, "--steps", "9"]
-    whole = dynamics(tiny("whole", *options))
-    parts = tiny("parts", *options, "--checkpoint.every", "5")
-    (parts / "last.ckpt").unlink()
-    (parts / "previous.ckpt").rename(parts / "last.ckpt")  # the one of step 5
-    assert run("resume", "parts") == 0
-    assert same(dynamics(parts), whole, "seconds")
-    assert not same(dynamics(parts), whole)
-
-
-def test_a_classifier_s_file_resumes_as_well(classifier: Tiny, run: Run) -> None:
-    options = [*EVERY_2, "--steps", "9", "--model.norm", "batch"]
-    whole = dynamics(classifier("whole", *options))
-    parts = classifier("parts", *options, "--checkpoint.every", "5")
-    (parts / "last.ckpt").unlink()
-    (parts / "previous.ckpt").rename(parts / "last.ckpt")
-    assert run("resume", "parts") == 0
-    assert same(dynamics(parts), whole, "seconds")
+    options = [*EVERY_2, "--steps", "9", "--checkpoint.every", "5"]
+    folder = request.getfixturevalue(kind)("whole", *options)
+    whole = dynamics(folder)
+    resumed_from_previous(folder, run)
+    assert same(dynamics(folder), whole, "seconds")
+    assert not same(dynamics(folder), whole)
 
 
 def test_a_kill_loses_no_measurement_from_before_the_last_checkpoint(

@@ -161,8 +161,12 @@ def unchanged(before: dict[str, Any], after: dict[str, Any]) -> bool:
     return before.keys() == after.keys() and all(same(before[key], after[key]) for key in before)
 
 
-@pytest.mark.parametrize("banked", [True, False])
-@pytest.mark.parametrize("norm", sorted(NORMS))
+ALONE = ("spectral", "mean_spectral", "optional_spectral")  # also tested without a bank
+
+
+@pytest.mark.parametrize(
+    ("norm", "banked"), [*((norm, True) for norm in sorted(NORMS)), *((n, False) for n in ALONE)]
+)
 def test_measuring_leaves_the_network_and_its_training_as_they_are(norm: str, banked: bool) -> None:
     def trained(measured: bool) -> dict[str, Any]:
         torch.manual_seed(0)

@@ -141,7 +141,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "dynamics.npz"
     write(path, example(0, 1))
     whole = path.read_bytes()
-    for size in {0, 1, 30, len(whole) // 2, len(whole) - 30, len(whole) - 1}:
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         refused(path)
 
