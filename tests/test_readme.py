@@ -151,14 +151,17 @@ def test_the_map_of_rooms_is_that_of_the_architecture() -> None:
 
 
 def test_what_is_shown_to_be_added_works() -> None:
+    *_, norm = blocks(ROOT / "msngan" / "norms" / "README.md", "python")
     loss, data = blocks(ROOT / "msngan" / "README.md", "python")
-    given = [dict(vars(losses)), dict(vars(datasets))]
-    for block, names in zip((loss, data), given, strict=True):
+    given: list[dict[str, Any]] = [{}, dict(vars(losses)), dict(vars(datasets))]
+    for block, names in zip((norm, loss, data), given, strict=True):
         exec(block, names)
-    ones, added = torch.ones(5), given[0]["LOSSES"]["squared_hinge"]
+    weight = given[0]["FROBENIUS"].weight(nn.Linear(3, 4), "weight")(torch.ones(4, 4))
+    assert weight.unique().tolist() == [0.25]
+    ones, added = torch.ones(5), given[1]["LOSSES"]["squared_hinge"]
     assert (added.critic(ones, -ones), added.critic(-ones, ones)) == (0, 8)
     assert (added.generator(ones, ones), added.generator(ones, -ones)) == (0, 4)
-    stripes = given[1]["DATASETS"]["stripes"].load(Path(), "all", 8, None, False)
+    stripes = given[2]["DATASETS"]["stripes"].load(Path(), "all", 8, None, False)
     assert stripes.images.shape == (64, 1, 8, 8)
     assert stripes.images.unique().tolist() == [0, 255]
 
