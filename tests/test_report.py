@@ -19,6 +19,7 @@ from report_runs import (
     Page,
     accuracy_line,
     classifier,
+    dynamics,
     gan,
     grid,
     lines,
@@ -33,6 +34,7 @@ from msngan.report.html import accuracy_section, document, pictures, runs_page
 from msngan.report.html.accuracy_section import interval
 from msngan.report.html.run_section import changed_options
 from msngan.runs.folder import UserError
+from msngan.training.dynamics import write
 
 Captured = pytest.CaptureFixture[str]
 
@@ -477,6 +479,7 @@ def hostile_run(root: Path, name: str) -> Path:
     lines(folder / "metrics.jsonl", [{"step": s, HOSTILE: s, "loss": s} for s in (1, 2)])
     gate = {"step": 1, "layer": HOSTILE, "on": True, "criterion": HOSTILE, "sigma": 1}
     lines(folder / "gates.jsonl", [gate])
+    write(folder / "dynamics.npz", dynamics(layers=(f"critic.{HOSTILE}", f"{HOSTILE}.x")))
     scored = score_line(None, dataset=HOSTILE, extractor="</style></title>" + HOSTILE, name=HOSTILE)
     scored["scores"][FD]["reason"] = HOSTILE
     other = score_line(7.0, dataset="https://x.example/", protocol_id=HOSTILE)

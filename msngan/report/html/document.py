@@ -112,9 +112,9 @@ def templates() -> Environment:
 
 def _printable(value: Any) -> Any:  # noqa: ANN401  whatever a template prints
     """The value without unprintable characters, which no page may hold."""
-    if isinstance(value, Markup):
+    if isinstance(value, Markup) or (text := str(value)).isprintable():
         return value
-    return "".join(each if each.isprintable() or each == "\n" else " " for each in str(value))
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
 
 
 def numbers(columns: list[str], rows: list[list[str]], left: int = 1, title: str = "") -> Table:
