@@ -11,7 +11,7 @@ from msngan.commands.parser import Parser
 from msngan.leaderboard.board import Board, as_csv, as_json, comparison_csv, make_board
 from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.published import PUBLISHED, Published
-from msngan.leaderboard.ranking import select
+from msngan.leaderboard.ranking import BETTER, select
 from msngan.report.tables.leaderboard_tables import (
     board_tables,
     comparison_tables,
@@ -32,22 +32,14 @@ are never ranked with yours."""
 
 def parser() -> Parser:
     made = Parser(prog="msngan leaderboard", description=DESCRIPTION)
-    made.add_argument("runs", nargs="*", metavar="RUN", help="names of runs; default: all")
-    made.add_argument("--dataset", metavar="NAME", help="only scores on this data set")
-    made.add_argument("--protocol", metavar="ID_OR_NAME", help="only scores of this protocol")
-    made.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="rank by this: fid, fd, is, cs, kid, kd, precision, recall, density, coverage or a"
-        " whole name; default: fid or fd",
-    )
-    made.add_argument(
-        "--by",
-        choices=("last", "best"),
-        default="last",
-        help="which step to rank by; default: last",
-    )
-    made.add_argument(
+    add = made.add_argument
+    add("runs", nargs="*", metavar="RUN", help="names of runs; default: all")
+    add("--dataset", metavar="NAME", help="only scores on this data set")
+    add("--protocol", metavar="ID_OR_NAME", help="only scores of this protocol")
+    names = ", ".join(BETTER)
+    add("--metric", metavar="NAME", help=f"rank by {names} or a whole name; default: fid or fd")
+    add("--by", choices=("last", "best"), default="last", help="step to rank by; default: last")
+    add(
         "--compare",
         nargs=2,
         metavar=("A", "B"),
@@ -62,14 +54,12 @@ def parser() -> Parser:
         metavar="FILE",
         help="write the page of `msngan report`, restricted to these runs, and print its path",
     )
-    made.add_argument(
+    add(
         "--no-published",
         action="store_true",
         help="leave out the published rows, which are of the data sets that runs were scored on",
     )
-    made.add_argument(
-        "--root", type=Path, default=Path(), metavar="DIR", help="where checkpoints/ is; default: ."
-    )
+    add("--root", type=Path, default=Path(), metavar="DIR", help="parent of checkpoints/")
     return made
 
 

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.safe_read import load_yaml, read_text
+from msngan.runs.safe_read import load_yaml, read_config, read_text
 
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
-
-# What PyYAML raises for a scalar that is not what its tag says, !!timestamp x for one.
-NONSENSE = (AttributeError, KeyError, TypeError, ValueError)
 
 
 def packaged_folder() -> Path:
@@ -58,10 +55,9 @@ def top_level(path: Path) -> dict[str, Any]:
     What is wrong with a config is said by the parser that reads it in earnest.
     """
     try:
-        found = load_yaml(read_text(path))
-    except (OSError, *NONSENSE):
+        return read_config(path)
+    except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def is_study(content: object) -> bool:
@@ -93,9 +89,8 @@ def read_configs(names: list[str]) -> list[tuple[Path, dict[str, Any]]]:
             content = load_yaml(read_text(path))
         except OSError as problem:
             raise UserError(f"{path} cannot be read: {problem.strerror}") from problem
-        except NONSENSE as problem:
-            reason = " ".join(str(problem).split())[:200] or type(problem).__name__
-            raise UserError(f"{path}: {reason}") from problem
+        except ValueError as problem:
+            raise UserError(f"{path}: {problem}") from problem
         if is_study(content):
             raise UserError(
                 f"{path} is a study of many runs; train them with `msngan study {path.stem}`"

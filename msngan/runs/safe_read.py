@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -150,18 +151,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def load_yaml(text: str) -> Any:  # noqa: ANN401  any YAML value
-    """Plain YAML as check_yaml lets it pass; ValueError for anything else."""
-    import yaml
-
-    check_yaml(text)
-    try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    except _yaml_errors() as problem:
-        raise ValueError(f"not valid YAML: {_in_one_line(problem)}") from None
-
-
-def check_yaml(text: str) -> None:
-    """ValueError, in one line, for YAML that says more than values, or says one of them twice.
+    """Plain YAML; ValueError, in one line, where it says more than values, or one of them twice.
 
     Refused are aliases (a few lines of them mean more values than memory holds), tags (they
     construct objects), merge keys, a key that is not a scalar or is there twice, deep nesting, and
@@ -172,47 +162,57 @@ def check_yaml(text: str) -> None:
     if "\0" in text:
         raise ValueError("not valid YAML: it holds a NUL byte")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    open_now: list[_Keys | None] = []  # the mappings that are open; None: a list
-    documents = 0
     try:
-        for event in yaml.parse(text, Loader=loader):
-            _check_event(event, yaml)
-            documents += isinstance(event, yaml.DocumentStartEvent)
-            if documents > 1:
-                raise ValueError("not valid YAML: more than one document")
-            if isinstance(event, yaml.CollectionEndEvent):
-                open_now.pop()
-                continue
-            if isinstance(event, yaml.NodeEvent) and open_now and (keys := open_now[-1]):
-                keys.next(event.value if isinstance(event, yaml.ScalarEvent) else None)
-            if isinstance(event, yaml.CollectionStartEvent):
-                open_now.append(_Keys() if isinstance(event, yaml.MappingStartEvent) else None)
-                if len(open_now) > LEVELS:
-                    raise ValueError("not valid YAML: nested too deep")
+        _check_events(yaml.parse(text, Loader=loader), yaml)
     except yaml.MarkedYAMLError as problem:
         line = f"line {problem.problem_mark.line + 1}: " if problem.problem_mark else ""
         raise ValueError(f"not valid YAML: {line}{problem.problem}") from None
     except (yaml.YAMLError, RecursionError) as problem:
         raise ValueError(f"not valid YAML: {_in_one_line(problem)}") from None
+    try:
+        return yaml.load(text, Loader=loader)  # noqa: S506
+    except (yaml.YAMLError, ValueError, OverflowError, AttributeError, KeyError) as problem:
+        raise ValueError(f"not valid YAML: {_in_one_line(problem)}") from None  # a date 2026-99-99
 
 
-class _Keys:
-    """The keys of one mapping as they come: every other node."""
+def _check_events(events: Iterator[Any], yaml: Any) -> None:  # noqa: ANN401  PyYAML's
+    documents = 0
+    open_now: list[_Mapping | None] = []  # None: a list
+    for event in events:
+        _check_event(event, yaml)
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        if documents > 1:
+            raise ValueError("not valid YAML: more than one document")
+        if isinstance(event, yaml.CollectionEndEvent):
+            open_now.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            if open_now and (mapping := open_now[-1]) is not None:
+                mapping.add(event.value if isinstance(event, yaml.ScalarEvent) else None)
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_now.append(_Mapping() if isinstance(event, yaml.MappingStartEvent) else None)
+                if len(open_now) > LEVELS:
+                    raise ValueError("not valid YAML: nested too deep")
 
-    def __init__(self) -> None:
-        self.known: set[str] = set()
-        self.at_key = True
 
-    def next(self, word: str | None) -> None:
-        if self.at_key:
-            if word is None:
-                raise ValueError("not valid YAML: a key is not a word")
-            if word == "<<":
-                raise ValueError("merge keys (<<) are not supported; write the values out")
-            if word in self.known:
-                raise ValueError(f"{word[:80]!r} is there twice")
-            self.known.add(word)
-        self.at_key = not self.at_key
+@dataclass
+class _Mapping:
+    """The keys of a mapping as its nodes come, key and value in turns."""
+
+    keys: set[str] = field(default_factory=set)
+    nodes: int = 0
+
+    def add(self, word: str | None) -> None:
+        """None: a node that is not a scalar."""
+        self.nodes += 1
+        if self.nodes % 2 == 0:
+            return
+        if word is None:
+            raise ValueError("not valid YAML: a key is not a word")
+        if word == "<<":
+            raise ValueError("merge keys (<<) are not supported; write the values out")
+        if word in self.keys:
+            raise ValueError(f"{word[:80]!r} is there twice")
+        self.keys.add(word)
 
 
 def _check_event(event: Any, yaml: Any) -> None:  # noqa: ANN401  PyYAML's
@@ -226,13 +226,6 @@ def _check_event(event: Any, yaml: Any) -> None:  # noqa: ANN401  PyYAML's
         plain = event.implicit[0] and DIGITS.fullmatch(event.value)
         if plain and len(event.value) > LONGEST_NUMBER:
             raise ValueError(f"a number has {len(event.value)} digits")
-
-
-def _yaml_errors() -> tuple[type[Exception], ...]:
-    """What PyYAML raises for a scalar that is not what it looks like, a date 2026-99-99 say."""
-    import yaml
-
-    return (yaml.YAMLError, ValueError, OverflowError, RecursionError, AttributeError, KeyError)
 
 
 def _in_one_line(problem: Exception) -> str:
