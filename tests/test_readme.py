@@ -53,10 +53,13 @@ def test_the_readme_has_at_most_250_lines() -> None:
 
 @pytest.mark.quick
 @page
-def test_every_link_leads_to_a_file(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+def test_every_link_and_every_file_that_is_named_is_there(path: Path) -> None:
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+    for name in re.findall(r"\b(?:tests|msngan|configs|samples/gallery)/[\w/]+\.\w+", text):
+        assert (ROOT / name).exists() or Path(name).stem in ("mine", "NAME"), name
 
 
 @pytest.mark.parametrize(
