@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import struct
 import warnings
 import zipfile
@@ -106,9 +105,7 @@ def test_a_folder_and_its_zip_file_are_the_same_data(tmp_path: Path) -> None:
     ("ending", "form"),
     [
         ("png", "PNG"),
-        ("PNG", "PNG"),
-        ("jpg", "JPEG"),
-        ("jpeg", "JPEG"),
+        ("JPEG", "JPEG"),
         ("webp", "WEBP"),
         ("bmp", "BMP"),
         ("gif", "GIF"),
@@ -142,13 +139,6 @@ def test_hidden_and_other_files_are_skipped(root: Path) -> None:
     assert labels is None
 
 
-def test_subfolders_are_searched_to_any_depth(root: Path) -> None:
-    files = {"a/b/c/1.png": Image.new("L", (4, 4), 1), "2.png": Image.new("L", (4, 4), 2)}
-    found, labels = load_folder(write(root, files), None, None)
-    assert sorted(found[:, 0, 0, 0].tolist()) == [1, 2]
-    assert labels is None
-
-
 def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere", {"1.png": Image.new("L", (4, 4), 9)})
     root = write(tmp_path / "root", {"b/2.png": Image.new("L", (4, 4), 5)})
@@ -179,12 +169,6 @@ def test_a_larger_image_is_resized_by_its_shorter_side_and_cut_at_the_centre(roo
         assert np.abs(got - want).max() <= 1
 
 
-def test_resizing_averages_a_checkerboard_and_does_not_pick_pixels(root: Path) -> None:
-    board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
-    found, _ = load_folder(write(root, {"a.png": board}), 16, None)
-    assert found.float().sub(127.5).abs().max() < 8
-
-
 def test_a_long_thin_image_costs_no_more_than_its_centre(root: Path) -> None:
     thin = Image.new("L", (200_000, 1), 99)  # resized whole it would be 256 x 51,200,000
     found, _ = load_folder(write(root, {"a.png": thin}), 256, None)
@@ -197,11 +181,9 @@ def test_mixed_sizes_need_a_size(root: Path) -> None:
         f"images in {root} differ in size (32x32 a.png, 48x32 b.png); set --data.size"
     )
     assert load_folder(root, 16, None)[0].shape == (2, 3, 16, 16)
-
-
-def test_images_that_are_not_square_need_a_size(root: Path) -> None:
-    write(root, {"a.png": noise(48, 32), "b.png": noise(48, 32)})
-    assert refusal(root) == f"images in {root} are not square (48x32 a.png); set --data.size"
+    if root.suffix != ".zip":
+        (root / "a.png").unlink()
+        assert refusal(root) == f"images in {root} are not square (48x32 b.png); set --data.size"
 
 
 # Colour
@@ -231,12 +213,6 @@ def test_transparent_pixels_become_white(image: Image.Image, channels: int, root
     right, _ = load_folder(write(root, {"a.png": wide.crop((8, 0, 16, 8))}), None, channels)
     assert right.unique().tolist() == [WHITE]
     assert right.shape == (1, channels, 8, 8)
-
-
-def test_half_transparent_pixels_are_mixed_with_white(root: Path) -> None:
-    image = Image.new("RGBA", (8, 8), (200, 100, 0, 51))  # 51 / 255 = 0.2 of the colour
-    found, _ = load_folder(write(root, {"a.png": image}), None, None)
-    assert found[0, :, 0, 0].tolist() == [244, 224, 204]
 
 
 def test_a_transparent_palette_entry_becomes_white(root: Path) -> None:
@@ -345,19 +321,6 @@ def test_unreadable_exif_data_does_not_refuse_an_image(root: Path) -> None:
     assert found.unique().tolist() == [50]
 
 
-def test_odd_metadata_is_not_reported(root: Path) -> None:
-    data = encoded(Image.new("L", (8, 8), 50))
-    empty_animation = png_chunk(b"acTL", bytes(8))
-    after_header = 8 + 25
-    odd = data[:after_header] + empty_animation + data[after_header:]
-    with pytest.warns(UserWarning, match="APNG"):
-        Image.open(io.BytesIO(odd))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found, _ = load_folder(write(root, {"a.png": odd}), None, None)
-    assert found.unique().tolist() == [50]
-
-
 def test_of_an_animation_the_first_frame_is_taken(root: Path) -> None:
     frames = [Image.new("L", (8, 8), level) for level in (10, 200)]
     file = io.BytesIO()
@@ -385,6 +348,15 @@ def stylegan(labels: object) -> dict[str, Image.Image | bytes | str]:
     }
 
 
+@pytest.mark.parametrize(("content", "want"), [('{"labels": null}', None), ("{}", [0, 1])])
+def test_dataset_json_may_give_no_labels(content: str, want: list[int] | None, root: Path) -> None:
+    labels = load_folder(write(root, stylegan(None) | {"dataset.json": content}), None, None)[1]
+    assert (labels if labels is None else labels.tolist()) == want
+    (root.parent / "new").mkdir()
+    cut = write(root.parent / "new" / root.name, stylegan(None) | {"dataset.json": '{"labels": '})
+    assert refusal(cut).startswith(f"{cut / 'dataset.json'} cannot be read: ")
+
+
 def test_dataset_json_gives_the_labels(root: Path) -> None:
     pairs = [["00001/b.png", 3], ["00000\\a.png", 6], ["not/there.png", 1]]
     found, labels = load_folder(write(root, stylegan(pairs)), None, None)
@@ -392,17 +364,6 @@ def test_dataset_json_gives_the_labels(root: Path) -> None:
     assert labels is not None
     assert labels.dtype == torch.int64
     assert labels.tolist() == [6, 3]
-
-
-def test_dataset_json_may_say_that_there_are_no_labels(root: Path) -> None:
-    assert load_folder(write(root, stylegan(None)), None, None)[1] is None
-
-
-def test_a_dataset_json_about_something_else_is_ignored(root: Path) -> None:
-    files = stylegan(None) | {"dataset.json": '{"title": "cats"}'}
-    _, labels = load_folder(write(root, files), None, None)
-    assert labels is not None
-    assert labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -422,11 +383,6 @@ def test_labels_that_are_not_labels_are_refused(labels: object, word: str, root:
     message = refusal(write(root, stylegan(labels)))
     assert "dataset.json" in message
     assert word in message
-
-
-def test_a_dataset_json_that_is_no_json_is_refused(root: Path) -> None:
-    message = refusal(write(root, stylegan(None) | {"dataset.json": '{"labels": '}))
-    assert message.startswith(f"{root / 'dataset.json'} cannot be read: ")
 
 
 # What is refused
@@ -487,7 +443,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     assert "password" in refusal(path)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image at all", b"PK"])
+@pytest.mark.parametrize("data", [b"", b"no image at all"])
 def test_a_file_that_is_no_image_is_named(data: bytes, root: Path) -> None:
     write(root, {"a.png": noise(8, 8), "b.png": data, "c.png": noise(8, 8)})
     assert refusal(root) == (
@@ -495,7 +451,7 @@ def test_a_file_that_is_no_image_is_named(data: bytes, root: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
 def test_a_truncated_image_is_named(form: str, root: Path) -> None:
     data = encoded(noise(64, 64), form)
     name = f"b.{form.lower()}"
@@ -508,7 +464,7 @@ def test_a_truncated_image_is_named(form: str, root: Path) -> None:
 def test_damaged_images_are_read_or_named_but_raise_nothing_else(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     messages, shapes = [], []
-    for index in range(120):
+    for index in range(60):
         form = image_files.FORMATS[index % len(image_files.FORMATS)]
         data = bytearray(encoded(noise(24, 24, seed=index), form))
         for place in draw.integers(0, len(data), 12):
@@ -519,7 +475,7 @@ def test_damaged_images_are_read_or_named_but_raise_nothing_else(tmp_path: Path)
         except DataError as problem:
             messages.append(str(problem))
     assert set(shapes) == {(1, 3, 8, 8)}
-    assert len(messages) > 10
+    assert len(messages) > 5
     assert all(message.startswith(f"{tmp_path / 'a.png'} cannot be read: ") for message in messages)
     assert not any("\n" in message for message in messages)
 
@@ -636,12 +592,3 @@ def test_a_name_that_leads_out_of_a_zip_file_is_refused_and_goes_nowhere(
     with pytest.raises(DataError, match="a name that leads out of it"):
         load_folder(path, None, None)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_reading_leaves_a_folder_as_it_was(tmp_path: Path) -> None:
-    root = write(tmp_path / "x", {"a/1.png": noise(8, 8), "b/2.png": noise(8, 8)})
-    copy = shutil.copytree(root, tmp_path / "copy")
-    load_folder(root, 16, 1)
-    for path in (each for each in copy.rglob("*") if each.is_file()):
-        assert (root / path.relative_to(copy)).read_bytes() == path.read_bytes()
-    assert len(list(root.rglob("*"))) == len(list(copy.rglob("*")))

@@ -24,10 +24,8 @@ from test_bad_input import snapshot
 from msngan import data
 from msngan.__main__ import main
 from msngan.commands import evaluate, evaluate_subjects
-from msngan.data import images as convert
-from msngan.data.datasets import fitted
 from msngan.report.tables import progress_bars
-from msngan.scores.embedded import EmbeddedExtractor, shipped
+from msngan.scores.embedded import shipped
 from msngan.scores.evaluation import BACKENDS
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scorer
@@ -144,16 +142,6 @@ def test_scores_stand_beside_floors_with_their_protocol_and_where_the_time_went(
     assert "extractor: embed-digits-" not in out
 
 
-def test_one_run_has_no_spread(
-    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
-    assert runs("evaluate", "mine", "--runs", "1", "--images", "70", "--metrics", "fid") == 0
-    out = capfd.readouterr().out
-    assert re.search(r"fd/\S+ +[\d.]+ ± – ", out)
-    assert "fewer than" not in out
-
-
 def test_every_format_holds_the_same_numbers(
     runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,14 +191,12 @@ def test_the_leaderboard_shows_what_evaluate_adds_under_the_runs_config(
     assert lines("mine")[1]["config"] == "mine"
 
 
-@pytest.mark.parametrize("name", METRICS)
 def test_metrics_chooses_what_is_computed(
-    name: str, scored: Callable[..., list[dict[str, Any]]]
+    scored: Callable[..., list[dict[str, Any]]],
 ) -> None:
     (whole,) = scored("mine", *SHORT)
-    (part,) = scored("mine", *SHORT, "--metrics", f" {name},{name}")
-    families = {"frechet": "fd", "score": "cs", "kernel": "kd"}
-    want = {families.get(role, role) for role in METRICS[name]}
+    (part,) = scored("mine", *SHORT, "--metrics", " kid,prc,kid")
+    want = {"kd", *METRICS["prc"]}
     assert {key.partition("/")[0] for key in part["scores"]} == want
     assert part["scores"] == {key: whole["scores"][key] for key in part["scores"]}
     assert part["protocol_id"] == whole["protocol_id"]
@@ -220,7 +206,7 @@ def test_via_names_every_backend() -> None:
     assert set(evaluate.VIA) == set(BACKENDS)
 
 
-@pytest.mark.parametrize("via", BACKENDS)
+@pytest.mark.parametrize("via", ["torchmetrics", "torch-fidelity"])
 def test_every_arithmetic_gives_the_same_numbers(
     via: str, scored: Callable[..., list[dict[str, Any]]]
 ) -> None:
@@ -231,18 +217,20 @@ def test_every_arithmetic_gives_the_same_numbers(
     assert line["protocol_id"] == own["protocol_id"]
 
 
-def test_the_table_says_who_computed_it(
+def test_a_reference_that_the_generator_was_trained_on_is_warned_of(
     runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """digits are trained on all images, the test split among them."""
     monkeypatch.setenv("COLUMNS", "300")
-    shown = {}
-    for via in BACKENDS:
+    words = "the generator was trained on the digits test images it is scored against"
+    for options, warned in ((["--split", "test"], True), ([], False), (["--raw"], False)):
         capfd.readouterr()
-        assert runs("evaluate", "mine", *SHORT, "--via", via) == 0
-        shown[via] = capfd.readouterr().out
-    assert "the same numbers within 1e-6" in shown["torch-fidelity"]
-    assert "computed by torchmetrics" in shown["torchmetrics"]
-    assert not any(word in shown["own"] for word in ("torch-fidelity", "torchmetrics"))
+        assert runs("evaluate", "mine", *SHORT, "--metrics", "fid", *options) == 0
+        out, err = capfd.readouterr()
+        assert (words in out, f"warning: mine: {words}" in err) == (warned, warned)
+    ema, raw = lines("mine")[1:]
+    assert (ema["weights"], raw["weights"]) == ("ema", "raw")
+    assert means(ema) != means(raw)
 
 
 def test_a_checkpoint_file_of_a_run_is_scored_at_its_own_step(
@@ -258,12 +246,6 @@ def test_a_checkpoint_file_of_a_run_is_scored_at_its_own_step(
     (moved,) = scored("moved.ckpt", *SHORT)
     assert (moved["run"], moved["step"], moved["scores"]) == ("moved", 4, best["scores"])
     assert len(lines("mine")) == 2
-
-
-def test_raw_weights_are_other_weights(scored: Callable[..., list[dict[str, Any]]]) -> None:
-    (ema,), (raw,) = scored("mine", *SHORT), scored("mine", *SHORT, "--raw")
-    assert (ema["weights"], raw["weights"]) == ("ema", "raw")
-    assert means(ema) != means(raw)
 
 
 def test_the_seed_is_of_the_samples(scored: Callable[..., list[dict[str, Any]]]) -> None:
@@ -340,15 +322,6 @@ def test_given_images_come_to_a_size_as_those_of_the_data_set_do(
     assert found["fd"] == pytest.approx(0, abs=1e-8)
     assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
     assert line["protocol"]["quantisation"] == "as-given-digits-32"
-
-
-def test_twenty_eight_pixels_become_thirty_two_by_a_border() -> None:
-    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
-    found = fitted(images, 32)
-    assert torch.equal(found[:, :, 2:-2, 2:-2], images)
-    assert int(found.sum()) == int(images.sum())
-    assert torch.equal(fitted(images, 28), images)
-    assert torch.equal(fitted(images, 64), convert.resize(images, 64))
 
 
 def test_data_that_has_moved_is_found_at_data_root(
@@ -481,6 +454,7 @@ def test_scores_that_cannot_be_kept_are_printed(
 # Images that are there
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("form", ["npz", "png"])
 def test_samples_written_and_scored_again_are_the_runs_own(
     form: str, scored: Callable[..., list[dict[str, Any]]], runs: Run
@@ -533,7 +507,7 @@ def test_recorded_samples_stand_on_the_leaderboard(
     rows = {row["run"]: row for row in csv.DictReader(io.StringIO(out))}
     assert (rows["their-gan"]["config"], rows["their-gan"]["weights"]) == ("their-gan", "raw")
     key = next(iter(line["scores"]))
-    assert float(rows["their-gan"][f"score {key}"]) == line["scores"][key]["mean"]
+    assert float(rows["their-gan"][f"last {key} mean"]) == line["scores"][key]["mean"]
     assert "left out" not in err
 
 
@@ -568,20 +542,6 @@ def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
     assert found[-1] == ("2/2 other", "40", "40")
 
 
-def test_time_left_is_what_the_speed_so_far_leaves(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress_bars.time, "monotonic", lambda: now[0])
-    with progress_bars.progress("mine") as watch:
-        for now[0] in (10.0, 29.0, 31.0, 40.0, 62.0):
-            watch(int(10 * now[0]), 2000)
-    assert capfd.readouterr().err.splitlines() == [
-        "mine: 310/2,000 images, 10 images/s, 2:49 left",
-        "mine: 620/2,000 images, 10 images/s, 2:18 left",
-    ]
-
-
 def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -608,10 +568,7 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
         ([], "nothing to score: name runs or checkpoints, or give --samples PATH"),
         (["mine", "--against", ""], "--against is empty"),
         (["--samples", "", "--against", "x"], "--samples is empty"),
-        (["--samples", "x", "--against", "y", "--record", ""], "--record is empty"),
-        (["mine", "--dataset", ""], "--dataset is empty"),
         (["mine", "--images", "100000000000"], "samples must be at most 1,000,000"),
-        (["mine", "--runs", "100000"], "runs must be at most 1,000, not 100,000"),
         (
             ["mine", "--protocol", "50k", "--images", "5"],
             "5 samples a run are too few for 10 split",
@@ -620,24 +577,18 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
         (["mine", "--protocol", "papr"], "unknown protocol 'papr' (did you mean 'paper'?)"),
         (["mine", "--protocol", "nothing.yaml"], "protocol nothing.yaml: there is no such file"),
         (["mine", "--metrics", "fdi"], "--metrics: unknown metric 'fdi' (did you mean 'fid'?)"),
-        (["mine", "--metrics", ""], "--metrics '' names no metric; choose from"),
         (["mine", "--metrics", " , "], "names no metric"),
         (["mine", "--via", "torchmetric"], "did you mean 'torchmetrics'"),
         (["mine", "--runs", "0"], "--runs 0 is less than 1"),
         (["mine", "--images", "1"], "--images 1 is less than 2"),
         (["mine", "--seed", "-1"], "--seed -1 is less than 0"),
-        (["mine", "--threads", "-1"], "--threads -1 is less than 0"),
         (["mine", "--size", "8"], "--size goes with --samples"),
-        (["mine", "--channels", "1"], "--channels goes with --samples"),
-        (["mine", "--channels", "2"], "invalid choice: 2"),
         (["mine", "--record", "x"], "--record goes with --samples"),
-        (["mine", "--image", "20"], "did you mean '--images'"),
         (["mine", "--ema", "--raw"], "not allowed with"),
         (["mine", "--samples", "30"], "how many a run has is --images 30"),
         (["mine", "--samples", "digits.zip"], "--samples or runs (mine), not both at once"),
         (["mine", "--against", "x", "--dataset", "digits"], "leave out --dataset, --data-root and"),
         (["mine", "--against", "missing"], "--against missing: No such file or directory"),
-        (["mine", "--against", "one.npy"], "--against one.npy holds one image"),
         (["mine", "--dataset", "digit"], "unknown data set 'digit'"),
         (["mine", "--split", "validation"], "digits has no split 'validation'"),
         (["mine", "--extractor", "embeded"], "did you mean 'embedded'"),
@@ -646,10 +597,6 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
         (
             ["mine", "--extractor", "inception", "--inception-weights", "w.pth"],
             "w.pth is not the official Inception weights file",
-        ),
-        (
-            ["mine", "--extractor", "inception", "--inception-weights", "no.pth"],
-            "no Inception weights file no.pth",
         ),
         (["mine", "--device", "abacus"], "--device abacus is not available; use cpu"),
         (["mine", "--device", "meta"], "--device meta cannot score; use cpu, cuda or cuda:N"),
@@ -660,7 +607,6 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
         (["--samples", "digits.zip", "--against", "missing"], "--against missing: No such file"),
         (["--samples", "empty", "--against", "digits.zip"], "--samples: no images in empty"),
         (["--samples", "cut.npz", "--against", "digits.zip"], "--samples cut.npz cannot be read"),
-        (["--samples", "nan.npy", "--against", "digits.zip"], "--samples nan.npy holds NaN"),
         (["--samples", "float.npy", "--against", "digits.zip"], "only you know its range"),
         (["--samples", "one.npy", "--against", "digits.zip"], "--samples one.npy holds one image"),
         (["--samples", "digits.zip", "--against", "digits.zip"], "--runs 1 --images 60"),
@@ -669,7 +615,6 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
             "images of 1x8x8, the reference of 1x32x32",
         ),
         (["--samples", "wide.npy", "--against", "digits.zip"], "not square (9x8); set --size"),
-        (["--samples", "digits.zip", "--against", "wide.npy"], "--against wide.npy is not square"),
         (["--samples", "digits.zip", "--dataset", "digits", "--size", "9"], "--size 9 is not a"),
         (["--samples", "digits.zip", "--against", "digits.zip", "--size", "0"], "--size 0 is less"),
         (["--samples", "digits.zip", "--against", "digits.zip", "--seed", "1"], "--seed is for"),
@@ -702,7 +647,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     Path("cut.safetensors").write_bytes(weights[: len(weights) // 2])
     np.save("one.npy", np.zeros((1, 8, 8, 3), np.uint8))
     np.save("float.npy", np.zeros((99, 8, 8, 3), np.float32))
-    np.save("nan.npy", np.full((99, 8, 8, 3), np.nan, np.float32))
     np.save("wide.npy", np.zeros((99, 8, 9, 1), np.uint8))
     np.savez("cut.npz", np.zeros((99, 8, 8, 3), np.uint8))
     Path("cut.npz").write_bytes(Path("cut.npz").read_bytes()[:500])
@@ -734,29 +678,12 @@ def test_a_run_whose_scores_cannot_be_written_is_refused_before_it_is_scored(
     assert "--record x: checkpoints/x cannot be written" in refused(*given, "--record", "x")
 
 
-def test_a_failed_reference_leaves_no_cache(
-    runs: Run, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def too_short(self: EmbeddedExtractor, images: torch.Tensor) -> NoReturn:
-        raise AssertionError("embedded")
-
-    monkeypatch.setattr(EmbeddedExtractor, "_embed", too_short)
-    assert "too few for 5 run(s) of 2000" in refused(
-        "--samples", "digits.zip", "--against", "digits.zip"
-    )
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--samples", "x", "--against", "x", "--protocol", "papr"],
-        ["--samples", "x", "--against", "x", "--metrics", "fdi"],
-        ["--samples", "x", "--against", "x", "--via", "nothing"],
-        ["--samples", "x", "--against", "x", "--images", "1"],
         ["--samples", "x", "--against", "x", "--record", "a b"],
-        ["--samples", "x"],
         ["nothing"],
-        [],
     ],
     ids=" ".join,
 )

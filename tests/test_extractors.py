@@ -21,7 +21,6 @@ from msngan.runs.folder import UserError
 from msngan.scores import embedded, extractors, scorer
 from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.extractors import InceptionExtractor, file_sha256, full_float32
-from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import choose
 
 SHIPPED = embedded.shipped()
@@ -99,12 +98,6 @@ def test_images_that_are_not_uint8_batches_are_refused(toy: EmbeddedExtractor) -
         toy.features(photographs(2, channels=2))
 
 
-def test_all_256_grey_levels_survive_the_way_out_and_the_rest_saturates() -> None:
-    levels = torch.arange(256)
-    assert torch.equal(convert.to_uint8(levels / 127.5 - 1), levels.to(torch.uint8))
-    assert convert.to_uint8(torch.tensor([1.01, -1.01])).tolist() == [255, 0]
-
-
 def test_name_is_the_files_hash_and_the_same_network_writes_the_same_file(
     path: Path, toy: EmbeddedExtractor, tmp_path: Path
 ) -> None:
@@ -120,17 +113,15 @@ def test_name_is_the_files_hash_and_the_same_network_writes_the_same_file(
 def test_metadata_comes_back_and_weights_are_half_in_the_file(path: Path) -> None:
     from safetensors import safe_open
 
+    before = torch.get_rng_state()
     assert EmbeddedExtractor.load(path).metadata == {"format": embedded.FORMAT, **METADATA}
     with safe_open(path, framework="pt") as file:
         kinds = {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
     assert kinds == {torch.float16, torch.int64}  # int64: BatchNorm's counters
     assert next(EmbeddedExtractor.load(path).network.parameters()).dtype == torch.float32
-
-
-def test_loading_leaves_the_global_generator_alone(path: Path) -> None:
-    before = torch.get_rng_state()
-    EmbeddedExtractor.load(path)
     assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(UserError, match="no extractor file .*msngan extractor fit"):
+        EmbeddedExtractor.load(path.with_name("none.safetensors"))
 
 
 def test_weights_that_overflow_float16_are_refused(tmp_path: Path) -> None:
@@ -161,15 +152,12 @@ def with_nan() -> bytes:
 
 BAD_FILES = {
     "empty": lambda whole: b"",
-    "text": lambda whole: b"these are no weights at all",
     "pickle": lambda whole: pickle.dumps({"a": 1}),
-    "cut in the middle": lambda whole: whole[: len(whole) // 2],
     "cut by a byte": lambda whole: whole[:-1],
     "foreign": lambda whole: with_metadata(format=None),
     "of another format": lambda whole: with_metadata(format="msngan-extractor-0"),
     "without its classes": lambda whole: with_metadata(classes=None),
     "of another width": lambda whole: with_metadata(widths="[4, 4, 8, 16]"),
-    "of three widths": lambda whole: with_metadata(widths="[4, 4, 8]"),
     "of a huge width": lambda whole: with_metadata(widths="[4, 4, 8, 100000000]"),
     "of widths that are no list": lambda whole: with_metadata(widths="4"),
     "of classes that are no number": lambda whole: with_metadata(classes="many"),
@@ -189,23 +177,6 @@ def test_a_file_that_is(case: str, path: Path) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "reason"),
-    [("widths", "[4, 4, 8, 5000]", "its widths are"), ("channels", "2", "it says 2 channels")],
-)
-def test_sizes_are_checked_before_a_network_is_made(
-    field: str, value: str, reason: str, path: Path
-) -> None:
-    path.write_bytes(with_metadata(**{field: value}))
-    with pytest.raises(UserError, match=reason):
-        EmbeddedExtractor.load(path)
-
-
-def test_a_missing_file_names_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no extractor file .*msngan extractor fit"):
-        EmbeddedExtractor.load(tmp_path / "none.safetensors")
-
-
 def test_an_embedded_extractor_can_never_be_called_fid(toy: EmbeddedExtractor) -> None:
     assert toy.keys == {
         "frechet": f"fd/{toy.name}",
@@ -216,12 +187,6 @@ def test_an_embedded_extractor_can_never_be_called_fid(toy: EmbeddedExtractor) -
     assert toy.official_inception is False
     liar = EmbeddedExtractor(network(), {**METADATA, "dataset": "inception"}, "6726825d" * 8)
     assert all(key.endswith("/embed-inception-6726825d") for key in liar.keys.values())
-
-
-def test_every_role_of_a_metric_has_a_key_and_no_two_the_same(toy: EmbeddedExtractor) -> None:
-    roles = [role for roles in METRICS.values() for role in roles]
-    assert sorted(toy.keys) == sorted(roles)
-    assert len(set(toy.keys.values())) == len(roles)
 
 
 def with_free_memory(free: int | None, monkeypatch: pytest.MonkeyPatch) -> EmbeddedExtractor:
@@ -243,16 +208,9 @@ def test_batch_is_what_half_of_the_free_memory_holds(monkeypatch: pytest.MonkeyP
 
 def test_free_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    text = "MemTotal: 900 kB\nMemFree: 100 kB\nMemAvailable:    700 kB\n"
-    monkeypatch.setattr(Path, "read_text", lambda self: text)
-    assert machine.free_memory(cpu) == 700 * 1024
+    monkeypatch.setattr(Path, "read_text", lambda self: "MemTotal: 9 kB\nMemAvailable:    7 kB\n")
+    assert machine.free_memory(cpu) == 7 * 1024
     monkeypatch.setattr(Path, "read_text", lambda self: "MemTotal: 900 kB\n")
-    assert machine.free_memory(cpu) is None
-
-    def absent(self: Path) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", absent)
     assert machine.free_memory(cpu) is None
     assert machine.free_memory(torch.device("mps")) is None
 
@@ -305,21 +263,6 @@ def test_features_are_computed_in_full_float32_whatever_training_uses(
     assert torch.equal(found.logits, toy.features(photographs(3)).logits)
 
 
-def test_precisions_are_restored_after_an_exception(
-    toy: EmbeddedExtractor, hurried: list[str]
-) -> None:
-    def fail(*_: object) -> None:
-        assert precisions() == ["ieee"] * 4
-        raise RuntimeError("out of memory")
-
-    toy.network.head.register_forward_hook(fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        toy.features(photographs(3))
-    assert precisions() == hurried
-    assert torch.get_float32_matmul_precision() == "medium"  # the older way to ask still answers
-    assert torch.backends.cudnn.allow_tf32
-
-
 def test_precisions_are_as_before_whichever_of_two_threads_leaves_last(hurried: list[str]) -> None:
     """Each enters while the other is inside; the first to enter leaves first."""
     entered, left = threading.Event(), threading.Event()
@@ -342,17 +285,6 @@ def test_precisions_are_as_before_whichever_of_two_threads_leaves_last(hurried: 
     assert inside == [["ieee"] * 4]
     assert precisions() == hurried
     assert torch.backends.cudnn.allow_tf32  # which raises where the two ways to set it disagree
-
-
-def test_features_do_not_follow_the_default_dtype_of_training(toy: EmbeddedExtractor) -> None:
-    expected = toy.features(photographs(3))
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        found = toy.features(photographs(3))
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert found.pool.dtype == found.logits.dtype == torch.float64
-    assert torch.equal(found.pool, expected.pool)
 
 
 def test_a_file_of_another_hash_is_refused_unopened(
@@ -392,20 +324,6 @@ def test_weights_asked_for_by_name_must_be_there(
     monkeypatch.setenv(extractors.INCEPTION_VARIABLE, "elsewhere.pth")
     with pytest.raises(UserError, match=r"elsewhere.pth \(from \$MSNGAN_INCEPTION\)"):
         extractors.find_weights()
-
-
-def test_weights_are_found_by_argument_then_variable_then_hub(
-    no_inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert extractors.find_weights() is None
-    no_inception.parent.mkdir(parents=True)
-    no_inception.touch()
-    assert extractors.find_weights() == no_inception
-    for name in ("variable", "argument"):
-        (tmp_path / name).touch()
-    monkeypatch.setenv(extractors.INCEPTION_VARIABLE, str(tmp_path / "variable"))
-    assert extractors.find_weights() == tmp_path / "variable"
-    assert extractors.find_weights(tmp_path / "argument") == tmp_path / "argument"
 
 
 def test_auto_is_inception_only_with_a_gpu_and_its_weights(
@@ -463,6 +381,7 @@ def test_a_file_can_be_asked_for_and_anything_else_lists_the_choices(path: Path)
         choose("incepton", "cifar10", 3)
 
 
+@pytest.mark.quick
 @every_shipped
 def test_shipped_files_are_small_and_their_cards_tell_the_truth(dataset: str) -> None:
     path = SHIPPED[dataset]
@@ -526,23 +445,14 @@ def test_shipped_files_are_of_the_recipe_that_the_command_uses(dataset: str) -> 
     assert json.loads(facts["recipe"]) == recipe
 
 
-ACCURACY = {"cifar10": 0.90, "mnist": 0.99, "digits": 0.97}
-
-
-@every_shipped
-def test_shipped_files_are_accurate_enough(dataset: str) -> None:
-    facts = EmbeddedExtractor.load(SHIPPED[dataset]).metadata
-    assert float(facts["test_accuracy"]) >= ACCURACY[dataset]
-
-
 def remeasured(dataset: str) -> tuple[float, float]:
     from msngan.data import load
 
     extractor = EmbeddedExtractor.load(SHIPPED[dataset])
     test = load(dataset, split="test", size=32, download=False)
     assert test.labels is not None
-    found = extractor.features(test.images[:2000]).logits.argmax(1)
-    right = (found == test.labels[:2000]).double().mean()
+    found = extractor.features(test.images[:1000]).logits.argmax(1)
+    right = (found == test.labels[:1000]).double().mean()
     return float(right), float(extractor.metadata["test_accuracy"])
 
 
@@ -556,5 +466,5 @@ def test_digits_accuracy_is_what_its_file_says() -> None:
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
 def test_accuracy_on_real_images_is_what_the_file_says(dataset: str) -> None:
     found, said = remeasured(dataset)
-    spread = (said * (1 - said) / 2000) ** 0.5  # of 2000 images out of 10,000
+    spread = (said * (1 - said) / 1000) ** 0.5  # of 1000 images out of 10,000
     assert found == pytest.approx(said, abs=3 * spread)

@@ -1,15 +1,16 @@
-"""Protocols: what their id depends on, what they are called, and that they need no torch."""
+"""Protocols: what their id depends on, what they are called, and how YAML files give them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
 from msngan.runs.folder import UserError
-from msngan.scores.protocol import PRESETS, Protocol, bias_note
+from msngan.scores.protocol import PRESETS, Preset, Protocol, bias_note, preset
 
 BASE = Protocol(
     name="paper",
@@ -28,6 +29,7 @@ BASE = Protocol(
 )
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("field", [field.name for field in fields(Protocol)])
 def test_id_changes_with_every_field_but_the_name(field: str) -> None:
     old = getattr(BASE, field)
@@ -81,11 +83,6 @@ def test_label_warns_unless_the_extractor_is_official() -> None:
     assert "in 10 splits" in official.label()
 
 
-def test_protocols_are_read_without_torch() -> None:
-    code = "import sys, msngan.scores.protocol; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_public_names_are_what_they_say_even_after_their_modules_are_imported() -> None:
     import msngan.scores
     import msngan.scores.evaluation
@@ -96,3 +93,105 @@ def test_public_names_are_what_they_say_even_after_their_modules_are_imported() 
         assert isinstance(found, dict) or callable(found) or name == "Sampler"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         msngan.scores.nothing  # noqa: B018
+
+
+# Protocols from YAML files
+
+PAPER = "runs: 5\nsamples: 2000\n"
+
+
+def refusal(path: Path, content: str | None = None) -> str:
+    """The message of the UserError, one line of a readable length that names option and file."""
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        preset(str(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400 + len(str(path))
+    assert message.startswith(f"protocol {path}")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("content", "want"),
+    [
+        (PAPER, PRESETS["paper"]),
+        ("{runs: 1, samples: 2}", Preset(1, 2)),
+        ("runs: 1\nsamples: 50_000\nsplits: 10\n", PRESETS["50k"]),
+        (
+            "# as in their code\nruns: 10\nsamples: 5000\nreference: test\n"
+            "quantisation: truncate-clamp\n",
+            PRESETS["sngan"],
+        ),
+    ],
+    ids=["paper", "one line", "50k", "sngan"],
+)
+def test_a_file_means_what_it_says_under_its_own_name(
+    tmp_path: Path, content: str, want: Preset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for ending in ("yaml", "yml"):
+        path = tmp_path / f"my protocol.v2.{ending}"
+        path.write_text(content)
+        assert preset(str(path)) == ("my protocol.v2", want)
+        assert preset(f"~/my protocol.v2.{ending}") == ("my protocol.v2", want)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (PAPER + "split: 3\n", "unknown field 'split' (did you mean 'splits'?); choose from runs"),
+        (PAPER + "7: 3\n", "unknown field 'int'"),
+        (PAPER + f"? {'long' * 900}\n: 3\n", "unknown field 'longlong"),
+        ("samples: 2000\n", "does not say runs"),
+        ("runs: 5\n", "does not say samples"),
+        ("runs: 5.0\nsamples: 2000\n", "runs must be a whole number"),
+        ("runs: true\nsamples: 2000\n", "runs must be a whole number"),
+        ("runs:\nsamples: 2000\n", "runs must be a whole number"),
+        ("runs: 1\nsamples: 1000000001\n", "samples must be a whole number up to 1,000,"),
+        ("runs: -5\nsamples: 2000\n", "runs must be at least 1, not -5"),
+        (PAPER + "splits: 2001\n", "too few for 2001 split(s)"),
+        (PAPER + "reference: [train]\n", "reference must be one of train, test"),
+        (PAPER + "quantisation: round\n", "quantisation must be one of round-clamp, truncate"),
+        ("- runs: 5\n- samples: 2000\n", "must hold lines such as"),
+        ("runs: [5\nsamples: 2000\n", "not valid YAML"),
+    ],
+    ids=lambda value: repr(value[:40]),
+)
+def test_a_file_that_is_no_protocol_is_named_with_its_remedy(
+    tmp_path: Path, content: str, words: str
+) -> None:
+    assert words in refusal(tmp_path / "mine.yaml", content)
+    assert "no such file" in refusal(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("papr", "unknown protocol 'papr' (did you mean 'paper'?); choose one of paper, sngan, 50"),
+        ("mine.json", "or give a .yaml file"),
+        ("", "unknown protocol ''"),
+    ],
+)
+def test_an_unknown_name_lists_the_known_ones(name: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        preset(name)
+    assert words in str(caught.value)
+
+
+def test_a_file_may_not_take_the_name_of_a_protocol_of_other_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "paper.yaml"
+    path.write_text(PAPER)
+    assert preset(str(path)) == ("paper", PRESETS["paper"])
+    assert "rename the file" in refusal(path, "runs: 1\nsamples: 100\n")
+
+
+def test_protocols_are_read_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(PAPER)
+    code = (
+        "import sys; from msngan.scores.protocol import preset; preset(sys.argv[1]);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "mine.yaml")], check=False)
+    assert ended.returncode == 0
