@@ -118,33 +118,20 @@ def test_every_command_line_has_options_that_exist(
     assert not missing or command == "resume"
 
 
-@pytest.mark.parametrize(
-    "path", [PAGES[0], ROOT / "msngan" / "norms" / "README.md"], ids=["README", "norms"]
-)
-def test_the_python_that_is_shown_runs(path: Path, tiny: Callable[..., Path]) -> None:
-    tiny("digits_msn-s0-0")
-    layers = [nn.Conv2d(3, 4, 3), nn.Flatten()]
-    network = nn.Sequential(*layers)
-    network.add_module("fc", nn.Linear(144, 2))
-    given: dict[str, Any] = {
-        "torch": torch,
-        "network": network,
-        "criterion": nn.CrossEntropyLoss(),
-        "x": torch.randn(5, 3, 8, 8),
-        "y": torch.tensor([0, 1, 0, 1, 1]),
-    }
-    for block in blocks(path, "python"):
-        exec(block, given)
-    x = given["x"]
-    torch.testing.assert_close(given["plain"](x), given["network"].eval()(x), rtol=1e-4, atol=1e-5)
-
-
-def test_the_python_of_scores_runs(
+def test_the_python_that_is_shown_runs(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny("digits_msn-s0-0", "--data.size", "32")
-    (block,) = blocks(ROOT / "msngan" / "scores" / "README.md", "python")
-    exec(block, {"torch": torch})
+    for folder in ("", "msngan/norms", "msngan/scores"):
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+        network.add_module("fc", nn.Linear(144, 2))
+        x, y = torch.randn(5, 3, 8, 8), torch.tensor([0, 1, 0, 1, 1])
+        given: dict[str, Any] = {"torch": torch, "network": network, "x": x, "y": y}
+        given["criterion"] = nn.CrossEntropyLoss()
+        for block in blocks(ROOT / folder / "README.md", "python"):
+            exec(compile(block, f"{folder}/README.md", "exec"), given)
+        if "plain" in given:
+            torch.testing.assert_close(given["plain"](x), network.eval()(x), rtol=1e-4, atol=1e-5)
     assert "fd/embed-digits-" in capsys.readouterr().out
 
 
