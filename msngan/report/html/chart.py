@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from msngan.report.html.scale import Axis, linear, logarithmic, needs_log, tick_labels
+from msngan.report.html.scale import linear, logarithmic, needs_log, tick_labels
 
 WIDTH, HEIGHT = 360, 216  # of the drawing, in the units of its text, which is 11 high
 LEFT, RIGHT, TOP, BOTTOM = 50, 20, 12, 36  # margins
@@ -63,20 +63,40 @@ class Chart:
     @property
     def drawing(self) -> Drawing | None:
         """None where there is no number to draw."""
-        lines = [thinned(each.x, each.y) for each in self.series]
-        values = [value for points in lines for value in [*points.low, *points.high]]
+        curves = [thinned(each.x, each.y) for each in self.series]
+        values = [value for each in curves for value in [*each.low, *each.high]]
         finite = [value for value in values if math.isfinite(value)]
         if not finite:
             return None
         log = needs_log(finite) if self.log is None else self.log and max(finite) > 0
         levels = [value for _, value in self.levels if value > 0 or not log]
-        extra = [*levels] if self.include is None or log else [*levels, self.include]
+        values += levels if self.include is None or log else [*levels, self.include]
+        x_axis = linear((x for each in curves for x in each.x), padding=0.0)
+        y_axis = (logarithmic if log else linear)(values)
+
+        def point(x: float, y: float) -> Point:
+            across, up = x_axis.fraction(x), y_axis.fraction(y)
+            right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+            return f"{LEFT + across * (right - LEFT):.1f}", f"{bottom - up * (bottom - TOP):.1f}"
+
+        lines, bands = [], []
+        for index, each in enumerate(curves):
+            for piece in pieces(each.low, log):
+                lines.append((index, [point(each.x[i], each.y[i]) for i in piece]))
+                if each.size > 1:
+                    upper = [point(each.x[i], each.high[i]) for i in piece]
+                    lower = [point(each.x[i], each.low[i]) for i in reversed(piece)]
+                    bands.append((index, upper + lower))
+        x_places = [point(tick, y_axis.low)[0] for tick in x_axis.ticks]
+        y_places = [point(x_axis.low, tick)[1] for tick in y_axis.ticks]
         return Drawing(
-            linear((x for points in lines for x in points.x), padding=0.0),
-            (logarithmic if log else linear)([*values, *extra]),
+            log,
+            [*zip(x_places, tick_labels(x_axis.ticks), strict=True)],
+            [*zip(y_places, tick_labels(y_axis.ticks), strict=True)],
+            [point(x_axis.low, value)[1] for value in levels],
+            [point(mark.x, mark.y) for mark in self.marks if mark.y > 0 or not log],
             lines,
-            [mark for mark in self.marks if mark.y > 0 or not log],
-            levels,
+            bands,
         )
 
     @property
@@ -111,71 +131,32 @@ class Chart:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart's geometry, in the units of the drawing."""
+    """A chart's geometry, in the units of the drawing.
 
-    x_axis: Axis
-    y_axis: Axis
-    points: list[Points]
-    marks: list[Mark]
-    level_values: list[float]
+    Ticks: place and label. lines: the number of the series, and the points of each piece between
+    two gaps. bands: outlines from the lowest to the highest of the values that a point stands for.
+    """
 
-    @property
-    def log(self) -> bool:
-        return self.y_axis.log
+    log: bool
+    x_ticks: list[tuple[str, str]]
+    y_ticks: list[tuple[str, str]]
+    levels: list[str]
+    rings: list[Point]
+    lines: list[tuple[int, list[Point]]]
+    bands: list[tuple[int, list[Point]]]
 
-    @property
-    def x_ticks(self) -> Iterator[tuple[str, str]]:
-        """The place and the label of each tick."""
-        ticks = self.x_axis.ticks
-        return zip(map(self._x, ticks), tick_labels(ticks), strict=True)
 
-    @property
-    def y_ticks(self) -> Iterator[tuple[str, str]]:
-        ticks = self.y_axis.ticks
-        return zip(map(self._y, ticks), tick_labels(ticks), strict=True)
-
-    @property
-    def levels(self) -> list[str]:
-        return [self._y(value) for value in self.level_values]
-
-    @property
-    def rings(self) -> list[Point]:
-        return [(self._x(mark.x), self._y(mark.y)) for mark in self.marks]
-
-    @property
-    def lines(self) -> Iterator[tuple[int, list[Point]]]:
-        """The number of the series, and the points of each piece between two gaps."""
-        for index, points in enumerate(self.points):
-            for piece in self._pieces(points):
-                yield index, [(self._x(points.x[i]), self._y(points.y[i])) for i in piece]
-
-    @property
-    def bands(self) -> Iterator[tuple[int, list[Point]]]:
-        """From the lowest to the highest of the values that each point is the mean of."""
-        for index, points in enumerate(self.points):
-            for piece in self._pieces(points) if points.size > 1 else ():
-                upper = [(self._x(points.x[i]), self._y(points.high[i])) for i in piece]
-                lower = [(self._x(points.x[i]), self._y(points.low[i])) for i in piece]
-                yield index, [*upper, *reversed(lower)]
-
-    def _x(self, value: float) -> str:
-        return f"{LEFT + self.x_axis.fraction(value) * (WIDTH - RIGHT - LEFT):.1f}"
-
-    def _y(self, value: float) -> str:
-        bottom = HEIGHT - BOTTOM
-        return f"{bottom - self.y_axis.fraction(value) * (bottom - TOP):.1f}"
-
-    def _pieces(self, points: Points) -> Iterator[list[int]]:
-        """The numbers of neighbouring points without a gap between them."""
-        piece: list[int] = []
-        for index, low in enumerate(points.low):
-            if math.isfinite(low) and (low > 0 or not self.log):
-                piece.append(index)
-            elif piece:
-                yield piece
-                piece = []
-        if piece:
+def pieces(values: Sequence[float], log: bool) -> Iterator[list[int]]:
+    """The numbers of neighbouring values that have a place on the axis."""
+    piece: list[int] = []
+    for index, value in enumerate(values):
+        if math.isfinite(value) and (value > 0 or not log):
+            piece.append(index)
+        elif piece:
             yield piece
+            piece = []
+    if piece:
+        yield piece
 
 
 @dataclass(frozen=True)
