@@ -51,55 +51,34 @@ def put(monkeypatch: pytest.MonkeyPatch, kind: type[Any], place: str, layer: nn.
 
 
 @pytest.mark.parametrize(
-    ("kind", "place", "layer", "words"),
+    ("kind", "place"),
     [
-        (
-            GanTask,
-            "critic.body.3",
-            Poison(),
-            "critic.body.3 (Poison) put out nan in the forward pass",
-        ),
-        (
-            GanTask,
-            "critic.body.3",
-            Root(),
-            "critic.body.3 (Root) made a gradient of nan in the back",
-        ),
-        (
-            GanTask,
-            "generator.body.1",
-            Poison(),
-            "generator.body.1 (Poison) put out nan in the forw",
-        ),
-        (GanTask, "generator.body.1", Root(), "generator.body.1 (Root) made a gradient of nan in"),
-        (
-            ClassifierTask,
-            "network.body.1",
-            Poison(),
-            "network.body.1 (Poison) put out nan in the for",
-        ),
-        (
-            ClassifierTask,
-            "network.body.1",
-            Root(),
-            "network.body.1 (Root) made a gradient of nan in",
-        ),
+        (GanTask, "critic.body.3"),
+        (GanTask, "generator.body.1"),
+        (ClassifierTask, "network.body.1"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (Poison, "(Poison) put out nan in the forward pass"),
+        (Root, "(Root) made a gradient of nan in the back"),
     ],
 )
 def test_the_layer_that_a_nan_begins_in_is_named(
     run: Run,
     kind: type[Any],
     place: str,
-    layer: nn.Module,
+    layer: type[nn.Module],
     words: str,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    put(monkeypatch, kind, place, layer)
+    put(monkeypatch, kind, place, layer())
     options = GAN_RUN if kind is GanTask else CLASSIFIER_RUN
     assert run(*options, "--detect-anomaly") == 1
     *_, last = capfd.readouterr().err.strip().splitlines()
-    assert last.startswith(f"msngan: error: training diverged at step 1: {words}")
+    assert last.startswith(f"msngan: error: training diverged at step 1: {place} {words}")
     assert "Try" in last
     assert "--model." in last
 
@@ -132,14 +111,8 @@ def test_a_weight_that_was_bad_before_is_said_in_fit_and_resume(
     assert "critic.body.4 (NormConv2d) put out nan" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--model.penalty", "gradient", "--model.critic_steps", "2"],
-        ["--model.norm", "spectral", "--trainer.precision", "bf16-mixed"],
-    ],
-)
-def test_looking_changes_no_bit_of_a_gan(tiny: Tiny, options: list[str]) -> None:
+def test_looking_changes_no_bit_of_a_gan(tiny: Tiny) -> None:
+    options = ["--model.penalty", "gradient", "--trainer.precision", "bf16-mixed"]
     looked = tiny("looked", *options, "--detect-anomaly")
     assert same_bits(weights(looked), weights(tiny("not", *options)))
 

@@ -20,14 +20,16 @@ Tiny = Callable[..., Path]
 
 
 @pytest.fixture
-def poisoned_from(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    def poison(step: int) -> None:
+def poisoned_from(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`poisoned_from(step, network)`: a NaN in the network's first weight before that step."""
+
+    def poison(step: int, network: str = "critic") -> None:
         train = GAN.training_step
 
         def poisoned(self: GAN, batch: Tensor, batch_idx: int) -> Any:
             if self.trainer.global_step == step:
                 with torch.no_grad():
-                    next(self.critic.parameters()).fill_(float("nan"))
+                    next(getattr(self, network).parameters()).fill_(float("nan"))
             return train(self, batch, batch_idx)
 
         monkeypatch.setattr(GAN, "training_step", poisoned)
@@ -35,15 +37,28 @@ def poisoned_from(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return poison
 
 
-def test_the_dump_holds_the_step_and_is_named(
-    tiny: Tiny, run: Run, poisoned_from: Callable[[int], None], capfd: pytest.CaptureFixture[str]
+@pytest.mark.quick
+@pytest.mark.parametrize("network", ["critic", "generator"])
+def test_a_nan_stops_the_run_and_leaves_its_checkpoints_and_a_dump(
+    tiny: Tiny,
+    run: Run,
+    poisoned_from: Callable[..., None],
+    capfd: pytest.CaptureFixture[str],
+    network: str,
 ) -> None:
-    folder = tiny("mine", "--steps", "2")
-    last = (folder / "last.ckpt").read_bytes()
-    poisoned_from(4)
-    assert run("resume", "mine", "--steps", "9", "--seed", "0") == 1
+    folder = tiny("mine", "--steps", "2", "--checkpoint.every", "1")
+    names = ("last.ckpt", "previous.ckpt")
+    before = [(folder / name).read_bytes() for name in names]
+    poisoned_from(4, network)
+    assert run("resume", "mine", "--steps", "9", "--checkpoint.every", "0") == 1
     path = folder / "diverged-00000005.ckpt"
-    assert str(path) in capfd.readouterr().err.strip().splitlines()[-1]
+    shown = capfd.readouterr().err
+    assert "Traceback" not in shown
+    said = shown.strip().splitlines()[-1]
+    assert "diverged at step 5: " in said
+    assert "_loss nan" in said
+    assert "_lr" in said  # a remedy
+    assert str(path) in said
     held = torch.load(path, weights_only=True)
     about = held["diverged"]
     assert (about["step"], about["seed"], about["rank"], about["run"]) == (5, 0, 0, "mine")
@@ -53,12 +68,12 @@ def test_the_dump_holds_the_step_and_is_named(
     assert any(value.isnan().any() for value in held["state_dict"].values())
     assert len(held["optimizer_states"]) == 2
     assert held["hyper_parameters"]["width"] == 2
-    assert (folder / "last.ckpt").read_bytes() == last
+    assert [(folder / name).read_bytes() for name in names] == before
     assert Place("mine").newest == folder / "last.ckpt"
 
 
 def test_a_run_keeps_one_dump_and_nothing_goes_on_from_it(
-    tiny: Tiny, run: Run, poisoned_from: Callable[[int], None], capfd: pytest.CaptureFixture[str]
+    tiny: Tiny, run: Run, poisoned_from: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tiny("mine", "--steps", "2")
     poisoned_from(4)
@@ -78,7 +93,7 @@ def test_a_run_keeps_one_dump_and_nothing_goes_on_from_it(
 def test_a_dump_that_cannot_be_written_hides_nothing(
     tiny: Tiny,
     run: Run,
-    poisoned_from: Callable[[int], None],
+    poisoned_from: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
