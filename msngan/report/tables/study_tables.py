@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from msngan.leaderboard.board import Board, as_json, make_board
-from msngan.leaderboard.experiments import Setup, read_setups
+from msngan.leaderboard.experiments import read_setups
 from msngan.report.tables.leaderboard_tables import board_tables, comparison_tables
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import Run, UserError
-from msngan.runs.score_records import Entry, read_scores
+from msngan.runs.score_records import read_scores
 from msngan.study.plan import Study
 from msngan.study.state import State, steps
 
@@ -56,24 +57,20 @@ def show_results(style: str, results: Json, root: Path, study: Study) -> None:
 def progress_table(results: Json) -> Table:
     """How many runs have ended, and how; every failure by name."""
     children = results["children"]
-    words = [child["state"] for child in children]
-    counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-    failed = [
-        f"{child['run']} {child['state']} at step {child['step']}: {_first(child['reason'])}"
+    failed = [  # the first sentence of a reason says what happened, the others what to do
+        f"{child['run']} {child['state']} at step {child['step']}:"
+        f" {str(child['reason']).partition('. ')[0]}"
         for child in children
         if child["state"] in ("diverged", "failed", "collapsed")
     ]
-    lines = [f"{_runs(children)}: {counted}"]
+    lines = [": ".join(_counted([child["state"] for child in children]))]
     return Table(f"Study {results['study']}", lines=lines, notes=failed)
 
 
-def _runs(runs: Collection[Any]) -> str:
-    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
-
-
-def _first(reason: str | None) -> str:
-    """The first sentence: what happened, without the remedies."""
-    return str(reason).partition(". ")[0]
+def _counted(words: list[str]) -> tuple[str, str]:
+    """'12 runs', and '11 done, 1 diverged'."""
+    counted = (f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+    return f"{len(words)} run{'' if len(words) == 1 else 's'}", ", ".join(counted)
 
 
 def accuracy_tables(results: Json) -> Iterator[Table]:
@@ -197,29 +194,20 @@ def flat_rows(results: Json) -> tuple[list[str], list[Json]]:
 def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[], Any]]:
     """For `--list`: how far each run is."""
     columns = ["run", "state", "step", "of", "newest"]
+    records = [
+        dict(zip(columns, (name, each.word, each.step, each.total, each.newest), strict=True))
+        for name, each in states.items()
+    ]
+    rows = [  # short, because a name that is folded cannot be copied
+        [name, each.word, steps(each), each.newest.replace("validation", "val.")]
+        for name, each in states.items()
+    ]
+    title = f"Study {study.name}: {', '.join(_counted([each.word for each in states.values()]))}"
     shown = ["run", "state", "step", "newest"]
-    words = [state.word for state in states.values()]
-    counted = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-
-    def records() -> list[Json]:
-        return [
-            dict(zip(columns, (name, s.word, s.step, s.total, s.newest), strict=True))
-            for name, s in states.items()
-        ]
-
-    def tables() -> Iterable[Table]:
-        # Short, because a name that is folded cannot be copied.
-        rows = [
-            [name, s.word, steps(s), s.newest.replace("validation", "val.")]
-            for name, s in states.items()
-        ]
-        title = f"Study {study.name}: {_runs(states)}, {counted}"
-        return [Table(title, shown, rows, right=frozenset({"step"}))]
-
     return {
-        "tables": tables,
-        "rows": lambda: (columns, records()),
-        "whole": lambda: {"format": 1, "study": study.name, "runs": records()},
+        "tables": lambda: [Table(title, shown, rows, right=frozenset({"step"}))],
+        "rows": lambda: (columns, records),
+        "whole": lambda: {"format": 1, "study": study.name, "runs": records},
     }
 
 
@@ -243,47 +231,34 @@ class Scores:
         }
 
 
-def board_of(results: dict[str, Any], root: Path, study: Study) -> Scores:
-    runs = [Run(child["run"], root) for child in results["children"]]
-    entries, warnings = read_scores([run for run in runs if run.scores.is_file()])
-    setups, unknown = read_setups([run for run in runs if run.scores.is_file()])
-    board = replace(make_board(entries, setups), warnings=[*warnings, *unknown])
-    remarks = [] if entries else [f"{BARE} {' '.join(run.name for run in runs)}"]
-    comparisons = []
-    for a, b in study.pairs if entries else []:
-        for column in study.columns:
-            found = _compared(a, b, column, results, entries, setups)
-            if isinstance(found, str):
-                remarks.append(found)
-            else:
-                comparisons.append(found)
-    return Scores(board, comparisons, [*board.warnings, *remarks])
-
-
-def _compared(
-    a: str,
-    b: str,
-    column: str,
-    results: dict[str, Any],
-    entries: list[Entry],
-    setups: dict[str, Setup],
-) -> Board | str:
-    """Or why the two cannot be compared."""
+def board_of(results: Json, root: Path, study: Study) -> Scores:
+    children = results["children"]
+    runs = [run for child in children if (run := Run(child["run"], root)).scores.is_file()]
+    entries, warnings = read_scores(runs)
+    setups, unknown = read_setups(runs)
+    remarks = [*warnings, *unknown]
+    if not entries:
+        remarks.append(f"{BARE} {' '.join(child['run'] for child in children)}")
     scored = {entry.run for entry in entries}
-    words = []
-    for row in (a, b):
-        own = [
-            child["run"]
-            for child in results["children"]
-            if (child["row"], child["column"]) == (row, column) and child["run"] in scored
-        ]
-        if not own:
-            return f"{a} - {b}: {row} has no scores" + (f" at {column}" if column else "")
-        words.append(own[0])
-    try:
-        return make_board(entries, setups, pair=(words[0], words[1]))
-    except UserError as problem:
-        return str(problem).removeprefix("--compare: ")
+    first: dict[tuple[str, str], str] = {}  # a scored run of each row and column
+    for child in children:
+        if child["run"] in scored:
+            first.setdefault((child["row"], child["column"]), child["run"])
+    comparisons = []
+    for (a, b), column in product(study.pairs, study.columns) if entries else ():
+        missing = [row for row in (a, b) if (row, column) not in first]
+        if missing:
+            where = f" at {column}" if column else ""
+            remarks.append(f"{a} - {b}: {missing[0]} has no scores{where}")
+            continue
+        try:
+            comparisons.append(
+                make_board(entries, setups, pair=(first[a, column], first[b, column]))
+            )
+        except UserError as problem:
+            remarks.append(str(problem).removeprefix("--compare: "))
+    board = replace(make_board(entries, setups), warnings=[*warnings, *unknown])
+    return Scores(board, comparisons, remarks)
 
 
 def score_tables(scores: Scores) -> Iterator[Table]:
