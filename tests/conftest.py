@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,26 @@ def tiny(run: Callable[..., int]) -> Callable[..., Path]:
         return Path("checkpoints") / name
 
     return fit
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny GAN `mine` was trained, once for all tests, with everything on."""
+    root = tmp_path_factory.mktemp("trained")
+    options = ["--samples.every", "2", "--checkpoint.every", "2", "--records.every", "2"]
+    options += ["--scores.samples", "20", "--model.generator_lr", "0.05", "--dynamics.every", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("MSNGAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        assert main(["fit", *TINY, "--run", "mine", *options]) == 0
+    return root
+
+
+@pytest.fixture
+def mine(trained: Path, run: Callable[..., int], tmp_path: Path) -> Path:
+    """The folder of a copy of the run `mine`, to be changed at will."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return Path("checkpoints") / "mine"
 
 
 def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:

@@ -59,28 +59,14 @@ def refused(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Call
         ([*FIT, "--data.split", "validation"], "no split 'validation'"),
         ([*FIT, "--scores.protocol", "papr"], "paper"),
         ([*FIT, "--scores.enabled", "true", "--scores.extractor", "imagenet"], "imagenet"),
-        (
-            [*FIT, "--scores.enabled", "true", "--scores.extractor", "x.safetensors"],
-            "x.safetensors",
-        ),
+        ([*FIT, "--scores.enabled=true", "--scores.extractor", "x.safetensors"], "x.safetensors"),
         ([*FIT, "--trainer.devices", "2"], "torchrun"),
         ([*FIT, "--trainer.devices", "0"], "--trainer.devices 0 is less than 1"),
         ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
         ([*FIT, "--run", "../elsewhere"], "not a run name"),
         ([*FIT, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
         ([*FIT, "--root", "/proc/1/nowhere"], "--root"),
-        (
-            [
-                "fit",
-                "--data.dataset",
-                "cifar10",
-                "--data.root",
-                "empty",
-                "--data.download",
-                "false",
-            ],
-            "CIFAR10",
-        ),
+        (["fit", "--data.root", "empty", "--data.download", "false"], "CIFAR10"),
         (["fit", "--data.dataset", "folder"], "--data.root"),
         ([*FOLDER], "pictures"),
         (["resume", "nothing"], "no run 'nothing'"),
@@ -98,115 +84,78 @@ def test_a_wrong_argument_is_named_with_its_remedy(
     assert words in refused(*arguments)
 
 
-def test_a_taken_run_name_is_refused_and_the_run_left_alone(
-    tiny: Callable[..., Path], refused: Callable[..., str]
+OTHER = [
+    *("model.width=3", "model.norm=spectral", "model.critic=cnn_wide", "model.latent_dim=5"),
+    *("model.conv_bias=true", "model.ema_decay=0", "data.size=16", "data.channels=3"),
+]
+
+
+def test_a_run_is_not_overwritten_nor_continued_as_another_network(
+    mine: Path, refused: Callable[..., str]
 ) -> None:
-    tiny("mine")
     assert "msngan resume mine" in refused(*FIT, "--run", "mine")
-
-
-class TestCheckpoints:
-    def test_cut(self, tiny: Callable[..., Path], refused: Callable[..., str]) -> None:
-        folder = tiny("mine")
-        whole = (folder / "last.ckpt").read_bytes()
-        (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-        assert "cut or changed" in refused("resume", "mine")
-        assert "cut, or another program wrote it" in refused("sample", "mine")
-
-    def test_empty(self, refused: Callable[..., str], tmp_path: Path) -> None:
-        (tmp_path / "x.ckpt").touch()
-        assert "cut, or another program wrote it" in refused(*FIT, "--ckpt_path", "x.ckpt")
-
-    def test_of_another_program(self, refused: Callable[..., str], tmp_path: Path) -> None:
-        torch.save({"model": torch.zeros(3)}, tmp_path / "x.ckpt")
-        assert "not a msngan checkpoint" in refused(*FIT, "--ckpt_path", "x.ckpt")
-        assert "not a msngan checkpoint" in refused("sample", "x.ckpt")
-        assert "not a msngan checkpoint" in refused("evaluate", "x.ckpt")
-
-    def test_that_is_a_program(self, refused: Callable[..., str], tmp_path: Path) -> None:
-        class Payload:
-            def __reduce__(self) -> tuple[object, tuple[str]]:
-                return os.mkdir, ("executed",)
-
-        with open(tmp_path / "x.ckpt", "wb") as file:
-            pickle.dump({"msngan": {"format": 1}, "x": Payload()}, file)
-        assert "x.ckpt" in refused("sample", "x.ckpt")
-        torch.save({"msngan": {"format": 1}, "x": Payload()}, tmp_path / "y.ckpt")
-        assert "y.ckpt" in refused("sample", "y.ckpt")
-        assert not (tmp_path / "executed").exists()
-
-    @pytest.mark.parametrize(
-        ("option", "value", "words"),
-        [
-            ("--model.width", "3", "width"),
-            ("--model.norm", "spectral", "norm"),
-            ("--model.critic", "cnn_wide", "critic"),
-            ("--model.latent_dim", "5", "latent_dim"),
-            ("--model.conv_bias", "true", "conv_bias"),
-            ("--model.ema_decay", "0", "ema_decay"),
-            ("--data.size", "16", "size"),
-            ("--data.channels", "3", "channels"),
-        ],
-    )
-    def test_of_another_architecture(
-        self,
-        tiny: Callable[..., Path],
-        refused: Callable[..., str],
-        option: str,
-        value: str,
-        words: str,
-    ) -> None:
-        folder = tiny("mine")
-        line = refused(*FIT, "--ckpt_path", str(folder / "last.ckpt"), option, value)
-        assert words in line
+    assert "has done 6 steps" in refused("resume", "mine")
+    for option in OTHER:
+        line = refused(*FIT, "--ckpt_path", str(mine / "last.ckpt"), f"--{option}")
+        assert option.partition("=")[0].partition(".")[2] in line
         assert "last.ckpt" in line
 
-    def test_of_a_run_that_is_done(
-        self, tiny: Callable[..., Path], refused: Callable[..., str]
-    ) -> None:
-        tiny("mine")
-        assert "has done 6 steps" in refused("resume", "mine")
 
-    def test_without_a_moving_average(
-        self, tiny: Callable[..., Path], refused: Callable[..., str]
-    ) -> None:
-        tiny("mine", "--model.ema_decay", "0")
-        assert "--raw" in refused("sample", "mine")
+def test_a_checkpoint_that_is_cut_or_foreign_or_a_program_is_refused(
+    mine: Path, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, ("executed",)
+
+    whole = (mine / "last.ckpt").read_bytes()
+    for path in (mine / "last.ckpt", mine / "previous.ckpt"):
+        path.write_bytes(whole[: len(whole) // 2])
+    assert "cut or changed" in refused("resume", "mine")
+    assert "cut, or another program wrote it" in refused("sample", "mine")
+    (tmp_path / "empty.ckpt").touch()
+    assert "cut, or another program wrote it" in refused(*FIT, "--ckpt_path", "empty.ckpt")
+    torch.save({"model": torch.zeros(3)}, tmp_path / "x.ckpt")
+    for words in ([*FIT, "--ckpt_path", "x.ckpt"], ["sample", "x.ckpt"], ["evaluate", "x.ckpt"]):
+        assert "not a msngan checkpoint" in refused(*words)
+    with open(tmp_path / "y.ckpt", "wb") as file:
+        pickle.dump({"msngan": {"format": 1}, "x": Payload()}, file)
+    torch.save({"msngan": {"format": 1}, "x": Payload()}, tmp_path / "z.ckpt")
+    for name in ("y.ckpt", "z.ckpt"):
+        assert name in refused("sample", name)
+    assert not (tmp_path / "executed").exists()
 
 
-class TestFolders:
-    @pytest.fixture(autouse=True)
-    def pictures(self, tmp_path: Path) -> Path:
-        (tmp_path / "pictures").mkdir()
-        return tmp_path / "pictures"
+def test_samples_of_a_moving_average_that_was_not_kept_are_refused(
+    tiny: Callable[..., Path], refused: Callable[..., str]
+) -> None:
+    tiny("mine", "--model.ema_decay", "0", "--steps", "1")
+    assert "--raw" in refused("sample", "mine")
 
-    def save(self, folder: Path, name: str, size: tuple[int, int], mode: str = "RGB") -> None:
-        Image.new(mode, size).save(folder / name)
 
-    def test_empty(self, refused: Callable[..., str]) -> None:
-        assert "pictures" in refused(*FOLDER)
-
-    def test_with_a_corrupt_image(self, refused: Callable[..., str], pictures: Path) -> None:
-        self.save(pictures, "good.png", (8, 8))
-        (pictures / "bad.png").write_bytes((pictures / "good.png").read_bytes()[:40])
-        assert "bad.png" in refused(*FOLDER)
-
-    def test_of_mixed_sizes_without_a_size(
-        self, refused: Callable[..., str], pictures: Path
-    ) -> None:
-        self.save(pictures, "a.png", (8, 8))
-        self.save(pictures, "b.png", (16, 16))
-        assert "--data.size" in refused(*FOLDER, "--data.size", "null")
-
-    def test_of_mixed_modes_without_channels(
-        self, refused: Callable[..., str], pictures: Path
-    ) -> None:
-        self.save(pictures, "a.png", (8, 8))
-        self.save(pictures, "b.png", (8, 8), "L")
-        assert "--data.channels" in refused(*FOLDER)
-
-    def test_of_a_size_that_the_networks_cannot_have(
-        self, refused: Callable[..., str], pictures: Path
-    ) -> None:
-        self.save(pictures, "a.png", (12, 12))
-        assert "--data.size" in refused(*FOLDER, "--data.size", "null")
+@pytest.mark.parametrize(
+    ("pictures", "options", "words"),
+    [
+        ({}, [], "pictures"),
+        ({"a": (8, "RGB"), "b": (16, "RGB")}, ["--data.size", "null"], "--data.size"),
+        ({"a": (8, "RGB"), "b": (8, "L")}, [], "--data.channels"),
+        ({"a": (12, "RGB")}, ["--data.size", "null"], "--data.size"),
+        ({"a": (8, "RGB"), "bad": None}, [], "bad.png"),
+    ],
+    ids=["empty", "mixed sizes", "mixed modes", "an impossible size", "a corrupt file"],
+)
+def test_a_folder_that_cannot_be_trained_on(
+    refused: Callable[..., str],
+    tmp_path: Path,
+    pictures: dict[str, tuple[int, str] | None],
+    options: list[str],
+    words: str,
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, kind in pictures.items():
+        if kind is None:
+            (folder / f"{name}.png").write_bytes((folder / "a.png").read_bytes()[:40])
+        else:
+            Image.new(kind[1], (kind[0], kind[0])).save(folder / f"{name}.png")
+    assert words in refused(*FOLDER, *options)

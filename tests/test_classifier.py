@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pytest
 import torch
 import yaml
 from classifier_runs import TINY_CLASSIFIER, Fit, fitter
-from conftest import same_bits, tiny, weights  # noqa: F401  a fixture
+from conftest import same_bits, weights
 from torch.nn import functional as F
 
+from msngan.__main__ import main
 from msngan.classifier import Classifier
 from msngan.data import LabelledData
-from msngan.norms import NORMS
+from msngan.runs import rng
 from msngan.runs.jsonl import read_lines
 
 Run = Callable[..., int]
@@ -25,6 +27,22 @@ Run = Callable[..., int]
 @pytest.fixture
 def fit(run: Run) -> Fit:
     return fitter(run)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the run `mine`, of two epochs, trained once for the tests that only read."""
+    root = tmp_path_factory.mktemp("once")
+    words = ["--run", "mine", "--root", str(root), "--epochs", "2", "--records.every", "1"]
+    assert main(["fit", *TINY_CLASSIFIER, *words]) == 0
+    return root
+
+
+@pytest.fixture
+def mine(once: Path, run: Run, tmp_path: Path) -> Path:
+    """The folder of a copy of `mine`, to be changed at will."""
+    shutil.copytree(once, tmp_path, dirs_exist_ok=True)
+    return Path("checkpoints") / "mine"
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -38,35 +56,37 @@ def curves(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in each.items() if k != "steps_per_second"} for each in found]
 
 
-@pytest.mark.parametrize("norm", sorted(NORMS))
+SMALL = ["--data.size", "32", "--model.width", "4", "--model.lr_decay", "cosine"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [  # one norm of each kind, and each network; dropout and gates draw from the global stream
+        ["--model.norm", "batch"],
+        ["--model.norm", "mean_spectral"],
+        ["--model.norm", "optional_spectral"],
+        ["--model.network", "vgg7", *SMALL[:2], "--model.width", "1"],
+        ["--model.network", "densenet_bc", *SMALL, "--model.norm", "batch", "--model.depth", "2"],
+        ["--model.network", "resnet18", *SMALL, "--model.norm", "batch"],
+    ],
+    ids=lambda options: options[1],
+)
 def test_a_stopped_and_resumed_classifier_ends_in_the_same_bits_and_records(
-    fit: Fit, run: Run, norm: str
+    fit: Fit, run: Run, options: list[str]
 ) -> None:
-    # Instance norm needs more than one value per channel, dropout draws from the global stream.
-    options = ["--model.norm", norm, "--data.crop", "1", "--data.mirror", "true"]
+    steps = "16" if options[0] == "--model.norm" else "4"
+    options = [*options, "--data.crop", "1", "--data.mirror", "true", "--steps", steps]
     options += ["--model.dropout", "0.2"]
-    whole = fit("whole", *options, "--steps", "16")
-    parts = fit("parts", *options, "--steps", "16", "--checkpoint.every", "7")
-    for name in ("last", "previous", "best"):
-        (parts / f"{name}.ckpt").rename(parts / f"{name}.kept")
-    (parts / "previous.kept").rename(parts / "last.ckpt")  # of step 14, in the third epoch
+    whole = fit("whole", *options)
+    parts = fit("parts", *options, "--checkpoint.every", "7" if steps == "16" else "3")
+    for name in ("last", "best"):
+        (parts / f"{name}.ckpt").unlink()
+    # of step 14, in the third epoch; of the networks, 3
+    (parts / "previous.ckpt").rename(parts / "last.ckpt")
     assert run("resume", "parts") == 0
     assert same_bits(weights(whole), weights(parts))
     assert lines(whole) == lines(parts)
     assert curves(whole) == curves(parts)
-
-
-@pytest.mark.parametrize("network", ["vgg7", "densenet_bc", "resnet18"])
-def test_every_network_resumes_exactly(fit: Fit, run: Run, network: str) -> None:
-    options = ["--model.network", network, "--data.size", "32", "--model.lr_decay", "cosine"]
-    options += [] if network == "vgg7" else ["--model.width", "4", "--model.norm", "batch"]
-    options += ["--model.depth", "2"] if network == "densenet_bc" else []
-    whole = fit("whole", *options, "--steps", "4")
-    parts = fit("parts", *options, "--steps", "4", "--checkpoint.every", "3")
-    (parts / "last.ckpt").unlink()
-    (parts / "previous.ckpt").rename(parts / "last.ckpt")
-    assert run("resume", "parts") == 0
-    assert same_bits(weights(whole), weights(parts))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
@@ -78,10 +98,19 @@ def test_other_precisions_resume_exactly(fit: Fit, run: Run, precision: str) -> 
     assert same_bits(weights(whole), weights(parts))
 
 
-def test_the_weights_of_two_seeds_differ_and_of_one_do_not(fit: Fit) -> None:
-    a, b, c = (weights(fit(name, "--seed", seed)) for name, seed in zip("abc", "001", strict=True))
-    assert same_bits(a, b)
-    assert not torch.equal(a["network.head.weight"], c["network.head.weight"])
+def test_the_config_is_enough_to_train_a_run_again_and_another_seed_gives_other_weights(
+    mine: Path, run: Run
+) -> None:
+    config = yaml.safe_load((mine / "config.yaml").read_text())
+    assert config["task"] == "classifier"
+    again = ["fit", "--config", str(mine / "config.yaml")]
+    assert run(*again, "--run", "again") == 0
+    assert run(*again, "--run", "other", "--seed", "1") == 0
+    first, same, other = (
+        weights(Path("checkpoints") / name) for name in ("mine", "again", "other")
+    )
+    assert same_bits(first, same)
+    assert not torch.equal(first["network.head.weight"], other["network.head.weight"])
 
 
 def test_one_step_is_adam_s_on_the_mean_cross_entropy(fit: Fit) -> None:
@@ -89,8 +118,6 @@ def test_one_step_is_adam_s_on_the_mean_cross_entropy(fit: Fit) -> None:
     options = torch.load(folder / "last.ckpt", weights_only=True)["hyper_parameters"]
     start = Classifier(**options)
     data = LabelledData("digits", size=8, batch_size=8, validation=16, limit=64)
-    from msngan.runs import rng
-
     order = torch.randperm(48, generator=rng.generator(0, 0, 0, "order"))[:8]
     part = data.images_of("train")
     logits = start.network(data.prepared(part.images[order]))
@@ -102,12 +129,12 @@ def test_one_step_is_adam_s_on_the_mean_cross_entropy(fit: Fit) -> None:
         torch.testing.assert_close(trained[f"network.{name}"], wanted, rtol=0, atol=1e-5)
 
 
-def test_an_epoch_s_line_holds_what_the_saved_network_gets_right(fit: Fit) -> None:
-    folder = fit("mine", "--epochs", "2")
-    first, last = read_lines(folder / "accuracy.jsonl")
+@pytest.mark.quick
+def test_an_epoch_s_line_holds_what_the_saved_network_gets_right(mine: Path) -> None:
+    first, last = read_lines(mine / "accuracy.jsonl")
     assert (first["step"], last["step"]) == (6, 12)
     assert (first["epoch"], last["epoch"]) == (1.0, 2.0)
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(mine / "last.ckpt", weights_only=True)
     module = Classifier(**checkpoint["hyper_parameters"])
     module.load_state_dict(checkpoint["state_dict"])
     module.network.eval()
@@ -121,12 +148,8 @@ def test_an_epoch_s_line_holds_what_the_saved_network_gets_right(fit: Fit) -> No
         loss = F.cross_entropy(logits, images.labels).item()
         assert last[f"{part}_loss"] == pytest.approx(loss, rel=1e-5)
     assert last["test_right"] == [int(right[:100].sum()), int(right[100:].sum())]
-
-
-def test_the_epoch_s_training_figures_are_the_means_of_its_batches(fit: Fit) -> None:
-    folder = fit("mine", "--epochs", "2", "--records.every", "1")
-    steps = read_lines(folder / "metrics.jsonl")
-    for index, line in enumerate(read_lines(folder / "accuracy.jsonl")):
+    steps = read_lines(mine / "metrics.jsonl")
+    for index, line in enumerate((first, last)):  # training figures are means of its batches
         inside = steps[6 * index : 6 * index + 6]
         mean = sum(each["loss"] for each in inside) / 6
         assert line["train_loss"] == pytest.approx(mean, rel=1e-5)
@@ -142,64 +165,43 @@ def test_the_best_checkpoint_is_of_the_first_epoch_with_the_best_validation_accu
     best = max(found, key=lambda line: (line["validation_accuracy"], -line["step"]))
     checkpoint = torch.load(folder / "best.ckpt", weights_only=True)["msngan"]
     assert checkpoint["step"] == best["step"]
-    assert checkpoint["best"] == {
-        "score": "validation_accuracy",
-        "value": best["validation_accuracy"],
-    }
+    value = best["validation_accuracy"]
+    assert checkpoint["best"] == {"score": "validation_accuracy", "value": value}
     assert checkpoint["task"] == "classifier"
 
 
-def test_measuring_less_often_leaves_the_weights_as_they_are(fit: Fit) -> None:
-    often = weights(fit("often", "--epochs", "4", "--data.validation", "16"))
-    seldom = fit("seldom", "--epochs", "4", "--accuracy.every", "3")
-    changed = {
-        name for name, value in weights(seldom).items() if not torch.equal(value, often[name])
-    }
-    assert not changed
-    assert [line["epoch"] for line in read_lines(seldom / "accuracy.jsonl")] == [3.0, 4.0]
+def test_measuring_less_often_leaves_weights_and_an_epoch_s_own_figures_as_they_are(
+    mine: Path, fit: Fit
+) -> None:
+    seldom = fit("seldom", "--epochs", "2", "--accuracy.every", "2")
+    assert same_bits(weights(mine), weights(seldom))
+    (line,) = read_lines(seldom / "accuracy.jsonl")
+    for name in ("epoch", "train_loss", "train_accuracy", "test_loss"):
+        assert line[name] == read_lines(mine / "accuracy.jsonl")[1][name]
 
 
-def test_a_line_s_training_figures_are_of_its_own_epoch_however_seldom_lines_are(fit: Fit) -> None:
-    every, second = (
-        read_lines(fit(f"by{n}", "--epochs", "2", "--accuracy.every", str(n)) / "accuracy.jsonl")
-        for n in (1, 2)
-    )
-    assert len(second) == 1
-    for name in ("train_loss", "train_accuracy", "test_loss"):
-        assert second[0][name] == every[1][name]
-
-
-def test_a_run_says_how_it_ended(fit: Fit, run: Run) -> None:
-    folder = fit("mine", "--steps", "3")
-    result = json.loads((folder / "result.json").read_text())
-    assert (result["status"], result["step"], result["reason"]) == ("done", 3, None)
+def test_a_run_says_how_it_ended_also_after_a_kill_before_its_result(
+    mine: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads((mine / "result.json").read_text())
+    assert (result["status"], result["step"], result["reason"]) == ("done", 12, None)
+    (mine / "result.json").unlink()
+    before = weights(mine)
+    capsys.readouterr()
+    assert run("resume", "mine") == 0
+    assert "already done all of its 12 steps" in capsys.readouterr().err
+    assert json.loads((mine / "result.json").read_text())["status"] == "done"
+    assert same_bits(before, weights(mine))
+    assert run("resume", "mine") == 2  # it is done, and nothing more was asked for
+    assert run("resume", "mine", "--steps", "14", "--model.lr", "1e30") in (0, 1)
+    assert json.loads((mine / "result.json").read_text())["step"] != 12
     assert run("fit", *TINY_CLASSIFIER, "--run", "wild", "--model.lr", "1e30") == 1
     result = json.loads(Path("checkpoints/wild/result.json").read_text())
     assert result["status"] == "diverged"
     assert "training diverged at step" in result["reason"]
 
 
-def test_a_resumed_run_has_no_result_until_it_ends(fit: Fit, run: Run) -> None:
-    folder = fit("mine", "--steps", "3")
-    assert run("resume", "mine", "--steps", "5", "--model.lr", "1e30") in (0, 1)
-    assert json.loads((folder / "result.json").read_text())["step"] != 3
-
-
-def test_a_run_killed_between_its_last_step_and_its_result_is_done_by_a_resume(
-    fit: Fit, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = fit("mine", "--steps", "3")
-    (folder / "result.json").unlink()
-    before = weights(folder)
-    capsys.readouterr()
-    assert run("resume", "mine") == 0
-    assert "had already done all of its 3 steps" in capsys.readouterr().err
-    assert json.loads((folder / "result.json").read_text())["status"] == "done"
-    assert same_bits(before, weights(folder))
-    assert run("resume", "mine") == 2  # it is done, and nothing more was asked for
-
-
-def test_weight_decay_pulls_weights_and_leaves_biases_and_offsets(fit: Fit) -> None:
+def test_weight_decay_pulls_weights_and_leaves_biases_and_offsets() -> None:
     module = Classifier(network="cnn3", channels=1, size=8, weight_decay=0.1)
     decayed, others = module.configure_optimizers().param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0)
@@ -207,41 +209,20 @@ def test_weight_decay_pulls_weights_and_leaves_biases_and_offsets(fit: Fit) -> N
     assert {p.dim() for p in others["params"]} == {1}
 
 
-def test_the_config_of_a_run_says_its_task_and_is_enough_to_train_it_again(
-    fit: Fit, run: Run
-) -> None:
-    folder = fit("mine", "--steps", "3")
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["task"] == "classifier"
-    assert run("fit", "--config", str(folder / "config.yaml"), "--run", "again") == 0
-    assert same_bits(weights(folder), weights(Path("checkpoints/again")))
-
-
-def test_an_interrupted_epoch_s_figures_hold_all_of_it(fit: Fit, run: Run) -> None:
-    whole = fit("whole", "--epochs", "2")
+def test_an_interrupted_epoch_s_figures_hold_all_of_it(mine: Path, fit: Fit, run: Run) -> None:
     parts = fit("parts", "--steps", "8")
     assert run("resume", "parts", "--steps", "12") == 0
-    at_end = [line for line in lines(parts) if line["step"] == 12]
-    assert at_end == [lines(whole)[-1]]
+    assert [line for line in lines(parts) if line["step"] == 12] == [lines(mine)[-1]]
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_what_needs_a_generator_refuses_a_classifier(
-    fit: Fit, run: Run, command: str, capsys: pytest.CaptureFixture[str]
+    mine: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit("mine", "--steps", "1")
-    capsys.readouterr()
-    assert run(command, "mine") == 2
-    shown = capsys.readouterr().err
-    assert "is of a classifier" in shown
-    assert shown.count("\n") == 1
-
-
-def test_the_leaderboard_does_not_ask_to_score_a_classifier(
-    fit: Fit, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fit("mine", "--steps", "1")
-    capsys.readouterr()
+    for command in ("sample", "evaluate"):
+        assert run(command, "mine") == 2
+        shown = capsys.readouterr().err
+        assert "is of a classifier" in shown
+        assert shown.count("\n") == 1
     assert run("leaderboard") == 0
     assert "mine" not in capsys.readouterr().out
 
@@ -252,7 +233,60 @@ def test_a_minute_on_the_real_digits_of_mnist_learns_them(fit: Fit) -> None:
     folder = fit(
         "mnist",
         *["--data.dataset", "mnist", "--data.size", "28", "--model.width", "8"],
-        *["--data.limit", "12000", "--data.validation", "2000", "--data.batch_size", "100"],
-        *["--data.test_limit", "2000", "--epochs", "2", "--model.lr", "0.003"],
+        *["--data.limit", "6000", "--data.validation", "1000", "--data.batch_size", "100"],
+        *["--data.test_limit", "1000", "--epochs", "2", "--model.lr", "0.003"],
     )
-    assert read_lines(folder / "accuracy.jsonl")[-1]["test_accuracy"] > 0.93
+    assert read_lines(folder / "accuracy.jsonl")[-1]["test_accuracy"] > 0.9
+
+
+# ---- what is wrong with a classifier's options is one line, before anything is written ----
+
+WRONG = [
+    (["--model.network", "vgg7"], ["vgg7", "32 pixels", "8"]),
+    (["--model.norm_options.gian", "true"], ["gian", "did you mean 'gain'"]),
+    (["--model.norm_layers", "[9]"], ["no layer 9"]),
+    (["--model.other_norm", "batch"], ["other_norm"]),
+    (["--model.as_released", "true", "--model.norm", "layer"], ["layer", "batch"]),
+    (["--data.dataset", "folder"], ["folder", "labels"]),
+    (["--data.validation", "60"], ["--data.validation 60", "batch of 8"]),
+    (["--data.mean", "[0.1, 0.2]"], ["--data.mean", "1 channels"]),
+    (["--data.batch_size", "49"], ["batch"]),
+    (["--trainer.devices", "2"], ["torchrun"]),
+]
+DONE = [
+    (["--epochs", "2"], ["done 12 steps", "--epochs 2"]),
+    (["--steps", "5"], ["done 12 steps", "--steps says 5"]),
+    (["--model.norm", "batch"], ["mean_spectral", "batch"]),
+    (["--model.network", "resnet18", "--epochs", "3"], ["network", "resnet18"]),
+    (["--data.size", "16", "--epochs", "3"], ["size"]),
+]
+
+
+def test_a_wrong_option_is_one_line_and_leaves_nothing(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, words in WRONG:
+        assert run("fit", *TINY_CLASSIFIER, *options) == 2
+        shown = capsys.readouterr().err
+        assert shown.count("\n") == 1, shown
+        assert shown.startswith("msngan: error: ")
+        assert all(word in shown for word in words), (words, shown)
+        assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_resume_or_a_start_that_cannot_be_is_one_line_and_changes_nothing(
+    mine: Path, trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gan = str(trained / "checkpoints/mine/last.ckpt")
+    cases = [(["resume", "mine", *options], words) for options, words in DONE]
+    start = ["fit", "--config", "digits_msn", "--ckpt_path", str(mine / "last.ckpt")]
+    cases.append((start, ["is of a classifier, the config trains a gan"]))
+    start = ["fit", *TINY_CLASSIFIER, "--ckpt_path", gan]
+    cases.append((start, ["is of a gan, the config trains a classifier"]))
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    for command, words in cases:
+        assert run(*command) == 2
+        shown = capsys.readouterr().err
+        assert shown.count("\n") == 1, shown
+        assert all(word in shown for word in words), (words, shown)
+    assert before == {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}

@@ -15,7 +15,6 @@ from msngan.gan import GAN
 from msngan.networks import Critic
 from msngan.networks.schedules import update_average
 from msngan.norms import NORMS, SigmaBank, is_batch_coupled
-from msngan.runs.folder import UserError
 
 Tiny = Callable[..., Path]
 BATCH = 8  # of the tiny runs
@@ -43,7 +42,8 @@ def inputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool, bool]]:
     return seen
 
 
-@pytest.mark.parametrize("norm", sorted(NORMS))
+# One of each kind: none, of the weight, of each image, of the batch.
+@pytest.mark.parametrize("norm", ["none", "spectral", "layer", "mean_spectral"])
 def test_real_and_fake_pass_together_where_the_norm_couples_a_batch(
     tiny: Tiny, inputs: list[tuple[int, bool, bool]], norm: str
 ) -> None:
@@ -64,12 +64,6 @@ def test_with_the_last_means_fakes_pass_alone_in_the_generator_s_half(
     assert inputs == [(2 * BATCH, True, True), (BATCH, False, False)]
 
 
-@pytest.mark.parametrize("norm", ["batch", "batch_no_gain"])
-def test_the_last_statistics_of_batch_norm_are_refused(norm: str) -> None:
-    with pytest.raises(UserError, match=f"last with --model.norm {norm}: batch norm keeps no"):
-        GAN(norm=norm, generator_statistics="last")
-
-
 @pytest.mark.parametrize("norm", ["batch", "mean_spectral"])
 def test_separate_passes_score_real_and_fake_apart(
     tiny: Tiny, inputs: list[tuple[int, bool, bool]], norm: str
@@ -78,39 +72,30 @@ def test_separate_passes_score_real_and_fake_apart(
     assert inputs == [(BATCH, True, True), (BATCH, True, True), (BATCH, False, False)]
 
 
-@pytest.mark.parametrize("passes", ["joint", "separate"])
-@pytest.mark.parametrize("norm", ["batch", "mean_spectral"])
-@pytest.mark.parametrize("penalty", ["none", "gradient"])
+@pytest.mark.parametrize(
+    ("norm", "batches", "penalty"),
+    [("batch", "joint", "gradient"), ("mean_spectral", "separate", "gradient")],
+)
 def test_running_statistics_move_in_the_critic_s_own_passes_alone(
-    tiny: Tiny, norm: str, passes: str, penalty: str
+    tiny: Tiny, norm: str, batches: str, penalty: str
 ) -> None:
-    options = ["--model.norm", norm, "--model.critic_batch", passes, "--model.penalty", penalty]
+    options = ["--model.norm", norm, "--model.critic_batch", batches, "--model.penalty", penalty]
     folder = tiny("mine", *options, "--steps", "3", "--model.critic_steps", "2")
     counts = [v for k, v in weights(folder).items() if k.startswith("critic") and "tracked" in k]
     assert len(counts) == 7
-    assert set(map(int, counts)) == {3 * 2 * (1 if passes == "joint" else 2)}
+    assert set(map(int, counts)) == {3 * 2 * (1 if batches == "joint" else 2)}
 
 
-@pytest.mark.parametrize("critic_steps", [1, 3])
-@pytest.mark.parametrize("penalty", ["none", "gradient"])
+@pytest.mark.parametrize(("critic_steps", "penalty"), [(1, "none"), (3, "gradient")])
 def test_sigma_is_updated_once_a_critic_update(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, critic_steps: int, penalty: str
 ) -> None:
-    calls: list[str] = []
-
-    def counted(kind: type, name: str) -> None:
-        original = getattr(kind, name)
-
-        def count(*arguments: object) -> None:
-            calls.append(name)
-            original(*arguments)
-
-        monkeypatch.setattr(kind, name, count)
-
-    counted(SigmaBank, "update")
+    calls: list[SigmaBank] = []
+    update = SigmaBank.update
+    monkeypatch.setattr(SigmaBank, "update", lambda self: (calls.append(self), update(self)))
     options = ["--model.critic_steps", str(critic_steps), "--model.penalty", penalty]
     tiny("mine", *options, "--steps", "2", "--samples.every", "1")
-    assert calls == ["update"] * (2 * critic_steps)
+    assert len(calls) == 2 * critic_steps
 
 
 def gradients(folder: Path, optimizer: int) -> torch.Tensor:
@@ -186,9 +171,7 @@ def test_the_average_moves_by_hand_and_takes_buffers_whole() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(  # one of each kind; test_norm_table compiles a network under each norm
-    "norm", ["none", "batch", "mean_spectral", "spectral_clip", "optional_spectral", "weight_mean"]
-)
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])  # test_norm_table compiles each
 def test_compiled_networks_train_as_eager_ones(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:
@@ -229,11 +212,6 @@ def test_the_sampler_is_in_eval_and_leaves_modes_alone() -> None:
 def test_only_batch_and_mean_norms_couple_a_batch() -> None:
     coupled = {name for name in NORMS if is_batch_coupled(GAN(norm=name, width=2, size=16).critic)}
     assert coupled == COUPLED
-
-
-def test_an_option_out_of_range_is_refused_from_python_too() -> None:
-    with pytest.raises(UserError, match="--model.width 0"):
-        GAN(width=0)
 
 
 @pytest.mark.parametrize("norm", ["batch", "mean_spectral"])

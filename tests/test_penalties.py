@@ -20,7 +20,9 @@ from msngan.runs.folder import UserError
 # Penalties that look at the critic's gradient in the images.
 VALUED = sorted(name for name, p in PENALTIES.items() if p.value and not p.of_weights)
 every_penalty = pytest.mark.parametrize("name", VALUED)
-every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
+# Each penalty under one norm, and each norm under one penalty.
+PAIRS = [(name, "mean_spectral") for name in VALUED] + [("gradient", norm) for norm in NORMS]
+every_pair = pytest.mark.parametrize(("name", "norm"), sorted(set(PAIRS)))
 
 SHAPE = (6, 3, 16, 16)
 # The penalty of a critic whose gradient has norm 3 everywhere, and of one with norm 1 / 2.
@@ -173,8 +175,7 @@ def test_no_gradient_reaches_the_images(name: str) -> None:
     assert real.grad is fake.grad is None
 
 
-@every_norm
-@every_penalty
+@every_pair
 def test_the_gradient_reaches_every_weight_of_every_critic(name: str, norm: str) -> None:
     critic, (real, fake) = frozen_sigma_critic(norm), images()
     with statistics(critic, "running"):
@@ -187,8 +188,9 @@ def test_the_gradient_reaches_every_weight_of_every_critic(name: str, norm: str)
         assert weight.grad.abs().max() > 0
 
 
-@every_norm
-@pytest.mark.parametrize("name", sorted(set(VALUED) - {"dragan"}))  # its noise is of the batch
+@pytest.mark.parametrize(  # not dragan: its noise is of the batch
+    ("name", "norm"), sorted({pair for pair in PAIRS if pair[0] != "dragan"})
+)
 def test_with_running_statistics_the_penalty_is_the_mean_of_those_of_single_images(
     name: str, norm: str
 ) -> None:
@@ -207,8 +209,7 @@ def test_with_batch_statistics_the_gradient_of_a_score_is_not_per_image(norm: st
     assert not torch.allclose(coupled, gradient_norms(critic, real), rtol=1e-3, atol=0)
 
 
-@every_norm
-@every_penalty
+@every_pair
 def test_running_statistics_stay_as_they_are(name: str, norm: str) -> None:
     critic = frozen_sigma_critic(norm)
     before = {key: value.clone() for key, value in critic.state_dict().items()}
@@ -232,15 +233,11 @@ def test_clip_clamps_every_parameter_to_its_bound_and_leaves_smaller_ones() -> N
     critic.weight.data.copy_(torch.tensor([[-5.0, 0.003, 0.2]]))
     critic.bias.data.fill_(-0.5)
     penalty = PENALTIES["clip"]
-    assert penalty.value is None
+    assert penalty.value is PENALTIES["none"].value is PENALTIES["none"].project is None
     penalty.project(critic, penalty.weight)
     torch.testing.assert_close(critic.weight.data, torch.tensor([[-0.01, 0.003, 0.01]]))
     assert critic.bias.item() == pytest.approx(-0.01)
     assert critic.weight.requires_grad
-
-
-def test_no_penalty_is_neither_a_value_nor_a_projection() -> None:
-    assert PENALTIES["none"].value is PENALTIES["none"].project is None
 
 
 def of_weights(critic: nn.Module) -> Tensor:
@@ -342,13 +339,16 @@ def test_sigma_falls_as_the_spectral_penalty_s_weight_grows() -> None:
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
 def test_the_spectral_penalty_is_refused_where_sigma_is_fixed(norm: str) -> None:
-    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    scale_free(norm, {})  # draws nothing from the global stream
+    assert torch.equal(torch.random.get_rng_state(), before)
     layer = convert(nn.Sequential(nn.Linear(4, 6, bias=False)), norm, head="0").eval()
     x = torch.randn(5, 4)
     before = layer(x)
     next(layer.parameters()).data *= 0.125
     fixed = torch.allclose(layer(x), before, rtol=1e-3)
     assert scale_free(norm, {}) == fixed
+    assert scale_free("scaled", {"scale": 2.0})
     options = {"width": 2, "size": 16, "latent_dim": 4, "penalty": "spectral_penalty"}
     if fixed:
         with pytest.raises(UserError, match=f"with --model.norm {norm}: the norm undoes"):
@@ -356,11 +356,3 @@ def test_the_spectral_penalty_is_refused_where_sigma_is_fixed(norm: str) -> None
         options["norm_layers"] = [0, 1]  # the others are free
     gan = GAN(norm=norm, **options)
     assert len([name for name in gan.state_dict() if name.endswith("sigma_estimate.u")]) == 8
-
-
-def test_the_question_whether_sigma_is_fixed_takes_nothing_from_the_stream() -> None:
-    before = torch.random.get_rng_state()
-    assert scale_free("spectral", {})
-    assert scale_free("scaled", {"scale": 2.0})
-    assert not scale_free("none", {})
-    assert torch.equal(torch.random.get_rng_state(), before)
