@@ -165,10 +165,11 @@ def test_a_run_from_another_run_s_checkpoint_begins_where_it_begins(tiny: Tiny) 
     assert np.isnan(found.gradient_rms[0]).all()
 
 
-def test_aggregates_go_to_tensorboard(tiny: Tiny) -> None:
+def test_means_go_to_tensorboard_once_in_a_resumed_run_too(tiny: Tiny, run: Run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = tiny("a", *EVERY_2)
+    folder = tiny("a", *EVERY_2, "--steps", "8", "--checkpoint.every", "5")
+    resumed_from_previous(folder, run)
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     scalars = events.Scalars("dynamics/critic/operator_norm")
     found = dynamics(folder)

@@ -58,6 +58,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
+@pytest.mark.quick
 def test_what_is_written_is_read_to_the_last_bit(tmp_path: Path) -> None:
     path, known = tmp_path / "dynamics.npz", example(0, 1, 500)
     write(path, known)
@@ -119,12 +120,6 @@ def test_a_measurement_of_other_layers_or_of_the_past_is_refused() -> None:
     for step in (499, 500):
         with pytest.raises(ValueError, match="after step 500"):
             appended(known, example(step))
-
-
-def test_a_layer_is_found_by_its_name_and_an_unknown_one_is_met_with_the_known() -> None:
-    assert example(0).layer("critic.head") == 1
-    with pytest.raises(ValueError, match=r"'critic\.tail'; choose one of critic\.body\.0, critic"):
-        example(0).layer("critic.tail")
 
 
 def refused(path: Path, *words: str) -> None:

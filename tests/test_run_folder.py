@@ -14,6 +14,7 @@ from conftest import QUIET, TINY, same_bits, weights
 
 from msngan.runs.folder import lock
 from msngan.training.callbacks import AtomicIO
+from msngan.training.collapse_rules import Sign
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
@@ -148,33 +149,40 @@ def test_a_run_without_a_whole_checkpoint_is_one_line_and_stays_as_it_is(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_never_more_than_four_checkpoints_are_there(
+@pytest.mark.quick
+def test_at_every_moment_of_a_save_one_last_checkpoint_is_intact_and_there_are_at_most_four(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path("checkpoints/mine")
-    most: list[int] = []
+    counts: list[int] = []
+    steps: list[int] = []
 
-    def watch(place: object, name: str) -> None:
+    def look() -> None:
+        found = [*folder.glob("*.ckpt"), *folder.glob(".*.ckpt*")]
+        counts.append(len({path.stat().st_ino for path in found}))
+        if steps or (folder / "last.ckpt").exists():
+            last = torch.load(folder / "last.ckpt", weights_only=True)
+            steps.append(last["msngan"]["step"])
+
+    for place, name in (
+        *((os, n) for n in ("replace", "link", "unlink", "fsync")),
+        (torch, "save"),
+    ):
         real = getattr(place, name)
 
-        def look() -> None:
-            found = [*folder.glob("*.ckpt"), *folder.glob(".*.ckpt*")]
-            most.append(len({path.stat().st_ino for path in found}))
-
-        def watched(*arguments: object, **options: object) -> object:
+        def watched(*arguments: object, real: Callable[..., object] = real) -> object:
             look()
-            result = real(*arguments, **options)
+            result = real(*arguments)
             look()
             return result
 
         monkeypatch.setattr(place, name, watched)
-
-    for name in ("replace", "link", "unlink", "fsync"):
-        watch(os, name)
-    watch(torch, "save")
     options = ["--scores.enabled", "true", "--scores.every", "1", "--scores.samples", "20"]
+    options += ["--scores.runs", "1", "--scores.metrics", "fid", "--steps", "4"]
     tiny("mine", *options, "--checkpoint.every", "1", "--model.generator_lr", "0.05")
-    assert max(most) == 4
+    assert max(counts) == 4
+    assert len(steps) > 10
+    assert steps == sorted(steps)
 
 
 def test_a_kill_between_the_two_names_of_one_checkpoint_leaves_no_third(
@@ -246,12 +254,10 @@ def test_a_file_system_without_links_still_keeps_the_one_before(
 def test_a_collapse_whose_result_a_kill_has_prevented_still_ends_the_run(
     tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: Shown
 ) -> None:
-    from msngan.training import collapse_rules as watch
+    def sign(lines: list[dict[str, int]], *_: object) -> list[Sign]:
+        return [Sign("fd is far off", True)] if lines[-1]["step"] == 3 else []
 
-    def sign(lines: list[dict[str, int]], *_: object) -> list[watch.Sign]:
-        return [watch.Sign("fd is far off", True)] if lines[-1]["step"] == 3 else []
-
-    monkeypatch.setattr(watch, "signs", sign)
+    monkeypatch.setattr("msngan.training.collapse_rules.signs", sign)
     options = ["--scores.enabled", "true", "--scores.every", "1", "--scores.samples", "20"]
     folder = tiny("mine", *options, "--scores.stop_on_collapse", "true")
     result = folder / "result.json"

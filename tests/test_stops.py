@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -81,30 +80,6 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     _, shown = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in shown
-
-
-def test_at_every_moment_of_a_save_some_last_checkpoint_is_whole(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[bool] = []
-
-    def watch(name: str) -> None:
-        real = getattr(os, name)
-
-        def watched(*arguments: object, **options: object) -> object:
-            last = Path("checkpoints/mine/last.ckpt")
-            result = real(*arguments, **options)
-            if seen or last.exists():
-                seen.append("step" in torch.load(last, weights_only=True)["msngan"])
-            return result
-
-        monkeypatch.setattr(os, name, watched)
-
-    for name in ("replace", "link", "unlink", "fsync"):
-        watch(name)
-    tiny("mine", "--checkpoint.every", "1")
-    assert len(seen) > 10
-    assert all(seen)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(tiny: Tiny, run: Run) -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from msngan import __version__
+from msngan.gan import GAN
 from msngan.norms import NormLayer
 from msngan.runs.atomic import replacing
 from msngan.runs.divergence import diverged
 from msngan.runs.folder import Diverged, UserError
 from msngan.training.callbacks.run_callback import RunCallback
-
-if TYPE_CHECKING:
-    from msngan.gan import GAN
 
 DUMP_FORMAT = 1
 
@@ -97,7 +95,7 @@ class Anomaly(Callback):
         self._watch: LayerWatch | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = cast("GAN", pl_module)
+        module = cast(GAN, pl_module)
         networks = {name: getattr(module, name) for name in module.trained}
 
         def found(text: str) -> NoReturn:

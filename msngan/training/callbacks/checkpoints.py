@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -19,10 +19,14 @@ from msngan.runs import distributed
 from msngan.runs.atomic import replacing, sync, sync_folder
 from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, load_plain
 from msngan.runs.options import Every, Record
-from msngan.training.callbacks.run_callback import OnError, RunCallback, Saving, last_step, reason
-
-if TYPE_CHECKING:
-    from msngan.data import ImageData
+from msngan.training.callbacks.run_callback import (
+    OnError,
+    RunCallback,
+    Saving,
+    data_of,
+    last_step,
+    reason,
+)
 
 KEPT = 4  # last, previous, best and the one being written: never more at once
 # SLURM's --signal=USR1@90 warns that the job's time is almost over: the exit code is SIGTERM's.
@@ -145,7 +149,7 @@ class Checkpoints(RunCallback):
             "step": trainer.global_step,
             "run": self.run.name,
             "task": pl_module.task,
-            "data": cast("ImageData", getattr(trainer, "datamodule")).description,  # noqa: B009
+            "data": data_of(trainer).description,
         }
         if self.options:
             about["options"] = self.options

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from msngan.data import images as convert
+from msngan.gan import GAN
 from msngan.losses import LOSSES
 from msngan.networks import evaluating
 from msngan.runs import rng
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import Every, Record
 from msngan.training import collapse_rules
-from msngan.training.callbacks.run_callback import RunCallback
-
-if TYPE_CHECKING:
-    from msngan.data import ImageData
-    from msngan.gan import GAN
+from msngan.training.callbacks.run_callback import RunCallback, data_of
 
 PROBES = 64  # real images, and samples
 LEAST = 0.01  # root mean square below which a weight's growth does not count
@@ -53,8 +50,8 @@ class CollapseChecks(RunCallback):
         if not self.every:
             return
         self._lines = read_lines(self.run.health)
-        if cast("GAN", pl_module).task == "gan":
-            data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
+        if cast(GAN, pl_module).task == "gan":
+            data = data_of(trainer)
             real = convert.to_float(data.real[:PROBES]).to(pl_module.device, _dtype(pl_module))
             self._real, self._distance = real, _distance(real)
 
@@ -72,7 +69,7 @@ class CollapseChecks(RunCallback):
         line: collapse_rules.Line = {"step": step}
         if self._real is not None:
             with trainer.precision_plugin.forward_context():
-                line |= self._of_gan(cast("GAN", pl_module), outputs, step)
+                line |= self._of_gan(cast(GAN, pl_module), outputs, step)
         line |= _growth(self._start, weight_sizes(pl_module))
         self.append(trainer, self.run.health, line)
         self._lines.append(line)
@@ -113,7 +110,7 @@ def weight_sizes(module: LightningModule) -> dict[str, float]:
     names: list[str] = []
     found: list[Tensor] = []
     least: list[float] = []
-    for network in cast("GAN", module).trained:
+    for network in cast(GAN, module).trained:
         for name, layer in getattr(module, network).named_modules():
             weight = getattr(layer, "weight", None)
             if not isinstance(weight, Tensor) or weight.dim() < 2:

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -18,6 +18,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn import functional as F
 
+from msngan.classifier import Classifier
+from msngan.data import Images, LabelledData
+from msngan.gan import GAN
 from msngan.networks import evaluating
 from msngan.norms import OptionalSpectralNorm
 from msngan.runs import distributed
@@ -27,12 +30,13 @@ from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Count, Record
 from msngan.training.callbacks.checkpoints import Checkpoints
 from msngan.training.callbacks.progress import Progress
-from msngan.training.callbacks.run_callback import RunCallback, Saving, callbacks_of, last_step
-
-if TYPE_CHECKING:
-    from msngan.classifier import Classifier
-    from msngan.data import Images, LabelledData
-    from msngan.gan import GAN
+from msngan.training.callbacks.run_callback import (
+    RunCallback,
+    Saving,
+    callbacks_of,
+    data_of,
+    last_step,
+)
 
 BLOCK = 100  # test images counted in one number of `test_right`
 
@@ -68,7 +72,7 @@ class Records(RunCallback):
         figures = {name: float(value) for name, value in outputs.items()}
         figures["steps_per_second"] = (step - before) / max(now - then, 1e-9)
         rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
-        figures |= zip(cast("GAN", pl_module).rates, rates, strict=True)
+        figures |= zip(cast(GAN, pl_module).rates, rates, strict=True)
         self.append(trainer, self.run.metrics, {"step": step, **figures})
         self.to_loggers(trainer, figures)
         self._since = (step, now)
@@ -103,8 +107,8 @@ class Accuracy(RunCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        data = cast("LabelledData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
-        module = cast("Classifier", pl_module)
+        data = cast(LabelledData, data_of(trainer))
+        module = cast(Classifier, pl_module)
         epoch, rest = divmod(step, data.steps_per_epoch)
         if step < last_step(trainer) and (rest or epoch % self.every):
             if not rest:
@@ -211,7 +215,7 @@ class Gates(RunCallback):
         self._gates: dict[str, OptionalSpectralNorm] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        gated = getattr(pl_module, "critic", None) or cast("Classifier", pl_module).network
+        gated = getattr(pl_module, "critic", None) or cast(Classifier, pl_module).network
         for name, layer in gated.named_modules():
             gate = getattr(layer, "weight_norm", None)
             if isinstance(gate, OptionalSpectralNorm):

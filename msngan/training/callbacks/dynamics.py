@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,15 +11,13 @@ from torch import Tensor
 
 from msngan.data import ImageData, LabelledData
 from msngan.data import images as convert
+from msngan.gan import GAN
 from msngan.runs import distributed, rng
 from msngan.runs.folder import UserError
 from msngan.runs.options import Every, Record
 from msngan.training import dynamics as file
-from msngan.training.callbacks.run_callback import RunCallback
+from msngan.training.callbacks.run_callback import RunCallback, data_of
 from msngan.training.dynamics.measure import Subject, measure
-
-if TYPE_CHECKING:
-    from msngan.gan import GAN
 
 PROBES = 128  # images, or latents, whose activations are measured
 SHOWN = ("gradient_zero", "stable_rank", "drift", "dead", "operator_norm")  # in the logger
@@ -48,7 +46,7 @@ class Dynamics(RunCallback):
         self._known = self._kept(trainer.global_step)
         if not self.every:
             return
-        data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
+        data = data_of(trainer)
         self._subjects = _subjects(pl_module, data)
         if self._known is None or not len(self._known):
             self._measure(trainer)
@@ -99,7 +97,7 @@ def _subjects(module: LightningModule, data: ImageData) -> list[Subject]:
     if isinstance(data, LabelledData):
         network = cast(torch.nn.Module, module.network)
         return [Subject("network", network, placed(data.prepared(images)))]
-    gan = cast("GAN", module)
+    gan = cast(GAN, module)
     draw = rng.generator(options.seed, 0, 0, "samples")
     latents = torch.randn(len(images), options.latent_dim, generator=draw)
     return [

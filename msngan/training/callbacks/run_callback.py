@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pytorch_lightning import Callback, Trainer
 
+from msngan.data import ImageData
 from msngan.runs import distributed
 from msngan.runs.atomic import append_line
 from msngan.runs.folder import Failure, Run
@@ -151,6 +152,12 @@ class RunCallback(Callback):
 def last_step(trainer: Trainer) -> int:
     """The step after which the run ends."""
     return int(trainer.lightning_module.hparams["steps"])
+
+
+def data_of(trainer: Trainer) -> ImageData:
+    """The data that the trainer was given."""
+    data: ImageData = getattr(trainer, "datamodule")  # noqa: B009  set where mypy does not look
+    return data
 
 
 C = TypeVar("C", bound=Callback)

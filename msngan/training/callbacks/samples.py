@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from msngan.data import images as convert
+from msngan.gan import GAN
 from msngan.runs.atomic import replacing
 from msngan.runs.options import Count, Every, Record
-from msngan.training.callbacks.run_callback import RunCallback, last_step
-
-if TYPE_CHECKING:
-    from msngan.data import ImageData
-    from msngan.gan import GAN
+from msngan.training.callbacks.run_callback import RunCallback, data_of, last_step
 
 
 class Samples(RunCallback):
@@ -40,7 +37,7 @@ class Samples(RunCallback):
             return
         step = trainer.global_step
         self.saving.attempt("a grid", step, lambda: self._keep_until(step), needed=True)
-        data = cast("ImageData", getattr(trainer, "datamodule"))  # noqa: B009  set by fit()
+        data = data_of(trainer)
         pick = torch.linspace(0, len(data.real) - 1, min(self.count, len(data.real))).long()
         self._save(trainer, data.real[pick], "real.png")
         if trainer.global_step == 0 and self.every:
@@ -57,7 +54,7 @@ class Samples(RunCallback):
             self.saving.attempt("training.webp", trainer.global_step, self._write_film)
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
-        images = cast("GAN", module).sample(self.count, module.hparams["seed"])
+        images = cast(GAN, module).sample(self.count, module.hparams["seed"])
         self._save(trainer, images, f"step-{trainer.global_step:08d}.png")
 
     def _save(self, trainer: Trainer, images: torch.Tensor, name: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from msngan.data import ImageData
+from msngan.gan import GAN
 from msngan.runs import distributed
 from msngan.runs.bounds import Range
 from msngan.runs.checkpoint_files import read_checkpoint
@@ -22,12 +25,6 @@ from msngan.training import collapse_rules
 from msngan.training.callbacks.checkpoints import Checkpoints
 from msngan.training.callbacks.progress import Progress, clock
 from msngan.training.callbacks.run_callback import RunCallback, callbacks_of, last_step
-
-if TYPE_CHECKING:
-    import torch
-
-    from msngan.data import ImageData
-    from msngan.gan import GAN
 
 SHARE = 0.05  # of a run's time; scores that take more are reported
 ROLES = {usual: role for role, (usual, _) in KEYS.items()}  # role by usual name, as --scores.best
@@ -121,7 +118,7 @@ class Scores(RunCallback):
         say = self.saving.say
         self._key = self._scorer.keys[self.role]
         self.keep_until(trainer, self.run.scores)
-        self._weights = "ema" if cast("GAN", pl_module).ema is not None else "raw"
+        self._weights = "ema" if cast(GAN, pl_module).ema is not None else "raw"
         like = {"protocol_id": self._scorer.protocol.id, "weights": self._weights, "source": "fit"}
         # The first process reads for all, so that all decide by the same lines.
         lines = distributed.decided(lambda: read_lines(self.run.scores))
@@ -149,7 +146,7 @@ class Scores(RunCallback):
         if self._scorer is None or not self.due(trainer, self.every):
             return
         start, step = time.monotonic(), trainer.global_step
-        scored = self._scorer.score(cast("GAN", pl_module).sampler())
+        scored = self._scorer.score(cast(GAN, pl_module).sampler())
         seconds = time.monotonic() - start
         line = score_line(self.run.name, step, self._weights, "fit", scored.line, seconds)
         line["config"] = self.config_name

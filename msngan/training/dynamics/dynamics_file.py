@@ -93,12 +93,6 @@ class Dynamics:
         """How many measurements there are."""
         return len(self.step)
 
-    def layer(self, name: str) -> int:
-        """The index of a layer; ValueError that lists the known ones."""
-        if name not in self.layers:
-            raise ValueError(f"no layer {name!r}; choose one of {', '.join(self.layers)}")
-        return self.layers.index(name)
-
 
 def appended(dynamics: Dynamics | None, measurement: Dynamics) -> Dynamics:
     """Both, one after the other; the measurement alone if there is nothing before it.
