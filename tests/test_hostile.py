@@ -158,7 +158,6 @@ def test_a_program_under_any_name(place: Place) -> None:
         path = place.write(f"evil.{ending}", data)
         commands += [["sample", path], ["evaluate", path], [*FIT, "--ckpt_path", path]]
         commands += [["evaluate", "--samples", path, "--against", path]]
-        commands += [["extractor", "card", path]]
         scored = [*FIT, "--scores.enabled", "true", "--scores.extractor"]
         commands += [[*scored, path], [*scored, "inception", "--scores.inception_weights", path]]
         commands += [["evaluate", path, "--inception-weights", path], ["fit", "--config", path]]
@@ -231,8 +230,7 @@ def test_exported_generators_and_extractors(place: Place, every: bool) -> None:
             if kind == "generator":
                 readers = [["sample", path, "--out", "x.png"], ["evaluate", path]]
             else:
-                readers = [["extractor", "card", path]]
-                readers += [["evaluate", source, "--extractor", path]]
+                readers = [["evaluate", source, "--extractor", path]]
             commands += some(readers, index, every=every)
     place.refused(commands)
 
@@ -242,7 +240,7 @@ def test_what_is_no_file_at_all(place: Place) -> None:
     for name in hostile_data.special(place.folder):
         path = str(place.folder / name)
         commands += [["fit", "--config", path], ["sample", path], ["evaluate", path]]
-        commands += [["export", path], [*FIT, "--ckpt_path", path], ["extractor", "card", path]]
+        commands += [["export", path], [*FIT, "--ckpt_path", path]]
         commands += [["evaluate", "nothing", "--protocol", path], ["study", path]]
         commands += [[*FOLDER, path], ["evaluate", "--samples", path, "--against", path]]
         for ending in ("ckpt", "yaml", "safetensors", "npz", "zip"):

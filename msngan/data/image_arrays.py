@@ -2,7 +2,7 @@
 
 Arrays are laid out as in guided-diffusion (Dhariwal & Nichol 2021, arXiv:2105.05233: `arr_0`, uint8
 (N, H, W, C), beside labels and statistics), as by `msngan sample --format npz`, or (N, C, H, W) as
-in PyTorch. Pickles are not opened, and an array's header is checked before its pixels are read.
+in PyTorch. Pickles are not opened.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -23,14 +21,13 @@ from msngan.data import images as convert
 from msngan.data.datasets import Images
 from msngan.data.image_files import (
     MOST_BYTES,
-    ZIP_KINDS,
     DataError,
-    check_zip_index,
     in_chunks,
     load_folder,
     pixels,
     reading,
 )
+from msngan.runs.safe_read import read_npy, read_npz
 
 ARRAYS = (".npz", ".npy")
 NAMES = ("arr_0", "images", "samples", "x")  # of the images in an .npz file, the first one there is
@@ -40,8 +37,6 @@ MOST_RATIO = 200  # of an array's bytes to what they are compressed to; few colo
 MOST_UNSUSPECTED = 2**28  # bytes
 WHAT = "a folder, or a .zip, .npz or .npy file, of images"
 LAYOUTS = "(N, H, W, C), (N, C, H, W) or, if grey, (N, H, W)"
-
-Opener = Callable[[], IO[bytes]]
 
 
 def load_images(
@@ -72,7 +67,8 @@ def load_images(
             raise DataError(f"{option}: {str(problem).replace('--data.', '--')}") from problem
     elif stat.S_ISREG(mode) and ending in ARRAYS:
         with reading(f"{option} {path}"):
-            found = Images(_array(path, f"{option} {path}", size, channels))
+            what, array = _array(path, f"{option} {path}")
+            found = Images(_images(array, what, size, channels))
     else:
         raise DataError(f"{option} {path} is of an unknown kind; give {WHAT}")
     if len(found.images) < 2:
@@ -80,15 +76,20 @@ def load_images(
     return found
 
 
-def _array(path: Path, what: str, size: int | None, channels: int | None) -> Tensor:
-    """what: the option and the path, for messages."""
+def _array(path: Path, what: str) -> tuple[str, np.ndarray]:
+    """The array of images, after what to call it in messages; what: the option and the path."""
     if path.suffix.lower() == ".npy":
-        return _images(lambda: open(path, "rb"), what, size, channels)
-    check_zip_index(path)
+        return what, read_npy(path, MOST_BYTES)
     with zipfile.ZipFile(path) as archive:
         name = _chosen(archive.namelist(), what)
-        _check_member(archive.getinfo(f"{name}.npy"), what)
-        return _images(lambda: archive.open(f"{name}.npy"), f"{what}: {name!r}", size, channels)
+        for member in archive.infolist():
+            size, packed = member.file_size, member.compress_size
+            if size > MOST_UNSUSPECTED and size > MOST_RATIO * packed:
+                raise DataError(
+                    f"{what} inflates to {size:,} bytes from {packed:,}, as no images do; use"
+                    " numpy.savez"
+                )
+    return f"{what}: {name!r}", read_npz(path, MOST_BYTES)[name]
 
 
 def _chosen(members: list[str], what: str) -> str:
@@ -108,72 +109,35 @@ def _chosen(members: list[str], what: str) -> str:
     return names[0]
 
 
-def _check_member(member: zipfile.ZipInfo, what: str) -> None:
-    """DataError for a member that may take more memory than its index says, or than images do."""
-    if member.compress_type not in ZIP_KINDS:
-        raise DataError(f"{what} is compressed in a way that is not read; use numpy.savez")
-    size, packed = member.file_size, member.compress_size
-    if size > MOST_UNSUSPECTED and size > MOST_RATIO * packed:
-        raise DataError(
-            f"{what} inflates to {size:,} bytes from {packed:,}, as no images do; use numpy.savez"
-        )
-
-
-def _images(opened: Opener, what: str, size: int | None, channels: int | None) -> Tensor:
-    with opened() as file:
-        shape, kind = _header(file)
-    _check(shape, kind, what, size, channels)
-    with opened() as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    if kind.kind == "f":
-        raise DataError(_of_floats(array, what))
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[3] in CHANNELS:
-        array = np.moveaxis(array, 3, 1)
-    return _converted(torch.from_numpy(np.ascontiguousarray(array)), size, channels)
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    version = np.lib.format.read_magic(file)
-    if version not in readers:  # the later ones are for names that no array of images has
-        raise ValueError(f"version {version[0]}.{version[1]} of the format holds no plain array")
-    shape, _, kind = readers[version](file)
-    return shape, kind
-
-
-def _check(
-    shape: tuple[int, ...], kind: np.dtype, what: str, size: int | None, channels: int | None
-) -> None:
-    """DataError if the header says that the array cannot be images."""
-    if kind.hasobject:
-        raise DataError(
-            f"{what} holds Python objects, which are pickles and are not opened; save one array of"
-            " uint8, with all images of one size"
-        )
+def _images(array: np.ndarray, what: str, size: int | None, channels: int | None) -> Tensor:
+    """The array as uint8 (N, C, H, W); DataError if it cannot be images."""
+    shape, kind = array.shape, array.dtype
     if len(shape) not in (3, 4):
         raise DataError(f"{what} has shape {shape}; images are {LAYOUTS}")
     if min(shape) < 1:
         raise DataError(f"{what} has shape {shape}, which holds no pixels")
-    sides = _sides(shape, what)
-    if kind.kind != "f" and kind != np.uint8:
+    height, width = _sides(shape, what)
+    if kind.kind == "f":
+        raise DataError(_of_floats(array, what))
+    if kind != np.uint8:
         raise DataError(
             f"{what} is {kind}, and images are uint8, 0 to 255; if its values are these, save"
             " x.astype(numpy.uint8)"
         )
-    if size is None and sides[0] != sides[1]:
-        raise DataError(f"{what} is not square ({sides[1]}x{sides[0]}); set --size")
-    side = size or sides[0]
-    need = max(math.prod(shape) * kind.itemsize, shape[0] * (channels or 1) * side * side)
+    if size is None and height != width:
+        raise DataError(f"{what} is not square ({width}x{height}); set --size")
+    side = size or height
+    need = shape[0] * (channels or 1) * side * side
     if need > MOST_BYTES:
         raise DataError(
             f"{what} needs {need / 2**30:.0f} GiB of memory, over {MOST_BYTES / 2**30:.0f};"
             " give fewer images"
         )
+    if array.ndim == 3:
+        array = array[:, None]
+    elif shape[3] in CHANNELS:
+        array = np.moveaxis(array, 3, 1)
+    return _converted(torch.from_numpy(np.ascontiguousarray(array)), size, channels)
 
 
 def _sides(shape: tuple[int, ...], what: str) -> tuple[int, int]:

@@ -48,7 +48,6 @@ MOST_BYTES = 2**36  # of all images in memory
 MOST_NAMED = 5  # unreadable files that a message names
 CHUNK = 32
 ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates others without a bound
-MOST_INDEX = 2**27  # bytes of a zip file's index; two million images
 MOST_RATIO = 100  # of a member's size to its compressed size; images are compressed already
 SMALL = 2**20  # bytes; no ratio is checked for smaller members
 _one_at_a_time = threading.Lock()
@@ -323,7 +322,6 @@ def _opened(root: Path) -> Iterator[Source]:
         raise DataError(f"{root} is neither a folder nor a zip file of images")
     else:
         with reading(root):
-            check_zip_index(root)
             archive = zipfile.ZipFile(root)
         with archive:
             yield _zipped(root, archive)
@@ -379,24 +377,6 @@ def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
             return _read_member(archive, members[name])
 
     return Source(root, sorted(members), read)
-
-
-def check_zip_index(path: Path) -> None:
-    """OSError for a zip file with so many members that listing them takes more than a GiB."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2**16 - 22))
-        tail = file.read()
-        at = tail.rfind(b"PK\5\6")
-        if at < 0 or len(tail) < at + 22:
-            return  # zipfile says what is wrong
-        length = int.from_bytes(tail[at + 12 : at + 16], "little")
-        place = at - 20
-        if place >= 0 and tail[place : place + 4] == b"PK\6\7":  # large files have a second record
-            file.seek(min(size, int.from_bytes(tail[place + 8 : place + 16], "little")))
-            length = max(length % (2**32 - 1), int.from_bytes(file.read(56)[40:48], "little"))
-    if length > MOST_INDEX:
-        raise OSError(f"an index of {length:,} bytes is longer than the {MOST_INDEX:,} allowed")
 
 
 def _unfit(name: str, member: zipfile.ZipInfo) -> str | None:

@@ -272,7 +272,9 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
     if version != (1, 0):  # the later ones are for names that no array of ours has
         raise ValueError(f"version {version[0]}.{version[1]} of NumPy's format is not supported")
     shape, _, kind = np.lib.format.read_array_header_1_0(file)
-    if kind.hasobject or math.prod(shape) * kind.itemsize != size - file.tell():
+    if kind.hasobject:
+        raise ValueError("it holds Python objects, which are pickles and are not opened")
+    if math.prod(shape) * kind.itemsize != size - file.tell():
         raise ValueError(f"it does not hold what its header says, {kind} {shape}")
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
