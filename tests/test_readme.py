@@ -130,7 +130,7 @@ def test_the_python_that_is_shown_runs(
         given["criterion"] = nn.CrossEntropyLoss()
         for block in blocks(ROOT / folder / "README.md", "python"):
             exec(compile(block, f"{folder}/README.md", "exec"), given)
-        if "plain" in given:
+        if folder != "msngan/scores":
             torch.testing.assert_close(given["plain"](x), network.eval()(x), rtol=1e-4, atol=1e-5)
     assert "fd/embed-digits-" in capsys.readouterr().out
 
