@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +44,11 @@ def test_a_checkpoint_of_format_1_draws_the_same_images(run: Run, first: Path) -
 def test_a_run_of_format_1_goes_on(
     run: Run, first: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    environment = first.with_name("environment.json")
+    environment.write_text('{"command": "msngan fit --run format1"}')  # as older versions wrote it
     assert run("resume", "format1", "--steps", "9") == 0
+    commands = [each["command"] for each in json.loads(environment.read_text())["commands"]]
+    assert commands == ["msngan fit --run format1", shlex.join(["msngan", *sys.argv[1:]])]
     changes = [line for line in capfd.readouterr().err.splitlines() if " -> " in line]
     assert [line for line in changes if not line.startswith("threads")] == ["steps: 6 -> 9"]
     saved = read_checkpoint(first)

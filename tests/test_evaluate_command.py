@@ -178,6 +178,8 @@ def test_the_leaderboard_shows_what_evaluate_adds_under_the_runs_config(
     (line,) = lines("mine")
     assert line["config"] == "digits_msn"
     assert line["source"] == "evaluate"
+    environment = json.loads(Path("checkpoints/mine/environment.json").read_text())
+    assert len(environment["commands"]) == 2  # of fit and of evaluate
     capfd.readouterr()
     assert runs("leaderboard", "--format", "csv", "--no-published") == 0
     out, err = capfd.readouterr()

@@ -7,12 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import QUIET, TINY
 from report_runs import (
     EPOCHS,
     HOSTILE,
@@ -219,21 +217,6 @@ def test_the_dynamics_table_has_the_first_and_last_value_of_every_layer(three: P
     assert "body.1 from 0.11 at step 0 to 0.61 at 500" in titles[0]
     assert any(text.startswith("stem. step 0 from 1 at") for text in made.texts)
     assert any("Spectral complexity. critic from 12.5" in text for text in made.texts)
-
-
-def test_every_command_of_a_run_is_recorded_in_its_order(
-    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    score = ["--protocol", "paper", "--runs", "1", "--images", "16", "--metrics", "fid"]
-    for argv in (
-        ["fit", *TINY, *QUIET, "--steps", "1", "--run", "mine"],
-        ["resume", "mine", "--steps", "2"],
-        ["evaluate", "mine", *score],
-    ):
-        monkeypatch.setattr(sys, "argv", ["msngan", *argv])
-        assert run(*argv) == 0
-    commands = [text for text in page(Path(), "mine").texts if text.startswith("msngan fit")]
-    assert [line.split()[1] for line in commands[0].splitlines()] == ["fit", "resume", "evaluate"]
 
 
 @pytest.mark.parametrize("case", ["validated", "no validation images", "diverged", "running"])

@@ -138,13 +138,11 @@ def test_hostile_text_runs_nothing_and_the_policy_would_stop_it(tmp_path: Path) 
     folder = classifier(tmp_path)
     lines(folder / "metrics.jsonl", [{"step": s, HOSTILE: s / 10} for s in (1, 2, 3)])
     page = written(tmp_path, "c")
-    shown = browse(tmp_path, page, "--dump-dom")
-    assert complaints(shown) == []
-    assert "<script" not in shown.stdout
-    # An injected script and a picture from elsewhere are refused, and said to be.
+    # An injected script and a picture from elsewhere are refused, and said to be; text is text.
     text = page.read_text(encoding="utf-8")
     evil = '<script>document.title = "changed"</script><img src="https://x.example/a.png">'
     page.write_text(text.replace("</body>", f"{evil}</body>"), encoding="utf-8")
     shown = browse(tmp_path, page, "--dump-dom")
-    assert len(complaints(shown)) >= 2
+    assert len(complaints(shown)) == 2
+    assert shown.stdout.count("<script") == 1
     assert "<title>changed" not in shown.stdout
