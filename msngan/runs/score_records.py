@@ -151,23 +151,26 @@ def parse(record: dict[str, Json], run: str) -> Entry:
     if record.get("format") != 1:
         raise ValueError(f"format {record.get('format')!r} is not known, only 1 is")
     protocol = _want(record, "protocol", dict)
-    for key, kind in {"name": str, "dataset": str, "extractor": str}.items():
-        _want(protocol, key, kind)
+    for name in ("name", "dataset", "extractor"):
+        _want(protocol, name, str)
     official = _want(protocol, "official_inception", bool)
-    runs = _count(protocol, "runs", 1)
-    _count(protocol, "samples", 1)
+    runs = _want(protocol, "runs", int, least=1)
+    _want(protocol, "samples", int, least=1)
     weights = _want(record, "weights", str)
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights {weights!r} is neither 'ema' nor 'raw'")
-    step = _count(record, "step", 0)
+    step = _want(record, "step", int, least=0)
+    said: Json = {
+        name: str(record[name]) if record.get(name) else None for name in ("source", "time")
+    }
     scores = {}
-    if not _want(record, "scores", dict):
-        raise ValueError("'scores' is empty")
-    for name, score in record["scores"].items():
+    for name in _want(record, "scores", dict):
         if not official and (name in OFFICIAL or name.partition("/")[0] in OFFICIAL_FAMILIES):
             raise ValueError(f"{name!r} is not from the official Inception network")
-        source, time = (record.get(key) for key in ("source", "time"))
-        scores[name] = _score(name, score, runs, step, source and str(source), time and str(time))
+        scores[name] = Score(step=step, **_score(record["scores"], name, runs, said))
+    if not scores:
+        raise ValueError("'scores' is empty")
+    floors = {"floors": {}} if record.get("floors") is None else record
     return Entry(
         run=clean(run),
         config=_want(record, "config", str),
@@ -176,56 +179,48 @@ def parse(record: dict[str, Json], run: str) -> Entry:
         protocol_id=_want(record, "protocol_id", str),
         protocol=protocol,
         scores=scores,
-        floors=_floors(record.get("floors")),
-        dimensions=_count(record, "dimensions", 1) if "dimensions" in record else None,
+        floors={
+            name: Floor(_number(name, floor["mean"]), _want(floor, "kind", str))
+            for name in _want(floors, "floors", dict)
+            if (floor := _want(floors["floors"], name, dict)).get("mean") is not None
+        },
+        dimensions=_want(record, "dimensions", int, least=1) if "dimensions" in record else None,
     )
 
 
-def _want(record: dict[str, Json], key: str, kind: type) -> Json:
-    if key not in record:
-        raise ValueError(f"no {key!r}")
-    if not isinstance(record[key], kind):
-        raise ValueError(f"{key!r} is not a {kind.__name__}")
-    if kind is str and not record[key]:
-        raise ValueError(f"{key!r} is empty")
-    return record[key]
-
-
-def _count(record: dict[str, Json], key: str, least: int) -> int:
-    value = _want(record, key, int)
-    if isinstance(value, bool) or value < least:
-        raise ValueError(f"{key!r} is not a whole number from {least}")
-    return value
-
-
-def _number(name: str, value: Json) -> float:
-    found = number(value)
-    if found is None:
-        raise ValueError(f"{name!r} holds something that is not a number, or too large")
-    return float(found)
-
-
 def _score(
-    name: str, score: Json, runs: int, step: int, source: str | None, time: str | None
-) -> Score:
-    score = _want({name: score}, name, dict)
+    scores: dict[str, Json], name: str, runs: int, said: dict[str, str | None]
+) -> dict[str, Json]:
+    """The fields of one metric's Score but its step."""
+    score = _want(scores, name, dict)
     if "mean" not in score:
         raise ValueError(f"{name!r} has no 'mean'")
     if score["mean"] is None:
         reason = str(score.get("reason") or "no reason recorded")
-        return Score(step, None, None, runs, (), reason, source, time)
-    mean = _number(name, score["mean"])
+        return {"mean": None, "sd": None, "runs": runs, "values": (), "reason": reason, **said}
     sd = None if score.get("sd") is None else _number(name, score["sd"])
     if sd is not None and sd < 0:
         raise ValueError(f"{name!r} has a negative 'sd'")
     values = tuple(_number(name, each) for each in _want({"values": [], **score}, "values", list))
-    return Score(step, mean, sd, len(values) or runs, values, None, source, time)
+    about: Json = {"sd": sd, "runs": len(values) or runs, "values": values, "reason": None}
+    return {"mean": _number(name, score["mean"]), **about, **said}
 
 
-def _floors(floors: Json) -> dict[str, Floor]:
-    found = {}
-    for name, floor in _want({"floors": {} if floors is None else floors}, "floors", dict).items():
-        floor = _want({name: floor}, name, dict)
-        if floor.get("mean") is not None:
-            found[name] = Floor(_number(name, floor["mean"]), _want(floor, "kind", str))
-    return found
+def _want(record: dict[str, Json], key: str, kind: type, least: int | None = None) -> Json:
+    """The value, which is of this kind; of a string, not empty; of an integer, `least` or more."""
+    if key not in record:
+        raise ValueError(f"no {key!r}")
+    if type(record[key]) is not kind:
+        raise ValueError(f"{key!r} is not a {kind.__name__}")
+    value = record[key]
+    if value == "":
+        raise ValueError(f"{key!r} is empty")
+    if least is not None and value < least:
+        raise ValueError(f"{key!r} is less than {least}")
+    return value
+
+
+def _number(name: str, value: Json) -> float:
+    if (found := number(value)) is None:
+        raise ValueError(f"{name!r} holds something that is not a number, or too large")
+    return float(found)
