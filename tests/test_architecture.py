@@ -97,6 +97,7 @@ def loaded_after(*arguments: str) -> set[str]:
         ["sample", "--help"],
         ["resume", "--help"],
         ["evaluate", "--help"],
+        ["evaluate", "nothing"],
         ["study", "--help"],
         ["study", "nothing"],
         ["figures", "--help"],

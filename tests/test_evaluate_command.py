@@ -18,7 +18,6 @@ import torch
 from conftest import QUIET, TINY
 from PIL import Image
 from rich.console import Console
-from test_architecture import loaded_after
 from test_bad_input import snapshot
 
 from msngan import data
@@ -475,18 +474,6 @@ def test_samples_written_and_scored_again_are_the_runs_own(
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "other"]
 
 
-def test_a_data_set_can_be_the_reference_with_measured_floors(
-    scored: Callable[..., list[dict[str, Any]]], runs: Run
-) -> None:
-    assert runs("sample", "mine", "--n", "50", "--format", "npz", "--out", "x.npz") == 0
-    sizes = ["--runs", "2", "--images", "20", "--size", "8"]
-    (line,) = scored("--samples", "x.npz", "--dataset", "digits", "--split", "train", *sizes)
-    assert line["protocol"]["dataset"] == "digits"
-    assert line["protocol"]["split"] == "train"
-    assert line["protocol"]["extractor"].startswith("embed-digits-")
-    assert line["floors"][next(iter(line["floors"]))]["kind"] == "real-vs-real"
-
-
 def test_recorded_samples_stand_on_the_leaderboard(
     scored: Callable[..., list[dict[str, Any]]], runs: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -656,21 +643,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_data_set_that_is_not_here_names_the_option_for_its_folder(
-    capfd: pytest.CaptureFixture[str], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(*_: object, **__: object) -> NoReturn:
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr("urllib.request.urlopen", offline)
-    capfd.readouterr()
-    assert run("evaluate", "mine", "--dataset", "mnist", "--data-root", "empty") == 2
-    line = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "give --data-root or MSNGAN_DATA a folder that holds torchvision's MNIST" in line
-    assert not Path("checkpoints/mine/scores.jsonl").exists()
-
-
-@pytest.mark.usefixtures("runs")
 def test_a_run_whose_scores_cannot_be_written_is_refused_before_it_is_scored(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -678,19 +650,3 @@ def test_a_run_whose_scores_cannot_be_written_is_refused_before_it_is_scored(
     assert "checkpoints/mine/scores.jsonl cannot be written" in refused("mine", *SHORT)
     given = ["--samples", "digits.zip", "--against", "digits.zip"]
     assert "--record x: checkpoints/x cannot be written" in refused(*given, "--record", "x")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--samples", "x", "--against", "x", "--protocol", "papr"],
-        ["--samples", "x", "--against", "x", "--record", "a b"],
-        ["nothing"],
-    ],
-    ids=" ".join,
-)
-def test_usage_errors_do_not_import_torch(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert not loaded_after("evaluate", *arguments) & {"torch", "rich", "pytorch_lightning"}

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from toy_extractor import METADATA, network, photographs, protocol_of
+from toy_extractor import photographs, protocol_of
 
 from msngan.runs import hardware as machine
 from msngan.runs.folder import UserError
 from msngan.scores import distances, extractors, torch_fidelity_check
-from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.evaluation import evaluate_sampler
 from msngan.scores.extractors import Extractor, InceptionExtractor, file_sha256
 from msngan.scores.reference import Reference
@@ -233,16 +232,6 @@ def train_test_distance_and_train_score(
         logits.append(features.logits)
     real = Reference.of(test, extractor, cache)
     return real.frechet(torch.cat(pools)), distances.inception_score(torch.cat(logits), splits=10)
-
-
-def test_the_anchors_are_computed_from_all_images(tmp_path: Path) -> None:
-    toy = EmbeddedExtractor(network(), METADATA, "ab" * 32)
-    train, test = photographs(1100), photographs(300, seed=1)
-    distance, score = train_test_distance_and_train_score(toy, train, test, tmp_path)
-    of_train = toy.features(train)
-    expected = distances.frechet_distance(of_train.pool, toy.features(test).pool)
-    assert distance == pytest.approx(expected, rel=1e-6)
-    assert score == pytest.approx(distances.inception_score(of_train.logits, 10), rel=1e-9)
 
 
 @pytest.mark.weights
