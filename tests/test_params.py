@@ -13,13 +13,13 @@ import pytest
 from test_architecture import loaded_after
 from torch import nn
 
-from msngan.bench.parameters import CODE, CRITIC, build, counts, forms
+from msngan.bench.parameters import CODE, CRITIC, Count, build, counts, forms
 from msngan.bench.settings import PUBLISHED, REBUILT, SHAPES
 from msngan.networks import CLASSIFIERS, Critic
 from msngan.networks.released import RELEASED
 from msngan.norms import NORMS, Norm, WeightPart
 from msngan.report.tables.params_tables import params_tables
-from msngan.report.tables.table import print_terminal
+from msngan.report.tables.table import print_as, print_terminal
 
 Run = Callable[..., int]
 Rows = dict[tuple[str, str], dict[str, Any]]
@@ -127,34 +127,50 @@ def test_forms_follow_from_the_parts_of_a_norm() -> None:
 def test_all_networks_are_counted_under_the_paper_s_norms(
     rows: Callable[..., list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = {name: {"width": 1, "size": 32, "channels": 1} for name in SHAPES}
-    monkeypatch.setattr("msngan.commands.params.SHAPES", small)
+    def counted(network: str, shape: dict[str, int], norms: list[str]) -> list[Count]:
+        assert shape == SHAPES[network]
+        return [Count(network, **shape, norm=norm, form="default") for norm in norms]
+
+    monkeypatch.setattr("msngan.bench.parameters.counts", counted)
     made = rows()
     assert list(dict.fromkeys(row["network"] for row in made)) == list(PUBLISHED)
     assert {row["norm"] for row in made} == set(PAPERS)
-    assert not any(row["table_iii"] for row in made)
 
 
 @pytest.mark.quick
-def test_a_size_without_a_network_is_the_critic_s_and_counts_every_norm(
-    rows: Callable[..., list[dict[str, Any]]],
+def test_a_size_without_a_network_is_the_critic_s_and_every_format_has_every_norm(
+    rows: Callable[..., list[dict[str, Any]]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = rows("--width", "4", "--size", "16", "--channels", "1")
+    made = rows("--width", "1", "--size", "16", "--channels", "1")
     assert {row["network"] for row in made} == {"critic"}
     assert [row["norm"] for row in made if row["form"] == "default"] == list(NORMS)
     assert not any(row["table_iii"] for row in made)
     for row in made:
-        assert (row["width"], row["size"], row["channels"]) == (4, 16, 1)
+        assert (row["width"], row["size"], row["channels"]) == (1, 16, 1)
         if row["form"] == "default":
-            critic = Critic(row["norm"], 4, 1, 16)
+            critic = Critic(row["norm"], 1, 1, 16)
             assert row["parameters"] == sum(each.numel() for each in critic.parameters())
+    shown = {}
+    for form in ("table", "md", "csv"):
+        print_as(
+            form,
+            tables=lambda: params_tables(made),
+            rows=lambda: (list(made[0]), made),
+            whole=lambda: None,
+        )
+        shown[form] = capfd.readouterr().out
+    lines = [line for line in shown["md"].splitlines() if line.startswith("|")]
+    assert lines[0] == ("| norm | rebuilt | genuine | vs none | buffers | conv_bias | their code |")
+    assert len(lines) == 2 + len(NORMS)
+    cells = {line.split(" | ")[0].strip("| ").replace("\\", ""): line for line in lines[2:]}
+    for record in csv.DictReader(io.StringIO(shown["csv"])):
+        assert record["norm"] in shown["table"]
+        assert f"{int(record['parameters']):,}" in cells[record["norm"]]
+    assert max(map(len, shown["table"].splitlines())) <= 80
 
 
 def test_late_buffers_are_counted_and_a_refused_size_is_said(
-    rows: Callable[..., list[dict[str, Any]]],
-    run: Run,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    rows: Callable[..., list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Late(WeightPart):
         def prepare(self, layer: object, x: Any) -> None:
@@ -173,34 +189,16 @@ def test_late_buffers_are_counted_and_a_refused_size_is_said(
     monkeypatch.setitem(NORMS, "late", Norm(weight=lambda *_: Late()))
     monkeypatch.setitem(NORMS, "choosy", Norm(output=lambda _: Choosy(), cancels_bias=True))
     monkeypatch.setitem(NORMS, "choosier", Norm(weight=refuse))
-    found = {row["norm"]: row for row in rows("--width", "1", "--size", "8")}
+    made = rows("--width", "1", "--size", "8")
+    found = {row["norm"]: row for row in made}
     assert set(found) == set(NORMS)
     assert found["late"]["buffers"] == 8 * 3
     for name, kind in (("choosy", "image"), ("choosier", "layer")):
         assert found[name]["note"] == f"this {kind} is too small"
         assert found[name]["parameters"] is found[name]["buffers"] is None
-    assert run("params", "--width", "1", "--size", "8") == 0
-    shown = capfd.readouterr().out
-    assert shown.count("choosy, ") == 1
-    assert "choosy, genuine: this image is too small." in shown
-
-
-def test_every_format_has_every_row(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
-    shown = {}
-    for form in ("table", "md", "csv"):
-        assert run("params", "--format", form, "--width", "1", "--size", "16") == 0
-        shown[form] = capfd.readouterr().out
-    records = list(csv.DictReader(io.StringIO(shown["csv"])))
-    assert {record["norm"] for record in records} == set(NORMS)
-    assert all(int(record["parameters"]) > 0 for record in records)
-    lines = [line for line in shown["md"].splitlines() if line.startswith("|")]
-    assert lines[0] == ("| norm | rebuilt | genuine | vs none | buffers | conv_bias | their code |")
-    assert len(lines) == 2 + len(NORMS)
-    cells = {line.split(" | ")[0].strip("| ").replace("\\", ""): line for line in lines[2:]}
-    for record in records:
-        assert record["norm"] in shown["table"]
-        assert f"{int(record['parameters']):,}" in cells[record["norm"]]
-    assert max(map(len, shown["table"].splitlines())) <= 80
+    _, table = params_tables(made)
+    assert table.notes.count("choosy, genuine: this image is too small.") == 1
+    assert sum(note.startswith("choosy, ") for note in table.notes) == 1
 
 
 def test_a_published_count_is_marked_and_the_other_forms_fit_a_terminal(
