@@ -61,8 +61,8 @@ def put(monkeypatch: pytest.MonkeyPatch, kind: type[Any], place: str, layer: nn.
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (Poison, "(Poison) put out nan in the forward pass"),
-        (Root, "(Root) made a gradient of nan in the back"),
+        (Poison, "(Poison) produced nan in the forward pass"),
+        (Root, "(Root) produced a gradient of nan in the back"),
     ],
 )
 def test_the_layer_that_a_nan_begins_in_is_named(
@@ -100,7 +100,7 @@ def test_a_weight_that_was_bad_before_is_said_in_fit_and_resume(
     again = ("resume", "mine", "--steps", "6")
     assert run(*again, "--detect-anomaly") == 1
     shown = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "at step 4: critic.body.4 (NormConv2d) put out nan in the forward pass" in shown
+    assert "at step 4: critic.body.4 (NormConv2d) produced nan in the forward pass" in shown
     assert "its weight holds nan already" in shown
     assert "detect_anomaly: true" not in Place("mine").config.read_text()
     assert run(*again) == 1
@@ -108,7 +108,7 @@ def test_a_weight_that_was_bad_before_is_said_in_fit_and_resume(
     assert "critic_loss nan" in shown
     assert "`msngan resume mine --detect-anomaly` names the layer" in shown
     assert run(*again, "--trainer.detect_anomaly", "true") == 1
-    assert "critic.body.4 (NormConv2d) put out nan" in capfd.readouterr().err
+    assert "critic.body.4 (NormConv2d) produced nan" in capfd.readouterr().err
 
 
 def test_looking_changes_no_bit_of_a_gan(tiny: Tiny) -> None:
@@ -140,7 +140,7 @@ def test_a_penalty_whose_second_derivative_is_none_is_named() -> None:
     (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     assert not found
     slope.square().sum(1).sqrt().mean().backward()
-    assert found[0] == "a penalty on the gradient of critic.0 (Linear) made a gradient of nan"
+    assert found[0] == "a penalty on the gradient of critic.0 (Linear) produced a gradient of nan"
 
 
 def test_the_loss_is_named_where_the_networks_are_sound() -> None:
@@ -149,7 +149,7 @@ def test_the_loss_is_named_where_the_networks_are_sound() -> None:
     watch = LayerWatch({"critic": critic}, found.append)
     watch.active = True
     (critic(torch.randn(5, 3)) * 0).sqrt().sum().backward()
-    assert found[0] == "the loss behind critic made a gradient of nan in the backward pass"
+    assert found[0] == "the loss behind critic produced a gradient of nan in the backward pass"
     watch.remove()
     found.clear()
     (critic(torch.randn(5, 3)) * 0).sqrt().sum().backward()

@@ -149,7 +149,6 @@ def test_a_run_without_a_whole_checkpoint_is_one_line_and_stays_as_it_is(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-@pytest.mark.quick
 def test_at_every_moment_of_a_save_one_last_checkpoint_is_intact_and_there_are_at_most_four(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

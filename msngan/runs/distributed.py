@@ -1,8 +1,8 @@
-"""What the processes of one run share: a batch, its logits, its gradients, a decision.
+"""Communication between the processes of a run: batches, logits, gradients, decisions.
 
-Every process holds the same weights and a part of each batch. The parts, put together in order of
-rank, are the batch that one process would have had; so a loss is taken over the logits of all, and
-the gradients of all are summed. For one process each function is what its name says of one.
+Every process holds the same weights and a part of each batch. The parts, concatenated in order of
+rank, are the batch of a single process; so a loss is taken over the logits of all processes, and
+their gradients are summed. With one process these functions need no communication.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from msngan.runs.folder import Failure, UserError
 
 T = TypeVar("T")
 
-_alone = False  # whether this process computes something that the others do not
-# What gloo and NCCL say where another process is gone.
+_alone = False  # whether this process computes on its own
+# Words in the errors of gloo and NCCL when another process is gone.
 LOST = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Socket", "TCPStore")
 
 
 def count() -> int:
-    """How many processes share the work at hand."""
+    """How many processes share the work."""
     return dist.get_world_size() if not _alone and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Of this process, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process computes by itself: nothing is synchronised."""
+    """In the block this process computes on its own: nothing is synchronised."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -46,9 +46,10 @@ def alone() -> Iterator[None]:
 
 
 def own(whole: Tensor, parts: int = 1, axis: int = 0) -> Tensor:
-    """This process's entries of what was drawn for all of them, along `axis`.
+    """This process's entries, along `axis`, of a tensor drawn for all processes.
 
-    The axis holds `parts` batches one after the other, each of all processes in order of rank.
+    The axis holds `parts` batches one after the other, each with the entries of all processes in
+    order of rank.
     """
     if count() == 1:
         return whole
@@ -57,22 +58,22 @@ def own(whole: Tensor, parts: int = 1, axis: int = 0) -> Tensor:
 
 
 def uniform(shape: tuple[int, ...], draw: Generator, device: torch.device) -> Tensor:
-    """U[0, 1) of this shape, the process's own rows of what one process would draw for all."""
+    """U[0, 1) of this shape: this process's rows of what a single process would draw."""
     whole = (shape[0] * count(), *shape[1:])
     return own(torch.rand(whole, generator=draw, device=device))
 
 
 def normal(shape: tuple[int, ...], draw: Generator, device: torch.device, parts: int = 1) -> Tensor:
-    """N(0, 1) of this shape, likewise; `parts` as in `own`."""
+    """N(0, 1) of this shape: this process's rows of what a single process would draw."""
     whole = (shape[0] * count(), *shape[1:])
     return own(torch.randn(whole, generator=draw, device=device), parts)
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """(n, ...) of each process as (processes * n, ...) in order of rank; differentiable.
+    """Concatenate (n, ...) of each process to (processes * n, ...), in order of rank.
 
-    Each process's own gradient reaches its own rows alone: the sum of all processes' gradients in
-    the weights is then that of the whole.
+    Differentiable: each process's gradient reaches only its own rows, so that the sum of all
+    processes' gradients in the weights is that of the whole batch.
     """
     if count() == 1:
         return rows
@@ -81,7 +82,7 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum over the processes, differentiable as often as wanted."""
+    """The sum over the processes, differentiable any number of times."""
     if count() == 1:
         return x
     made: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
@@ -89,7 +90,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean over the processes; the gradient that goes back is this process's share of it."""
+    """The mean over the processes; its gradient is this process's share."""
     if count() == 1:
         return x
     made: Tensor = _Mean.apply(x)  # type: ignore[no-untyped-call]
@@ -97,7 +98,7 @@ def mean(x: Tensor) -> Tensor:
 
 
 def deviation(x: Tensor) -> Tensor:
-    """The standard deviation (n - 1) of all entries of all processes, a constant."""
+    """The standard deviation (n - 1) of all entries of all processes, without a gradient."""
     if count() == 1:
         return x.std()
     x = x.detach()
@@ -111,13 +112,13 @@ def deviation(x: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by the sum over the processes, in one exchange a dtype."""
+    """Replace each gradient by its sum over the processes, in one exchange per dtype."""
     if count() > 1:
         _exchange((p.grad for p in parameters if p.grad is not None), dist.all_reduce)
 
 
 def from_first(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by that of the first process, in one exchange a dtype."""
+    """Replace each tensor by the first process's, in one exchange per dtype."""
     if count() > 1:
         _exchange(tensors, lambda flat: dist.broadcast(flat, 0))
 
@@ -135,9 +136,9 @@ def _exchange(tensors: Iterable[Tensor], do: Callable[[Tensor], Any]) -> None:
 
 
 def decided(decide: Callable[[], T]) -> T:
-    """What the first process decides, in all of them: plain values.
+    """Call `decide` in the first process and return its plain value in all.
 
-    Where it raises a UserError or a Failure the others raise it too, at the same place.
+    If it raises a UserError or a Failure, all processes raise it at the same place.
     """
     if count() == 1:
         return decide()
@@ -159,7 +160,7 @@ def decided(decide: Callable[[], T]) -> T:
 
 
 def largest(number: int) -> int:
-    """The largest of the processes' numbers."""
+    """The largest of all processes' numbers."""
     if count() == 1:
         return number
     numbers = torch.tensor([number], device="cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -168,7 +169,7 @@ def largest(number: int) -> int:
 
 
 def lost(problem: BaseException) -> bool:
-    """Whether an exception means that another process of the run is gone."""
+    """Whether an exception means that another process of the run has ended."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return False
     said = isinstance(problem, RuntimeError) and any(word in str(problem) for word in LOST)

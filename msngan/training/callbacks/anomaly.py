@@ -172,7 +172,7 @@ class LayerWatch:
             before = _wrong(inputs)
             causes += [] if before is None else [f"its input held {before}"]
             cause = f" ({causes[0]} already)" if causes else ""
-            self._found(f"{what} put out {wrong} in the forward pass{cause}")
+            self._found(f"{what} produced {wrong} in the forward pass{cause}")
 
         return hook
 
@@ -193,13 +193,13 @@ class LayerWatch:
             if not self.active:
                 return
             if (wrong := _wrong(gradient)) is not None:
-                self._found(f"{what} made a gradient of {wrong}{receiver} in the backward pass")
+                self._found(f"{what} produced a gradient of {wrong}{receiver} in the backward pass")
             if gradient.requires_grad and not receiver:  # part of a penalty: it has a gradient too
                 gradient.register_hook(again)
 
         def again(gradient: Tensor) -> None:
             if self.active and (wrong := _wrong(gradient)) is not None:
-                self._found(f"a penalty on the gradient of {what} made a gradient of {wrong}")
+                self._found(f"a penalty on the gradient of {what} produced a gradient of {wrong}")
 
         return hook
 
