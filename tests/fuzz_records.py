@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from score_lines import FD
 from msngan.runs.folder import Run
 from msngan.runs.jsonl import keep_until, read_lines
 from msngan.runs.safe_read import object_or_empty
+from msngan.study.study_files import Place, open_study, started_study
 from msngan.training import collapse_rules
 from msngan.training.callbacks import Accuracy
 from msngan.training.callbacks.run_callback import Saving
@@ -28,15 +30,11 @@ ROWS = 4  # of a file that is damaged
 
 
 def _original(path: Path) -> list[Any]:
-    import json
-
     return [json.loads(line) for line in path.read_text().splitlines()][:ROWS]
 
 
 def _damage(path: Path, whole: bytes, records: list[Any] | None, draw: random.Random) -> None:
     """Write a damaged form of a file, which is lines, JSON, YAML or bytes."""
-    import json
-
     kind = draw.random()
     if records is not None:
         made = damaged_lines(records, draw) if kind < 0.9 else damaged(whole, draw, whole)
@@ -79,40 +77,35 @@ class Folder:
         return name
 
 
+def damaged_then(made: list[Folder], forms: list[list[Any]]) -> Case:
+    """Damage a file of one of the folders, then run one of the commands."""
+
+    def case(draw: random.Random) -> Callable[[], Any]:
+        draw.choice(made).damage(draw)
+        return command(*draw.choice(forms))
+
+    return case
+
+
 def leaderboard(root: Path) -> Case:
     made = Folder(root, report_runs.gan, ["scores.jsonl", "scores.jsonl", "config.yaml"])
     report_runs.gan(root, "other")
-    forms = [["--format", form] for form in ("table", "json", "csv", "md")]
-    forms += [["--compare", "g", "other"], ["--html", root / "page.html"], ["--by", "best"]]
-    forms += [["--metric", "fd", "--no-published"], ["--dataset", "cifar10", "--format", "json"]]
-
-    def case(draw: random.Random) -> Callable[[], Any]:
-        made.damage(draw)
-        form = draw.choice(forms if draw.random() < 0.2 else forms[:4])
-        return command("leaderboard", "--root", root, *form)
-
-    return case
+    often = [["--format", form] for form in ("table", "json", "csv", "md")]
+    rare = [["--compare", "g", "other"], ["--html", root / "page.html"], ["--by", "best"]]
+    rare += [["--metric", "fd", "--no-published"], ["--dataset", "cifar10", "--format", "json"]]
+    forms = [["leaderboard", "--root", root, *form] for form in [*often * 5, *rare]]
+    return damaged_then([made], forms)
 
 
 def report(root: Path) -> Case:
-    gan = Folder(
-        root,
-        report_runs.gan,
-        ["metrics.jsonl", "scores.jsonl", "gates.jsonl", "config.yaml", "environment.json"]
-        + ["result.json", "dynamics.npz"],
-    )
-    other = Folder(
-        root,
-        report_runs.classifier,
-        ["metrics.jsonl", "accuracy.jsonl", "config.yaml", "environment.json", "result.json"],
-    )
-
-    def case(draw: random.Random) -> Callable[[], Any]:
-        made = draw.choice((gan, other, other))
-        made.damage(draw)
-        return command("report", made.folder.name, "--root", root)
-
-    return case
+    names = ["metrics.jsonl", "config.yaml", "environment.json", "result.json"]
+    gan = Folder(root, report_runs.gan, [*names, "scores.jsonl", "gates.jsonl", "dynamics.npz"])
+    other = Folder(root, report_runs.classifier, [*names, "accuracy.jsonl"])
+    cases = [
+        damaged_then([made], [["report", made.folder.name, "--root", root]])
+        for made in (gan, other, other)
+    ]
+    return lambda draw: draw.choice(cases)(draw)
 
 
 def figures(root: Path) -> Case:
@@ -213,8 +206,6 @@ def _later(line: dict[str, Any], step: int) -> bool:
 
 def study(root: Path) -> Case:
     """A study's file, its copy and its runs, as `msngan study` and `report` read them."""
-    from msngan.study.study_files import Place, open_study, started_study
-
     path = root / "mine.yaml"
     whole = report_runs.STUDY.encode()
     copy = Place("mine", root).copy
@@ -246,9 +237,4 @@ def children(root: Path) -> Case:
     made = [Folder(root, lambda _, path=path: path, names) for path in found]
     forms = [["study", "grid", "--table"], ["study", "grid", "--list"]]
     forms += [["study", "grid", "--table", "--format", "json"], ["report", "grid"]]
-
-    def case(draw: random.Random) -> Callable[[], Any]:
-        draw.choice(made).damage(draw)
-        return command(*draw.choice(forms), "--root", root)
-
-    return case
+    return damaged_then(made, [[*form, "--root", root] for form in forms])

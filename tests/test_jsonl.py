@@ -63,12 +63,12 @@ def test_a_long_file_is_thinned_evenly_with_its_last_line_and_the_newest_is_read
     path.write_text("\n".join([*lines, "x", '{"step": 43, "cut']))
     found = read_thinned(path, 10)
     assert [each["step"] for each in found.records] == [1, 9, 17, 25, 33, 41]
-    assert (found.every, found.total, found.note) == (8, 44, "1 of 8 of its 44 lines is read")
+    assert (found.every, found.total, found.note) == (8, 44, "1 line in 8 is read, of 44")
     assert newest(path) == {"step": 42}
     path.write_text("\n".join(["x", *lines, "[]", ""]))
     found = read_thinned(path, None)
     assert (len(found.records), found.damaged) == (42, (1, 44))
-    assert found.note == "line 1 and 1 more lines are not valid JSON and were skipped"
+    assert found.note == "line 1 and 1 more are not valid JSON and were skipped"
 
 
 @given(st.lists(st.binary(max_size=12) | st.sampled_from(LINES), max_size=8), st.integers(-1, 8))

@@ -507,7 +507,7 @@ def test_a_huge_run_has_a_page_of_less_than_two_megabytes(tmp_path: Path) -> Non
     made = page(tmp_path, "g")
     assert (tmp_path / "page.html").stat().st_size < 2 * 2**20
     assert len(made.values("img", "src")) == 5
-    assert "metrics.jsonl: 1 of 2 of its 20,001 lines is read" in made.text
+    assert "metrics.jsonl: 1 line in 2 is read, of 20,001" in made.text
     kept = pictures.Pictures(1).add(tmp_path / "samples/g/real.png", "w", "c")
     assert "left out" in str(kept)
 

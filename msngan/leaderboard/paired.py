@@ -11,11 +11,19 @@ from dataclasses import dataclass
 
 from msngan.leaderboard.experiments import Setup, differences
 from msngan.leaderboard.ranking import better, by_protocol, chosen
-from msngan.leaderboard.seeds import Group, Member, Summary, groups, means, shared_step, summary
+from msngan.leaderboard.seeds import (
+    SIDES,
+    Group,
+    Member,
+    Summary,
+    groups,
+    means,
+    shared_step,
+    shown,
+    summary,
+)
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.score_records import Entry
-
-SIDES = ("A", "B")
 
 
 @dataclass(frozen=True)
@@ -191,17 +199,5 @@ def _paired(metric: str, pairs: list[tuple[Member, Member]], one: Group, other: 
         return Paired(metric, None, None, None, None, verdict)
     values = [means(each[step] for each in side) for side in (a, b)]
     difference = summary([x - y for x, y in zip(*values, strict=True)])
-    verdict = _verdict(metric, difference)
+    verdict = shown(difference, better(metric))
     return Paired(metric, step, summary(values[0]), summary(values[1]), difference, verdict)
-
-
-def _verdict(metric: str, difference: Summary) -> str:
-    if difference.low is None or difference.high is None:
-        return "one pair: no interval"
-    if difference.low <= 0 <= difference.high:
-        return "no difference shown"
-    larger, smaller = SIDES if difference.mean > 0 else SIDES[::-1]
-    direction = better(metric)
-    if direction is None:
-        return f"{larger} larger"
-    return f"{larger if direction == 'higher' else smaller} better"

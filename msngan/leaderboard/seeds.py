@@ -15,6 +15,8 @@ from msngan.leaderboard.experiments import Setup, differences, in_words
 from msngan.leaderboard.ranking import Block, By, best_of, ranked, series
 from msngan.runs.score_records import Entry, Score
 
+SIDES = ("A", "B")  # of a comparison
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -239,6 +241,21 @@ def alike(one: Summary, other: Summary) -> bool | None:
     share = first / noise
     freedom = 1 / (share**2 / (one.n - 1) + (1 - share) ** 2 / (other.n - 1))
     return abs(one.mean - other.mean) < student(freedom) * math.sqrt(noise)
+
+
+def shown(difference: Summary, direction: str | None) -> str:
+    """What the interval of the difference A - B shows, in words.
+
+    direction: 'lower' or 'higher', whichever is better; None where that is not known.
+    """
+    if difference.low is None or difference.high is None:
+        return "one pair: no interval"
+    if difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    larger, smaller = SIDES if difference.mean > 0 else SIDES[::-1]
+    if direction is None:
+        return f"{larger} larger"
+    return f"{larger if direction == 'higher' else smaller} better"
 
 
 def student(freedom: float) -> float:

@@ -64,12 +64,11 @@ class Lines:
         """What a reader of the records must know; None if all lines were read."""
         parts = []
         if self.every > 1:
-            parts.append(f"1 of {self.every} of its {self.total:,} lines is read")
+            parts.append(f"1 line in {self.every} is read, of {self.total:,}")
         if self.damaged:
             more = len(self.damaged) - 1
-            others = f" and {more} more lines are" if more else " is"
-            skipped = "were" if more else "was"
-            parts.append(f"line {self.damaged[0]}{others} not valid JSON and {skipped} skipped")
+            are, were = (f" and {more} more are", "were") if more else (" is", "was")
+            parts.append(f"line {self.damaged[0]}{are} not valid JSON and {were} skipped")
         return "; ".join(parts) or None
 
 

@@ -10,7 +10,7 @@ import statistics
 from dataclasses import asdict
 from typing import Any
 
-from msngan.leaderboard.seeds import summary
+from msngan.leaderboard.seeds import Summary, shown, summary
 from msngan.runs.configs import find_config, top_level
 from msngan.runs.folder import Run, now
 from msngan.runs.jsonl import read_lines
@@ -181,33 +181,26 @@ def comparisons(study: Study, children: list[Json]) -> list[Json]:
                         missing.append(seed)
                     else:
                         differences[seed] = one - other
-                difference = _summary(list(differences.values()))
+                difference = summary([*differences.values()]) if differences else None
                 about: Json = {"a": a, "b": b, "column": column, "measure": measure}
                 about |= {"seeds": list(differences), "missing": missing, "diverged": diverged}
-                words = verdict(difference, diverged)
-                found.append({**about, "difference": difference, "verdict": words})
+                about["difference"] = None if difference is None else asdict(difference)
+                found.append({**about, "verdict": verdict(difference, diverged)})
     return found
 
 
-def verdict(difference: Json | None, diverged: dict[str, list[int]]) -> str:
+def verdict(difference: Summary | None, diverged: dict[str, list[int]]) -> str:
     """What the interval shows, and which side's runs are missing from it because they diverged.
 
     Pairs are of seeds that both sides trained with: a side that loses its bad runs looks better.
     """
-    if difference is None:
-        shown = "no pair"
-    elif difference["low"] is None:
-        shown = "one pair: no interval"
-    elif difference["low"] <= 0 <= difference["high"]:
-        shown = "no difference shown"
-    else:
-        shown = "A better" if difference["mean"] > 0 else "B better"
+    words = shown(difference, "higher") if difference else "no pair"
     lost = [
         f"{side} diverged {'once' if len(seeds) == 1 else f'{len(seeds)} times'}"
         for side, seeds in diverged.items()
         if seeds
     ]
-    return ", but ".join([shown, " and ".join(lost)]) if lost else shown
+    return ", but ".join([words, " and ".join(lost)]) if lost else words
 
 
 def _summary(values: list[float]) -> Json | None:

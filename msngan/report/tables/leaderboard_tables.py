@@ -7,7 +7,7 @@ from itertools import groupby
 
 from msngan.leaderboard.board import Board
 from msngan.leaderboard.experiments import in_words, told_apart
-from msngan.leaderboard.paired import SIDES, Comparison, Match, Paired
+from msngan.leaderboard.paired import Comparison, Match, Paired
 from msngan.leaderboard.published import NEVER_RANKED, Published
 from msngan.leaderboard.ranking import Block, Row, describe, labels, ranking
 from msngan.leaderboard.seeds import Pool, Pooled, Summary
@@ -157,7 +157,7 @@ def comparison_tables(board: Board, comparison: Comparison) -> Iterator[Table]:
     blocks = {block.protocol_id: block for block in board.blocks}
     lines = [
         f"{side}: {config}, runs {', '.join(config.runs)}"
-        for side, config in zip(SIDES, (comparison.a, comparison.b), strict=True)
+        for side, config in zip("AB", (comparison.a, comparison.b), strict=True)
     ]
     lines.append(f"they differ in {in_words(comparison.differences)}")
     yield Table(f"{comparison.a} against {comparison.b}", lines=lines, notes=comparison.notes)
