@@ -18,6 +18,7 @@ from report_runs import (
     accuracy_line,
     classifier,
     dynamics,
+    folder_of,
     gan,
     grid,
     lines,
@@ -31,6 +32,7 @@ from msngan.commands.report import main
 from msngan.report.html import accuracy_section, document, pictures, runs_page
 from msngan.report.html.accuracy_section import interval
 from msngan.report.html.run_section import changed_options
+from msngan.runs.configs import find_config
 from msngan.runs.folder import UserError
 from msngan.training.dynamics import write
 
@@ -340,6 +342,26 @@ def test_a_study_shows_its_table_its_arms_and_each_run(three: Path) -> None:
     newest = ["none", "lr 0.01", "1", "test 85.00 % at epoch 4 of 4"]
     ended = "Done at step 40 (budget: 4 epochs)"
     assert made.row("grid-none-lr0.01-s1")[1:] == [*newest, ended]
+
+
+def test_a_study_of_gans_shows_their_ranking_their_curves_and_its_comparisons(
+    tmp_path: Path,
+) -> None:
+    text = "config: digits_msn\narms: {sn: {model.norm: spectral}, none: {model.norm: none}}\n"
+    plan = tmp_path / "checkpoints/s/study.yaml"
+    plan.parent.mkdir(parents=True)
+    plan.write_text(text + "grid: {seed: [0, 1]}\ncompare: [[sn, none]]\n")
+    base = yaml.safe_load(find_config("digits_msn").read_text())
+    for seed in (0, 1):
+        for row, norm, shift in (("sn", "spectral", 0.0), ("none", "none", 9.0)):
+            config = {**base, "seed": seed, "model": {**base["model"], "norm": norm}}
+            folder = folder_of(tmp_path, f"s-{row}-s{seed}", config, status="done", step=200)
+            lines(folder / "scores.jsonl", scores_over((100, 200), 5000, shift + seed / 10))
+    made = page(tmp_path, "s")
+    assert "A better" in made.text
+    assert "seeds pooled" in made.text
+    assert any("s-none-s0 (ema) from 59 at step 100 to 34 at 200" in each for each in made.texts)
+    assert made.row("s-sn-s1")[-2] == "fd 25.1 at step 200 (ema)"
 
 
 def test_a_study_is_shown_from_results_json_where_there_is_no_study_yaml(tmp_path: Path) -> None:

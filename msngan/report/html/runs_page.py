@@ -14,15 +14,9 @@ from msngan.report.html.document import Contents, Part, Section, write_page
 from msngan.report.html.pictures import Pictures
 from msngan.report.html.records import Records, read_records
 from msngan.report.html.run_section import last_grids, run_parts, short_section, state
-from msngan.report.html.score_section import curve
+from msngan.report.html.score_section import board_parts
 from msngan.report.html.study_section import MOST_SECTIONS, study_parts
-from msngan.report.tables.leaderboard_tables import (
-    block_table,
-    comparison_tables,
-    legend,
-    pooled_table,
-    published_tables,
-)
+from msngan.report.tables.leaderboard_tables import comparison_tables, published_tables
 from msngan.report.tables.table import Table
 from msngan.runs.folder import Run, now
 
@@ -61,21 +55,11 @@ def write_board(
         parts.append(Section("Remarks", [Table("", notes=[*board.remarks, *board.warnings])]))
     if board.comparison:
         parts += comparison_tables(replace(board, remarks=[]), board.comparison)
-    for block in board.blocks:
-        table = block_table(block, board)
-        chart = curve(block, board, block.metric, block.metric)
-        inner: list[Part] = [replace(table, title=""), [chart]]
-        if (more := len(block.rows) - len(chart.series)) > 0:
-            inner.append(f"{more} more rows have their curves in their own sections below.")
-        parts.append(Section(table.title, inner))
-        if pooled := pooled_table(block, board.pools[block.protocol_id]):
-            parts.append(pooled)
+    parts += board_parts(board)
     parts += last_grids(found[:MOST_SECTIONS], Pictures(MOST_BYTES_OF_ALL))
     if classifiers := [each for each in found if each.task == "classifier"]:
         parts.append(Section("Classifiers", [*classifier_tables(classifiers)]))
     parts += published_tables(published)
-    if board.blocks:
-        parts.append(Section("How to read this", [Table("", notes=legend(board))]))
     more = len(found) - MOST_SECTIONS
     sections: list[Part] = [*map(short_section, found[:MOST_SECTIONS])]
     sections += [f"{more} more runs: msngan report NAME shows them."] if more > 0 else []

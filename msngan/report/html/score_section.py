@@ -12,7 +12,7 @@ from msngan.leaderboard.ranking import Block, labels, series
 from msngan.report.html.chart import Chart, Mark, Series
 from msngan.report.html.document import Part, Section, short
 from msngan.report.html.records import Records
-from msngan.report.tables.leaderboard_tables import LEGEND, block_table
+from msngan.report.tables.leaderboard_tables import LEGEND, block_table, legend, pooled_table
 from msngan.report.tables.table import Table
 
 MOST_PROTOCOLS = 8
@@ -57,6 +57,21 @@ def curve(block: Block, board: Board, metric: str, title: str) -> Chart:
     real = block.floors.get(metric)
     levels = [("real data", real.mean)] if real else []
     return Chart(title, lines, marks=marks if len(lines) == 1 else (), levels=levels)
+
+
+def board_parts(board: Board) -> list[Part]:
+    """The rankings of several runs: for each protocol its table, a chart, and the seeds pooled."""
+    made: list[Part] = []
+    for block in board.blocks:
+        table = block_table(block, board)
+        chart = curve(block, board, block.metric, block.metric)
+        parts: list[Part] = [replace(table, title=""), [chart]]
+        if (more := len(block.rows) - len(chart.series)) > 0:
+            parts.append(f"The chart leaves out {more} more rows.")
+        made.append(Section(table.title, parts))
+        if pooled := pooled_table(block, board.pools[block.protocol_id]):
+            made.append(pooled)
+    return [*made, Table("How to read this", notes=legend(board))] if made else []
 
 
 def _section(block: Block, board: Board, brief: bool) -> Section:

@@ -18,7 +18,8 @@ from msngan.report.html.run_section import (
     short_section,
     state,
 )
-from msngan.report.tables.study_tables import accuracy_tables, board_of, score_tables
+from msngan.report.html.score_section import board_parts
+from msngan.report.tables.study_tables import accuracy_tables, board_of, comparisons_of
 from msngan.report.tables.table import Table
 from msngan.runs.folder import NAME, Run
 from msngan.runs.safe_read import clean, read_object
@@ -94,7 +95,8 @@ def result_tables(results: Json, run: Run) -> list[Part]:
     study = started_study(Place(run.name, run.root))
     if study is None:
         raise ValueError("there is no study.yaml")
-    return [*score_tables(board_of(results, run.root, study))]
+    scores = board_of(results, run.root, study)
+    return [*board_parts(scores.board), *comparisons_of(scores)]
 
 
 def progress(run: Run, results: Json, children: list[Json]) -> list[Part]:

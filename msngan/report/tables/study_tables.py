@@ -263,6 +263,10 @@ def board_of(results: Json, root: Path, study: Study) -> Scores:
 
 def score_tables(scores: Scores) -> Iterator[Table]:
     yield from board_tables(scores.board)
+    yield from comparisons_of(scores)
+
+
+def comparisons_of(scores: Scores) -> Iterator[Table]:
     for each in scores.comparisons:
         assert each.comparison is not None
         yield from comparison_tables(each, each.comparison)
