@@ -15,7 +15,7 @@ COMMANDS = {
     "fit": "train a GAN or a classifier: --config NAME, then any option",
     "resume": "continue a run exactly where it stopped",
     "sample": "draw images from a run or checkpoint",
-    "export": "write a run's generator as a safetensors file, which holds no program",
+    "export": "write a run's generator as a safetensors file, which contains no code",
     "evaluate": "score runs, checkpoints or any images under a named protocol",
     "leaderboard": "rank the runs, each protocol by itself",
     "params": "count each norm's parameters in the paper's networks, beside its Table III",
@@ -24,7 +24,7 @@ COMMANDS = {
     "report": "write a run, a study or all runs as one self-contained HTML page",
     "configs": "list the configs and studies that are known by name",
     "bench": "measure what a norm costs, and what a score costs",
-    "extractor": "train, card or list the small feature extractors that scores use",
+    "extractor": "train or list the small feature extractors that scores use",
 }
 
 

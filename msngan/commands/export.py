@@ -1,4 +1,4 @@
-"""msngan export: a run's generator as a file in which nothing can be a program."""
+"""msngan export: a run's generator as a safetensors file, which contains no code."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ENDING = ".safetensors"
 def main(argv: list[str]) -> int:
     parser = Parser(
         prog="msngan export",
-        description="Write a generator and its options as a file that holds no pickle;"
-        " `msngan sample` and `msngan evaluate` read it.",
+        description="Write a generator and its options as a safetensors file, which contains no"
+        " code; `msngan sample` and `msngan evaluate` read it.",
     )
     parser.add_argument("target", help="a run's name or folder, or a checkpoint file")
     parser.add_argument("--root", default=".", help="folder that holds checkpoints/")
@@ -22,7 +22,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: ./NAME-STEP{ENDING}")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--ema", dest="ema", action="store_true", default=None)
-    weights.add_argument("--raw", dest="ema", action="store_false", help="not the moving average")
+    weights.add_argument(
+        "--raw", dest="ema", action="store_false", help="the raw weights, not the moving average"
+    )
     options = parser.parse_args(argv)
     if options.out and options.out.suffix != ENDING:
         raise UserError(f"--out {options.out} must end in {ENDING}, by which commands know it")
