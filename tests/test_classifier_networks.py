@@ -100,6 +100,7 @@ def test_the_plain_counts_worked_out_by_hand_are_the_paper_s() -> None:
     assert RESIDUAL + 2 * BIASES == 11_173_962
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("name", "norm", "options", "expected"), COUNTS)
 def test_the_counts_at_the_paper_s_sizes(
     name: str, norm: str, options: dict[str, Any], expected: int
@@ -209,6 +210,7 @@ def test_the_head_gets_the_weight_part_alone_and_all_convolutions_have_theirs(
     assert set(inside) == {entry.output is not None and not elsewhere}
 
 
+@pytest.mark.quick
 @every_pair
 def test_folded_it_computes_the_same_and_a_copy_can_be_loaded(name: str, norm: str) -> None:
     network, images = small(name, norm).double(), pictures(name).double()

@@ -67,6 +67,7 @@ def assert_unchanged(module: nn.Module, act: Callable[[], object], message: str)
     torch.testing.assert_close(module.state_dict(), state, rtol=0, atol=0)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
@@ -347,6 +348,12 @@ class TestCritic:
             part = getattr(critic.head, "weight_norm", None)
             assert (part is None) == (NORMS[norm].weight is None)
             assert critic.head.bias is not None
+
+    def test_biases_are_kept_on_request_under_both_norms(self) -> None:
+        critic = Critic("mean_spectral", 1, norm_layers=[0], other_norm="batch", conv_bias=True)
+        assert all(layer.bias is not None for layer in select(critic).values())
+        critic = Critic("mean_spectral", 1, norm_layers=[0], other_norm="batch")
+        assert [layer.bias is None for layer in select(critic).values()] == [True] * 7 + [False]
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -607,12 +607,22 @@ def test_a_replica_as_data_parallel_makes_it_computes_the_same(norm: str) -> Non
     close(made, [p.grad for p in net.parameters()])
 
 
+@pytest.mark.parametrize("first", ["norm", "parametrization"])
 @pytest.mark.parametrize("kind", PARAMETRIZED)
-def test_a_fold_leaves_a_parametrized_network_as_it_was(kind: str) -> None:
-    net, x = convert(network(), "spectral", head="4"), images()
-    PARAMETRIZED[kind](net[2])
-    y = net.eval()(x)
-    close(fold(net)(x), y, rtol=1e-4)
+def test_a_parametrized_layer_folds_to_torch_s_plain_one_and_stays_as_it_was(
+    kind: str, first: str
+) -> None:
+    net, x = network(), images()
+    if first == "norm":
+        PARAMETRIZED[kind](convert(net, "mean_spectral", head="4")[2])
+    else:
+        PARAMETRIZED[kind](net[2])
+        quietly(net, "mean_spectral", head="4", replace=True)
+    net(x)
+    y, folded = net.eval()(x), fold(net)
+    assert type(folded[2]) is nn.Conv2d
+    assert set(folded[2].state_dict()) == {"weight", "bias"}
+    close(folded(x), y, rtol=1e-4)
     close(net(x), y, rtol=1e-4)
 
 

@@ -186,6 +186,7 @@ def test_a_fold_shares_no_memory_with_its_source() -> None:
     assert all(p.any() for name, p in critic.named_parameters() if name.endswith("weight"))
 
 
+@pytest.mark.quick
 def test_fold_leaves_temporary_states_as_they_are() -> None:
     critic = Critic(width=2, size=8)
     bank = SigmaBank(critic)
@@ -218,6 +219,7 @@ class Foreign(nn.Module):
         return self.last(self.attention(x, x, x)[0].mean(1)).squeeze(1)
 
 
+@pytest.mark.quick
 @every_norm
 def test_a_converted_network_trains_under_the_optimizer_it_had(name: str) -> None:
     network = Foreign()

@@ -47,6 +47,7 @@ def test_the_types_of_names_list_the_tables() -> None:
     assert get_args(CriticName) == tuple(CRITICS)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("key", "expected"), COUNTS.items())
 def test_the_critic_has_the_published_number_of_parameters(
     key: tuple[str, str, bool], expected: int
@@ -75,6 +76,7 @@ def test_the_critic_gives_one_score_an_image(
         assert scores.isfinite().all()
 
 
+@pytest.mark.quick
 @sizes
 @pytest.mark.parametrize("name", sorted(GENERATORS))
 @pytest.mark.parametrize("channels", [1, 3])

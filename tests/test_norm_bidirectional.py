@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msngan.norms import NORMS, SigmaBank, configured, normalise, stored
+from msngan.norms import NORMS, configured, normalise, stored
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv1d": (lambda: nn.Conv1d(4, 6, 3), (5, 4, 7)),
@@ -88,27 +88,6 @@ def test_a_training_pass_on_a_new_weight_iterates_both_directions(kind: str) -> 
         assert not torch.allclose(direction.u, before, atol=1e-4)
     layer(torch.randn(LAYERS[kind][1], dtype=torch.float64))
     torch.testing.assert_close(layer.weight_norm.state_dict(), expected.state_dict())
-
-
-@pytest.mark.parametrize("name", ["bidirectional", "bidirectional_scaled", "scaled"])
-def test_a_bank_iterates_once_per_update_and_lends_one_weight(name: str) -> None:
-    layer = normed("conv2d", name)
-    alone = copy.deepcopy(layer)
-    bank = SigmaBank(layer)
-    x = torch.randn(5, 4, 5, 5, dtype=torch.float64)
-    for each in (layer, alone):
-        stored(each).data.mul_(2).add_(0.1)
-    bank.update()
-    for _ in range(3):
-        managed = layer(x)
-    torch.testing.assert_close(managed, alone(x))
-    torch.testing.assert_close(layer.state_dict(), alone.state_dict())
-    with bank.shared():
-        assert layer.weight is layer.weight
-        torch.testing.assert_close(layer(x), managed)
-        layer(x).square().sum().backward()
-    alone.eval()(x).square().sum().backward()
-    torch.testing.assert_close(stored(layer).grad, stored(alone).grad)
 
 
 def test_u_and_v_stay_float32_in_a_narrow_layer() -> None:

@@ -108,16 +108,6 @@ def test_a_linear_layer_is_clipped_from_the_start() -> None:
     assert 1 <= exact_norm(plain, weight, (6,)) < 1.1 < exact_norm(plain, plain.weight, (6,))
 
 
-@every_bound
-def test_a_lent_weight_is_no_part_of_the_state(name: str) -> None:
-    network = critic(name)
-    keys = list(network.state_dict())
-    with SigmaBank(network).shared():
-        assert list(network.state_dict()) == keys
-        network(torch.randn(2, 2, 6, 6))
-    assert list(network.state_dict()) == keys
-
-
 @pytest.mark.parametrize("kind", ["conv2d, stride", "conv2d, valid", "linear"])
 def test_an_iteration_between_a_pass_and_its_backward_does_not_reach_the_gradient(
     kind: str,

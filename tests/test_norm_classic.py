@@ -12,7 +12,7 @@ from norm_layers import LAYERS
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm as torch_weight_norm
 
-from msngan.norms import NORMS, SigmaBank, configured, is_batch_coupled, normalise, stored
+from msngan.norms import NORMS, configured, is_batch_coupled, normalise, stored
 
 every_layer = pytest.mark.parametrize("kind", LAYERS)
 with_space = pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "linear"])
@@ -155,22 +155,6 @@ def test_weight_norm_has_float32_lengths_in_a_float16_layer() -> None:
     layer.weight.data.fill_(4e4)  # the length is above the largest float16
     layer = normalise(layer, configured("weight", dict(gain=False)))
     torch.testing.assert_close(layer.weight, torch.full((2, 4), 0.5).half())
-
-
-def test_weights_that_a_bank_lends_carry_the_gradients_of_length_and_direction() -> None:
-    plain, x = layer_and_input("conv2d")
-    layer = normalise(plain, NORMS["weight"])
-    bank = SigmaBank(layer)
-    layer(x).square().sum().backward()
-    expected = [parameter.grad.clone() for parameter in layer.parameters()]
-    layer.zero_grad()
-    with bank.shared():
-        layer(x).square().sum().backward()
-    torch.testing.assert_close([parameter.grad for parameter in layer.parameters()], expected)
-    layer.weight_norm.gain.data.mul_(2)
-    bank.update()
-    with bank.shared():
-        torch.testing.assert_close(layer.weight, 2 * stored(layer))
 
 
 def test_weight_mean_by_hand() -> None:

@@ -91,7 +91,7 @@ def test_a_moving_average_of_the_network_is_a_network_under_the_same_norm(norm: 
         torch.testing.assert_close(mine.weight, anew.normalised(stored(mine)), rtol=1e-2, atol=0)
 
 
-@every_kind
+@pytest.mark.parametrize("norm", [*ONE_OF_EACH_KIND, "bidirectional"])
 @pytest.mark.parametrize("banked", [False, True])
 def test_the_memory_layout_changes_no_number(norm: str, banked: bool) -> None:
     first = copy.deepcopy(network(norm))
@@ -115,8 +115,8 @@ def test_the_memory_layout_changes_no_number(norm: str, banked: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("norm", "mode"),  # a weight half, an output half and both
-    [("spectral", "train"), ("mean_only", "train"), ("mean_spectral", "lent"), ("layer", "eval")],
+    ("norm", "mode"),  # output halves, and both; in training, see tests/test_norm_reading.py
+    [("mean_only", "train"), ("mean_spectral", "lent"), ("layer", "eval")],
 )
 def test_it_compiles_without_a_graph_break_to_the_same_numbers(norm: str, mode: str) -> None:
     eager = network(norm)
@@ -129,17 +129,8 @@ def test_it_compiles_without_a_graph_break_to_the_same_numbers(norm: str, mode: 
         bank = SigmaBank(each if mode == "lent" else nn.Module())
         with bank.shared():
             forward(x).square().sum().backward()
-    if mode != "train":
-        close(gradients(compiled), gradients(eager))
-        close(compiled.state_dict(), eager.state_dict())
-        return
-    # Compiled, a pass makes one iteration; eager, as many as the weight needs.
-    for name, found in gradients(compiled).items():
-        expected = gradients(eager)[name]
-        assert (found - expected).norm() < 1e-2 * expected.norm()
-    for name, found in compiled.state_dict().items():
-        if not name.endswith((".block", ".u", ".v")):  # where singular values are close
-            close(found, eager.state_dict()[name], rtol=1e-2)
+    close(gradients(compiled), gradients(eager))
+    close(compiled.state_dict(), eager.state_dict())
 
 
 @every_weight_norm

@@ -54,6 +54,7 @@ def channel_axis(layer: nn.Module) -> int:
     return -1 if isinstance(layer, nn.Linear) else 1
 
 
+@pytest.mark.quick
 def test_the_norms_that_couple_a_batch_are_known() -> None:
     layers = {name: normalise(nn.Conv2d(4, 6, 3), norm) for name, norm in NORMS.items()}
     assert {name for name, layer in layers.items() if is_batch_coupled(layer)} == COUPLED
@@ -97,6 +98,7 @@ def test_the_head_gets_the_weight_part_alone_and_keeps_its_bias(kind: str, name:
     torch.testing.assert_close(layer.train()(x), alone, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.quick
 @coupled_norm_and_layer
 def test_in_training_the_mean_of_each_channel_is_the_learned_offset(kind: str, name: str) -> None:
     layer, x = layer_and_input(kind, name)

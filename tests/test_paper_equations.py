@@ -31,6 +31,7 @@ def parts(made: MSNConv2d) -> tuple[Tensor, Tensor, Tensor]:
     return u @ stored(made).detach().flatten(1) @ v, u, v
 
 
+@pytest.mark.quick
 def test_equations_6_and_7_the_output_is_centred_and_offset(x: Tensor) -> None:
     made = layer()
     output = made(x)
@@ -41,6 +42,7 @@ def test_equations_6_and_7_the_output_is_centred_and_offset(x: Tensor) -> None:
     torch.testing.assert_close(made(x).mean((0, 2, 3)), made.output_norm.bias)
 
 
+@pytest.mark.quick
 def test_equations_8_and_9_the_gradient_of_the_weight_is_the_projected_one(x: Tensor) -> None:
     made = layer()
     g = torch.randn(5, 4, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -57,6 +59,7 @@ def test_equations_8_and_9_the_gradient_of_the_weight_is_the_projected_one(x: Te
     assert (stored(made).grad * stored(made).detach()).sum().abs() < 1e-12
 
 
+@pytest.mark.quick
 def test_equation_10_the_gradient_before_the_centring_has_no_mean(x: Tensor) -> None:
     made = layer()
     h = torch.randn(5, 4, 6, 6, dtype=torch.float64, requires_grad=True)

@@ -16,6 +16,7 @@ def two_layers(norm: str = "spectral") -> nn.Module:
     return convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), norm)
 
 
+@pytest.mark.quick
 def test_a_bank_iterates_in_updates_and_forwards_no_longer_do() -> None:
     network = two_layers().double()
     bank, layer = SigmaBank(network), network[0]
@@ -39,8 +40,12 @@ def test_shared_lends_one_weight_to_all_passes_and_takes_it_back() -> None:
         inside = [network[0].weight for _ in range(2)]
         assert inside[0] is inside[1]
     assert network[0].weight is not inside[0]
+    with pytest.raises(KeyError), bank.shared():
+        raise KeyError
+    assert network[0].weight_norm._lent is None
 
 
+@pytest.mark.quick
 def test_one_backward_through_shared_weights_is_the_sum_of_separate_ones() -> None:
     network = two_layers()
     bank = SigmaBank(network)
