@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from msngan.runs.safe_read import object_or_empty
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 LARGEST_INT = 2**31 - 1
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-fidelity", "numpy")
-MOST_COMMANDS = 100  # of one run
+MOST_COMMANDS = 50  # of one run
+LONGEST_COMMAND = 10_000  # characters
 
 
 def environment(config_name: str, run: Run) -> dict[str, Any]:
@@ -58,9 +60,13 @@ def software() -> dict[str, Any]:
 
 
 def record_command(run: Run) -> None:
-    """Add this process's command line to those that the run's environment.json lists."""
+    """Add this process's command line to those that the run's environment.json lists.
+
+    Where that file is damaged or cannot be written, the command is not recorded.
+    """
     if before := object_or_empty(run.environment):
-        write_json(run.environment, {**before, "commands": commands_after(before)})
+        with suppress(OSError):
+            write_json(run.environment, {**before, "commands": commands_after(before)})
 
 
 def commands_after(before: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,7 +78,8 @@ def commands_after(before: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(known, list):
         known = [{name: before[name] for name in ("time", "command") if name in before}]
     known = [each for each in known if isinstance(each, dict) and "command" in each]
-    return [*known[:1], *known[1:][2 - MOST_COMMANDS :], {"time": now(), "command": command_line()}]
+    own = {"time": now(), "command": command_line()[:LONGEST_COMMAND]}
+    return [*known[:1], *known[1:][2 - MOST_COMMANDS :], own]
 
 
 def command_line() -> str:

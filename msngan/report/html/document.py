@@ -117,9 +117,9 @@ def _printable(value: Any) -> Any:  # noqa: ANN401  whatever a template prints
     return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
 
 
-def numbers(columns: list[str], rows: list[list[str]], left: int = 1, title: str = "") -> Table:
+def numbers(columns: list[str], rows: list[list[str]], left: int = 1) -> Table:
     """A table whose columns after the first `left` are aligned to the right."""
-    return Table(title, columns, rows, right=frozenset(columns[left:]))
+    return Table("", columns, rows, right=frozenset(columns[left:]))
 
 
 def short(value: float | None, digits: int = 4) -> str:
