@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -16,7 +16,7 @@ from msngan.norms import NormName, SigmaBank
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
-from msngan.runs.bounds import named
+from msngan.runs.bounds import Range, named
 from msngan.runs.divergence import refuse_nan
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
@@ -98,7 +98,7 @@ class Classifier(LightningModule):
         slope: NotNegative = 0.1,
         dropout: Fraction = 0.0,
         width: Network[Count | None] = None,
-        depth: Network[Count | None] = None,
+        depth: Network[Annotated[int, Range(1, 1000)] | None] = None,
         conv_bias: Network[bool] = False,
         lr: Positive = 1e-3,
         betas: tuple[Fraction, Fraction] = (0.9, 0.999),

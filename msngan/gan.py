@@ -61,10 +61,10 @@ def check_options(given: dict[str, Any]) -> None:
 
 def scale_free(norm: str, options: dict[str, Any]) -> bool:
     """Whether a factor of a layer's weight changes nothing in what the layer computes with."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         layer = convert(nn.Linear(4, 6, bias=False), norm, head="", **options).eval()
         x, parameter = torch.randn(5, 4), next(layer.parameters())
-    with torch.no_grad():
+    with torch.no_grad(), torch.device("cpu"):
         before = layer(x)
         parameter.mul_(0.125)
         return torch.allclose(layer(x), before, rtol=1e-3)

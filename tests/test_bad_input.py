@@ -67,6 +67,7 @@ def refused(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Call
         ([*FIT, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
         ([*FIT, "--root", "/proc/1/nowhere"], "--root"),
         (["fit", "--data.root", "empty", "--data.download", "false"], "CIFAR10"),
+        ([*FIT, "--model.width", "1000000"], "do not fit into memory: they take"),
         (["fit", "--data.dataset", "folder"], "--data.root"),
         ([*FOLDER], "pictures"),
         (["resume", "nothing"], "no run 'nothing'"),

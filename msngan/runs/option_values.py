@@ -13,7 +13,7 @@ from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.safe_read import load_yaml
 
 LONGEST_WORD = 200  # characters of a stored text
-LONGEST_PATH = 4096
+LONGEST_TEXT = 4096
 WORDS = {int: "an int", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 EXAMPLES = {list: "a list such as {}", tuple: "a list such as {}", dict: "a mapping such as {}"}
 
@@ -216,31 +216,13 @@ def check_stored(
 
 
 def _fits(kind: Any, value: Any) -> bool:
-    """Whether a stored value is of a type, within a size; names may be those of newer versions."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        sized = parts[1].most is None or (is_number(value) and not parts[1].problem(value))
-        return _fits(parts[0], value) and sized
-    if origin in (Union, UnionType):
-        return any(_fits(part, value) for part in parts)
-    if origin is Literal:
-        return type(value) is type(parts[0]) and (is_word(value) or is_whole(value))
-    if origin is dict:
-        few = type(value) is dict and len(value) <= 100
-        return few and all(is_word(n) and _fits(parts[1], each) for n, each in value.items())
-    if origin in (list, tuple):
-        few = type(value) in (list, tuple) and len(value) <= 1000
-        right = origin is list or (few and len(value) == len(parts))
-        return few and right and all(_fits(parts[0], each) for each in value)
-    if kind is str:
-        return type(value) is str and len(value) <= LONGEST_PATH and "\0" not in value
-    return (
-        is_number(value)
-        if kind is float
-        else is_whole(value)
-        if kind is int
-        else type(value) is kind
-    )
+    """Whether a stored value is one that `read` gives, of a size that is fit to print."""
+    try:
+        found = _read(kind, value)
+    except ValueError:
+        return False
+    same = list(found) == list(value) if isinstance(found, tuple) else found == value
+    return bool(same) and len(repr(value)) <= LONGEST_TEXT
 
 
 def shown(value: Any) -> str:

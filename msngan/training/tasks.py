@@ -13,7 +13,6 @@ from pytorch_lightning import Callback
 from msngan.classifier import Classifier
 from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
-from msngan.networks import CLASSIFIERS, CRITICS, GENERATORS
 from msngan.runs import rng
 from msngan.runs.fit_config import FitConfig
 from msngan.runs.folder import Run, UserError
@@ -31,7 +30,6 @@ from msngan.training.callbacks import (
 )
 
 BYTES = 4 * 4  # of a float32 weight, its gradient, and Adam's two moments
-DEEPEST = 1000  # layers of a block
 
 
 def resume_command(run: Run) -> str:
@@ -84,37 +82,17 @@ class Task:
 
     def build(self) -> GAN | Classifier:
         """The networks, not yet trained; UserError for networks that memory cannot hold."""
-        options, have = self.options, memory()
-        need = BYTES * self._parameters(options)
-        if have is not None and need > have:
-            raise UserError(
-                f"training these networks takes {need / 2**30:,.0f} GiB of memory, this machine has"
-                f" {have / 2**30:,.0f}; lower {self.sized_by}"
-            )
         try:
-            return self.module(**options)
+            with rng.untouched(), torch.device("meta"):  # takes no memory
+                need, have = BYTES * count(self.module(**self.options)), memory()
+            if have is None or need <= have:
+                return self.module(**self.options)
+            size = f"they take {need / 2**30:,.0f} GiB in training, of {have / 2**30:,.0f}"
         except (MemoryError, RuntimeError) as problem:
             if isinstance(problem, RuntimeError) and "allocate memory" not in str(problem):
                 raise
-            raise UserError(
-                f"the networks do not fit into memory; lower {self.sized_by}"
-            ) from problem
-
-    def _parameters(self, options: dict[str, Any]) -> int:
-        """How many parameters the networks have, without those of norms; 0 if they cannot be."""
-        if (options.get("depth") or 0) > DEEPEST:  # each layer takes time, however small
-            return 2**62
-        try:
-            with rng.untouched(), torch.device("meta"):
-                return sum(map(count, self.plain_networks(options)))
-        except (ValueError, TypeError, OverflowError):  # reported where the network is built
-            return 0
-        except RuntimeError:  # more values than any number of bytes can hold
-            return 2**62
-
-    def plain_networks(self, options: dict[str, Any]) -> list[torch.nn.Module]:
-        """The networks without norms."""
-        raise NotImplementedError
+            size = "they cannot be allocated"
+        raise UserError(f"the networks do not fit into memory: {size}; lower {self.sized_by}")
 
     def prepare(self, device: torch.device) -> None:
         """Find everything that can be wrong with the input, before anything is written."""
@@ -150,14 +128,6 @@ class GanTask(Task):
     @property
     def callbacks(self) -> list[Callback]:
         return [Gates(), self.built.scores, self.built.samples]
-
-    def plain_networks(self, options: dict[str, Any]) -> list[torch.nn.Module]:
-        o, shape = options, (options["channels"], options["size"])
-        critic_width = o["critic_width"] or o["width"]
-        return [
-            GENERATORS[o["generator"]](o["latent_dim"], o["width"], *shape),
-            CRITICS[o["critic"]]("none", critic_width, *shape),
-        ]
 
     def prepare(self, device: torch.device) -> None:
         self.built.scores.prepare(self.data, device)
@@ -220,11 +190,6 @@ class ClassifierTask(Task):
     def options(self) -> dict[str, Any]:
         return super().options | {"classes": self.data.classes}
 
-    def plain_networks(self, options: dict[str, Any]) -> list[torch.nn.Module]:
-        o, shape = options, (options["classes"], options["channels"], options["size"])
-        sizes = {name: o[name] for name in ("width", "depth") if o[name] is not None}
-        return [CLASSIFIERS[o["network"]]("none", *shape, **sizes)]
-
     def prepare(self, device: torch.device) -> None:
         self.data.images_of("validation")
         self.data.images_of("test")
@@ -259,4 +224,5 @@ def _said(line: dict[str, Any]) -> str:
 
 
 def count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    """How many parameters are trained."""
+    return sum(each.numel() for each in module.parameters() if each.requires_grad)
