@@ -110,6 +110,8 @@ def _read(kind: Any, value: Any) -> Any:
         raise ValueError(
             f"unknown value {value!r:.80}{near}; choose from {', '.join(map(str, parts))}"
         )
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{value!r:.80} holds a NUL byte")
     plain = value if kind is str else _plain(value)
     if kind is float and type(plain) is int:
         plain = float(plain) if abs(plain) <= LARGEST else math.inf
