@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +23,7 @@ import yaml
 from conftest import same_bits, weights
 
 from msngan.__main__ import main
+from msngan.study import scheduler, worker
 
 Run = Callable[..., int]
 CONTENT: dict[str, Any] = {
@@ -138,42 +142,40 @@ def test_bad_input_of_any_run_is_found_before_the_first_begins(
     assert not Path("checkpoints").exists()
 
 
-def end(folder: Path, send: Callable[..., None], number: int) -> tuple[int, str]:
-    """The study in a process group of its own, ended in training; its exit code and words."""
-    logs = folder / "checkpoints/grid/logs"
-    shutil.rmtree(logs, ignore_errors=True)
+@pytest.mark.slow
+def test_sigterm_to_all_processes_at_any_moment_changes_no_result(
+    reference: Path, run: Run
+) -> None:
+    """As a batch system sends it. Kills are tried on `fit`: a study has no state of its own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "msngan", "study", "grid.yaml", "--jobs", "2"],
-        cwd=folder,
+        [sys.executable, "-m", "msngan", "study", write(), "--jobs", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    for _ in range(2400):
-        if list(logs.glob("*")) or process.poll() is not None:
-            break
+    while process.poll() is None and not list(Path("checkpoints/grid/logs").glob("*")):
         time.sleep(0.025)
     time.sleep(random.SystemRandom().uniform(0, 0.5))
     if process.poll() is None:
-        send(process.pid, number)
+        os.killpg(process.pid, signal.SIGTERM)
     shown = process.communicate()[1]
-    return process.returncode, shown
-
-
-@pytest.mark.slow
-def test_no_end_at_any_moment_changes_the_results(reference: Path, run: Run) -> None:
-    write()
-    code, shown = end(Path(), os.killpg, signal.SIGTERM)
     assert "Traceback" not in shown
-    if code:
+    if code := process.returncode:
         # After the last run nothing is left to save, and the signal may have its usual effect.
         assert code == 143 or (shown.count(": done at") == 2 and code == -signal.SIGTERM), shown
         states = {child["state"] for child in table()["children"]}
         assert states <= {"done", "part", "to do"}  # and none runs on
-    end(Path(), os.kill, signal.SIGKILL)  # of the study's own process alone
     assert run("study", "grid.yaml") == 0
     assert table() == table(reference)
+
+
+@pytest.mark.quick
+def test_the_server_preloads_what_a_run_imports() -> None:
+    """Without that each run would spend seconds on importing torch; a wrong name is ignored."""
+    imported = set(re.findall(r"from (msngan\.training[\w.]*) import", inspect.getsource(worker)))
+    assert imported == set(scheduler.PRELOADED)
+    assert all(map(importlib.util.find_spec, imported))
 
 
 def test_a_run_does_not_outlive_the_study() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 from msngan.runs.safe_read import read_config
 
@@ -47,14 +48,19 @@ class Diverged(Failure):
     figures: Mapping[str, float] = MappingProxyType({})
 
 
-class _Inside:
-    """The path of a file in a run's folder."""
+class HasFolder(Protocol):
+    @property
+    def folder(self) -> Path: ...
+
+
+class Inside:
+    """The path of a file in the folder of a run or a study, as an attribute of that."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __get__(self, run: Run, owner: type[Run]) -> Path:
-        return run.folder / self.name
+    def __get__(self, owner: HasFolder, kind: type[HasFolder]) -> Path:
+        return owner.folder / self.name
 
 
 @dataclass(frozen=True)
@@ -64,18 +70,18 @@ class Run:
     name: str
     root: Path = Path()
 
-    config = _Inside("config.yaml")
-    environment = _Inside("environment.json")
-    lock = _Inside(".lock")  # locked by the process that trains the run; the file itself stays
-    last = _Inside("last.ckpt")
-    previous = _Inside("previous.ckpt")
-    best = _Inside("best.ckpt")
-    metrics = _Inside("metrics.jsonl")
-    scores = _Inside("scores.jsonl")
-    accuracy = _Inside("accuracy.jsonl")  # of a classifier, a line an epoch
-    health = _Inside("health.jsonl")  # collapse checks
-    dynamics = _Inside("dynamics.npz")
-    result = _Inside("result.json")  # how the run ended; absent while it trains, or after a kill
+    config = Inside("config.yaml")
+    environment = Inside("environment.json")
+    lock = Inside(".lock")  # locked by the process that trains the run; the file itself stays
+    last = Inside("last.ckpt")
+    previous = Inside("previous.ckpt")
+    best = Inside("best.ckpt")
+    metrics = Inside("metrics.jsonl")
+    scores = Inside("scores.jsonl")
+    accuracy = Inside("accuracy.jsonl")  # of a classifier, a line an epoch
+    health = Inside("health.jsonl")  # collapse checks
+    dynamics = Inside("dynamics.npz")
+    result = Inside("result.json")  # how the run ended; absent while it trains, or after a kill
 
     @property
     def folder(self) -> Path:

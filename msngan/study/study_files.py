@@ -11,7 +11,7 @@ import yaml
 
 from msngan.runs.atomic import replacing
 from msngan.runs.configs import find_config
-from msngan.runs.folder import NAME, UserError
+from msngan.runs.folder import NAME, Inside, UserError
 from msngan.runs.safe_read import load_yaml, read_config
 from msngan.study.plan import LETTERS, OWN, Options, Study, flat, make_study
 
@@ -26,17 +26,12 @@ class Place:
     name: str
     root: Path = Path()
 
+    copy = Inside("study.yaml")
+    results = Inside("results.json")
+
     @property
     def folder(self) -> Path:
         return self.root / "checkpoints" / self.name
-
-    @property
-    def copy(self) -> Path:
-        return self.folder / "study.yaml"
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.json"
 
     def log(self, run: str) -> Path:
         """What a run of the study prints; locked by the process that trains it."""
