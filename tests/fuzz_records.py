@@ -19,8 +19,7 @@ from msngan.runs.folder import Run
 from msngan.runs.jsonl import keep_until, read_lines
 from msngan.runs.safe_read import object_or_empty
 from msngan.study.study_files import Place, open_study, started_study
-from msngan.training import collapse_rules
-from msngan.training.callbacks import Accuracy
+from msngan.training.callbacks import Accuracy, collapse_checks
 from msngan.training.callbacks.run_callback import Saving
 
 Case = Callable[[random.Random], Callable[[], Any]]
@@ -169,8 +168,8 @@ def judged(root: Path) -> Case:
         lines = read_lines(gan.folder / "scores.jsonl")
         key, shares = FD, ["precision/x", "recall/x"]
         for count in range(1, len(lines) + 1):
-            collapse_rules.best(collapse_rules.points(lines[:count], key), key)
-            collapse_rules.signs(lines[:count], key, shares)
+            scores.best_of(scores.points(lines[:count], key), key)
+            scores.signs(lines[:count], key, shares)
 
     def accuracies() -> None:
         accuracy = Accuracy()
@@ -187,7 +186,7 @@ def judged(root: Path) -> Case:
             other.damage(draw)
             return accuracies
         path.write_bytes(damaged_lines(health_lines, draw))
-        return lambda: list(collapse_rules.found(read_lines(path))) and None
+        return lambda: list(collapse_checks.found(read_lines(path))) and None
 
     return case
 

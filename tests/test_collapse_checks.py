@@ -15,7 +15,7 @@ from torch import Tensor
 
 from msngan.gan import GAN
 from msngan.losses import LOSSES
-from msngan.training import collapse_rules as health
+from msngan.training.callbacks import collapse_checks as health
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]

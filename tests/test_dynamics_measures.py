@@ -12,8 +12,14 @@ from operator_layers import LAYERS, operator_matrix
 from torch import Tensor, nn
 
 from msngan.norms import Centring, SampleNorm
-from msngan.training.dynamics.measure import Subject, measure
-from msngan.training.dynamics.step_measures import EDGES, THRESHOLD, gradient_figures, histogram
+from msngan.training.dynamics.measure import (
+    EDGES,
+    THRESHOLD,
+    Subject,
+    gradient_figures,
+    histogram,
+    measure,
+)
 from msngan.training.dynamics.weight_measures import (
     TOLERANCE,
     effective_weight,

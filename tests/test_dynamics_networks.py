@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from msngan.networks import CLASSIFIERS, Critic
 from msngan.norms import NORMS, SigmaBank, convert, layers_of, stored
 from msngan.training.dynamics.dynamics_file import PER_LAYER, appended
-from msngan.training.dynamics.measure import Subject, measure
-from msngan.training.dynamics.step_measures import Seen, figures, look
+from msngan.training.dynamics.measure import Seen, Subject, figures, look, measure
 from msngan.training.dynamics.weight_measures import kernel_singular
 
 

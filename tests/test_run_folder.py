@@ -14,7 +14,7 @@ from conftest import QUIET, TINY, same_bits, weights
 
 from msngan.runs.folder import lock
 from msngan.training.callbacks import AtomicIO
-from msngan.training.collapse_rules import Sign
+from msngan.training.callbacks.scores import Sign
 
 Run = Callable[..., int]
 Tiny = Callable[..., Path]
@@ -256,7 +256,7 @@ def test_a_collapse_whose_result_a_kill_has_prevented_still_ends_the_run(
     def sign(lines: list[dict[str, int]], *_: object) -> list[Sign]:
         return [Sign("fd is far off", True)] if lines[-1]["step"] == 3 else []
 
-    monkeypatch.setattr("msngan.training.collapse_rules.signs", sign)
+    monkeypatch.setattr("msngan.training.callbacks.scores.signs", sign)
     options = ["--scores.enabled", "true", "--scores.every", "1", "--scores.samples", "20"]
     folder = tiny("mine", *options, "--scores.stop_on_collapse", "true")
     result = folder / "result.json"

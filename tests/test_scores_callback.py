@@ -21,8 +21,8 @@ from msngan.runs.score_records import parse
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scored, Scorer
-from msngan.training import collapse_rules as rules
 from msngan.training.callbacks import Scores
+from msngan.training.callbacks import scores as rules
 from msngan.training.callbacks.scores import SHARE, Cost, cadence
 
 Run = Callable[..., int]
@@ -137,10 +137,10 @@ def test_both_a_bad_score_and_a_vanished_share_are_reported() -> None:
 def test_the_best_is_by_the_family_s_direction_and_the_earliest_of_equals(family: str) -> None:
     key = f"{family}/embed-x"
     series = [rules.Point(step, value) for step, value in ((1, 2), (2, 1), (3, 3), (4, 1), (5, 3))]
-    top = rules.best(series, key)
+    top = rules.best_of(series, key)
     assert top is not None
     assert top.step == (2 if better(key) == "lower" else 3)
-    assert rules.best([], key) is None
+    assert rules.best_of([], key) is None
 
 
 def test_only_comparable_and_undamaged_lines_are_evidence() -> None:

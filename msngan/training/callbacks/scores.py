@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -11,23 +14,38 @@ from pytorch_lightning import LightningModule, Trainer
 
 from msngan.data import ImageData
 from msngan.gan import GAN
+from msngan.leaderboard.ranking import better
 from msngan.runs import distributed
 from msngan.runs.bounds import Range
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Every, Record
+from msngan.runs.safe_read import number
 from msngan.runs.score_records import score_line
 from msngan.scores.protocol import KEYS, METRICS, Protocol, metric_names, preset, roles_of
 from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
-from msngan.training import collapse_rules
 from msngan.training.callbacks.checkpoints import Checkpoints
 from msngan.training.callbacks.progress import Progress, clock
 from msngan.training.callbacks.run_callback import RunCallback, callbacks_of, last_step
 
 SHARE = 0.05  # of a run's time; scores that take more are reported
 ROLES = {usual: role for role, (usual, _) in KEYS.items()}  # role by usual name, as --scores.best
+IN_A_ROW = 3  # evaluations that must agree; a single one may be an accident
+FACTOR = 2  # this many times worse than the best is bad
+NEAR_ZERO = 0.01  # of precision and recall, which are shares
+PRESENT = 0.1  # a share that reached this and is near zero needs no confirmation
+MEANING = {
+    "precision": "hardly a sample lies among the real images",
+    "recall": "hardly a real image lies among the samples, which is what mode collapse looks like",
+}
+REMEDY = (
+    "if it does not recover, try a lower --model.generator_lr or --model.critic_lr, another"
+    " --model.norm or a --model.penalty"
+)
+
+Line = dict[str, Any]  # of scores.jsonl
 
 
 class Scores(RunCallback):
@@ -81,7 +99,7 @@ class Scores(RunCallback):
         }
         self.collapse: str | None = None  # the sign that stopped the run
         self._scorer: Scorer | None = None
-        self._lines: list[collapse_rules.Line] = []
+        self._lines: list[Line] = []
         self._after = -1  # only later scores choose the best: best.ckpt was chosen by another score
 
     def prepare(self, data: ImageData, device: torch.device) -> None:
@@ -104,11 +122,11 @@ class Scores(RunCallback):
         return self._cost.text(time.monotonic() - self._began[1])
 
     @property
-    def best(self) -> collapse_rules.Point | None:
+    def best(self) -> Point | None:
         """The best evaluation so far, by the score that chooses best.ckpt."""
-        series = collapse_rules.points(self._lines, self._key)
+        series = points(self._lines, self._key)
         later = [point for point in series if point.step > self._after]
-        return collapse_rules.best(later, self._key)
+        return best_of(later, self._key)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = (trainer.global_step, time.monotonic())
@@ -123,7 +141,7 @@ class Scores(RunCallback):
         # The first process reads for all, so that all decide by the same lines.
         lines = distributed.decided(lambda: read_lines(self.run.scores))
         before = [line for line in lines if line.get("source") == "fit"]
-        self._lines = collapse_rules.comparable(before, like)
+        self._lines = comparable(before, like)
         say(f"{self._scorer.announcement} (ready after {clock(self._prepared)})")
         if self._scorer.warning:
             say(f"warning: {self._scorer.warning}")
@@ -183,8 +201,8 @@ class Scores(RunCallback):
         assert self._scorer is not None
         keys = self._scorer.keys
         shares = [keys["precision"], keys["recall"]]
-        for sign in collapse_rules.signs(self._lines, self._key, shares):
-            remedy = f"; {collapse_rules.REMEDY}" if sign.collapse else ""
+        for sign in signs(self._lines, self._key, shares):
+            remedy = f"; {REMEDY}" if sign.collapse else ""
             self.saving.say(f"warning: {sign.text}{remedy}")
             if sign.collapse and self.stop_on_collapse:
                 self.collapse = sign.text
@@ -251,3 +269,131 @@ def cadence(per_score: float, per_step: float) -> int:
     least = max(per_score * (1 - SHARE) / (SHARE * max(per_step, 1e-9)), 1)
     unit = 10 ** math.floor(math.log10(least))
     return math.ceil(round(least / unit, 9)) * unit  # round: a quotient may be a hair too large
+
+
+# Signs of a collapse: pure functions over the lines, so that a resumed run reports what an
+# uninterrupted one does, and reports it once. The bounds are rules of thumb, not from any paper.
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation's number; sd is None for a single sample set."""
+
+    step: int
+    value: float
+    sd: float | None = None
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What the newest evaluation shows, in a sentence; collapse: whether that is a collapse."""
+
+    text: str
+    collapse: bool
+
+
+def comparable(lines: Sequence[Line], newest: Line) -> list[Line]:
+    """The lines that `fit` wrote for the same kind of weights under the same protocol."""
+    same = ("protocol_id", "weights", "source")
+    return [line for line in lines if all(line.get(name) == newest.get(name) for name in same)]
+
+
+def points(lines: Sequence[Line], key: str) -> list[Point]:
+    """The evaluations that have a number for this score, in order."""
+    found = []
+    for line in lines:
+        score = _score(line, key)
+        value, sd = number(score.get("mean")), number(score.get("sd"))
+        if value is not None and isinstance(step := line.get("step", 0), int):
+            found.append(Point(step, value, sd))
+    return found
+
+
+def best_of(series: Sequence[Point], key: str) -> Point | None:
+    """The best of a score's evaluations, the earliest of equals."""
+    sign = -1 if better(key) == "higher" else 1
+    return min(series, key=lambda point: sign * point.value, default=None)
+
+
+def signs(lines: Sequence[Line], key: str, shares: Sequence[str]) -> list[Sign]:
+    """What the last of these comparable lines is the first to show.
+
+    key: the score that chooses the best. shares: precision and recall, if there are any. A failed
+    score is reported but is no evidence: it neither counts as a bad evaluation nor ends a row.
+    """
+    found = [Sign(text, False) for text in _failed(lines, [key, *shares])]
+    top = best_of(points(lines, key), key)
+    since = top.step if top else -1
+    texts = [
+        _vanished(points(lines, share), share, since)
+        for share in shares
+        if points(lines[-1:], share)
+    ]
+    if points(lines[-1:], key):
+        texts.insert(0, _far_from_best(points(lines, key), key))
+    return found + [Sign(text, True) for text in texts if text is not None]
+
+
+def _score(line: Line, key: str) -> dict[str, Any]:
+    scores = line.get("scores")
+    score = scores.get(key) if isinstance(scores, dict) else None
+    return score if isinstance(score, dict) else {}
+
+
+def _far_from_best(series: Sequence[Point], key: str) -> str | None:
+    """Text if the newest evaluation is the third in a row far from the best before it."""
+    top, row = series[0], 0
+    for point in series:
+        top = best_of([top, point], key) or point
+        row = row + 1 if _far(point, top, key) else 0
+    if row != IN_A_ROW:
+        return None
+    bound = "more than twice" if better(key) == "lower" else "less than half"
+    return (
+        f"{key} is {series[-1].value:.4g} at step {series[-1].step}, {bound} its best"
+        f" ({top.value:.4g} at step {top.step}) in {row} evaluations in a row"
+    )
+
+
+def _far(point: Point, top: Point, key: str) -> bool:
+    if better(key) == "higher":
+        return point.value < top.value / FACTOR
+    # The best kernel distance is zero up to noise and may be negative: the bound is then twice
+    # the noise.
+    return point.value > FACTOR * max(abs(top.value), top.sd or 0)
+
+
+def _vanished(series: Sequence[Point], key: str, since: int) -> str | None:
+    """Text if a share falls to near zero, or was never larger and is near it a third time in a row.
+
+    Only evaluations after `since`, the step of the best score, count for a row: shares are near
+    zero at the start of a run that gets better.
+    """
+    low = list(takewhile(lambda point: point.value < NEAR_ZERO, reversed(series)))
+    peak = max(series, key=lambda point: point.value)
+    had = peak.value >= PRESENT
+    row = len(low) if had else sum(point.step > since for point in low)
+    if row != (1 if had else IN_A_ROW):
+        return None
+    before = f"was {peak.value:.2g} at step {peak.step}"
+    if not had:
+        before = f"near 0 in {row} evaluations since the best score, at step {since}"
+    meaning = MEANING[key.partition("/")[0]]
+    return f"{key} is {series[-1].value:.2g} at step {series[-1].step} ({before}): {meaning}"
+
+
+def _failed(lines: Sequence[Line], keys: Sequence[str]) -> list[str]:
+    """What fails in the newest line and did not fail in the one before, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for key in dict.fromkeys(keys):
+        now, *before = (_reason(line, key) for line in reversed(lines[-2:]))
+        if now is not None and before in ([], [None]):
+            reasons.setdefault(now, []).append(key)
+    step = lines[-1].get("step")
+    return [f"no {', '.join(named)} at step {step}: {reason}" for reason, named in reasons.items()]
+
+
+def _reason(line: Line, key: str) -> str | None:
+    """Why a score failed; None if it did not, or was not asked for."""
+    score = _score(line, key)
+    return str(score.get("reason", "unknown")) if score and not points([line], key) else None

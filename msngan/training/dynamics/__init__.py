@@ -1,7 +1,7 @@
 """What happens inside a network while it trains: the file, and how it is measured.
 
-`dynamics_file` needs no torch and is what is imported from here. `step_measures` (of gradients and
-activations), `weight_measures` and `measure` (all of them at once) are imported by their names.
+`dynamics_file` needs no torch and is what is imported from here; `measure` and `weight_measures`
+are imported by their names.
 """
 
 from msngan.training.dynamics.dynamics_file import (
