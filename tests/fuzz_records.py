@@ -20,6 +20,7 @@ from msngan.runs.jsonl import keep_until, read_lines
 from msngan.runs.safe_read import object_or_empty
 from msngan.study.study_files import Place, open_study, started_study
 from msngan.training.callbacks import Accuracy, collapse_checks
+from msngan.training.callbacks import scores as rules
 from msngan.training.callbacks.run_callback import Saving
 
 Case = Callable[[random.Random], Callable[[], Any]]
@@ -168,8 +169,8 @@ def judged(root: Path) -> Case:
         lines = read_lines(gan.folder / "scores.jsonl")
         key, shares = FD, ["precision/x", "recall/x"]
         for count in range(1, len(lines) + 1):
-            scores.best_of(scores.points(lines[:count], key), key)
-            scores.signs(lines[:count], key, shares)
+            rules.best_of(rules.points(lines[:count], key), key)
+            rules.signs(lines[:count], key, shares)
 
     def accuracies() -> None:
         accuracy = Accuracy()
