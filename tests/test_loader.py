@@ -17,6 +17,7 @@ def take(start: int, count: int, chunk: int = 5, rank: int = 0, world: int = 1) 
     return [batch.flatten().tolist() for batch in islice(loader, count)]
 
 
+@pytest.mark.quick
 def test_an_epoch_shows_no_image_twice_and_the_next_is_in_another_order() -> None:
     first, second = take(0, 4), take(4, 4)  # 4 steps of 5 are an epoch of 23
     for epoch in (first, second):
