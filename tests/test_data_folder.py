@@ -505,7 +505,7 @@ def test_if_no_image_can_be_read_there_is_nothing_to_skip(root: Path) -> None:
 
 def test_images_of_a_kind_that_is_not_read_are_counted(root: Path) -> None:
     files = {"a.png": Image.new("L", (4, 4), 7), "b.HEIC": b"", "c.svg": b"", "notes.txt": b""}
-    with pytest.warns(UserWarning, match=r"^2 image.s. in .* of a kind that is not read \(b.HEIC\)"):
+    with pytest.warns(UserWarning, match=r"^2 image.s. in .* that is not read \(b.HEIC\)"):
         assert len(load_folder(write(root, files), None, None)[0]) == 1
 
 

@@ -132,8 +132,8 @@ def load_folder(
         in_chunks(fill, len(names))
     if others:
         warnings.warn(
-            f"{len(others)} image(s) in {root} are of a kind that is not read ({others[0]}); convert"
-            " them to PNG to use them",
+            f"{len(others)} image(s) in {root} are of a kind that is not read ({others[0]});"
+            " convert them to PNG to use them",
             stacklevel=2,
         )
     if not bad:
