@@ -106,7 +106,7 @@ class Recipe:
 
     norm: str
     precision: str = "32-true"
-    passes: str = "joint"
+    critic_batch: str = "joint"
     statistics: str = "batch"  # the GAN's generator_statistics
     channels_last: bool = True
 
@@ -115,7 +115,7 @@ class Recipe:
         layout = "channels_last" if self.channels_last else "contiguous"
         precision = "bfloat16" if self.precision == HALF else "float32"
         words = [self.norm, precision, layout]
-        words += [f"{self.passes} passes"] if self.passes != "joint" else []
+        words += [f"{self.critic_batch} passes"] if self.critic_batch != "joint" else []
         words += [f"{self.statistics} means"] if self.statistics != "batch" else []
         return {
             "name": ", ".join(words),
@@ -123,7 +123,7 @@ class Recipe:
             "kind": "norm",
             "layout": layout,
             "precision": precision,
-            "passes": self.passes,
+            "critic_batch": self.critic_batch,
             "generator_statistics": self.statistics,
         }
 
@@ -131,7 +131,7 @@ class Recipe:
         return GAN(
             norm=self.norm,
             loss="nonsaturating",
-            critic_batch=self.passes,  # type: ignore[arg-type]
+            critic_batch=self.critic_batch,  # type: ignore[arg-type]
             generator_statistics=self.statistics,  # type: ignore[arg-type]
             width=width,
             channels_last=self.channels_last,
@@ -147,7 +147,7 @@ def recipes(norms: tuple[str, ...]) -> list[Recipe]:
         found += [Recipe(norm, channels_last=False), *both]
         made = convert(nn.Conv2d(1, 1, 1), norm)
         if any(isinstance(part, Centring) for part in made.modules()):
-            found += [replace(each, passes="separate") for each in both]
+            found += [replace(each, critic_batch="separate") for each in both]
             found += [replace(each, statistics="last") for each in both]
     return found
 

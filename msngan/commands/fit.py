@@ -104,8 +104,9 @@ def metavar(option: Option) -> str:
 def described(option: Option) -> str:
     """What an option does, its values or range, and its default."""
     facts = []
-    for kind in members(option.type):
-        if get_origin(kind) is Literal:
+    kinds = [kind for kind in members(option.type) if kind is not NoneType]
+    for kind in kinds:
+        if get_origin(kind) is Literal and len(kinds) == 1:
             facts.append(f"one of {', '.join(map(str, get_args(kind)))}")
     if limits := limits_of(option.type):
         facts.append(str(limits))

@@ -53,7 +53,11 @@ NotNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, below=1)]
 
 # Former and short names: in old configs, records and checkpoints, and on the command line.
-FORMER = {"model.passes": "model.critic_batch", "on_save_error": "checkpoint.on_save_error"}
+FORMER = {
+    "model.passes": "model.critic_batch",
+    "trainer.detect_anomaly": "detect_anomaly",
+    "on_save_error": "checkpoint.on_save_error",
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,6 @@ def trainer(
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true",
     deterministic: Repeat[bool | Literal["warn"] | None] = None,
     benchmark: Repeat[bool | None] = None,
-    detect_anomaly: Record[bool] = False,
     profiler: Record[str | None] = None,
 ) -> None:
     """Options of Lightning's Trainer that apply here. The others count epochs or validation, or
@@ -129,7 +132,6 @@ def trainer(
         deterministic: use only deterministic algorithms on a GPU (resume is then exact there);
             warn: say where there is none; null: no.
         benchmark: let cuDNN choose the fastest algorithms by measuring them; null: no.
-        detect_anomaly: the same as --detect-anomaly.
         profiler: Lightning profiler: simple or advanced; null: none.
     """
 

@@ -153,7 +153,7 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     stop, progress, saving = Stop(), Progress(), built.checkpoint.saving
     saving.run, saving.say = run, progress.say
     saving.remedy = f"make room and continue with `{resume_command(run)}`"
-    watching = config.detect_anomaly or config.trainer.detect_anomaly
+    watching = config.detect_anomaly
     watchers = [Anomaly(config.model.compile), Dump()] if watching else [Dump()]
     callbacks = [*watchers, stop, built.records, built.dynamics, built.health]
     callbacks += [*task.callbacks, built.checkpoint, progress]
@@ -232,7 +232,6 @@ def _trainer(
 ) -> Trainer:
     options = config.group("trainer")
     options |= {"devices": world.devices, "num_nodes": world.nodes}
-    options["detect_anomaly"] = False  # the callback Anomaly replaces it and names layers
     if world.environment is not None:
         options["strategy"] = launch.Together(world.environment)
     try:
