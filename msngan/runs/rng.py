@@ -2,7 +2,7 @@
 
 Every random draw of a run comes from a generator that is made for it on the spot. So a checkpoint
 needs no random state to be exact, the ranks of a distributed run differ by construction, and
-whatever a callback draws cannot move what training draws.
+what a callback draws does not change what training draws.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 Stream = Literal[
     "init",  # the networks' first weights
-    "order",  # which images a step sees
+    "order",  # which images each step uses
     "flip",  # which of them are mirrored
     "crop",  # how far they are shifted
     "validation",  # which training images a classifier does not train on
     "critic",  # latents of the critic's fakes
     "generator",  # latents of the generator's batch
-    "penalty",  # points at which a gradient penalty looks
-    "global",  # whatever a user's layer (dropout, say) takes from torch's global generator
+    "penalty",  # points at which a gradient penalty is taken
+    "global",  # what a layer (dropout, say) draws from torch's global generator
     "samples",  # latents of grids and of scored samples
-    "scores",  # which real images a score sees
-    "health",  # latents of what is looked at for a collapse
+    "scores",  # which real images a score uses
+    "health",  # latents of the collapse checks
     "extractor",  # training of an embedded feature extractor
 ]
 
 
 def derive(seed: int, step: int, rank: int, stream: Stream) -> int:
-    """A 63-bit seed, different for any two tuples but for a chance of 2**-63."""
+    """A 63-bit seed; two tuples have the same one with probability 2**-63."""
     key = f"{seed}/{step}/{rank}/{stream}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
@@ -50,7 +50,7 @@ def generator(
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Torch's, NumPy's and Python's global generators leave the block as they entered it."""
+    """Restore torch's, NumPy's and Python's global generators after the block."""
     import random
 
     import numpy as np

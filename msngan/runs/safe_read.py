@@ -46,10 +46,14 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def read_up_to(path: Path, most: int) -> bytes:
-    """The bytes of a regular file; ValueError for anything else, and for more than `most`."""
+def _check_regular(path: Path) -> None:
     if not is_regular(path):
         raise ValueError("not a regular file" if path.exists() else "there is no such file")
+
+
+def read_up_to(path: Path, most: int) -> bytes:
+    """The bytes of a regular file; ValueError for anything else, and for more than `most`."""
+    _check_regular(path)
     with open(path, "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -284,8 +288,7 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
 def _damaged_is_value_error(path: Path) -> Iterator[None]:
     from tokenize import TokenError
 
-    if not is_regular(path):
-        raise ValueError("not a regular file" if path.exists() else "there is no such file")
+    _check_regular(path)
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OverflowError) as problem:
@@ -315,8 +318,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
 
 def _check_header(path: Path) -> None:
     """Check the header before the library does, which takes 100 MB of it."""
-    if not is_regular(path):
-        raise ValueError("not a regular file")
+    _check_regular(path)
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
