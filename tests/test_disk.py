@@ -67,6 +67,11 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], obje
     return todo.__setitem__
 
 
+def on(disk: Path, *options: str) -> list[str]:
+    """The options of a run that writes after each step to this disk."""
+    return [*TINY, *QUIET, *EACH, "--run", "mine", "--root", str(disk), *options]
+
+
 def left(place: Path) -> list[str]:
     names = [path.name for path in place.rglob("*")]
     return [name for name in names if name.endswith(".tmp") or name == ".next.ckpt"]
@@ -85,8 +90,7 @@ def test_a_full_disk_stops_the_run_and_its_last_checkpoint_goes_on_exactly(
     whole = weights(tiny("whole", *EACH))
     folder = small / "checkpoints/mine"
     with fill(small, 400_000):
-        options = [*TINY, *QUIET, *EACH, "--run", "mine", "--root", str(small)]
-        assert run("fit", *options) == 1
+        assert run("fit", *on(small)) == 1
         line = last_line(capfd)
         assert line.startswith(f"msngan: error: cannot write to {folder}: No space left on device")
         assert f"`msngan resume mine --root {small}`" in line
@@ -126,8 +130,7 @@ def test_a_run_that_may_continue_warns_once_an_episode_and_ends_in_the_same_bits
     disk = fill(small, 0)
     at_step(2, lambda: disk.__enter__())
     at_step(6, lambda: disk.__exit__(None, None, None))
-    options = [*TINY, *QUIET, *EACH, "--steps", "9", "--run", "mine", "--root", str(small)]
-    assert run("fit", *options, "--on-save-error", "continue") == 0
+    assert run("fit", *on(small, "--steps", "9", "--on-save-error", "continue")) == 0
     shown = capfd.readouterr().err
     assert "Traceback" not in shown
     for what in ("last.ckpt", "dynamics.npz", "a grid"):
@@ -189,8 +192,7 @@ def test_a_run_that_may_continue_fails_when_its_last_checkpoint_is_missing(
 ) -> None:
     disk = fill(small, 60_000)  # for records, not for a checkpoint
     at_step(3, lambda: disk.__enter__())
-    options = [*TINY, *QUIET, *EACH, "--run", "mine", "--root", str(small)]
-    assert run("fit", *options, "--checkpoint.on_save_error", "continue") == 1
+    assert run("fit", *on(small, "--checkpoint.on_save_error", "continue")) == 1
     assert "No space left on device" in last_line(capfd)
     folder = small / "checkpoints/mine"
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
@@ -217,9 +219,8 @@ def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_anew(
             subprocess.run(["umount", "-l", str(small)], check=True)
 
     at_step(3, vanish)
-    options = [*TINY, *QUIET, *EACH, "--run", "mine", "--root", str(small)]
-    options += ["--records.every", "100", "--dynamics.every", "0", "--samples.every", "0"]
-    assert run("fit", *options) == 1
+    rare = ["--records.every", "100", "--dynamics.every", "0", "--samples.every", "0"]
+    assert run("fit", *on(small, *rare)) == 1
     assert last_line(capfd).startswith(f"msngan: error: cannot write to {folder}: ")
     assert not folder.exists()
     if how == "moved":
@@ -242,9 +243,8 @@ def test_a_disk_that_becomes_read_only_stops_the_run_and_refuses_a_resume_until_
         mount("-o", "remount,bind,ro", str(small))
 
     at_step(3, freeze)
-    options = [*TINY, *QUIET, *EACH, "--run", "mine", "--root", str(small)]
     message = f"msngan: error: cannot write to {folder}: {os.strerror(errno.EROFS)}"
-    for command in (("fit", *options), ("resume", "mine", "--root", str(small))):
+    for command in (("fit", *on(small)), ("resume", "mine", "--root", str(small))):
         assert run(*command) == 1
         assert last_line(capfd).startswith(message)
         assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import COUPLED, under, weights
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
+from torch.utils.data import DataLoader
 
+from msngan.classifier import Classifier
 from msngan.gan import GAN
 from msngan.networks import Critic
 from msngan.networks.schedules import update_average
@@ -232,3 +237,28 @@ def test_separate_passes_hide_a_difference_in_colour_that_a_joint_pass_shows(nor
         spread = first.std()
     assert apart.abs().max() < 1e-9 * spread
     assert (first - second).abs().mean() > 0.1 * spread
+
+
+@pytest.mark.parametrize("kind", ["gan", "classifier"])
+def test_under_a_plain_trainer_the_losses_of_every_step_reach_its_logger(
+    kind: str, tmp_path: Path
+) -> None:
+    images, labels = torch.rand(32, 1, 8, 8) * 2 - 1, torch.arange(32) % 10
+    shape: dict[str, Any] = {"channels": 1, "size": 8, "width": 2, "steps": 4}
+    module = GAN(latent_dim=4, **shape) if kind == "gan" else Classifier(**shape)
+    data = images if kind == "gan" else list(zip(images, labels, strict=True))
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=CSVLogger(tmp_path, version=0),
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(data, batch_size=8))  # type: ignore[arg-type]
+    with open(tmp_path / "lightning_logs/version_0/metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
+    names = ("critic_loss", "generator_loss") if kind == "gan" else ("loss", "accuracy")
+    assert all(float(row[name]) >= -10 for row in rows for name in names)
