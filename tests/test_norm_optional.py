@@ -156,22 +156,6 @@ def test_switching_off_does_not_change_what_the_layer_computes(
     assert not torch.allclose(stored(layer), stored(stays))
 
 
-def test_the_gradient_in_the_new_weight_is_sigma_times_that_in_the_old_one() -> None:
-    on, gate = of_sigma(0.5, start=True)
-    off, other = copy.deepcopy((on, gate))
-    off.weight_norm.managed = True
-    off.weight_norm.iterate(stored(off))
-    assert not off.weight_norm.on
-    x, target = torch.randn(5, 4).double(), torch.randn(5, 6).double()
-    for layer in (on, off):
-        (layer(x) - target).square().sum().backward()
-    # All but the component that the division takes away.
-    u, v = gate.estimate.u[0], gate.estimate.v[0]
-    inner = (stored(off).grad * stored(off).detach()).sum()
-    projected = stored(off).grad - inner * torch.outer(u, v)
-    torch.testing.assert_close(projected, 0.5 * stored(on).grad)
-
-
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize(("sigma", "start"), [(0.5, True), (3.0, False)], ids=["off", "on"])
 def test_adam_goes_on_as_if_it_had_always_seen_the_gradients_of_the_new_weight(

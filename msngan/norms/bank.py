@@ -295,22 +295,15 @@ class _Divide(torch.autograd.Function):
                 "the bank was updated between a forward pass and its backward; call update() after"
             )
         found: list[Tensor | None] = [None] * len(gradients)
-        wanted = [index for index, gradient in enumerate(gradients) if gradient is not None]
-        given = [gradient for gradient in gradients if gradient is not None]
-        made: Sequence[Tensor]
-        if torch.is_grad_enabled():  # with create_graph
-            weights = [ctx.weights[index] for index in wanted]
-            norms = [bank._norms[index] for index in wanted]
-            outputs = [n.normalised(weight) for n, weight in zip(norms, weights, strict=True)]
-            made = torch.autograd.grad(outputs, weights, given, create_graph=True)
-        else:
-            made = [_gradient(bank, index, each) for index, each in zip(wanted, given, strict=True)]
-        for index, gradient in zip(wanted, made, strict=True):
-            found[index] = gradient
+        for index, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            norm = bank._norms[index]
+            if torch.is_grad_enabled():  # with create_graph
+                weight = ctx.weights[index]
+                made = norm.normalised(weight)
+                (found[index],) = torch.autograd.grad(made, weight, gradient, create_graph=True)
+            else:
+                divided, sigma = bank._divided[index], bank._sigmas[index]
+                found[index] = quotient_gradient(norm, gradient, divided, sigma, norm.u, norm.v)
         return (None, *found)
-
-
-def _gradient(bank: SigmaBank, index: int, given: Tensor) -> Tensor:
-    norm = bank._norms[index]
-    divided, sigma = bank._divided[index], bank._sigmas[index]
-    return quotient_gradient(norm, given, divided, sigma, norm.u, norm.v)

@@ -24,7 +24,7 @@ of h per channel in the batch (tests/test_norm_lipschitz.py has each line in num
 - Training, per sample: the derivative of a value by its own h is 1 - 1/n, and by each other -1/n.
   Measured by the largest change of any value, the norm of P is its largest row sum,
   1 - 1/n + (n - 1)/n = 2 (1 - 1/n), so the constant at most doubles: one sample's output can move
-  by that much as the others move. It is no bound per image, as gradient penalties need it; see
+  by that much as the others move. It is not a bound per image, which gradient penalties need; see
   `msngan.norms.statistics`.
 - With gain, out = g (P h) + m: the constant is multiplied by max |g|, which nothing bounds.
 """

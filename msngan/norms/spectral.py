@@ -194,25 +194,25 @@ def is_channels_last(weight: Tensor) -> bool:
 
 
 def quotient_gradient(
-    part: SpectralNorm, given: Tensor, divided: Tensor, sigma: Tensor, u: Tensor, v: Tensor
+    part: SpectralNorm, gradient: Tensor, divided: Tensor, sigma: Tensor, u: Tensor, v: Tensor
 ) -> Tensor:
     """Equation 9 for W' = scale * W / sigma, G = dL/dW': (scale * G - <G, W'> u v^T) / sigma.
 
     divided: W'. sigma: already divided by the scale. For one group.
     """
-    if given.dtype in LOW_PRECISION:
-        return quotient_gradient(part, given.float(), divided, sigma, u, v).to(given.dtype)
-    outer = part.columns(v, given)
-    matrix = part.matrix(given)[0]
-    inner = torch.dot(matrix.reshape(-1), part.matrix(divided)[0].reshape(-1).to(given.dtype))
-    if given.is_cpu:  # Python numbers do not wait here, and save a pass over the gradient
+    if gradient.dtype in LOW_PRECISION:
+        return quotient_gradient(part, gradient.float(), divided, sigma, u, v).to(gradient.dtype)
+    outer = part.columns(v, gradient)
+    matrix = part.matrix(gradient)[0]
+    inner = torch.dot(matrix.reshape(-1), part.matrix(divided)[0].reshape(-1).to(gradient.dtype))
+    if gradient.is_cpu:  # Python numbers do not wait here, and save a pass over the gradient
         size = float(sigma.numpy())
         alpha = -float(inner.numpy()) / (size * part.scale)
         made = torch.addr(matrix, u[0], outer[0], beta=1 / size, alpha=alpha)
     else:
         scaled = u[0] * (inner / -part.scale)
         made = torch.addcmul(matrix, scaled[:, None], outer[0]) / sigma
-    made = part.uncolumned(made, given)
+    made = part.uncolumned(made, gradient)
     return made.transpose(0, 1) if part.output_axis else made
 
 
