@@ -103,6 +103,13 @@ def settings() -> Iterator[None]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write `figure` atomically, within `settings`; the format follows from the suffix."""
+    if figure.get_layout_engine():  # its solver leaves other last digits in other processes
+        figure.set_dpi(SETTINGS["savefig.dpi"])
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:
+            left, bottom, width, height = np.round(axes.get_position().bounds, 5)
+            axes.set_position((left, bottom, width, height))
     kind = path.suffix[1:].lower()
     with replacing(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=METADATA[kind])
