@@ -131,14 +131,6 @@ def test_too_few_samples_for_neighbours_fail_these_scores_only(
             assert result.scores[key]["mean"] is not None
 
 
-def test_seconds_say_where_the_time_went(
-    toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
-    seconds = evaluate_sampler(sampler, protocol, toy, real).seconds
-    assert list(seconds) == ["real data", "generator", "extractor", "scores"]
-    assert min(seconds.values()) > 0
-
-
 def test_result_is_what_a_score_line_holds(
     toy: EmbeddedExtractor, real: Reference, protocol: Protocol
 ) -> None:

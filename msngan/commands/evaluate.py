@@ -59,7 +59,9 @@ def parser() -> Parser:
     how.add_argument(
         "--metrics", metavar="A,B,...", help=f"some of {', '.join(METRICS)}; default: all"
     )
-    how.add_argument("--via", choices=VIA, default="own", help="whose arithmetic; default: own")
+    how.add_argument(
+        "--via", choices=VIA, default="own", help="library that computes or checks the scores"
+    )
     how.add_argument(
         "--runs", type=int, metavar="N", help="number of sample sets; overrides the protocol"
     )
@@ -72,7 +74,9 @@ def parser() -> Parser:
     )
     how.add_argument("--inception-weights", metavar="FILE", help="the official weights")
     weights = how.add_mutually_exclusive_group()
-    weights.add_argument("--ema", dest="ema", action="store_true", default=None)
+    weights.add_argument(
+        "--ema", dest="ema", action="store_true", default=None, help="the moving average"
+    )
     weights.add_argument(
         "--raw",
         dest="ema",
@@ -81,7 +85,7 @@ def parser() -> Parser:
     )
     made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
     made.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all")
-    made.add_argument("--root", default=".", metavar="DIR", help="where checkpoints/ is")
+    made.add_argument("--root", default=".", metavar="DIR", help="folder that holds checkpoints/")
     made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     return made
 

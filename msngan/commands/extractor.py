@@ -36,7 +36,7 @@ def parser() -> Parser:
     fit = commands.add_parser("fit", help="train one and write it with its model card")
     fit.add_argument("--dataset", required=True, metavar="NAME", help="cifar10, folder, ...")
     fit.add_argument("--root", metavar="DIR", help="the data's folder; default: MSNGAN_DATA")
-    fit.add_argument("--size", type=int, metavar="N", help="of the images, as in `fit`; default 32")
+    fit.add_argument("--size", type=int, metavar="N", help="size of the images; default: 32")
     fit.add_argument("--channels", type=int, choices=(1, 3), help="default: the images' own")
     fit.add_argument("--epochs", type=int, metavar="N", help="default: the data set's recipe")
     fit.add_argument("--batch-size", type=int, metavar="N", help="default: the recipe's")
