@@ -108,6 +108,8 @@ def loaded_after(*arguments: str) -> set[str]:
         ["extractor", "--help"],
         ["fti"],
         ["fit", "--config", "nothing"],
+        ["fit", "--help"],
+        ["fit", "--steps", "x"],
         ["resume", "nothing"],
         ["sample", "nothing"],
         ["sample"],
