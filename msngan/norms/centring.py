@@ -201,7 +201,8 @@ class _Subtract(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor) -> Tensor:
-        return F.batch_norm(x, shift, torch.ones_like(shift), eps=0.0)
+        one = torch.ones_like(shift)  # torch's, for F.batch_norm of PyTorch 2.10 refuses eps = 0
+        return torch.batch_norm(x, None, None, shift, one, False, 0.0, 0.0, False)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -107,7 +107,7 @@ def iterated(
     """
     settles = enough < ENOUGH
     values = looks(x) or (settles and not torch.compiler.is_compiling())
-    most = most if values else min(most, UNSEEN[settles])
+    most = most if values else min(most, UNSEEN[int(settles)])
     while True:
         y, z = products(x)
         found = advance(x, z)

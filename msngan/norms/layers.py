@@ -205,8 +205,11 @@ def _adopt(part: nn.Module) -> None:
 
     Unless the parameter itself was written since.
     """
-    handed = part.__dict__.pop("_handed", None)
-    if handed is None or handed[0]._version == handed[1]:
+    handed = part.__dict__.get("_handed")
+    if handed is None:
+        return
+    part.__dict__["_handed"] = None
+    if handed[0]._version == handed[1]:
         return
     weight = handed[2]()
     alike = weight is not None and handed[0].data_ptr() == weight.data_ptr()
