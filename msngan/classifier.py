@@ -11,13 +11,11 @@ from torch.nn import functional as F
 
 from msngan import norms
 from msngan.networks import CLASSIFIERS, ActivationName, ClassifierName
-from msngan.networks.schedules import Decay, set_learning_rates
+from msngan.networks.updates import Decay, refuse_nan, set_learning_rates
 from msngan.norms import NormName, SigmaBank
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
-from msngan.runs.bounds import Range, named
-from msngan.runs.divergence import refuse_nan
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
     AtLeastOne,
@@ -26,7 +24,9 @@ from msngan.runs.options import (
     Network,
     NotNegative,
     Positive,
+    Range,
     SetByFit,
+    named,
 )
 
 if TYPE_CHECKING:

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from msngan import norms
 from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
 from msngan.networks import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
-from msngan.networks.schedules import Decay, set_learning_rates, update_average
+from msngan.networks.updates import Decay, refuse_nan, set_learning_rates, update_average
 from msngan.norms import NormName, SigmaBank, configured, convert
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
-from msngan.runs.bounds import named
-from msngan.runs.divergence import refuse_nan
 from msngan.runs.folder import UserError
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
@@ -29,6 +27,7 @@ from msngan.runs.options import (
     NotNegative,
     Positive,
     SetByFit,
+    named,
 )
 
 BATCH_NORMS = {"batch", "batch_no_gain"}

@@ -16,8 +16,7 @@ from fuzz_inputs import SCALARS, changed, damaged
 from fuzz_records import odd_yaml
 
 from msngan.__main__ import COMMANDS
-from msngan.runs.configs import known_configs, packaged_folder
-from msngan.runs.fit_config import parse
+from msngan.runs.configs import known_configs, packaged_folder, parse
 from msngan.runs.options import SOURCES as TASKS
 from msngan.runs.options import options_of
 

@@ -18,12 +18,11 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 from msngan.bench import classify, norms, scores
-from msngan.bench.counting import live_bytes, operations
 from msngan.bench.norms import NEEDS, Variant, against, counted, flops_of, lower_bounds, sizes
 from msngan.bench.references import NAIVE, REFERENCES, TORCH, Centred, built, layers_of
 from msngan.bench.settings import ClassifySettings, NormSettings, ScoreSettings
 from msngan.bench.step import Recipe
-from msngan.bench.timing import Clock, clock_of, interleaved, ratio
+from msngan.bench.timing import Clock, clock_of, interleaved, live_bytes, operations, ratio
 from msngan.classifier import Classifier
 from msngan.networks import Critic
 from msngan.norms import NORMS, convert

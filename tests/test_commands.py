@@ -19,8 +19,7 @@ from msngan.gan import GAN
 from msngan.leaderboard.experiments import setup_of
 from msngan.networks import draw_samples, load_generator
 from msngan.runs.atomic import append_line
-from msngan.runs.configs import is_study, known_configs, summary, top_level
-from msngan.runs.fit_config import parse
+from msngan.runs.configs import is_study, known_configs, parse, summary, top_level
 from msngan.runs.jsonl import read_lines
 from msngan.training.callbacks import progress
 

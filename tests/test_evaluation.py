@@ -16,7 +16,7 @@ from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan.data import images as convert
 from msngan.runs.folder import Diverged
-from msngan.scores import distances, neighbours, torch_fidelity_check
+from msngan.scores import distances, torch_fidelity_check
 from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.evaluation import BACKENDS, Disagreement, Result, Sampler, evaluate_sampler
 from msngan.scores.extractors import Features
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_plain_functions_on_each_runs_images(
         "score": [distances.inception_score(run.logits, 2) for run in runs],
         "kernel": [distances.kernel_distance(run.pool, pool) for run in runs],
     }
-    near = [neighbours.neighbours(kept, run.pool) for run in runs]
+    near = [distances.neighbours(kept, run.pool) for run in runs]
     expected |= {role: [each[role] for each in near] for role in NEIGHBOURS}
     assert list(result.scores) == [toy.keys[kind] for kind in expected]
     for kind, values in expected.items():

@@ -20,7 +20,7 @@ from conftest import QUIET, TINY
 from fuzz_harness import many, outcome
 
 from msngan.data.image_files import load_folder
-from msngan.report.html.scale import logarithmic
+from msngan.report.html.chart import logarithmic
 from msngan.training import dynamics
 
 # How many inputs of each kind: in CI, and in the long form.

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from msngan.classifier import Classifier
 from msngan.gan import GAN
 from msngan.networks import Critic
-from msngan.networks.schedules import update_average
+from msngan.networks.updates import update_average
 from msngan.norms import NORMS, SigmaBank, is_batch_coupled
 
 Tiny = Callable[..., Path]

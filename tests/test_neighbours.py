@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from msngan.scores import neighbours as module
-from msngan.scores.neighbours import neighbours, radii
+from msngan.scores import distances as module
+from msngan.scores.distances import neighbours, radii
 
 KEYS = ("precision", "recall", "density", "coverage")
 
@@ -177,7 +177,7 @@ def test_no_number_depends_on_the_blocks(case: str, monkeypatch: pytest.MonkeyPa
     real, fake = PAIRS[case]
     whole, kth = neighbours(real, fake), radii(real, 4)
     for rows, columns in ((1, 1), (7, 3), (16, 64)):
-        monkeypatch.setattr(module, "BLOCK", rows)
+        monkeypatch.setattr(module, "ROWS", rows)
         monkeypatch.setattr(module, "PART", columns)
         assert neighbours(real, fake) == whole
         assert torch.equal(radii(real, 4), kth)

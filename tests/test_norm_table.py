@@ -11,7 +11,7 @@ import torch
 from norm_layers import LAYERS, ONE_OF_EACH_KIND, pairs
 from torch import Tensor, nn
 
-from msngan.networks.schedules import update_average
+from msngan.networks.updates import update_average
 from msngan.norms import NORMS, SigmaBank, WeightPart, convert, statistics, stored
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))

@@ -16,11 +16,10 @@ import yaml
 
 from msngan.commands.fit import MAIN, described, help_text
 from msngan.leaderboard.experiments import setup_of
-from msngan.runs.bounds import Range
-from msngan.runs.fit_config import parse
+from msngan.runs.configs import parse
 from msngan.runs.folder import NAME, UserError
 from msngan.runs.option_values import limits_of, members
-from msngan.runs.options import FORMER, SOURCES, Option, Role, group, is_free, options_of
+from msngan.runs.options import FORMER, SOURCES, Option, Range, Role, group, is_free, options_of
 
 pytestmark = pytest.mark.quick
 OPTIONS = [(task, option) for task in SOURCES for option in options_of(task).values()]

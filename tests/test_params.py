@@ -18,7 +18,7 @@ from msngan.bench.settings import PUBLISHED, REBUILT, SHAPES
 from msngan.networks import CLASSIFIERS, Critic
 from msngan.networks.released import RELEASED
 from msngan.norms import NORMS, Norm, WeightPart
-from msngan.report.tables.params_tables import params_tables
+from msngan.report.tables.bench_tables import params_tables
 from msngan.report.tables.table import print_as, print_terminal
 
 Run = Callable[..., int]

@@ -20,8 +20,7 @@ from msngan.__main__ import COMMANDS
 from msngan.data import datasets
 from msngan.losses import LOSSES, PENALTIES
 from msngan.norms import NORMS
-from msngan.runs.configs import known_configs
-from msngan.runs.fit_config import parse
+from msngan.runs.configs import known_configs, parse
 from msngan.scores.protocol import preset
 
 HIDDEN = {"__main__", *FORMER}

@@ -14,7 +14,7 @@ import torch
 from toy_extractor import METADATA, network, photographs, protocol_of
 
 from msngan.runs.folder import UserError
-from msngan.scores import distances, neighbours, reference
+from msngan.scores import distances, reference
 from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.extractors import Features
 from msngan.scores.protocol import NEIGHBOURS
@@ -259,7 +259,7 @@ def test_neighbours_are_of_equally_many_images_on_both_sides(
     for count in (20, 60, 80):
         pool = toy.features(photographs(count, seed=2)).pool
         kept = real.features[:count].double()
-        expected = neighbours.neighbours(
+        expected = distances.neighbours(
             kept, pool[: len(kept)], precision_neighbours=2, coverage_neighbours=4
         )
         assert real.neighbours(pool, (2, 4)) == pytest.approx(expected)
@@ -273,7 +273,7 @@ def test_radii_come_from_the_cache_unless_it_is_damaged(
     files = sorted(tmp_path.glob("*-radii-50-?.npy"))
     assert len(files) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(neighbours, "radii", forbidden)
+        patch.setattr(distances, "radii", forbidden)
         assert Reference.of(IMAGES, toy, tmp_path).neighbours(pool, (3, 5)) == expected
     for damage in (b"", files[0].read_bytes()[:-8], np.full(50, np.nan), np.ones(49)):
         if isinstance(damage, bytes):

@@ -30,12 +30,15 @@ from msngan.report.html.chart import (
     Mark,
     Series,
     line_style,
+    linear,
+    logarithmic,
+    needs_log,
     thinned,
+    tick_labels,
 )
 from msngan.report.html.document import spread
 from msngan.report.html.pictures import LARGEST_IMAGE, WIDEST, Pictures, grids, small
 from msngan.report.html.records import number
-from msngan.report.html.scale import linear, logarithmic, needs_log, tick_labels
 
 NAN = math.nan
 

@@ -15,12 +15,12 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from toy_extractor import METADATA, network, photographs, protocol_of
 
+from msngan.runs.distributed import gather, share
 from msngan.runs.folder import Diverged
 from msngan.scores import distances
 from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.evaluation import Result, evaluate_sampler
 from msngan.scores.reference import Reference
-from msngan.scores.sharing import gather, share
 
 COUNT = 25  # shares of 13 and 12
 HELD_OUT = photographs(40, seed=1)

@@ -15,9 +15,9 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from toy_extractor import METADATA, network, photographs
 
 from msngan.scores import distances, torch_fidelity_check
+from msngan.scores.distances import neighbours
 from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.extractors import Features
-from msngan.scores.neighbours import neighbours
 from msngan.scores.reference import in_random_order
 from msngan.scores.torch_fidelity_check import ROLES, calculate, scores
 

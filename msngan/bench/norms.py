@@ -26,10 +26,17 @@ from torch.nn.functional import softplus
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
-from msngan.bench.counting import live_bytes, operations
 from msngan.bench.references import DESCRIPTIONS, NAIVE, REFERENCES, TORCH, built, layers_of
 from msngan.bench.settings import SIZE, NormSettings, record
-from msngan.bench.timing import Clock, Progress, clock_of, interleaved, ratio
+from msngan.bench.timing import (
+    Clock,
+    Progress,
+    clock_of,
+    interleaved,
+    live_bytes,
+    operations,
+    ratio,
+)
 from msngan.networks import Critic, frozen
 from msngan.norms import NORMS, NormLayer, SigmaBank, fold, statistics
 

@@ -25,7 +25,7 @@ from msngan.gan import GAN
 from msngan.norms import SigmaBank, estimate, is_batch_coupled, stored
 from msngan.norms.layers import parts_of
 from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
-from msngan.runs.fit_config import parse
+from msngan.runs.configs import parse
 from msngan.runs.folder import UserError
 
 BASELINE = "forward + backward"

@@ -13,10 +13,10 @@ from msngan.bench.settings import BENCHMARKS, Settings
 from msngan.commands.parser import Parser, chosen, words
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import FORMATS, print_as
-from msngan.runs import bounds
 from msngan.runs.atomic import write_json
 from msngan.runs.configs import read_configs
 from msngan.runs.folder import UserError
+from msngan.runs.options import at_least
 
 DESCRIPTION = """\
 The variants take turns within each round and are compared with the baseline of the same round, so
@@ -57,7 +57,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     for each in fields(BENCHMARKS[options.benchmark]):
         value = getattr(options, each.name)
         if isinstance(each.default, int):
-            bounds.at_least(_flag(each.name), value, each.metadata["least"])
+            at_least(_flag(each.name), value, each.metadata["least"])
         elif isinstance(value, str) and each.metadata["choices"]:
             chosen(_flag(each.name), value, each.metadata["choices"])
     _check_together(options)

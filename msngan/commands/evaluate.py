@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from msngan.commands.parser import Parser
 from msngan.report.tables.table import FORMATS
-from msngan.runs import bounds as checks
 from msngan.runs.atomic import append_line
 from msngan.runs.folder import NAME, Failure, Run, UserError, find_checkpoint
+from msngan.runs.options import at_least
 from msngan.runs.score_records import score_line
 from msngan.scores.protocol import METRICS, PRESETS, check_sizes, metric_names, preset
 
@@ -129,7 +129,7 @@ def _check(options: argparse.Namespace) -> None:
         if getattr(options, name) == "":
             raise UserError(f"--{name.replace('_', '-')} is empty; give a value, or leave it out")
     for name, least in (("runs", 1), ("images", 2), ("seed", 0), ("threads", 0), ("size", 1)):
-        checks.at_least(f"--{name}", getattr(options, name), least)
+        at_least(f"--{name}", getattr(options, name), least)
     sizes = options.sizes = preset(options.protocol)[1]
     check_sizes(options.runs or sizes.runs, options.images or sizes.samples, sizes.splits)
     options.metrics = metric_names("--metrics", options.metrics)

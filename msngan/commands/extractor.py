@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from msngan.commands.parser import Parser
 from msngan.report.tables.table import FORMATS, Table, print_as
-from msngan.runs import bounds
 from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.options import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 def fit(args: argparse.Namespace) -> int:
     for name, least in (("size", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
-        bounds.at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
+        at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
     out = _writable(args.out or Path(f"{args.dataset}.safetensors"))
     from msngan.scores.embedded import fit_extractor
     from msngan.scores.model_card import save_with_model_card

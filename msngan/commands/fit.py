@@ -8,7 +8,7 @@ import shutil
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from msngan.runs.fit_config import COMMAND, parse
+from msngan.runs.configs import COMMAND, parse
 from msngan.runs.option_values import limits_of, members
 from msngan.runs.options import SOURCES, Option, options_of
 

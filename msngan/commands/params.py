@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 from msngan.bench.settings import PUBLISHED, SHAPES
 from msngan.commands.parser import Parser
-from msngan.report.tables.params_tables import params_tables
+from msngan.report.tables.bench_tables import params_tables
 from msngan.report.tables.table import FORMATS, print_as
-from msngan.runs import bounds
 from msngan.runs.folder import UserError
+from msngan.runs.options import at_least
 
 DESCRIPTION = """\
 Count the parameters of the paper's networks under its norms, and their buffers: values that are
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     sizes = {name: getattr(args, name) for name in OPTIONS}
     for name, value in sizes.items():
-        bounds.at_least(f"--{name}", value, 1)
+        at_least(f"--{name}", value, 1)
     sizes = {name: value for name, value in sizes.items() if value is not None}
 
     from msngan.bench.parameters import counts

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"no run {known.run!r} in {root / 'checkpoints'}{did_you_mean(run.name, names)}"
         )
-    from msngan.runs.fit_config import parse
+    from msngan.runs.configs import parse
     from msngan.training.run import resume
 
     options = ["--config", str(run.config), *overrides, "--root", str(run.root)]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from msngan.commands.parser import Parser
-from msngan.runs import bounds
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError, find_checkpoint
+from msngan.runs.options import at_least
 
 if TYPE_CHECKING:
     import argparse
@@ -54,7 +54,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     for name, least in (("n", 1), ("grid", 1), ("interpolate", 1), ("columns", 2), ("seed", 0)):
-        bounds.at_least(f"--{name}", getattr(options, name), least)
+        at_least(f"--{name}", getattr(options, name), least)
     return options
 
 

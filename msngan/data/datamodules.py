@@ -18,7 +18,6 @@ from msngan.data import images as convert
 from msngan.data.datasets import DATASETS, DatasetName, Images, load
 from msngan.data.image_files import DataError
 from msngan.runs import distributed, rng
-from msngan.runs.bounds import Range
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
     AtLeastOne,
@@ -27,6 +26,7 @@ from msngan.runs.options import (
     Network,
     NotNegative,
     Positive,
+    Range,
     Record,
     Repeat,
 )

@@ -1,13 +1,18 @@
-"""Configs by name. No torch here: a missing config is answered at once."""
+"""Configs by name, and the config of a run: from a command line and its config files. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args, get_origin
 
 from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.option_values import read
+from msngan.runs.options import FORMER, SOURCES, flat, named, options_of
 from msngan.runs.safe_read import load_yaml, read_config, read_text
 
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
@@ -115,3 +120,151 @@ def summary(path: Path) -> str:
         if line.strip():
             break
     return ""
+
+
+PLACES = ("data.root", "data.download")  # the same data wherever they are
+LONGEST_NAME, LONGEST_CHANGES = 74, 60  # characters of a run's name before its seed
+FLAGS = {"--help": "help", "-h": "help", "--print_config": "print_config"}
+LONE = object()
+COMMAND = {"gan": "msngan fit", "classifier": "msngan fit --task classifier"}
+
+
+class FitConfig:
+    """Every option of a run: config["model.width"], config.seed, config.model.width.
+
+    task: gan or classifier. stem: name of the last config file, or of the data set. name: what a
+    run without --run is named, but for its seed: by its config and what the command line changes.
+    flags: help, print_config.
+    """
+
+    def __init__(
+        self, options: dict[str, Any], stem: str, changes: str = "", flags: Iterable[str] = ()
+    ) -> None:
+        self.task: str = options["task"]
+        self.options, self.stem, self.flags = options, stem, set(flags)
+        self.name = re.sub(r"[^\w.=-]+", "_", stem)[: LONGEST_NAME - len(changes)] + changes
+
+    def __getitem__(self, name: str) -> Any:
+        return self.options[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            if name in self.options:
+                return self.options[name]
+            if group := self.group(name):
+                return SimpleNamespace(**group)
+        raise AttributeError(name)
+
+    def group(self, name: str) -> dict[str, Any]:
+        """The options of a group, by their names in it: keyword arguments of its class."""
+        start = f"{name}."
+        return {k.removeprefix(start): v for k, v in self.options.items() if k.startswith(start)}
+
+    def to_yaml(self, without: Collection[str] = (), **changed: Any) -> str:
+        """As config.yaml holds them."""
+        import yaml
+
+        nested: dict[str, Any] = {}
+        for name, value in (self.options | changed).items():
+            group, _, own = name.rpartition(".")
+            if name not in without:
+                inside = nested.setdefault(group, {}) if group else nested
+                inside[own] = list(value) if isinstance(value, tuple) else value
+        return yaml.safe_dump(nested, sort_keys=False)
+
+
+def parse(arguments: list[str]) -> FitConfig:
+    """The options of a command line: its words win over its configs, a later one over an earlier.
+
+    UserError, in one line, for an option that does not exist or cannot have its value.
+    """
+    if not arguments:
+        raise UserError("nothing to train; give a config, as `msngan fit --config digits_msn`")
+    names, rest = split_configs(arguments)
+    layers = []
+    for path, content in read_configs(names):
+        with named(str(path)):
+            layers.append((path, flat(content)))
+    asked, flags = _of_words(rest)
+    task = _task([*((f"{path}: task", layer) for path, layer in layers), ("--task", asked)])
+    values = {name: option.default for name, option in options_of(task).items()} | {"task": task}
+    for path, layer in layers:
+        with named(str(path)):
+            values |= _checked(layer, values, task)
+    values |= _checked(asked, values, task)
+    stem = layers[-1][0].stem if layers else values["data.dataset"]
+    return FitConfig(values, stem, _changes(asked), flags)
+
+
+def _of_words(words: list[str]) -> tuple[dict[str, Any], set[str]]:
+    """The texts of `--name value` and `--name=value`, LONE for a lone `--name`; and the flags."""
+    found: dict[str, Any] = {}
+    flags = set()
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in FLAGS:
+            flags.add(FLAGS[word])
+            continue
+        option, equals, text = word.partition("=")
+        name = option.removeprefix("--").replace("-", "_") if word.startswith("--") else word
+        name = FORMER.get(name, name)
+        value: Any = text if equals else LONE
+        if word.startswith("--") and not equals and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        found.pop(name, None)  # the last one counts, in its place
+        found[name] = value
+    return found, flags
+
+
+def _task(layers: list[tuple[str, dict[str, Any]]]) -> str:
+    task, where = "gan", ""
+    for place, layer in layers:
+        if "task" in layer:
+            task, where = layer["task"], place
+    if not isinstance(task, str) or task not in SOURCES:
+        near = did_you_mean(str(task), list(SOURCES))
+        raise UserError(f"{where} {task!r} is not known{near}; use {' or '.join(SOURCES)}")
+    return task
+
+
+def _checked(layer: dict[str, Any], before: dict[str, Any], task: str) -> dict[str, Any]:
+    """The layer's options in their types; one of a mapping, as norm_options.gain, joins it."""
+    options = options_of(task)
+    if (own := layer.get("task", task)) != task:
+        raise UserError(f"--task {task} does not fit: this config trains a {own}")
+    found: dict[str, Any] = {}
+    for name, value in layer.items():
+        whole, _, inner = name.rpartition(".")
+        if name in options:
+            if value is LONE:  # --detect-anomaly sets a flag; --steps lacks its number
+                value = True if options[name].type is bool else ""
+            found[name] = read(options[name], value)
+        elif whole in options and any(get_origin(x) is dict for x in get_args(options[whole].type)):
+            mapping = found.get(whole, before[whole]) or {}
+            found[whole] = read(options[whole], {**mapping, inner: value})
+        else:
+            raise UserError(_unknown(name, [*options], task))
+    return found
+
+
+def _unknown(word: str, known: list[str], task: str) -> str:
+    if word.removesuffix(".yaml") in known_configs():
+        return f"unknown option {word!r}; a config is given as --config {word}"
+    last = {name.rpartition(".")[2]: name for name in known if "." in name}
+    groups = {name.partition(".")[0] for name in known}
+    names = {name: name for name in (*known, *groups)}
+    near = [(names | last)[x] for x in difflib.get_close_matches(word, [*names, *last], n=1)]
+    near = near or [name for name in known if word in re.split(r"[._]", name)]  # lr of critic_lr
+    hint = f" (did you mean {' or '.join(map(repr, near[:3]))}?)" if near else ""
+    return f"unknown option {word!r}{hint}; `{COMMAND[task]} --help` lists all"
+
+
+def _changes(asked: dict[str, Any]) -> str:
+    """What a run's name says of the options that shape training: -norm=spectral-lr=0.1."""
+    said = ""
+    for name, value in asked.items():
+        if name.startswith(("model.", "data.")) and name not in PLACES:
+            text = re.sub(r"[^\w.]+", "_", "true" if value is LONE else value)
+            said += f"-{name.rpartition('.')[2]}={text}"
+    return said if len(said) <= LONGEST_CHANGES else ""

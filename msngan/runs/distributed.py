@@ -3,6 +3,9 @@
 Every process holds the same weights and a part of each batch. The parts, concatenated in order of
 rank, are the batch of a single process; so a loss is taken over the logits of all processes, and
 their gradients are summed. With one process these functions need no communication.
+
+Of one evaluation each process takes every n-th image, and all get all rows back in their places. So
+the arithmetic sees what one process would see, and every process computes the same bits.
 """
 
 from __future__ import annotations
@@ -212,3 +215,53 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient / dist.get_world_size()
+
+
+def share(total: int) -> Tensor:
+    """This process's int64 indices of range(total): rank, rank + n, rank + 2n and so on.
+
+    All of them with one process; none for the last of more processes than indices.
+    """
+    many = count() > 1
+    return torch.arange(total)[dist.get_rank() if many else 0 :: count()]
+
+
+def gather(rows: Tensor, indices: Tensor, total: int) -> Tensor:
+    """The rows (n, ...) of all processes as one tensor (total, ...), in the order of `indices`.
+
+    indices: (n,), where this process's rows belong. n may differ between processes and may be 0,
+    but rows must agree in shape and dtype; their bits are kept. Every process must call it, and
+    gets all rows, on the CPU if there are several. ValueError, in every process, unless each of
+    range(total) is there exactly once: if every process held the whole, an average would be right
+    but a kernel distance wrong, since a row and its copy are not independent.
+    """
+    parts = [(rows, indices.cpu())]
+    if count() > 1:
+        parts = [parts[0]] * count()
+        dist.all_gather_object(parts, (rows.detach().cpu(), indices.cpu()))
+    for rank, (part, places) in enumerate(parts):
+        if len(part) != len(places):
+            raise ValueError(f"process {rank} has {len(part)} rows, but indices for {len(places)}")
+    if len({(part.shape[1:], part.dtype) for part, _ in parts}) > 1:
+        raise ValueError("the processes' rows differ in shape or dtype")
+    order = torch.cat([places for _, places in parts])
+    if not torch.equal(order.sort().values, torch.arange(total)):
+        raise ValueError(
+            f"{len(order)} rows, {len(order.unique())} of them different, came together for"
+            f" {total}; each process must hold its own share of them and not the whole"
+        )
+    return torch.cat([part for part, _ in parts])[order.argsort()]
+
+
+@contextmanager
+def first_goes_first() -> Iterator[None]:
+    """The first process runs the block before the others, which then find what it wrote."""
+    many = count() > 1
+    first = not many or dist.get_rank() == 0
+    if not first:
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if first and many:
+            dist.barrier()

@@ -8,8 +8,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from msngan.runs import options
-from msngan.runs.bounds import LARGEST, Range
 from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.options import LARGEST, Range
 from msngan.runs.safe_read import load_yaml
 
 LONGEST_WORD = 200  # characters of a stored text

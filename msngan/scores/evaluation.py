@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from msngan.runs import rng
+from msngan.runs import distributed, rng
 from msngan.runs.folder import Diverged, Failure, UserError
-from msngan.scores import distances, sharing
+from msngan.scores import distances
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import METRICS, Protocol, roles_of
 from msngan.scores.reference import Progress, Reference, Score, real_data_scores, summary
@@ -76,7 +76,7 @@ def evaluate_sampler(
     """The scores of `sampler` under `protocol`, of the given names in METRICS.
 
     Run k asks the sampler for protocol.samples images with seed protocol.seed_of(k); with several
-    processes, each asks for those that sharing.share() gives it, and all get the same result.
+    processes, each asks for those that distributed.share() gives it, and all get the same result.
     backend: of BACKENDS. real: the reference's images, for backends that embed them again.
     held_out: other real images, for the real-data scores. progress is called with the number of
     images done and in all. NaN in images or features makes every score None with a reason; a
@@ -135,7 +135,7 @@ def _sampled(
     progress: Progress | None,
 ) -> tuple[Tensor, Features]:
     """One run's images, those of this process, and the features of all processes' images."""
-    share = sharing.share(protocol.samples)
+    share = distributed.share(protocol.samples)
     parts: list[Features] = []
     kept: list[Tensor] = []
     done, reason = 0, f"features of run {run} hold NaN or Inf"
@@ -156,8 +156,8 @@ def _sampled(
         if done != len(share):
             raise ValueError(f"the sampler gave {done} images, not the {len(share)} asked for")
     features = Features(
-        sharing.gather(torch.cat([part.pool for part in parts]), share, protocol.samples),
-        sharing.gather(torch.cat([part.logits for part in parts]), share, protocol.samples),
+        distributed.gather(torch.cat([part.pool for part in parts]), share, protocol.samples),
+        distributed.gather(torch.cat([part.logits for part in parts]), share, protocol.samples),
     )
     if not features.finite:
         raise _Failed(reason)

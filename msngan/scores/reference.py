@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msngan.runs import rng
+from msngan.runs import distributed, rng
 from msngan.runs.atomic import replacing, write_json
 from msngan.runs.folder import UserError
 from msngan.runs.safe_read import read_json, read_npy, read_npz, read_object
-from msngan.scores import distances, neighbours, sharing
+from msngan.scores import distances
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import KERNEL_IMAGES, NEIGHBOURS, ROLES
 
@@ -96,7 +96,7 @@ class Reference:
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         key = hashlib.sha256(text.encode()).hexdigest()
         path = (cache or cache_folder()) / f"{key}.npz"
-        with sharing.first_goes_first():
+        with distributed.first_goes_first():
             arrays = _read_arrays(path, identity, extractor.dimensions)
             if arrays is None:
                 arrays = _compute(images, extractor, progress)
@@ -153,7 +153,7 @@ class Reference:
         count = min(len(pool), len(self.features))
         real = self.features[:count].double()
         first, last = nearest
-        return neighbours.neighbours(
+        return distances.neighbours(
             real,
             pool[:count],
             precision_neighbours=first,
@@ -167,7 +167,7 @@ class Reference:
         if path.name not in self.radii:
             found = read_array(path, (len(real),))
             if found is None:
-                found = neighbours.radii(real, k).numpy()
+                found = distances.radii(real, k).numpy()
                 write_array(path, found)
             self.radii[path.name] = torch.from_numpy(found)
         return self.radii[path.name]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from msngan.data import DATASETS, ImageData
 from msngan.networks import draw_samples
+from msngan.runs import distributed
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.scores import sharing
 from msngan.scores.embedded import EmbeddedExtractor, shipped
 from msngan.scores.evaluation import Result, Sampler, evaluate_sampler
 from msngan.scores.extractors import Extractor, InceptionExtractor, find_weights
@@ -217,7 +217,7 @@ class Scorer:
         truncate = self.protocol.quantisation == "truncate-clamp"
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
-            share = sharing.share(count)
+            share = distributed.share(count)
             return draw_samples(generator, count, seed, only=share, truncate=truncate)
 
         return self._scored(sampler, progress)
@@ -233,7 +233,7 @@ class Scorer:
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
             run = seed - self.protocol.seed_of(0)
-            part = order[run * count : (run + 1) * count][sharing.share(count)]
+            part = order[run * count : (run + 1) * count][distributed.share(count)]
             return iter(images[part].split(250))
 
         return self._scored(sampler, progress)

@@ -54,7 +54,7 @@ def check(sender: Connection, children: list[Child]) -> None:
 
 
 def _check(children: list[Child]) -> None:
-    from msngan.runs.fit_config import parse
+    from msngan.runs.configs import parse
     from msngan.training.tasks import TASKS
 
     data: dict[str, Any] = {}
@@ -107,7 +107,7 @@ def train(child: Child, place: Place, threads: int | None, jobs: int, retry: boo
 
 
 def _train(child: Child, reader: Reader, threads: int | None, jobs: int, retry: bool) -> int:
-    from msngan.runs.fit_config import parse
+    from msngan.runs.configs import parse
     from msngan.runs.hardware import cores
     from msngan.training.run import fit, resume
 

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from msngan.runs import distributed
 from msngan.runs.atomic import write_json
-from msngan.runs.fit_config import FitConfig
+from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Diverged, Run, UserError, new_run, now
 from msngan.runs.hardware import cores, keep_freed_memory
 from msngan.runs.safe_read import object_or_empty

@@ -19,7 +19,7 @@ from torch import nn
 from msngan.losses import PENALTIES
 from msngan.runs.atomic import replacing, write_json
 from msngan.runs.checkpoint_files import read_checkpoint
-from msngan.runs.fit_config import FitConfig
+from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Failure, Run, Taken, UserError, lock
 from msngan.runs.hardware import environment
 from msngan.runs.options import FORMER, Role, group, options_of

@@ -14,7 +14,7 @@ from msngan.classifier import Classifier
 from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
 from msngan.runs import rng
-from msngan.runs.fit_config import FitConfig
+from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Run, UserError
 from msngan.runs.hardware import memory
 from msngan.runs.jsonl import read_lines

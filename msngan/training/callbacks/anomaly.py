@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from msngan import __version__
 from msngan.gan import GAN
+from msngan.networks.updates import diverged
 from msngan.norms import NormLayer
 from msngan.runs.atomic import replacing
-from msngan.runs.divergence import diverged
 from msngan.runs.folder import Diverged, UserError
 from msngan.training.callbacks.run_callback import RunCallback
 

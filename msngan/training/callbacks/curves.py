@@ -22,9 +22,9 @@ from msngan.classifier import Classifier
 from msngan.data import Images, LabelledData
 from msngan.gan import GAN
 from msngan.networks import evaluating
+from msngan.networks.updates import diverged
 from msngan.norms import OptionalSpectralNorm
 from msngan.runs import distributed
-from msngan.runs.divergence import diverged
 from msngan.runs.folder import Run
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Count, Record

@@ -16,11 +16,10 @@ from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.leaderboard.ranking import better
 from msngan.runs import distributed
-from msngan.runs.bounds import Range
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError
 from msngan.runs.jsonl import read_lines
-from msngan.runs.options import AtLeastOne, Every, Record
+from msngan.runs.options import AtLeastOne, Every, Range, Record
 from msngan.runs.safe_read import number
 from msngan.runs.score_records import score_line
 from msngan.scores.protocol import KEYS, METRICS, Protocol, metric_names, preset, roles_of

@@ -1,4 +1,4 @@
-"""What depends on the number of the step: the averaged generator and the learning rates."""
+"""What the steps of a GAN and a classifier share: learning rates, the average, an end at NaN."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from msngan.runs.folder import Diverged
 
 Decay = Literal["none", "linear", "cosine"]
 
@@ -43,3 +45,27 @@ def set_learning_rates(
     for optimizer, name in zip(optimizers, names, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = getattr(options, name) * factors[options.lr_decay]
+
+
+def refuse_nan(figures: dict[str, Tensor], step: int, remedy: str) -> None:
+    """Raise Diverged, with the names and values of the scalars that are not finite.
+
+    remedy: what to try, the end of a sentence that begins with "Try".
+    """
+    # One check a step, because each makes a GPU wait.
+    if torch.stack(list(figures.values())).isfinite().all():
+        return
+    values = {name: value.item() for name, value in figures.items()}
+    wrong = [f"{name} {values[name]}" for name, value in figures.items() if not value.isfinite()]
+    raise diverged(step, ", ".join(wrong), remedy, values)
+
+
+def diverged(
+    step: int, what: str, remedy: str, figures: dict[str, float] | None = None
+) -> Diverged:
+    """The error that ends a run at `step`, counted from 1. figures: those of that step."""
+    problem = Diverged(
+        f"training diverged at step {step}: {what}. The last checkpoint is unchanged. Try {remedy}"
+    )
+    problem.step, problem.figures = step, figures or {}
+    return problem
