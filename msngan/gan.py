@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -17,6 +20,7 @@ from msngan.norms import NormName, SigmaBank, configured, convert
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
+from msngan.runs.checkpoint_files import load_plain
 from msngan.runs.folder import UserError
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
@@ -28,6 +32,7 @@ from msngan.runs.options import (
     Positive,
     SetByFit,
     named,
+    present_names,
 )
 
 BATCH_NORMS = {"batch", "batch_no_gain"}
@@ -197,6 +202,14 @@ class GAN(LightningModule):
         if compile:
             self.generator.compile()
             self.critic.compile()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """Lightning's, for a file whose options have former names too (passes: critic_batch)."""
+        with suppress(OSError, TypeError, UnpicklingError):  # Lightning's own answer follows
+            saved = load_plain(Path(checkpoint_path), "cpu").get("hyper_parameters")
+            options = (present_names(saved, "model") or {}) | options
+        return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     @property
     def options(self) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from msngan import GAN
 from msngan.networks import read_generator
 from msngan.runs import checkpoint_files as checkpoints
 from msngan.runs.checkpoint_files import read_checkpoint
@@ -54,6 +55,17 @@ def test_a_run_of_format_1_goes_on(
     saved = read_checkpoint(first)
     assert saved["msngan"]["step"] == 9
     assert {float(each["step"]) for each in saved["optimizer_states"][0]["state"].values()} == {9}
+
+
+def test_lightning_reads_the_former_names_of_options_too(first: Path) -> None:
+    """Lightning drops a name that GAN does not take, and would give its default."""
+    saved = torch.load(first, weights_only=True)
+    saved["hyper_parameters"].pop("critic_batch", None)
+    saved["hyper_parameters"]["passes"] = "joint"
+    torch.save(saved, first)
+    assert GAN.load_from_checkpoint(first).joint
+    assert GAN.load_from_checkpoint(str(first), width=saved["hyper_parameters"]["width"]).joint
+    assert not GAN.load_from_checkpoint(first, critic_batch="separate").joint
 
 
 def test_a_younger_checkpoint_is_refused_by_its_format(first: Path) -> None:

@@ -98,6 +98,10 @@ def wrong_values(option: Option) -> Iterator[tuple[Any, str]]:
             yield True, "is n"
         if kinds[0] is float:
             yield "nan", "nan is not a finite number"
+            yield (
+                "1e300",
+                "1e+300 is not in" if limits.below else "1e+300 is more than 1e+30",
+            )
 
 
 def outside(limits: Range) -> float:
@@ -155,6 +159,11 @@ def test_the_default_is_a_value_of_the_option(task: str, option: Option) -> None
     [
         (["--steps", "x"], "--steps: 'x' is not an int"),
         (["--steps", "--seed", "1"], "--steps: a value is needed; this one is blank"),
+        (["--data.root", "--seed", "1"], "--data.root: a value is needed; this one is blank"),
+        (["--task", "gan", "--task"], "--task needs a value: gan or classifier"),
+        (["--model.norm_options.gain"], "--model.norm_options.gain: a value is needed"),
+        (["--model.norm_options.", "1"], "unknown option 'model.norm_options.'"),
+        (["--samples", "5"], "unknown option 'samples' (did you mean 'samples.every' or"),
         (["--model.norm", "msn"], "--model.norm: unknown value 'msn'; choose from none, batch,"),
         (["--model.critic_width", "wide"], "--model.critic_width: 'wide' is not an int"),
         (["--model.critic_betas", "0.5"], "'0.5' is not a list such as [0.5, 0.9]"),

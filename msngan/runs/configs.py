@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.option_values import read
+from msngan.runs.option_values import members, read
 from msngan.runs.options import FORMER, SOURCES, flat, named, options_of
 from msngan.runs.safe_read import load_yaml, read_config, read_text
 
@@ -124,7 +124,8 @@ def summary(path: Path) -> str:
 
 PLACES = ("data.root", "data.download")  # the same data wherever they are
 LONGEST_NAME, LONGEST_CHANGES = 74, 60  # characters of a run's name before its seed
-FLAGS = {"--help": "help", "-h": "help", "--print_config": "print_config"}
+FLAGS = {"--help": "help", "-h": "help"}
+FLAGS |= {"--print_config": "print_config", "--print-config": "print_config"}
 LONE = object()
 COMMAND = {"gan": "msngan fit", "classifier": "msngan fit --task classifier"}
 
@@ -222,6 +223,8 @@ def _task(layers: list[tuple[str, dict[str, Any]]]) -> str:
     for place, layer in layers:
         if "task" in layer:
             task, where = layer["task"], place
+    if task is LONE:
+        raise UserError(f"--task needs a value: {' or '.join(SOURCES)}")
     if not isinstance(task, str) or task not in SOURCES:
         near = did_you_mean(str(task), list(SOURCES))
         raise UserError(f"{where} {task!r} is not known{near}; use {' or '.join(SOURCES)}")
@@ -233,14 +236,20 @@ def _checked(layer: dict[str, Any], before: dict[str, Any], task: str) -> dict[s
     options = options_of(task)
     if (own := layer.get("task", task)) != task:
         raise UserError(f"--task {task} does not fit: this config trains a {own}")
+    mappings = {
+        name
+        for name, option in options.items()
+        if any(get_origin(kind) is dict for kind in members(option.type))
+    }
     found: dict[str, Any] = {}
     for name, value in layer.items():
         whole, _, inner = name.rpartition(".")
+        is_flag = name in options and options[name].type is bool  # --detect-anomaly
+        if value is LONE and not is_flag and (name in options or whole in mappings):
+            raise UserError(f"--{name}: a value is needed; this one is blank")
         if name in options:
-            if value is LONE:  # --detect-anomaly sets a flag; --steps lacks its number
-                value = True if options[name].type is bool else ""
-            found[name] = read(options[name], value)
-        elif whole in options and any(get_origin(x) is dict for x in get_args(options[whole].type)):
+            found[name] = read(options[name], True if value is LONE else value)
+        elif whole in mappings and inner:
             mapping = found.get(whole, before[whole]) or {}
             found[whole] = read(options[whole], {**mapping, inner: value})
         else:
@@ -256,6 +265,8 @@ def _unknown(word: str, known: list[str], task: str) -> str:
     names = {name: name for name in (*known, *groups)}
     near = [(names | last)[x] for x in difflib.get_close_matches(word, [*names, *last], n=1)]
     near = near or [name for name in known if word in re.split(r"[._]", name)]  # lr of critic_lr
+    if word in groups:
+        near = [name for name in known if name.startswith(f"{word}.")]  # model is model.norm, ...
     hint = f" (did you mean {' or '.join(map(repr, near[:3]))}?)" if near else ""
     return f"unknown option {word!r}{hint}; `{COMMAND[task]} --help` lists all"
 

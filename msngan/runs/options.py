@@ -29,6 +29,7 @@ import msngan
 from msngan.runs.folder import UserError
 
 LARGEST = 2**63 - 1  # the largest int that torch can hold
+LARGEST_FLOAT = 1e30  # what is computed from one, a step of Adam's, is still a float32
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Range:
             return f"{value} is less than {self.least:g}"
         if self.multiple and value % self.multiple:
             return f"{value} is not a multiple of {self.multiple}; choose 32 or 64, for instance"
-        most = self.most or (LARGEST if isinstance(value, int) else math.inf)
+        most = self.most or (LARGEST if isinstance(value, int) else LARGEST_FLOAT)
         return f"{value} is more than {most}" if value > most else None
 
     def __str__(self) -> str:
