@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -105,6 +106,40 @@ def mine(trained: Path, run: Callable[..., int], tmp_path: Path) -> Path:
     """The folder of a copy of the run `mine`, to be changed at will."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return Path("checkpoints") / "mine"
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file below, by content, and every folder."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+        if not path.is_symlink()
+    }
+
+
+@pytest.fixture
+def refused(
+    run: Callable[..., int],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., str]:
+    """Run a command that must be refused, with nothing written or cached; returns its one line."""
+    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: str) -> str:
+        before = snapshot(tmp_path)
+        capfd.readouterr()
+        assert run(*arguments) == 2
+        shown = capfd.readouterr()
+        assert not shown.out.strip()
+        (line,) = shown.err.strip().splitlines()
+        assert line.startswith("msngan")
+        assert "error: " in line
+        assert snapshot(tmp_path) == before
+        return line
+
+    return call
 
 
 def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:

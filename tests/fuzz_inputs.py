@@ -7,9 +7,10 @@ import json
 import random
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from hypothesis import strategies as st
+import yaml
 
 # As they stand in YAML, JSON or on a command line.
 WORDS = r"""
@@ -31,77 +32,53 @@ VALUES: list[Any] = [*NUMBERS, None, True, False, "", "x", [], {}, [[]], [None],
 VALUES += [float("nan"), float("inf"), -float("inf"), "\x00", "\ud800", "é🦆\u2028", "1e5", "nan"]
 VALUES += ["<script>", "a" * 3000, [0] * 300, {"mean": None}, {"mean": {}}, [{}], 10**400]
 
-TEXT = st.one_of(st.text(max_size=8), st.sampled_from(SCALARS))
-LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.sampled_from(VALUES)
-)
-JSON = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
+SIZES = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**63)  # for binary formats
+NAMES = ["../x.png", "/abs.png", "a/b/c.png", "", ".", "..", ".hidden.png", "\\x\\y.png", "version"]
+NAMES += ["dataset.json", "x" * 300 + ".png", "é.png", "x\x00y.png"]
 
 
 def damaged(data: bytes, draw: random.Random, other: bytes = b"") -> bytes:
     """A few errors in some bytes: bits, cuts, repeats, splices with others, odd values."""
-    made = bytearray(data)
     for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
-        size = len(made)
-        at, end = sorted((draw.randrange(size + 1), draw.randrange(size + 1)))
+        at, end = sorted(draw.randrange(len(data) + 1) for _ in range(2))
         end = min(end, at + draw.choice((1, 2, 4, 16, 64, 1024)))
-        kind = draw.randrange(9)
-        if kind == 0 and size:
-            made[min(at, size - 1)] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            del made[at:]
-        elif kind == 2:
-            del made[at:end]
-        elif kind == 3:
-            made[at:at] = made[at:end] * draw.choice((1, 2, 20))
-        elif kind == 4:
-            start = draw.randrange(len(other) + 1)
-            made[at:end] = other[start : start + draw.choice((1, 8, 64, 512))]
-        elif kind == 5:
-            made[at:end] = draw.randbytes(end - at)
-        elif kind == 6:
-            made[at:end] = draw.choice((b"\x00", b"\xff", b"\x7f", b"\x80")) * (end - at)
-        elif kind == 7:
-            number = draw.choice((0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**63))
-            width = draw.choice((1, 2, 4, 8))
-            made[at : at + width] = (number % 2 ** (8 * width)).to_bytes(width, "little")
-        else:
-            made[at:end] = draw.choice(SCALARS).encode(errors="surrogatepass")
-    return bytes(made)
+        part, start, width = data[at:end], draw.randrange(len(other) + 1), draw.choice((1, 2, 4, 8))
+        size = (draw.choice(SIZES) % 2 ** (8 * width)).to_bytes(width, "little")
+        flipped = bytes([data[at] ^ 1 << draw.randrange(8)]) if at < len(data) else b""
+        data = draw.choice(
+            (
+                data[:at],
+                data[:at] + data[end:],
+                data[:at] + flipped + data[at + 1 :],
+                data[:at] + part * draw.choice((2, 3, 20)) + data[end:],
+                data[:at] + other[start : start + draw.choice((1, 8, 64, 512))] + data[end:],
+                data[:at] + draw.randbytes(end - at) + data[end:],
+                data[:at] + draw.choice((b"\x00", b"\xff", b"\x80")) * (end - at) + data[end:],
+                data[:at] + size + data[at + width :],
+                data[:at] + draw.choice(SCALARS).encode(errors="surrogatepass") + data[end:],
+            )
+        )
+    return data
 
 
 def changed(value: Any, draw: random.Random, odd: list[Any] = VALUES) -> Any:
     """A JSON value with one place of it changed: replaced, removed, doubled or renamed."""
-    if isinstance(value, dict) and value and draw.random() < 0.85:
-        key = draw.choice(list(value))
-        kind = draw.randrange(8)
-        rest = {name: each for name, each in value.items() if name != key}
-        if kind == 0:
-            return rest
-        if kind == 1:
-            return rest | {str(draw.choice(odd))[:40]: value[key]}
-        if kind == 2:
-            return value | {str(draw.choice(odd))[:40]: draw.choice(odd)}
-        return {
-            name: changed(each, draw, odd) if name == key else each for name, each in value.items()
-        }
-    if isinstance(value, list) and value and draw.random() < 0.85:
+    if not value or not isinstance(value, (dict, list)) or draw.random() < 0.15:
+        return draw.choice(odd)
+    kind = draw.randrange(8)
+    if isinstance(value, list):
         at = draw.randrange(len(value))
-        kind = draw.randrange(4)
-        if kind == 0:
-            return value[:at] + value[at + 1 :]
-        if kind == 1:
-            return value[:at] + [value[at]] * 3 + value[at:]
-        return [
-            changed(each, draw, odd) if index == at else each for index, each in enumerate(value)
-        ]
-    return draw.choice(odd)
+        inner = [value[at]] * 4 if kind == 1 else [changed(value[at], draw, odd)]
+        return value[:at] + (inner if kind else []) + value[at + 1 :]
+    key = draw.choice(list(value))
+    name = str(draw.choice(odd))[:40]
+    if kind == 0:
+        return {each: value[each] for each in value if each != key}
+    if kind == 1:
+        return {name if each == key else each: value[each] for each in value}
+    return value | (
+        {name: draw.choice(odd)} if kind == 2 else {key: changed(value[key], draw, odd)}
+    )
 
 
 def json_text(value: Any) -> str:
@@ -119,20 +96,48 @@ def damaged_lines(records: list[Any], draw: random.Random) -> bytes:
         at = draw.randrange(len(records))
         records[at] = changed(records[at], draw)
     lines = [json_text(each).encode() for each in records]
-    kind = draw.randrange(6)
+    at = draw.randrange(len(lines))
+    kind = draw.randrange(5)
     if kind == 0:
-        lines.insert(draw.randrange(len(lines) + 1), draw.choice(SCALARS).encode())
+        lines.insert(at, draw.choice((draw.choice(SCALARS).encode(), b"[" * 100_000)))
     elif kind == 1:
-        at = draw.randrange(len(lines))
         lines[at] = damaged(lines[at], draw, lines[0])
-    elif kind == 2:
-        lines[-1] = lines[-1][: draw.randrange(len(lines[-1]) + 1)]
-        return b"\n".join(lines)
-    elif kind == 3:
-        return damaged(b"\n".join(lines) + b"\n", draw)
-    elif kind == 4:
-        lines.insert(0, b"[" * draw.choice((10, 1000, 100_000)))
-    return draw.choice((b"\n", b"\n", b"\r\n", b"\n\n")).join(lines) + b"\n"
+    text = draw.choice((b"\n", b"\n", b"\r\n", b"\n\n")).join(lines) + b"\n"
+    if kind == 2:
+        return text[: -draw.randrange(1, len(lines[-1]) + 2)]  # cut in the last line
+    return damaged(text, draw) if kind == 3 else text
+
+
+def odd_yaml(value: Any, draw: random.Random) -> bytes:
+    """YAML with one value of it replaced by a scalar as it stands, or by a JSON value."""
+    mark = "0123marked0123"
+    try:
+        text = yaml.safe_dump(changed(value, draw, [mark, *[{"x": mark}, [mark]]]), sort_keys=False)
+        return text.replace(mark, draw.choice(SCALARS)).encode(errors="replace")
+    except yaml.YAMLError:
+        return b"{}"
+
+
+def damage_file(path: Path, whole: bytes, records: list[Any] | None, draw: random.Random) -> None:
+    """Write a damaged form of a file, which is lines, JSON, YAML or bytes."""
+    kind = draw.random()
+    if records is not None:
+        made = damaged_lines(records, draw) if kind < 0.9 else damaged(whole, draw, whole)
+    elif path.suffix == ".json" and kind < 0.6:
+        made = json_text(changed(json.loads(whole), draw)).encode()
+    elif path.suffix == ".yaml" and kind < 0.6:
+        made = odd_yaml(yaml.safe_load(whole), draw)
+    else:
+        made = damaged(whole, draw, whole)
+    path.write_bytes(made)
+
+
+def zip_of(content: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", compression) as archive:
+        for name, held in content:
+            archive.writestr(zipfile.ZipInfo(name or "x"), held)
+    return made.getvalue()
 
 
 def damaged_zip(data: bytes, draw: random.Random, members: Callable[[bytes], bytes]) -> bytes:
@@ -141,27 +146,14 @@ def damaged_zip(data: bytes, draw: random.Random, members: Callable[[bytes], byt
     if kind < 2:
         return damaged(data, draw, data)
     if kind == 2:  # its index at the end
-        at = data.rfind(b"PK\x01\x02", 0, draw.randrange(len(data)) + 4)
-        at = max(at, 0)
+        at = max(data.rfind(b"PK\x01\x02", 0, draw.randrange(len(data)) + 4), 0)
         return data[:at] + damaged(data[at:], draw, data)
     with zipfile.ZipFile(io.BytesIO(data)) as source:
         content = [(each.filename, source.read(each)) for each in source.infolist()]
     for _ in range(draw.choice((1, 1, 3))):
         at = draw.randrange(len(content))
         name, held = content[at]
-        odd = ["../x.png", "/abs.png", "a/b/c.png", "", ".", "..", ".hidden.png", "\\x\\y.png"]
-        odd += ["dataset.json", "x" * 300 + ".png", "é.png", "x\x00y.png", name.upper(), "version"]
-        kind = draw.randrange(5)
-        if kind == 0:
-            content[at] = (draw.choice(odd), held)
-        elif kind == 1:
-            content.append((name, members(held)))
-        elif kind == 2 and len(content) > 1:
-            del content[at]
-        else:
-            content[at] = (name, members(held))
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as to:
-        for name, held in content:
-            to.writestr(zipfile.ZipInfo(name or "x"), held)
-    return made.getvalue()
+        changes = [[(draw.choice([*NAMES, name.upper()]), held)], [(name, members(held))]]
+        changes += [[content[at], (name, members(held))]]
+        content[at : at + 1] = draw.choice(changes + [[]] * (len(content) > 1))
+    return zip_of(content, draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from figure_runs import synthetic
 from PIL import Image
 from score_lines import CS, FD, official, score_line
 
@@ -31,8 +32,6 @@ ENVIRONMENT = {
     "time": "2026-11-20T10:29:50Z",
 }
 LAYERS = ("critic.body.0", "critic.body.1", "critic.head", "generator.stem", "generator.last")
-
-
 VOID = {"meta", "img", "br"}
 
 
@@ -93,7 +92,7 @@ def lines(path: Path, records: list[Any]) -> None:
     path.write_text("".join(f"{text}\n" for text in texts))
 
 
-def folder_of(root: Path, name: str, config: dict[str, Any], **result: Any) -> Path:  # noqa: ANN401
+def folder_of(root: Path, name: str, config: dict[str, Any], **result: Any) -> Path:
     folder = root / "checkpoints" / name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"run": name, "seed": 0, **config}))
@@ -163,7 +162,7 @@ def accuracy_line(epoch: int, validation: float | None, test: float) -> dict[str
 EPOCHS = [(1, 0.80, 0.79), (2, 0.95, 0.93), (3, 0.94, 0.96), (4, 0.95, 0.92)]
 
 
-def classifier(root: Path, name: str = "c", epochs: Any = EPOCHS, **model: Any) -> Path:  # noqa: ANN401
+def classifier(root: Path, name: str = "c", epochs: Any = EPOCHS, **model: Any) -> Path:
     chosen = {"network": "cnn3", "norm": "mean_spectral", "lr": 1e-4, **model}
     config = {"task": "classifier", "epochs": 4, "steps": None, "model": chosen}
     config |= {"data": {"dataset": "mnist"}}
@@ -179,30 +178,17 @@ def dynamics(count: int = 6, layers: tuple[str, ...] = LAYERS) -> Dynamics:
 
     The first measurement has no gradients, and the last layer no drift.
     """
-    size = len(layers)
-    values = (np.arange(count)[:, None] + 1) / 10 + np.arange(size)[None] / 100
-    columns = {name: values.astype(np.float32) for name in PER_LAYER}
-    for name in PER_LAYER:
-        if name.startswith("gradient"):
-            columns[name][0] = np.nan
-    columns["drift"][:, -1] = np.nan
     networks = tuple(dict.fromkeys(name.partition(".")[0] for name in layers))
-    spectrum = np.tile(np.geomspace(1, 0.01, 8, dtype=np.float32), (count, 1))
-    return Dynamics(
-        layers=layers,
-        shapes=((16, 8, 3, 3),) * size,
-        networks=networks,
-        threshold=0.01,
-        edges=np.geomspace(1e-8, 1, 5),
-        step=np.arange(count, dtype=np.int64) * 100,
-        **columns,
-        histogram=np.zeros((count, size, 2, 5), np.uint32),
-        spectral_complexity=np.full((count, len(networks)), 12.5),
-        seconds=np.full(count, 0.1),
-        singular=(spectrum,) * size,
-        channel_mean=(np.zeros((count, 16), np.float32),) * size,
-        channel_sd=(np.ones((count, 16), np.float32),) * size,
-    )
+    shapes = ((16, 8, 3, 3),) * len(layers)
+    made = synthetic(count, 100, layers=layers, shapes=shapes, networks=networks)
+    for name in PER_LAYER:
+        values = getattr(made, name)
+        values[:] = (np.arange(count)[:, None] + 1) / 10 + np.arange(len(layers)) / 100
+        if name.startswith("gradient"):
+            values[0] = np.nan
+    made.drift[:, -1] = np.nan
+    made.spectral_complexity[:] = 12.5
+    return made
 
 
 STUDY = """\

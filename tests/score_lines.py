@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def score_line(
     protocol_id: str = "aaaa00000000",
     scores: dict[str, Any] | None = None,
     floors: dict[str, Any] | None = None,
-    **protocol: Any,  # noqa: ANN401
+    **protocol: Any,
 ) -> dict[str, Any]:
     """A line whose Fréchet distance over five drawings is `fd`."""
     mean = {"mean": fd, "sd": sd} if fd is not None else {"mean": None, "reason": "NaN images"}
@@ -67,7 +68,7 @@ def official(fid: float, protocol_id: str = "bbbb00000000") -> dict[str, Any]:
     )
 
 
-def config(name: str, seed: int = 0, **changed: Any) -> dict[str, Any]:  # noqa: ANN401
+def config(name: str, seed: int = 0, **changed: Any) -> dict[str, Any]:
     """A resolved config whose meaning is `name`'s; changed: "model__norm" is model's norm."""
     made: dict[str, Any] = {
         "run": name,
@@ -97,7 +98,7 @@ def write_run(
     *lines: dict[str, Any] | str,
     of: str | None = None,
     seed: int = 0,
-    **changed: Any,  # noqa: ANN401
+    **changed: Any,
 ) -> Path:
     """checkpoints/<name>/ with a config and these lines; a str is written as it is.
 
@@ -112,3 +113,18 @@ def write_run(
     if lines:
         (folder / "scores.jsonl").write_text("\n".join(text) + "\n")
     return folder
+
+
+KINDS = ("ema", "raw")  # of weights
+
+
+def marked_line(k: int, weights: str, draw: random.Random, **line: Any) -> dict[str, Any]:
+    """A line of the k-th protocol, whose value says its protocol and kind of weights."""
+    value = 100 * k + 50 * (weights == "raw") + draw.uniform(1, 9)
+    protocol = {"protocol_id": f"{k:012d}", "samples": 1000 + k}
+    return score_line(value, weights=weights, **protocol, **line)
+
+
+def is_marked(value: float, protocol_id: str, weights: str) -> bool:
+    """Whether a value, or a mean of some, is of this protocol and these weights alone."""
+    return 0 < value - 100 * int(protocol_id) - 50 * (weights == "raw") < 10

@@ -73,7 +73,7 @@ def test_the_house_has_fifteen_rooms_on_at_most_eight_floors() -> None:
     assert len(FLOORS) <= 8
 
 
-def loaded_after(*arguments: str) -> set[str]:
+def loaded_after(*arguments: object) -> set[str]:
     code = (
         "import sys, msngan.__main__ as m\n"
         "try: m.main(sys.argv[1:])\n"
@@ -81,7 +81,10 @@ def loaded_after(*arguments: str) -> set[str]:
         "print('\\nLOADED', *[n for n in sys.modules if '.' not in n])"
     )
     shown = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return set(shown.stdout.rsplit("LOADED", 1)[1].split())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 from collections.abc import Callable
@@ -16,36 +15,6 @@ from PIL import Image
 Run = Callable[..., int]
 FIT = ["fit", *TINY, *QUIET]
 FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.limit", "null"]
-
-
-def snapshot(folder: Path) -> dict[str, str]:
-    """Every file below, by content, and every folder."""
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path in sorted(folder.rglob("*"))
-        if not path.is_symlink()
-    }
-
-
-@pytest.fixture
-def refused(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must be refused; returns its one line."""
-
-    def call(*arguments: str) -> str:
-        before = snapshot(tmp_path)
-        capfd.readouterr()
-        assert run(*arguments) == 2
-        shown = capfd.readouterr()
-        lines = shown.err.strip().splitlines()
-        assert len(lines) == 1, shown.err
-        assert lines[0].startswith("msngan")
-        assert "error: " in lines[0]
-        assert "Traceback" not in shown.out + shown.err
-        assert not shown.out.strip()
-        assert snapshot(tmp_path) == before
-        return lines[0]
-
-    return call
 
 
 @pytest.mark.parametrize(

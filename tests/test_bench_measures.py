@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +33,7 @@ pytestmark = pytest.mark.quick
 TINY = NormSettings(rounds=2, width=4, batch=4)
 
 
-def test_ratios_are_taken_within_a_round() -> None:
+def test_ratios_are_taken_within_a_round():
     # The second round was three times slower for all: the ratio must not see it.
     found = ratio([2.0, 6.75, 2.5], [1.0, 3.0, 1.0])
     assert found == {
@@ -52,7 +51,7 @@ def test_ratios_are_taken_within_a_round() -> None:
         ratio([], [])
 
 
-def test_variants_take_turns_in_changing_order_and_warm_up_is_not_kept() -> None:
+def test_variants_take_turns_in_changing_order_and_warm_up_is_not_kept():
     seen: list[str] = []
     told: list[tuple[int, int]] = []
 
@@ -70,14 +69,14 @@ def test_variants_take_turns_in_changing_order_and_warm_up_is_not_kept() -> None
     assert told == [(done, 28) for done in range(1, 29)]
 
 
-def test_one_thread_is_timed_by_its_own_clock_and_several_by_the_wall() -> None:
+def test_one_thread_is_timed_by_its_own_clock_and_several_by_the_wall():
     assert clock_of("cpu", 1).name == "processor time of the only thread"
     assert clock_of("cpu", 2).name == "wall-clock time, 2 threads"
     assert clock_of("cpu", 1).seconds(lambda: time.sleep(0.05)) < 0.03
     assert clock_of("cpu", 2).seconds(lambda: time.sleep(0.05)) >= 0.05
 
 
-def test_a_short_action_is_repeated_and_its_time_divided() -> None:
+def test_a_short_action_is_repeated_and_its_time_divided():
     calls: list[int] = []
     measured = Clock("a fake one", lambda: 0.006 * len(calls)).repeated(lambda: calls.append(1))
     before = len(calls)
@@ -85,7 +84,7 @@ def test_a_short_action_is_repeated_and_its_time_divided() -> None:
     assert len(calls) - before == 4  # of 0.006 s each, for at least 0.02 s
 
 
-def test_operations_count_the_backward_pass_and_no_views() -> None:
+def test_operations_count_the_backward_pass_and_no_views():
     x = torch.randn(3, 4, requires_grad=True)
     found = operations(lambda: (x.view(4, 3).t() * 2).exp().sum().backward())
     # Forward: mul, exp, sum. Backward: exp's mul, mul's mul; and what makes the first gradient.
@@ -93,7 +92,7 @@ def test_operations_count_the_backward_pass_and_no_views() -> None:
     assert not set(found) & {"view", "t", "transpose", "detach", "expand"}
 
 
-def test_live_bytes_rise_and_fall_with_the_tensors() -> None:
+def test_live_bytes_rise_and_fall_with_the_tensors():
     def action() -> None:
         a = torch.ones(1000)  # 4000 bytes
         b = a + 1  # 8000
@@ -109,7 +108,7 @@ def test_live_bytes_rise_and_fall_with_the_tensors() -> None:
     assert live_bytes(lambda: outside.add_(1)) == [0]
 
 
-def test_lower_bounds_follow_from_bytes_and_products() -> None:
+def test_lower_bounds_follow_from_bytes_and_products():
     found = lower_bounds(1000, 10_000, seconds=1.0, bandwidth=1e6, flops=1e6)
     assert found["spectral"] == {
         **{"bytes": 8 * 4000, "flops": 2 * 2 * 1000},
@@ -124,7 +123,7 @@ def test_lower_bounds_follow_from_bytes_and_products() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))
-def test_a_reference_normalises_every_layer_and_naive_msn_centres(name: str) -> None:
+def test_a_reference_normalises_every_layer_and_naive_msn_centres(name):
     critic = built(lambda norm: Critic(norm, 4), name)
     means: list[torch.Tensor] = []
     centred = [part for part in critic.modules() if isinstance(part, Centred)]
@@ -148,7 +147,7 @@ def counts(norm: str) -> dict[str, Any]:
     return against(Variant(norm, TINY), *(counted(Variant(each, TINY)) for each in (norm, "none")))
 
 
-def test_torch_s_spectral_norm_repeats_its_work_at_every_access_and_ours_does_not() -> None:
+def test_torch_s_spectral_norm_repeats_its_work_at_every_access_and_ours_does_not():
     theirs, ours = counts(TORCH)["operations"], counts("spectral")["operations"]
     assert theirs["pass"]["extra"] * 3 == theirs["step"]["extra"]
     # The exact number is torch's and may change with its version.
@@ -157,7 +156,7 @@ def test_torch_s_spectral_norm_repeats_its_work_at_every_access_and_ours_does_no
     assert 16 <= ours["step"]["extra"] <= 46
 
 
-def test_spectral_norms_keep_no_more_activations_than_none_and_batch_norm_does() -> None:
+def test_spectral_norms_keep_no_more_activations_than_none_and_batch_norm_does():
     assert counts("batch")["memory"]["ratio"]["peak_activations"] > 1.5
     for norm in ("spectral", "mean_spectral"):
         found = counts(norm)["memory"]["ratio"]
@@ -165,7 +164,7 @@ def test_spectral_norms_keep_no_more_activations_than_none_and_batch_norm_does()
         assert found["peak"] > 1  # the normalised weights
 
 
-def test_bfloat16_is_autocast_s_and_leaves_weights_in_float32() -> None:
+def test_bfloat16_is_autocast_s_and_leaves_weights_in_float32():
     variant = Variant("none", NormSettings(width=4, batch=4, dtype="bfloat16"))
     kinds: list[torch.dtype] = []
     layer = next(iter(layers_of(variant.critic).values()))
@@ -176,7 +175,7 @@ def test_bfloat16_is_autocast_s_and_leaves_weights_in_float32() -> None:
 
 
 @pytest.mark.parametrize("norm", sorted({*NORMS, TORCH}))
-def test_own_work_is_there_where_a_norm_works_on_weights(norm: str) -> None:
+def test_own_work_is_there_where_a_norm_works_on_weights(norm):
     variant = Variant(norm, TINY)
     work = variant.own_work()
     plain = convert(nn.Sequential(nn.Linear(2, 2)), norm)[0] if norm in NORMS else None  # type: ignore[index]
@@ -196,12 +195,12 @@ def test_own_work_is_there_where_a_norm_works_on_weights(norm: str) -> None:
                 assert torch.equal(parameter, value)
 
 
-def test_norms_measures_every_norm_of_the_table_by_default() -> None:
+def test_norms_measures_every_norm_of_the_table_by_default():
     names = {each.name for each in norms.variants_of(TINY)}
     assert names > {*NORMS, TORCH, NAIVE, "none, contiguous", "mean_spectral, contiguous"}
 
 
-def test_the_recipe_of_step_is_that_of_the_flagship_s_config() -> None:
+def test_the_recipe_of_step_is_that_of_the_flagship_s_config():
     model = yaml.safe_load(find_config("cifar_msn").read_text())["model"]
     made = Recipe(model["norm"]).gan(width=4).options
     assert {name: made[name] for name in model} == model
@@ -210,9 +209,7 @@ def test_the_recipe_of_step_is_that_of_the_flagship_s_config() -> None:
 
 
 @pytest.mark.parametrize("norm", ["none", "mean_spectral"])
-def test_a_step_of_classify_is_the_classifier_s_training_step(
-    monkeypatch: pytest.MonkeyPatch, norm: str
-) -> None:
+def test_a_step_of_classify_is_the_classifier_s_training_step(monkeypatch, norm):
     monkeypatch.setitem(classify.SHAPES, "cnn3", (4, 1, 8))
     variant = classify.Variant("cnn3", norm, "channels_last", ClassifySettings())
     module = Classifier("cnn3", norm, channels=1, size=8)
@@ -230,7 +227,7 @@ def test_a_step_of_classify_is_the_classifier_s_training_step(
         torch.testing.assert_close(value, expected[name])
 
 
-def test_simulated_features_have_the_moments_that_they_are_said_to_have() -> None:
+def test_simulated_features_have_the_moments_that_they_are_said_to_have():
     simulated, count = scores.Simulated(8), 40_000
     values = torch.linalg.eigvalsh(simulated.covariance)
     torch.testing.assert_close(values.flip(0), 1 / torch.arange(1, 9).double())
@@ -246,9 +243,7 @@ def test_simulated_features_have_the_moments_that_they_are_said_to_have() -> Non
     assert not torch.allclose(fake[:5], scores.SHRUNK * real[:5] + mean, atol=0.1)
 
 
-def test_a_warm_evaluation_embeds_generated_images_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_warm_evaluation_embeds_generated_images_alone(monkeypatch, tmp_path):
     embedded: list[int] = []
     features, evaluate = EmbeddedExtractor.features, scores.evaluate_sampler
     results: list[Any] = []
@@ -270,7 +265,7 @@ def test_a_warm_evaluation_embeds_generated_images_alone(
     assert all(math.isfinite(each["mean"]) for each in results[0].scores.values())
 
 
-def test_every_library_gets_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_library_gets_as_many_threads(monkeypatch):
     seen: set[int] = set()
 
     def looked(measures: dict[str, Any], *_: object) -> Any:

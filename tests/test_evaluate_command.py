@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,6 @@ import torch
 from conftest import QUIET, TINY
 from PIL import Image
 from rich.console import Console
-from test_bad_input import snapshot
 
 from msngan import data
 from msngan.__main__ import main
@@ -45,8 +45,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def runs(run: Run, tmp_path: Path, trained: Path) -> Run:
+def runs(run: Run, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`run`, where there are copies of `trained` and digits.zip, 60 real images of 8 x 8."""
+    monkeypatch.setenv("COLUMNS", "300")
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
         for index, image in enumerate(data.load("digits", size=8).images[:60]):
@@ -68,42 +69,10 @@ def scored(runs: Run, capfd: pytest.CaptureFixture[str]) -> Callable[..., list[d
     return call
 
 
-@pytest.fixture
-def refused(
-    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
-    """Run `evaluate` where it must be refused: exit code 2, one line, nothing written or cached."""
-    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments: str) -> str:
-        before = snapshot(tmp_path)
-        capfd.readouterr()
-        assert run("evaluate", *arguments) == 2
-        shown = capfd.readouterr()
-        assert not shown.out
-        (line,) = shown.err.strip().splitlines()
-        assert line.startswith("msngan")
-        assert "--data." not in line
-        assert snapshot(tmp_path) == before
-        return line
-
-    return call
-
-
 def lines(name: str) -> list[dict[str, Any]]:
     text = Path(f"checkpoints/{name}/scores.jsonl").read_text()
     assert text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
-
-
-def break_generator(name: str) -> None:
-    """The weights of a run become NaN, as after a divergence that nobody saw."""
-    path = Path(f"checkpoints/{name}/last.ckpt")
-    checkpoint = torch.load(path, weights_only=True)
-    for key, value in checkpoint["state_dict"].items():
-        if key.startswith(("ema.", "generator.")) and value.is_floating_point():
-            value.fill_(torch.nan)
-    torch.save(checkpoint, path)
 
 
 def means(line: dict[str, Any]) -> dict[str, float]:
@@ -114,9 +83,8 @@ def means(line: dict[str, Any]) -> dict[str, float]:
 
 
 def test_scores_stand_beside_floors_with_their_protocol_and_where_the_time_went(
-    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    runs, capfd, monkeypatch
+):
     capfd.readouterr()
     assert runs("evaluate", "mine", *SHORT) == 0
     out, err = capfd.readouterr()
@@ -141,38 +109,29 @@ def test_scores_stand_beside_floors_with_their_protocol_and_where_the_time_went(
     assert "extractor: embed-digits-" not in out
 
 
-def test_every_format_holds_the_same_numbers(
-    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_every_format_holds_the_same_numbers(runs, capfd):
     shown = {}
     for style in ("json", "csv", "md", "table"):
         capfd.readouterr()
         assert runs("evaluate", "mine", "other", *SHORT, "--format", style) == 0
         shown[style] = capfd.readouterr().out
     record = json.loads(shown["json"])
-    assert [line["run"] for line in record] == ["mine", "other"]
     assert record == [lines("mine")[0], lines("other")[0]]
-    rows = list(csv.DictReader(io.StringIO(shown["csv"])))
-    want = [(line["run"], key, value) for line in record for key, value in means(line).items()]
-    assert [(row["run"], row["metric"], float(row["mean"])) for row in rows] == want
-    for row, (_, key, _) in zip(rows, want, strict=True):
-        line = record[0] if row["run"] == "mine" else record[1]
-        assert float(row["sd"]) == line["scores"][key]["sd"]
-        assert row["n"] == "2"
+    scores = [(line, key, score) for line in record for key, score in line["scores"].items()]
+    rows = csv.DictReader(io.StringIO(shown["csv"]))
+    for row, (line, key, score) in zip(rows, scores, strict=True):
+        assert (row["run"], row["metric"], row["n"]) == (line["run"], key, "2")
+        assert (float(row["mean"]), float(row["sd"])) == (score["mean"], score["sd"])
         assert row["protocol_id"] == line["protocol_id"]
         assert row["protocol_samples"] == "20"
         assert row["floor"] == str(line["floors"].get(key, {}).get("mean", ""))
-    for line in record:
-        for key in line["scores"]:
-            assert f"| {key} | " in shown["md"]
-            assert f"{key} " in shown["table"]
+        assert f"| {key} | " in shown["md"]
+        assert f"{key} " in shown["table"]
+    assert [line["run"] for line in record] == ["mine", "other"]
     assert shown["md"].count("### ") == 3
 
 
-def test_the_leaderboard_shows_what_evaluate_adds_under_the_runs_config(
-    runs: Run, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_leaderboard_shows_what_evaluate_adds_under_the_runs_config(runs, capfd):
     assert runs("evaluate", "mine", *SHORT) == 0
     (line,) = lines("mine")
     assert line["config"] == "digits_msn"
@@ -192,37 +151,25 @@ def test_the_leaderboard_shows_what_evaluate_adds_under_the_runs_config(
     assert lines("mine")[1]["config"] == "mine"
 
 
-def test_metrics_chooses_what_is_computed(
-    scored: Callable[..., list[dict[str, Any]]],
-) -> None:
+def test_metrics_chooses_what_is_computed_and_the_seed_is_of_the_samples(scored):
     (whole,) = scored("mine", *SHORT)
     (part,) = scored("mine", *SHORT, "--metrics", " kid,prc,kid")
     want = {"kd", *METRICS["prc"]}
     assert {key.partition("/")[0] for key in part["scores"]} == want
     assert part["scores"] == {key: whole["scores"][key] for key in part["scores"]}
     assert part["protocol_id"] == whole["protocol_id"]
+    (other,) = scored("mine", *SHORT, "--seed", "1")
+    key = next(iter(whole["scores"]))
+    # Of two seeds no run draws the same samples.
+    assert not set(whole["scores"][key]["values"]) & set(other["scores"][key]["values"])
 
 
-def test_via_names_every_backend() -> None:
+def test_via_names_every_backend():
     assert set(evaluate.VIA) == set(BACKENDS)
 
 
-@pytest.mark.parametrize("via", ["torchmetrics", "torch-fidelity"])
-def test_every_arithmetic_gives_the_same_numbers(
-    via: str, scored: Callable[..., list[dict[str, Any]]]
-) -> None:
-    (own,) = scored("mine", *SHORT)
-    (line,) = scored("mine", *SHORT, "--via", via)
-    assert line["via"] == via
-    assert means(line) == pytest.approx(means(own), rel=1e-6, abs=1e-6)
-    assert line["protocol_id"] == own["protocol_id"]
-
-
-def test_a_reference_that_the_generator_was_trained_on_is_warned_of(
-    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reference_that_the_generator_was_trained_on_is_warned_of(runs, capfd, monkeypatch):
     """digits are trained on all images, the test split among them."""
-    monkeypatch.setenv("COLUMNS", "300")
     words = "the generator was trained on the digits test images it is scored against"
     for options, warned in ((["--split", "test"], True), ([], False), (["--raw"], False)):
         capfd.readouterr()
@@ -234,9 +181,7 @@ def test_a_reference_that_the_generator_was_trained_on_is_warned_of(
     assert means(ema) != means(raw)
 
 
-def test_a_checkpoint_file_of_a_run_is_scored_at_its_own_step(
-    scored: Callable[..., list[dict[str, Any]]],
-) -> None:
+def test_a_checkpoint_file_of_a_run_is_scored_at_its_own_step(scored):
     Path("checkpoints/mine/previous.ckpt").rename("checkpoints/mine/best.ckpt")
     (best,) = scored("checkpoints/mine/best.ckpt", *SHORT)
     (last,) = scored("mine", *SHORT)
@@ -249,72 +194,49 @@ def test_a_checkpoint_file_of_a_run_is_scored_at_its_own_step(
     assert len(lines("mine")) == 2
 
 
-def test_the_seed_is_of_the_samples(scored: Callable[..., list[dict[str, Any]]]) -> None:
-    (first,), (second,) = scored("mine", *SHORT), scored("mine", *SHORT, "--seed", "1")
-    key = next(iter(first["scores"]))
-    # Of two seeds no run draws the same samples.
-    assert not set(first["scores"][key]["values"]) & set(second["scores"][key]["values"])
+def test_against_and_dataset_replace_the_runs_own_images(scored):
+    found = {}
+    for options, facts, kind in (
+        ("", ("digits", "all", 1797, 8), "estimated"),
+        ("--against digits.zip", ("folder", "all", 60, 8), "estimated"),
+        ("--split test", ("digits", "test", 359, 8), "real-vs-real"),
+        ("--dataset digits --split test", ("digits", "test", 359, 8), "real-vs-real"),
+    ):
+        (line,) = scored("mine", *SHORT, *options.split())
+        names = ("dataset", "split", "reference_images", "size")
+        assert tuple(line["protocol"][name] for name in names) == facts
+        assert line["floors"][next(iter(line["floors"]))]["kind"] == kind
+        found[options] = line["scores"]
+    assert found["--dataset digits --split test"] == found["--split test"]
 
 
-def test_a_protocol_of_a_users_own_is_a_yaml_file(
-    scored: Callable[..., list[dict[str, Any]]], tmp_path: Path
-) -> None:
-    (tmp_path / "quick.yaml").write_text("runs: 2\nsamples: 20\nsplits: 2\nreference: test\n")
-    (line,) = scored("mine", "--protocol", "quick.yaml")
-    protocol = line["protocol"]
-    assert (protocol["name"], protocol["splits"], protocol["split"]) == ("quick", 2, "test")
-    assert (protocol["runs"], protocol["samples"]) == (2, 20)
+def test_a_protocol_may_be_a_yaml_file_whose_name_needs_its_reference_and_quantisation(
+    scored, tmp_path
+):
+    (tmp_path / "quick.yaml").write_text("runs: 2\nsamples: 20\nsplits: 2\n")
+    older = "runs: 2\nsamples: 20\nreference: test\nquantisation: truncate-clamp\n"
+    (tmp_path / "older.yaml").write_text(older)
+    given = "--samples digits.zip --dataset digits --size 8"
+    for options, name in (
+        ("mine --protocol quick.yaml", "quick"),
+        ("mine --protocol quick.yaml --split test", "custom"),
+        ("mine --protocol quick.yaml --against digits.zip", "custom"),
+        ("mine --protocol older.yaml --split train", "custom"),
+        (f"{given} --protocol quick.yaml", "quick"),
+        (f"{given} --protocol older.yaml", "custom"),
+        ("mine --protocol older.yaml", "older"),
+    ):
+        (line,) = scored(*options.split())
+        protocol = line["protocol"]
+        assert protocol["name"] == name, options
+        assert (protocol["runs"], protocol["samples"]) == (2, 20)
+        assert protocol["splits"] == (2 if "quick" in options else 1)
+    assert protocol["split"] == "test"
     fd = next(key for key in line["floors"] if key.startswith("fd/"))
     assert line["floors"][fd]["kind"] == "real-vs-real"  # by the training split
 
 
-def test_against_and_dataset_replace_the_runs_own_images(
-    scored: Callable[..., list[dict[str, Any]]],
-) -> None:
-    (own,) = scored("mine", *SHORT)
-    (folder,) = scored("mine", *SHORT, "--against", "digits.zip")
-    (test,) = scored("mine", *SHORT, "--split", "test")
-    (named,) = scored("mine", *SHORT, "--dataset", "digits", "--split", "test")
-    facts = [
-        tuple(line["protocol"][name] for name in ("dataset", "split", "reference_images", "size"))
-        for line in (own, folder, test, named)
-    ]
-    assert facts == [
-        ("digits", "all", 1797, 8),
-        ("folder", "all", 60, 8),
-        ("digits", "test", 359, 8),
-        ("digits", "test", 359, 8),
-    ]
-    assert named["scores"] == test["scores"]
-    assert folder["floors"][next(iter(folder["floors"]))]["kind"] == "estimated"
-    assert test["floors"][next(iter(test["floors"]))]["kind"] == "real-vs-real"
-
-
-def test_a_name_is_a_protocol_s_only_with_its_reference_and_quantisation(
-    scored: Callable[..., list[dict[str, Any]]], tmp_path: Path
-) -> None:
-    (tmp_path / "quick.yaml").write_text("runs: 2\nsamples: 20\n")
-    older = "runs: 2\nsamples: 20\nreference: test\nquantisation: truncate-clamp\n"
-    (tmp_path / "older.yaml").write_text(older)
-    names = {
-        options: scored("mine", *options)[0]["protocol"]["name"]
-        for options in (
-            ("--protocol", "quick.yaml"),
-            ("--protocol", "quick.yaml", "--split", "test"),
-            ("--protocol", "quick.yaml", "--against", "digits.zip"),
-            ("--protocol", "older.yaml"),
-            ("--protocol", "older.yaml", "--split", "train"),
-        )
-    }
-    assert list(names.values()) == ["quick", "custom", "custom", "older", "custom"]
-    given = ("--samples", "digits.zip", "--dataset", "digits", "--size", "8")
-    assert scored(*given, "--protocol", "quick.yaml")[0]["protocol"]["name"] == "quick"
-    assert scored(*given, "--protocol", "older.yaml")[0]["protocol"]["name"] == "custom"
-
-
-def test_given_images_come_to_a_size_as_those_of_the_data_set_do(
-    scored: Callable[..., list[dict[str, Any]]],
-) -> None:
+def test_given_images_come_to_a_size_as_those_of_the_data_set_do(scored):
     own = data.load("digits", size=8).images
     np.savez("own.npz", own.permute(0, 2, 3, 1).numpy())
     size = ["--runs", "1", "--images", "1797", "--metrics", "fid,prc", "--size", "32"]
@@ -325,14 +247,14 @@ def test_given_images_come_to_a_size_as_those_of_the_data_set_do(
     assert line["protocol"]["quantisation"] == "as-given-digits-32"
 
 
-def test_data_that_has_moved_is_found_at_data_root(
-    runs: Run, scored: Callable[..., list[dict[str, Any]]], refused: Callable[..., str]
-) -> None:
+def test_data_that_has_moved_is_found_at_data_root(runs, scored, refused):
     options = ["--data.dataset", "folder", "--data.root", "digits.zip", "--run", "zipped"]
     assert runs("fit", *TINY, *QUIET, *options, "--data.limit", "null") == 0
     (before,) = scored("zipped", *SHORT)
     Path("digits.zip").rename("moved.zip")
-    assert "give a folder" in refused("zipped", *SHORT) or "--data-root" in refused("zipped")
+    assert "give a folder" in refused("evaluate", "zipped", *SHORT) or "--data-root" in refused(
+        "evaluate", "zipped"
+    )
     (after,) = scored("zipped", *SHORT, "--data-root", "moved.zip")
     assert after["scores"] == before["scores"]
     assert after["protocol_id"] == before["protocol_id"]
@@ -341,11 +263,13 @@ def test_data_that_has_moved_is_found_at_data_root(
 # Several targets
 
 
-def test_a_diverged_generator_does_not_lose_the_others(
-    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
-    break_generator("mine")
+def test_a_diverged_generator_does_not_lose_the_others(runs, capfd):
+    path = Path("checkpoints/mine/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    for key, value in checkpoint["state_dict"].items():
+        if key.startswith(("ema.", "generator.")) and value.is_floating_point():
+            value.fill_(torch.nan)
+    torch.save(checkpoint, path)
     capfd.readouterr()
     assert runs("evaluate", "mine", "other", *SHORT) == 1
     out, err = capfd.readouterr()
@@ -358,24 +282,20 @@ def test_a_diverged_generator_does_not_lose_the_others(
     assert "other, step 6" in out
 
 
-def test_every_target_is_checked_before_the_first_is_scored(
-    runs: Run, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_target_is_checked_before_the_first_is_scored(runs, refused, monkeypatch):
     def refuse(*_: object) -> NoReturn:
         raise AssertionError("scored")
 
     monkeypatch.setattr(Scorer, "score", refuse)
-    assert "no run, folder or checkpoint 'nothing'" in refused("mine", "nothing")
+    assert "no run, folder or checkpoint 'nothing'" in refused("evaluate", "mine", "nothing")
     torch.save({"model": 3}, "x.ckpt")
-    assert "x.ckpt is not a msngan checkpoint" in refused("mine", "x.ckpt")
+    assert "x.ckpt is not a msngan checkpoint" in refused("evaluate", "mine", "x.ckpt")
 
 
-def test_runs_of_the_same_data_share_a_reference(
-    scored: Callable[..., list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_of_the_same_data_share_a_reference(scored, monkeypatch):
     made = []
 
-    def watched(*arguments: Any, **options: Any) -> Scorer:  # noqa: ANN401
+    def watched(*arguments: Any, **options: Any) -> Scorer:
         made.append(Scorer(*arguments, **options))
         return made[-1]
 
@@ -388,14 +308,11 @@ def test_runs_of_the_same_data_share_a_reference(
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt(), RuntimeError("out of memory")])
 def test_what_is_done_before_an_interruption_is_kept_whole_and_printed(
-    runs: Run,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    problem: BaseException,
-) -> None:
+    runs, capfd, monkeypatch, problem
+):
     score, calls = Scorer.score, []
 
-    def interrupted(self: Scorer, *arguments: Any) -> Any:  # noqa: ANN401
+    def interrupted(self: Scorer, *arguments: Any) -> Any:
         calls.append(self)
         if len(calls) == 2:
             raise problem
@@ -414,14 +331,12 @@ def test_what_is_done_before_an_interruption_is_kept_whole_and_printed(
     assert not Path("checkpoints/other/scores.jsonl").exists()
 
 
-def test_two_libraries_that_disagree_fail_one_target_and_not_the_next(
-    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_libraries_that_disagree_fail_one_target_and_not_the_next(runs, capfd, monkeypatch):
     from msngan.scores import torch_fidelity_check
 
     scores, calls = torch_fidelity_check.scores, []
 
-    def wrong(*arguments: Any, **options: Any) -> dict[str, float]:  # noqa: ANN401
+    def wrong(*arguments: Any, **options: Any) -> dict[str, float]:
         calls.append(arguments)
         found = scores(*arguments, **options)
         return {role: value + (len(calls) == 1) for role, value in found.items()}
@@ -433,14 +348,13 @@ def test_two_libraries_that_disagree_fail_one_target_and_not_the_next(
     out, err = capfd.readouterr()
     assert "msngan: error: mine: " in err
     assert "by torch-fidelity" in err
-    assert [line["run"] for line in json.loads(out)] == ["other"]
+    (line,) = json.loads(out)
+    assert (line["run"], line["via"]) == ("other", "torch-fidelity")
     assert not Path("checkpoints/mine/scores.jsonl").exists()
     assert len(lines("other")) == 1
 
 
-def test_scores_that_cannot_be_kept_are_printed(
-    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_that_cannot_be_kept_are_printed(runs, capfd, monkeypatch):
     def full(*_: object) -> NoReturn:
         raise OSError(28, "No space left on device")
 
@@ -457,9 +371,7 @@ def test_scores_that_cannot_be_kept_are_printed(
 
 @pytest.mark.quick
 @pytest.mark.parametrize("form", ["npz", "png"])
-def test_samples_written_and_scored_again_are_the_runs_own(
-    form: str, scored: Callable[..., list[dict[str, Any]]], runs: Run
-) -> None:
+def test_samples_written_and_scored_again_are_the_runs_own(form, scored, runs):
     out = "samples.npz" if form == "npz" else "pictures"
     assert runs("sample", "mine", "--n", "20", "--format", form, "--out", out) == 0
     sizes = ["--runs", "1", "--images", "20", "--against", "digits.zip"]
@@ -474,20 +386,18 @@ def test_samples_written_and_scored_again_are_the_runs_own(
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "other"]
 
 
-def test_recorded_samples_stand_on_the_leaderboard(
-    scored: Callable[..., list[dict[str, Any]]], runs: Run, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert runs("sample", "mine", "--n", "20", "--format", "npz", "--out", "x.npz") == 0
-    given = ["--samples", "x.npz", "--against", "digits.zip", "--runs", "1", "--images", "20"]
+def test_recorded_samples_stand_on_the_leaderboard_and_images_beyond_the_protocol_are_left_out(
+    scored, runs, capfd
+):
+    given = ["--samples", "digits.zip", "--against", "digits.zip", "--runs", "2", "--images", "20"]
+    assert runs("evaluate", *given) == 0
+    out, err = capfd.readouterr()
+    assert "40 of 60 images are scored" in err
+    assert out.startswith("digits\n")
     (line,) = scored(*given, "--record", "their-gan")
     assert lines("their-gan") == [line]
-    assert {name: line[name] for name in ("run", "config", "step", "weights", "source")} == {
-        "run": "their-gan",
-        "config": "their-gan",
-        "step": 0,
-        "weights": "raw",
-        "source": "samples",
-    }
+    assert line["run"] == line["config"] == "their-gan"
+    assert (line["step"], line["weights"], line["source"]) == (0, "raw", "samples")
     scored(*given, "--record", "their-gan")
     assert len(lines("their-gan")) == 2
     capfd.readouterr()
@@ -500,22 +410,12 @@ def test_recorded_samples_stand_on_the_leaderboard(
     assert "left out" not in err
 
 
-def test_images_beyond_the_protocols_are_left_out_and_said_so(
-    runs: Run, capfd: pytest.CaptureFixture[str]
-) -> None:
-    given = ["--samples", "digits.zip", "--against", "digits.zip"]
-    assert runs("evaluate", *given, "--runs", "2", "--images", "20") == 0
-    out, err = capfd.readouterr()
-    assert "40 of 60 images are scored" in err
-    assert out.startswith("digits\n")
-
-
 # How far it is
 
 
 def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
-    runs: Run, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    runs, capfd, monkeypatch, tmp_path
+):
     monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
     assert runs("evaluate", "mine", *SHORT) == 0
     assert "left" not in capfd.readouterr().err
@@ -531,9 +431,7 @@ def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
     assert found[-1] == ("2/2 other", "40", "40")
 
 
-def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(
         progress_bars,
@@ -554,82 +452,59 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "nothing to score: name runs or checkpoints, or give --samples PATH"),
-        (["mine", "--against", ""], "--against is empty"),
-        (["--samples", "", "--against", "x"], "--samples is empty"),
-        (["mine", "--images", "100000000000"], "samples must be at most 1,000,000"),
-        (
-            ["mine", "--protocol", "50k", "--images", "5"],
-            "5 samples a run are too few for 10 split",
-        ),
-        (["mine", "--inception-weights", "x"], "use the extractor inception"),
-        (["mine", "--protocol", "papr"], "unknown protocol 'papr' (did you mean 'paper'?)"),
-        (["mine", "--protocol", "nothing.yaml"], "protocol nothing.yaml: there is no such file"),
-        (["mine", "--metrics", "fdi"], "--metrics: unknown metric 'fdi' (did you mean 'fid'?)"),
-        (["mine", "--metrics", " , "], "names no metric"),
-        (["mine", "--via", "torchmetric"], "did you mean 'torchmetrics'"),
-        (["mine", "--runs", "0"], "--runs 0 is less than 1"),
-        (["mine", "--images", "1"], "--images 1 is less than 2"),
-        (["mine", "--seed", "-1"], "--seed -1 is less than 0"),
-        (["mine", "--size", "8"], "--size goes with --samples"),
-        (["mine", "--record", "x"], "--record goes with --samples"),
-        (["mine", "--ema", "--raw"], "not allowed with"),
-        (["mine", "--samples", "30"], "how many a run has is --images 30"),
-        (["mine", "--samples", "digits.zip"], "--samples or runs (mine), not both at once"),
-        (["mine", "--against", "x", "--dataset", "digits"], "leave out --dataset, --data-root and"),
-        (["mine", "--against", "missing"], "--against missing: No such file or directory"),
-        (["mine", "--dataset", "digit"], "unknown data set 'digit'"),
-        (["mine", "--split", "validation"], "digits has no split 'validation'"),
-        (["mine", "--extractor", "embeded"], "did you mean 'embedded'"),
-        (["mine", "--extractor", "no.safetensors"], "no extractor file no.safetensors"),
-        (["mine", "--extractor", "cut.safetensors"], "is not a complete extractor file"),
-        (
-            ["mine", "--extractor", "inception", "--inception-weights", "w.pth"],
-            "w.pth is not the official Inception weights file",
-        ),
-        (["mine", "--device", "abacus"], "--device abacus is not available; use cpu"),
-        (["mine", "--device", "meta"], "--device meta cannot score; use cpu, cuda or cuda:N"),
-        (["mine", "--device", "cuda:99"], "--device cuda:99 is not available"),
-        (["one.npy"], "one.npy is not a readable checkpoint"),
-        (["--samples", "digits.zip"], "--samples needs real images: --against PATH, or --dataset"),
-        (["--samples", "missing", "--against", "digits.zip"], "--samples missing: No such file"),
-        (["--samples", "digits.zip", "--against", "missing"], "--against missing: No such file"),
-        (["--samples", "empty", "--against", "digits.zip"], "--samples: no images in empty"),
-        (["--samples", "cut.npz", "--against", "digits.zip"], "--samples cut.npz cannot be read"),
-        (["--samples", "float.npy", "--against", "digits.zip"], "only you know its range"),
-        (["--samples", "one.npy", "--against", "digits.zip"], "--samples one.npy holds one image"),
-        (["--samples", "digits.zip", "--against", "digits.zip"], "--runs 1 --images 60"),
-        (
-            ["--samples", "digits.zip", "--dataset", "digits", *SHORT],
-            "images of 1x8x8, the reference of 1x32x32",
-        ),
-        (["--samples", "wide.npy", "--against", "digits.zip"], "not square (9x8); set --size"),
-        (["--samples", "digits.zip", "--dataset", "digits", "--size", "9"], "--size 9 is not a"),
-        (["--samples", "digits.zip", "--against", "digits.zip", "--size", "0"], "--size 0 is less"),
-        (["--samples", "digits.zip", "--against", "digits.zip", "--seed", "1"], "--seed is for"),
-        (["--samples", "digits.zip", "--against", "digits.zip", "--raw"], "--ema or --raw is for"),
-        (
-            ["--samples", "digits.zip", "--dataset", "folder"],
-            "data set 'folder' needs --data-root",
-        ),
-        (
-            ["--samples", "x", "--against", "x", "--record", "mine"],
-            "--record mine: checkpoints/mine is a run trained here",
-        ),
-        (["--samples", "x", "--against", "x", "--record", "../x"], "'../x' is not a run name"),
-        (
-            ["--samples", "x", "--against", "x", "--record", "y", "--root", "digits.zip"],
-            "--record y: digits.zip/checkpoints/y cannot be written",
-        ),
+        ("", "nothing to score: name runs or checkpoints, or give --samples PATH"),
+        ("mine --against ''", "--against is empty"),
+        ("--samples '' --against x", "--samples is empty"),
+        ("mine --images 100000000000", "samples must be at most 1,000,000"),
+        ("mine --protocol 50k --images 5", "5 samples a run are too few for 10 split"),
+        ("mine --inception-weights x", "use the extractor inception"),
+        ("mine --protocol papr", "unknown protocol 'papr' (did you mean 'paper'?)"),
+        ("mine --protocol nothing.yaml", "protocol nothing.yaml: there is no such file"),
+        ("mine --metrics fdi", "--metrics: unknown metric 'fdi' (did you mean 'fid'?)"),
+        ("mine --metrics ' , '", "names no metric"),
+        ("mine --via torchmetric", "did you mean 'torchmetrics'"),
+        ("mine --runs 0", "--runs 0 is less than 1"),
+        ("mine --images 1", "--images 1 is less than 2"),
+        ("mine --seed -1", "--seed -1 is less than 0"),
+        ("mine --size 8", "--size goes with --samples"),
+        ("mine --record x", "--record goes with --samples"),
+        ("mine --ema --raw", "not allowed with"),
+        ("mine --samples 30", "how many a run has is --images 30"),
+        ("mine --samples digits.zip", "--samples or runs (mine), not both at once"),
+        ("mine --against x --dataset digits", "leave out --dataset, --data-root and"),
+        ("mine --against missing", "--against missing: No such file or directory"),
+        ("mine --dataset digit", "unknown data set 'digit'"),
+        ("mine --split validation", "digits has no split 'validation'"),
+        ("mine --extractor embeded", "did you mean 'embedded'"),
+        ("mine --extractor no.safetensors", "no extractor file no.safetensors"),
+        ("mine --extractor cut.safetensors", "is not a complete extractor file"),
+        ("mine --extractor inception --inception-weights w.pth", "w.pth is not the official Incep"),
+        ("mine --device abacus", "--device abacus is not available; use cpu"),
+        ("mine --device meta", "--device meta cannot score; use cpu, cuda or cuda:N"),
+        ("mine --device cuda:99", "--device cuda:99 is not available"),
+        ("one.npy", "one.npy is not a readable checkpoint"),
+        ("--samples digits.zip", "--samples needs real images: --against PATH, or --dataset"),
+        ("--samples missing --against digits.zip", "--samples missing: No such file"),
+        ("--samples digits.zip --against missing", "--against missing: No such file"),
+        ("--samples empty --against digits.zip", "--samples: no images in empty"),
+        ("--samples cut.npz --against digits.zip", "--samples cut.npz cannot be read"),
+        ("--samples float.npy --against digits.zip", "only you know its range"),
+        ("--samples one.npy --against digits.zip", "--samples one.npy holds one image"),
+        ("--samples digits.zip --against digits.zip", "--runs 1 --images 60"),
+        ("--samples digits.zip --dataset digits --images 20", "of 1x8x8, the reference of 1x32x32"),
+        ("--samples wide.npy --against digits.zip", "not square (9x8); set --size"),
+        ("--samples digits.zip --dataset digits --size 9", "--size 9 is not a"),
+        ("--samples digits.zip --against digits.zip --size 0", "--size 0 is less"),
+        ("--samples digits.zip --against digits.zip --seed 1", "--seed is for"),
+        ("--samples digits.zip --against digits.zip --raw", "--ema or --raw is for"),
+        ("--samples digits.zip --dataset folder", "data set 'folder' needs --data-root"),
+        ("--samples x --against x --record mine", "checkpoints/mine is a run trained here"),
+        ("--samples x --against x --record ../x", "'../x' is not a run name"),
+        ("--samples x --against x --record y --root one.npy", "--record y: one.npy/checkpoints/y"),
     ],
-    ids=lambda value: " ".join(value[-4:]) if isinstance(value, list) else "",
 )
 @pytest.mark.usefixtures("runs")
-def test_bad_input_is_one_line_and_nothing_is_written(
-    refused: Callable[..., str],
-    arguments: list[str],
-    words: str,
-) -> None:
+def test_bad_input_is_one_line_and_nothing_is_written(refused, arguments, words):
     Path("empty").mkdir()
     Path("w.pth").write_bytes(b"others' weights")
     weights = shipped()["digits"].read_bytes()
@@ -639,14 +514,16 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     np.save("wide.npy", np.zeros((99, 8, 9, 1), np.uint8))
     np.savez("cut.npz", np.zeros((99, 8, 8, 3), np.uint8))
     Path("cut.npz").write_bytes(Path("cut.npz").read_bytes()[:500])
-    assert words in refused(*arguments)
+    line = refused("evaluate", *shlex.split(arguments))
+    assert words in line
+    assert "--data." not in line
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_run_whose_scores_cannot_be_written_is_refused_before_it_is_scored(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_scores_cannot_be_written_is_refused_before_it_is_scored(refused, monkeypatch):
     monkeypatch.setattr(evaluate.os, "access", lambda path, mode: False)  # root may do anything
-    assert "checkpoints/mine/scores.jsonl cannot be written" in refused("mine", *SHORT)
+    assert "checkpoints/mine/scores.jsonl cannot be written" in refused("evaluate", "mine", *SHORT)
     given = ["--samples", "digits.zip", "--against", "digits.zip"]
-    assert "--record x: checkpoints/x cannot be written" in refused(*given, "--record", "x")
+    assert "--record x: checkpoints/x cannot be written" in refused(
+        "evaluate", *given, "--record", "x"
+    )

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from toy_extractor import METADATA, network, photographs, protocol_of
+from toy_extractor import extractor, photographs, protocol_of
 
 from msngan.data import images as convert
 from msngan.runs.folder import Diverged
 from msngan.scores import distances, torch_fidelity_check
 from msngan.scores.embedded import EmbeddedExtractor
-from msngan.scores.evaluation import BACKENDS, Disagreement, Result, Sampler, evaluate_sampler
+from msngan.scores.evaluation import BACKENDS, Disagreement, Result, evaluate_sampler
 from msngan.scores.extractors import Features
 from msngan.scores.protocol import METRICS, NEIGHBOURS, Protocol
 from msngan.scores.reference import Reference
@@ -29,7 +29,7 @@ SEEDS = [40 * 2**20 + run for run in range(3)]  # of the three runs of a protoco
 
 @pytest.fixture
 def toy() -> EmbeddedExtractor:
-    return EmbeddedExtractor(network(), METADATA, "ab" * 32)
+    return extractor()
 
 
 @pytest.fixture
@@ -49,9 +49,7 @@ def sampler(count: int, seed: int) -> Iterator[Tensor]:
 
 @pytest.mark.quick
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_scores_are_those_of_the_plain_functions_on_each_runs_images(
-    backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
+def test_scores_are_those_of_the_plain_functions_on_each_runs_images(backend, toy, real, protocol):
     result = evaluate_sampler(sampler, protocol, toy, real, backend=backend, real=photographs(60))
     runs = [toy.features(photographs(20, seed=seed) // 2) for seed in SEEDS]
     pool = toy.features(photographs(60)).pool
@@ -73,12 +71,8 @@ def test_scores_are_those_of_the_plain_functions_on_each_runs_images(
 
 @pytest.mark.parametrize("role", ["frechet", "score", "kernel", "precision", "recall"])
 def test_a_number_that_torch_fidelity_does_not_confirm_is_a_failure(
-    role: str,
-    toy: EmbeddedExtractor,
-    real: Reference,
-    protocol: Protocol,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    role, toy, real, protocol, monkeypatch
+):
     true = torch_fidelity_check.scores
 
     def wrong(*positional: object, **named: object) -> dict[str, float]:
@@ -91,24 +85,19 @@ def test_a_number_that_torch_fidelity_does_not_confirm_is_a_failure(
         evaluate_sampler(sampler, protocol, toy, real, **given)
 
 
-def test_torch_fidelity_s_rounding_below_full_rank_is_no_disagreement(
-    toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
-    few = replace(protocol, samples=6, splits=1)  # of 8 features
-    given = {"real": photographs(60), "metrics": ["fid"]}
+def test_torch_fidelity_s_rounding_below_full_rank_is_no_disagreement(toy, real, protocol):
+    few, key = replace(protocol, samples=6, splits=1), toy.keys["frechet"]  # of 8 features
     own, theirs = (
-        evaluate_sampler(sampler, few, toy, real, backend=backend, **given).scores[
-            toy.keys["frechet"]
-        ]
+        evaluate_sampler(
+            sampler, few, toy, real, backend=backend, real=photographs(60), metrics=["fid"]
+        ).scores[key]
         for backend in ("own", "torch-fidelity")
     )
     assert theirs["values"] == pytest.approx(own["values"], abs=1e-5)
 
 
 @pytest.mark.parametrize("metrics", [["is"], ["kid", "prc"]])
-def test_only_what_is_asked_for_is_scored(
-    metrics: list[str], toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
+def test_only_what_is_asked_for_is_scored(metrics, toy, real, protocol):
     result = evaluate_sampler(sampler, protocol, toy, real, metrics=metrics, held_out=HELD_OUT)
     wanted = {toy.keys[role] for name in metrics for role in METRICS[name]}
     assert set(result.scores) == set(result.real_data) == wanted
@@ -117,9 +106,7 @@ def test_only_what_is_asked_for_is_scored(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_too_few_samples_for_neighbours_fail_these_scores_only(
-    backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
+def test_too_few_samples_for_neighbours_fail_these_scores_only(backend, toy, real, protocol):
     few = replace(protocol, samples=5, splits=1)
     given = {"real": photographs(60), "held_out": HELD_OUT}
     result = evaluate_sampler(sampler, few, toy, real, backend=backend, **given)
@@ -131,25 +118,16 @@ def test_too_few_samples_for_neighbours_fail_these_scores_only(
             assert result.scores[key]["mean"] is not None
 
 
-def test_result_is_what_a_score_line_holds(
-    toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
+def test_result_is_what_a_score_line_holds(toy, real, protocol):
     result = evaluate_sampler(sampler, protocol, toy, real, held_out=HELD_OUT)
     assert json.loads(json.dumps(vars(result), allow_nan=False)) == vars(result)
-    assert set(result.scores) == set(result.real_data) == set(toy.keys.values())
+    assert set(result.scores) == set(toy.keys.values())
     assert all(set(score) == {"mean", "sd", "values"} for score in result.scores.values())
-    kinds = {key: floor["kind"] for key, floor in result.real_data.items()}
-    assert kinds == {
-        toy.keys["frechet"]: "real-vs-real",
-        toy.keys["kernel"]: "real-vs-real",
-        toy.keys["score"]: "real data",
-        **{toy.keys[role]: "real-vs-real" for role in NEIGHBOURS},
-    }
+    kinds = dict.fromkeys(toy.keys.values(), "real-vs-real") | {toy.keys["score"]: "real data"}
+    assert {key: floor["kind"] for key, floor in result.real_data.items()} == kinds
 
 
-def test_images_are_sampled_once_and_embedded_once(
-    toy: EmbeddedExtractor, real: Reference, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_sampled_once_and_embedded_once(toy, real, protocol, monkeypatch):
     asked: list[tuple[int, int]] = []
     embedded: list[int] = []
     progress: list[tuple[int, int]] = []
@@ -174,8 +152,8 @@ def test_images_are_sampled_once_and_embedded_once(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_two_evaluations_are_equal_bits_and_leave_every_generator_alone(
-    backend: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
+    backend, toy, real, protocol
+):
     def state() -> tuple[object, ...]:
         return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
 
@@ -195,68 +173,47 @@ def nan_sampler(count: int, seed: int) -> Iterator[Tensor]:
     yield from sampler(count, seed)
 
 
-def diverged_sampler(count: int, seed: int) -> Iterator[Tensor]:
-    raise Diverged("weights are not finite")
-
-
 def failures(result: Result) -> set[str]:
     assert all(set(score) == {"mean", "reason"} for score in result.scores.values())
     assert all(score["mean"] is None for score in result.scores.values())
     return {score["reason"] for score in result.scores.values()}
 
 
-def test_nan_images_fail_every_score_with_the_reason(
-    toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
-    (reason,) = failures(evaluate_sampler(nan_sampler, protocol, toy, real))
-    assert reason == "images of run 1: images hold NaN; the generator has diverged"
-    (reason,) = failures(evaluate_sampler(diverged_sampler, protocol, toy, real))
-    assert reason == "images of run 0: weights are not finite"
+def test_nan_images_or_features_fail_every_score_with_the_reason(toy, real, protocol):
+    def diverged(count: int, seed: int) -> Iterator[Tensor]:
+        raise Diverged("weights are not finite")
+
     result = evaluate_sampler(nan_sampler, protocol, toy, real)
+    (reason,) = failures(result)
+    assert reason == "images of run 1: images hold NaN; the generator has diverged"
     assert set(result.scores) == set(toy.keys.values())
     assert set(result.real_data) == {toy.keys[role] for role in ("frechet", "score", "kernel")}
-
-
-def test_nan_features_fail_every_score_with_the_reason(
-    toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
+    (reason,) = failures(evaluate_sampler(diverged, protocol, toy, real))
+    assert reason == "images of run 0: weights are not finite"
     toy.network.head.bias[0] = float("nan")
     (reason,) = failures(evaluate_sampler(sampler, protocol, toy, real))
     assert reason == "features of run 0 hold NaN or Inf"
 
 
-def floats(count: int, seed: int) -> Iterator[Tensor]:
-    yield torch.rand(count, 3, 32, 32)
-
-
-def short(count: int, seed: int) -> Iterator[Tensor]:
-    yield photographs(count - 1)
-
-
-def small(count: int, seed: int) -> Iterator[Tensor]:
-    yield photographs(count, size=16)
-
-
-def wrong(count: int, seed: int) -> Iterator[Tensor]:
-    raise ValueError("latents have the wrong shape")
-    yield
-
-
-BUGS: dict[str, tuple[Sampler, type[Exception], str]] = {
-    "floats": (floats, TypeError, "takes uint8 images, not torch.float32"),
-    "too few": (short, ValueError, "gave 19 images, not the 20 asked for"),
-    "another size": (small, ValueError, r"are \(3, 16, 16\), not \(3, 32, 32\)"),
-    "a mistake": (wrong, ValueError, "latents have the wrong shape"),
-}
-
-
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(20, 3, 32, 32), "takes uint8 images, not torch.float32"),
+        (photographs(19), "gave 19 images, not the 20 asked for"),
+        (photographs(20, size=16), r"are \(3, 16, 16\), not \(3, 32, 32\)"),
+        (None, "latents have the wrong shape"),
+    ],
+)
 def test_a_sampler_that_is_wrong_is_an_error_and_no_failed_score(
-    bug: str, toy: EmbeddedExtractor, real: Reference, protocol: Protocol
-) -> None:
-    sample, error, message = BUGS[bug]
-    with pytest.raises(error, match=message):
-        evaluate_sampler(sample, protocol, toy, real)
+    images, message, toy, real, protocol
+):
+    def wrong(count: int, seed: int) -> Iterator[Tensor]:
+        if images is None:
+            raise ValueError("latents have the wrong shape")
+        yield images
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluate_sampler(wrong, protocol, toy, real)
 
 
 @pytest.mark.parametrize(
@@ -269,13 +226,7 @@ def test_a_sampler_that_is_wrong_is_an_error_and_no_failed_score(
         ("resize", "nearest"),
     ],
 )
-def test_a_protocol_of_other_facts_is_refused(
-    field: str,
-    value: object,
-    toy: EmbeddedExtractor,
-    real: Reference,
-    protocol: Protocol,
-) -> None:
+def test_a_protocol_of_other_facts_is_refused(field, value, toy, real, protocol):
     with pytest.raises(ValueError, match=f"the protocol's {field} is {value!r}, not "):
         evaluate_sampler(sampler, replace(protocol, **{field: value}), toy, real)
     with pytest.raises(ValueError, match="the reference is of another, not of embed-toy"):

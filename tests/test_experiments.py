@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,11 +28,11 @@ IRRELEVANT = [
 ]
 
 
-def id_of(**changed: Any) -> str:  # noqa: ANN401
+def id_of(**changed: Any) -> str:
     return setup_of(config("x", **changed)).config_id
 
 
-def test_what_a_trained_network_does_not_depend_on_is_not_in_the_id() -> None:
+def test_what_a_trained_network_does_not_depend_on_is_not_in_the_id():
     assert {id_of(**{name.replace(".", "__"): 17}) for name in IRRELEVANT} == {id_of()}
 
 
@@ -52,11 +51,11 @@ def test_what_a_trained_network_does_not_depend_on_is_not_in_the_id() -> None:
         ("ckpt_path", "other.ckpt"),
     ],
 )
-def test_everything_else_and_whatever_is_new_tells_two_configs_apart(key: str, value: Any) -> None:  # noqa: ANN401
+def test_everything_else_and_whatever_is_new_tells_two_configs_apart(key, value):
     assert id_of(**{key: value}) != id_of()
 
 
-def test_an_id_is_12_hex_digits_of_plain_values() -> None:
+def test_an_id_is_12_hex_digits_of_plain_values():
     assert len(f"{int(id_of(), 16):012x}") == 12
     assert id_of(model__x=10) == id_of(model__x=10.0)  # a whole float is the integer it equals
     assert len({id_of(model__flag=each) for each in (1, True, "1")}) == 3
@@ -66,7 +65,7 @@ def test_an_id_is_12_hex_digits_of_plain_values() -> None:
         assert len({id_of(**each) for each in places}) == count
 
 
-def test_differences_name_the_options_with_both_values() -> None:
+def test_differences_name_the_options_with_both_values():
     one = setup_of(config("x", model__norm="batch", steps=100))
     other = config("x", model__norm="spectral", steps=100, model__new=[1, 2.5], seed=3, threads=2)
     found = differences([one, setup_of(other)])
@@ -79,7 +78,7 @@ def test_differences_name_the_options_with_both_values() -> None:
     assert differences([setup_of(config("x")), hostile]) == {"model.a[31mb": ("–", '"c\\nd"')}
 
 
-def test_runs_are_told_apart_by_the_options_in_which_they_differ() -> None:
+def test_runs_are_told_apart_by_the_options_in_which_they_differ():
     one = {"model.norm": '"batch"', "model.lr": "0.1", "data.size": "32", "steps": "5"}
     runs = {"a": one, "b": {**one, "model.norm": '"layer"', "steps": "9"}, "c": {**one}}
     setups = {name: Setup(name, 0, options) for name, options in runs.items()}
@@ -138,7 +137,7 @@ HOSTILE = {
 }
 
 
-def test_a_hostile_config_is_one_warning_and_its_run_is_pooled_with_none(tmp_path: Path) -> None:
+def test_a_hostile_config_is_one_warning_and_its_run_is_pooled_with_none(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path, f"config-s{seed}", score_line(1.0 + seed), of="config", seed=seed)
     path = write_run(tmp_path, "z", score_line(3.0)) / "config.yaml"
@@ -160,7 +159,7 @@ def test_a_hostile_config_is_one_warning_and_its_run_is_pooled_with_none(tmp_pat
     assert read_setups(runs)[1] == []
 
 
-def test_a_config_that_is_no_file_or_that_a_trained_run_lacks_is_a_warning(tmp_path: Path) -> None:
+def test_a_config_that_is_no_file_or_that_a_trained_run_lacks_is_a_warning(tmp_path):
     for name in ("gone", "folder", "binary", "samples-of-another-tool"):
         (write_run(tmp_path, name, score_line()) / "config.yaml").unlink()
     (tmp_path / "checkpoints/gone/environment.json").touch()

@@ -31,9 +31,7 @@ def names(targets: list[str], root: Path, **chosen: list) -> list[str]:
     return [each.name for each in find_sources(targets, root, **chosen)]
 
 
-def test_a_run_is_meant_by_its_name_or_folder_and_a_study_means_its_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_meant_by_its_name_or_folder_and_a_study_means_its_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = make_run(tmp_path, "a")
     make_run(tmp_path, "b")
@@ -48,7 +46,7 @@ def test_a_run_is_meant_by_its_name_or_folder_and_a_study_means_its_runs(
     assert names(["table-more"], tmp_path) == ["table-more-none-s0"]
 
 
-def test_a_selection_keeps_what_has_all_of_it(tmp_path: Path) -> None:
+def test_a_selection_keeps_what_has_all_of_it(tmp_path):
     for norm in ("none", "spectral"):
         for seed in (0, 1):
             make_run(tmp_path, f"{norm}-s{seed}", norm, seed=seed, lr=0.1 if seed else 0.001)
@@ -61,7 +59,7 @@ def test_a_selection_keeps_what_has_all_of_it(tmp_path: Path) -> None:
         find_sources(every, tmp_path, seeds=[1], rates=[0.001])
 
 
-def test_what_is_not_a_run_is_named_with_what_is_there(tmp_path: Path) -> None:
+def test_what_is_not_a_run_is_named_with_what_is_there(tmp_path):
     make_run(tmp_path, "mnist-s0")
     with pytest.raises(UserError, match=r"'mnist-s1' .*\(did you mean 'mnist-s0'\?\); there"):
         find_sources(["mnist-s1"], tmp_path)
@@ -74,9 +72,7 @@ def test_what_is_not_a_run_is_named_with_what_is_there(tmp_path: Path) -> None:
         find_sources(["broken"], tmp_path)
 
 
-def test_runs_that_differ_in_their_seed_only_are_one_arm_named_by_what_tells_it_apart(
-    tmp_path: Path,
-) -> None:
+def test_runs_that_differ_in_their_seed_only_are_one_arm_named_by_what_tells_it_apart(tmp_path):
     make_run(tmp_path, "a", "mean_spectral", seed=1)
     make_run(tmp_path, "a0", "mean_spectral", seed=0)
     make_run(tmp_path, "b", "mean_spectral", norm_options={"gain": True})
@@ -106,9 +102,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_arm_named_by_what_tells_it_
     ],
     ids=["precision", "machine and records"],
 )
-def test_what_shapes_training_makes_an_arm_and_what_records_does_not(
-    tmp_path: Path, changed: dict, arms: int
-) -> None:
+def test_what_shapes_training_makes_an_arm_and_what_records_does_not(tmp_path, changed, arms):
     make_run(tmp_path, "a")
     folder = make_run(tmp_path, "b")
     config = json.loads((folder / "config.yaml").read_text())
@@ -116,7 +110,7 @@ def test_what_shapes_training_makes_an_arm_and_what_records_does_not(
     assert len(make_arms(find_sources(["a", "b"], tmp_path))) == arms
 
 
-def test_many_arms_have_a_page_for_each_rate_and_a_norm_one_line_on_all(tmp_path: Path) -> None:
+def test_many_arms_have_a_page_for_each_rate_and_a_norm_one_line_on_all(tmp_path):
     norms = [*FIRST, "mean_only"]
     for norm in norms:
         for lr in (0.1, 0.001):
@@ -133,13 +127,13 @@ def test_many_arms_have_a_page_for_each_rate_and_a_norm_one_line_on_all(tmp_path
     assert sorted(arm.style for arm in arms) == list(range(8))
 
 
-def test_lines_differ_to_the_colour_blind_and_in_grey() -> None:
+def test_lines_differ_to_the_colour_blind_and_in_grey():
     assert set(COLOURS) == SAFE
     assert len({(style(i).colour, style(i).dash) for i in range(56)}) == 56
     assert len({style(i).marker for i in range(8)}) == 8
 
 
-def test_layers_are_chosen_by_index_or_pattern_and_by_default_are_convolutions() -> None:
+def test_layers_are_chosen_by_index_or_pattern_and_by_default_are_convolutions():
     record = synthetic(2)
     assert [layer.index for layer in choose(record, (), "a")] == [0, 1, 2]
     assert [layer.index for layer in choose(record, ("3", "0"), "a")] == [3, 0]
@@ -158,7 +152,7 @@ def test_layers_are_chosen_by_index_or_pattern_and_by_default_are_convolutions()
     assert layer.words(90) == f"layer 48, {layer.name} (conv 12x48x3x3)"
 
 
-def test_moments_are_the_first_middle_and_last_and_a_run_that_ended_has_none() -> None:
+def test_moments_are_the_first_middle_and_last_and_a_run_that_ended_has_none():
     long, short = synthetic(5, every=10), synthetic(2, every=10)
     recorded = [Recorded(None, ((None, short), (None, long)))]  # type: ignore[arg-type]
     assert moments(recorded, lambda record: record.step >= 0) == [0, 20, 40]
@@ -167,7 +161,7 @@ def test_moments_are_the_first_middle_and_last_and_a_run_that_ended_has_none() -
     assert at(short, 40) is None
 
 
-def test_a_running_mean_is_of_fifteen_values_in_a_row() -> None:
+def test_a_running_mean_is_of_fifteen_values_in_a_row():
     assert of.running_mean(np.arange(1.0, 18)) == pytest.approx([8, 9, 10])
     assert of.running_mean(np.array([1.0, 2, 6, 3]), window=3) == pytest.approx([3, 11 / 3])
     assert of.running_mean(np.array([1.0, 5]), window=3).tolist() == [1, 5]
@@ -176,7 +170,7 @@ def test_a_running_mean_is_of_fifteen_values_in_a_row() -> None:
     assert smooth[1:] == pytest.approx([1.5, 2.5, 3.5])
 
 
-def test_cumulative_accuracies_of_the_epochs_follow_each_other() -> None:
+def test_cumulative_accuracies_of_the_epochs_follow_each_other():
     assert of.cumulative_accuracy([90, 80, 100], 0.9) == pytest.approx([0.9, 0.85, 0.9])
     # The last block of a pass may be shorter.
     assert of.cumulative_accuracy([90, 80, 25], 195 / 232)[-1] == pytest.approx(195 / 232)
@@ -191,12 +185,12 @@ def test_cumulative_accuracies_of_the_epochs_follow_each_other() -> None:
     assert not len(of.within_epochs([{"epoch": 1.0, "test_accuracy": 0.5}])[0])
 
 
-def test_the_selected_epoch_is_the_first_with_the_best_validation_accuracy() -> None:
+def test_the_selected_epoch_is_the_first_with_the_best_validation_accuracy():
     assert of.selected([0.5, 0.9, None, 0.9]) == 1
     assert of.selected([None, None]) is None
 
 
-def test_a_density_spans_the_values_own_range_and_agrees_with_numpy() -> None:
+def test_a_density_spans_the_values_own_range_and_agrees_with_numpy():
     edges = np.array([1.0, 2, 4])
     new, density = of.linear_density(edges, np.array([[0, 0, 2], [0, 0, 2]]), bins=4)
     assert new.tolist() == [-4, -2, 0, 2, 4]
@@ -214,14 +208,14 @@ def test_a_density_spans_the_values_own_range_and_agrees_with_numpy() -> None:
     assert np.abs(density - expected).max() < 0.02 * expected.max()
 
 
-def test_shares_by_magnitude_are_of_all_entries_and_per_decade() -> None:
+def test_shares_by_magnitude_are_of_all_entries_and_per_decade():
     edges = np.array([1.0, 10, 1000])
     share = of.by_magnitude(edges, np.array([[1, 2, 0], [1, 2, 4]]))
     assert share.tolist() == [0.4, 0.2]  # 4 of 10 in one decade, 4 of 10 in two
     assert np.isnan(of.by_magnitude(edges, np.zeros((2, 3)))).all()
 
 
-def test_several_runs_are_their_mean_and_one_sd_where_all_of_them_are() -> None:
+def test_several_runs_are_their_mean_and_one_sd_where_all_of_them_are():
     first = Curve(np.array([0.0, 1, 2]), np.array([1.0, 2, np.nan]))
     second = Curve(np.array([0.0, 1, 2, 3]), np.array([3.0, 6, 7, 8]))
     made = of.over_runs([first, second])

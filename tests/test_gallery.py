@@ -51,7 +51,7 @@ NAMES = (
 
 @pytest.mark.quick
 @pytest.mark.parametrize("page", PAGES)
-def test_every_number_follows_from_a_record(page: str) -> None:
+def test_every_number_follows_from_a_record(page):
     text = re.sub(r"^\d+\. ", "", (ROOT / page).read_text(), flags=re.MULTILINE)
     text, wrong = " ".join(text.split()), []
     for line in PAGES[page].splitlines():

@@ -15,7 +15,7 @@ from msngan.runs import hardware as machine
 from msngan.runs.folder import UserError
 from msngan.scores import distances, extractors, torch_fidelity_check
 from msngan.scores.evaluation import evaluate_sampler
-from msngan.scores.extractors import Extractor, InceptionExtractor, file_sha256
+from msngan.scores.extractors import InceptionExtractor, file_sha256
 from msngan.scores.reference import Reference
 from msngan.scores.scorer import choose
 
@@ -40,15 +40,8 @@ def random_weights(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for weight in net.parameters():
         if weight.ndim > 1:  # He's spread, or nothing would arrive at the end
             weight.data.normal_(0, (2 / weight[0].numel()) ** 0.5, generator=draw)
-    last = net.Mixed_7c
-    for branch in (
-        last.branch1x1,
-        last.branch3x3_2a,
-        last.branch3x3_2b,
-        last.branch3x3dbl_3a,
-        last.branch3x3dbl_3b,
-        last.branch_pool,
-    ):
+    ends = ["1x1", "3x3_2a", "3x3_2b", "3x3dbl_3a", "3x3dbl_3b", "_pool"]
+    for branch in (getattr(net.Mixed_7c, f"branch{end}") for end in ends):
         branch.bn.weight.data[ALIVE:] = 0
         branch.bn.weight.data[:ALIVE] = 30  # as large as real features, all in all
     net.fc.weight.data *= 30  # classes that differ
@@ -74,8 +67,8 @@ def allowed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_fid_is_kid_precision_and_recall_of_random_weights_are_torch_fidelitys_to_a_millionth(
-    allowed: Path, tmp_path: Path
-) -> None:
+    allowed, tmp_path
+):
     extractor, line = choose("inception", "toy", 3, "cpu", allowed)
     assert extractor.name in line
     reals, fakes = photographs(8, channels=1), 255 - photographs(8, seed=1) // 3
@@ -96,7 +89,7 @@ def test_fid_is_kid_precision_and_recall_of_random_weights_are_torch_fidelitys_t
     assert all(0 < theirs[role] < 1 for role in ("precision", "recall"))
 
 
-def test_torch_fidelitys_network_has_our_features_and_gives_them_in_float64(allowed: Path) -> None:
+def test_torch_fidelitys_network_has_our_features_and_gives_them_in_float64(allowed):
     images = photographs(2)
     ours = InceptionExtractor(allowed).features(images)
     theirs = torch_fidelity_check._Inception(
@@ -107,27 +100,18 @@ def test_torch_fidelitys_network_has_our_features_and_gives_them_in_float64(allo
         assert (found - own).norm() < 1e-5 * own.norm()
 
 
-def test_official_inceptions_keys_are_the_usual_ones_and_no_generator_moves(
-    allowed: Path,
-) -> None:
+def test_official_keys_are_the_usual_ones_and_the_batch_fits_into_half_of_the_free_memory(
+    allowed, monkeypatch
+):
+    monkeypatch.setattr(machine, "free_memory", lambda device: 300_000_000)
     before = torch.get_rng_state()
     extractor = InceptionExtractor(allowed)
     assert torch.equal(torch.get_rng_state(), before)
     assert extractor.weights_sha256 == file_sha256(allowed)
     assert extractor.name == f"inception-{file_sha256(allowed)[:8]}"
-    assert extractor.keys == {
-        "frechet": "fid",
-        "score": "is",
-        "kernel": "kid",
-        **{role: role for role in ("precision", "recall", "density", "coverage")},
-    }
-
-
-def test_network_is_channels_last_and_its_batch_fits_into_half_of_the_free_memory(
-    allowed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine, "free_memory", lambda device: 300_000_000)
-    extractor = InceptionExtractor(allowed)
+    named = {"frechet": "fid", "score": "is", "kernel": "kid"}
+    named |= {role: role for role in ("precision", "recall", "density", "coverage")}
+    assert extractor.keys == named
     assert extractor.batch == 6  # at 24 MB each
     weight = extractor.network.Conv2d_2a_3x3.conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -143,18 +127,11 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def served(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the official address lead to a file."""
-    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
-
-    monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", path.as_uri())
-
-
 @pytest.mark.parametrize("way", ["argument", "variable", "hub", "download"])
 @pytest.mark.parametrize("official", [True, False])
 def test_weights_come_from_four_places_and_are_refused_if_their_hash_is_another(
-    official: bool, way: str, tmp_path: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    official, way, tmp_path, nowhere, monkeypatch
+):
     from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
     def opened(*_: object) -> None:
@@ -171,7 +148,7 @@ def test_weights_come_from_four_places_and_are_refused_if_their_hash_is_another(
         nowhere.parent.mkdir(parents=True)
         nowhere.symlink_to(path)
     elif way == "download":
-        served(path, monkeypatch)
+        monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", path.as_uri())
     given = path if way == "argument" else None
     if official:
         with pytest.raises(RuntimeError, match="it was opened"):
@@ -183,23 +160,20 @@ def test_weights_come_from_four_places_and_are_refused_if_their_hash_is_another(
     assert way == "hub" or not list(nowhere.parent.glob("*"))  # a download leaves nothing behind
 
 
-def test_a_download_that_is_cut_short_leaves_nothing_behind(
-    tmp_path: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_that_is_cut_short_leaves_nothing_behind(tmp_path, nowhere, monkeypatch):
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
     (tmp_path / "short").write_bytes(b"PK")
-    served(tmp_path / "short", monkeypatch)
-    with pytest.raises(UserError, match=f"cannot be downloaded.*{extractors.INCEPTION_VARIABLE}"):
-        extractors.download_weights()
-    assert not list(nowhere.parent.iterdir())
-    served(tmp_path / "absent", monkeypatch)
-    with pytest.raises(UserError, match="cannot be downloaded"):
-        extractors.download_weights()
-    assert not list(nowhere.parent.iterdir())
+    for name in ("short", "absent"):
+        monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", (tmp_path / name).as_uri())
+        with pytest.raises(
+            UserError, match=f"cannot be downloaded.*{extractors.INCEPTION_VARIABLE}"
+        ):
+            extractors.download_weights()
+        assert not list(nowhere.parent.iterdir())
 
 
-def test_weights_that_change_on_disk_are_not_given_to_torch_fidelity(
-    allowed: Path, tmp_path: Path
-) -> None:
+def test_weights_that_change_on_disk_are_not_given_to_torch_fidelity(allowed, tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(allowed.read_bytes())
     extractor = InceptionExtractor(path)
@@ -210,28 +184,13 @@ def test_weights_that_change_on_disk_are_not_given_to_torch_fidelity(
         )
 
 
-def test_weights_that_cannot_be_read_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_cannot_be_read_are_one_line(tmp_path, monkeypatch):
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(extractors, "file_sha256", refuse)
     with pytest.raises(UserError, match=r"weights.pth cannot be read \(Permission denied\)"):
         InceptionExtractor(tmp_path / "weights.pth")
-
-
-def train_test_distance_and_train_score(
-    extractor: Extractor, train: Tensor, test: Tensor, cache: Path
-) -> tuple[float, float]:
-    """Fréchet distance of all of train to test; score of train in ten splits."""
-    pools, logits = [], []
-    for part in train.split(1000):
-        features = extractor.features(part)
-        pools.append(features.pool)
-        logits.append(features.logits)
-    real = Reference.of(test, extractor, cache)
-    return real.frechet(torch.cat(pools)), distances.inception_score(torch.cat(logits), splits=10)
 
 
 @pytest.mark.weights
@@ -241,14 +200,17 @@ def train_test_distance_and_train_score(
     not os.environ.get(extractors.INCEPTION_VARIABLE), reason="needs MSNGAN_INCEPTION"
 )
 @pytest.mark.skipif("MSNGAN_DATA" not in os.environ, reason="needs MSNGAN_DATA")
-def test_cifar10_has_its_published_train_test_fid_and_score(tmp_path: Path) -> None:
+def test_cifar10_has_its_published_train_test_fid_and_score(tmp_path):
     """FID of train against test 3.15 and score of train 11.24 in ten splits: the anchors that
     pytorch-image-generation-metrics prints. An hour or more without a GPU."""
     from msngan.data import load
 
     extractor = InceptionExtractor.load(device="cuda" if torch.cuda.is_available() else "cpu")
-    train = load("cifar10", split="train", download=False).images
-    test = load("cifar10", split="test", download=False).images
-    distance, score = train_test_distance_and_train_score(extractor, train, test, tmp_path)
+    train, test = (load("cifar10", split=part, download=False).images for part in ("train", "test"))
+    found = [extractor.features(part) for part in train.split(1000)]
+    pool, logits = (
+        torch.cat([getattr(each, kind) for each in found]) for kind in ("pool", "logits")
+    )
+    distance = Reference.of(test, extractor, tmp_path).frechet(pool)
     assert distance == pytest.approx(3.15, abs=0.02)
-    assert score == pytest.approx(11.24, abs=0.05)
+    assert distances.inception_score(logits, splits=10) == pytest.approx(11.24, abs=0.05)

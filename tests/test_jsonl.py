@@ -31,8 +31,8 @@ SKIPPED = "is not valid JSON and was skipped"
 
 @pytest.mark.quick
 def test_damaged_lines_are_named_once_kept_by_a_resume_and_a_cut_last_one_is_neither(
-    tmp_path: Path, capfd: Shown
-) -> None:
+    tmp_path, capfd
+):
     path = tmp_path / "scores.jsonl"
     long = b'{"step": "' + b"x" * LONGEST + b'"}'
     path.write_bytes(b"\n".join([*LINES, long]) + b'\n{"step": 7, "cut')
@@ -55,8 +55,8 @@ def test_damaged_lines_are_named_once_kept_by_a_resume_and_a_cut_last_one_is_nei
 
 
 def test_a_long_file_is_thinned_evenly_with_its_last_line_and_the_newest_is_read_from_its_end(
-    tmp_path: Path,
-) -> None:
+    tmp_path,
+):
     path = tmp_path / "metrics.jsonl"
     assert (read_thinned(path, 10).records, newest(path)) == ([], {})
     lines = [json.dumps({"step": step}) for step in range(1, 43)]
@@ -79,9 +79,7 @@ def test_a_long_file_is_thinned_evenly_with_its_last_line_and_the_newest_is_read
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_only_later_records_and_a_cut_line_are_ever_dropped(
-    tmp_path: Path, lines: list[bytes], step: int
-) -> None:
+def test_only_later_records_and_a_cut_line_are_ever_dropped(tmp_path, lines, step):
     path = tmp_path / "any.jsonl"
     path.write_bytes(b"\n".join(lines))
     *whole, last = b"\n".join(lines).split(b"\n")
@@ -94,7 +92,7 @@ def test_only_later_records_and_a_cut_line_are_ever_dropped(
     assert found[: len(kept)] == kept
 
 
-def test_a_resumed_run_goes_on_beside_damaged_lines_of_every_record(run: Run, capfd: Shown) -> None:
+def test_a_resumed_run_goes_on_beside_damaged_lines_of_every_record(run, capfd):
     options = [*TINY, "--scores.extractor", "embedded", "--scores.samples", "16"]
     options += ["--scores.runs", "2", "--scores.every", "2", "--records.every", "2"]
     options += [*QUIET[2:], "--health.every", "2"]
@@ -115,7 +113,7 @@ def test_a_resumed_run_goes_on_beside_damaged_lines_of_every_record(run: Run, ca
     assert f"scores.jsonl: line 2 {SKIPPED}" in capfd.readouterr().err
 
 
-def test_a_classifier_goes_on_beside_strange_accuracies_and_environment(run: Run) -> None:
+def test_a_classifier_goes_on_beside_strange_accuracies_and_environment(run):
     assert run("fit", *TINY_CLASSIFIER, "--run", "mine", "--epochs", "1") == 0
     path = Path("checkpoints/mine/accuracy.jsonl")
     odd = '{"step": 3, "validation_accuracy": "high"}\n{"step": null, "test_accuracy": []}\n'
@@ -125,7 +123,7 @@ def test_a_classifier_goes_on_beside_strange_accuracies_and_environment(run: Run
     assert path.read_text().startswith(odd)
 
 
-def test_a_report_names_the_line(run: Run, tmp_path: Path) -> None:
+def test_a_report_names_the_line(run, tmp_path):
     path = report_runs.classifier(tmp_path) / "accuracy.jsonl"
     path.write_bytes(path.read_bytes().replace(b'{"format"', b"{format", 1))
     assert run("report", "c") == 0

@@ -18,34 +18,29 @@ def digits(**options: object) -> LabelledData:
     return LabelledData("digits", **options)  # type: ignore[arg-type]
 
 
-def test_the_parts_are_the_training_split_and_share_no_image() -> None:
-    data = digits()
-    train, held = data.images_of("train"), data.images_of("validation")
-    whole = data.images("train")
+def test_the_parts_are_the_training_split_and_share_no_image():
+    data, other = digits(test_limit=50), digits()
+    train, held, whole = data.images_of("train"), data.images_of("validation"), data.images("train")
     assert len(held.images) == 200
     assert len(train.images) + 200 == len(whole.images)
-    train_index, held_index = data._places["train"], data._places["validation"]
-    assert sorted([*train_index.tolist(), *held_index.tolist()]) == [*range(len(whole.images))]
-    assert torch.equal(whole.images[held_index], held.images)
-    assert torch.equal(whole.labels[held_index], held.labels)
-
-
-def test_the_validation_images_are_the_same_for_every_seed_and_not_the_first_ones() -> None:
-    one, other = digits(), digits()
-    one.seed, other.seed = 0, 1
-    assert torch.equal(one._places["validation"], other._places["validation"])
-    assert one._places["validation"].max() > 1000
-    assert one._places["validation"].min() < 100
-
-
-def test_the_test_part_is_the_test_split() -> None:
-    data = digits(test_limit=50)
+    places = data._places["validation"]
+    both = [*data._places["train"].tolist(), *places.tolist()]
+    assert sorted(both) == [*range(len(whole.images))]
+    assert torch.equal(whole.images[places], held.images)
+    assert torch.equal(whole.labels[places], held.labels)
+    data.seed, other.seed = 0, 1  # the same images for every seed, and not the first ones
+    assert torch.equal(data._places["validation"], other._places["validation"])
+    assert data._places["validation"].max() > 1000
+    assert data._places["validation"].min() < 100
     official = data.images("test")
     assert torch.equal(data.images_of("test").images, official.images[:50])
     assert torch.equal(data.images_of("test").labels, official.labels[:50])
+    all_of_them = digits(validation=0)
+    assert len(all_of_them.real) == len(whole.images)
+    assert len(all_of_them.images_of("validation").images) == 0
 
 
-def test_labels_stay_with_their_images_through_a_batch() -> None:
+def test_labels_stay_with_their_images_through_a_batch():
     data = digits()
     data.trainer = SimpleNamespace(global_step=3, global_rank=0, world_size=1)  # type: ignore
     images, labels = next(iter(data.train_dataloader()))
@@ -55,14 +50,14 @@ def test_labels_stay_with_their_images_through_a_batch() -> None:
         assert label in part.labels[same]
 
 
-def test_prepared_training_images_have_mean_zero_and_deviation_one() -> None:
+def test_prepared_training_images_have_mean_zero_and_deviation_one():
     data = digits(channels=3)
     prepared = data.prepared(data.real).double()
     assert prepared.mean((0, 2, 3)).abs().max() < 1e-5
     assert (prepared.std((0, 2, 3)) - 1).abs().max() < 1e-4
 
 
-def test_given_means_and_deviations_are_used_as_torchvision_uses_them() -> None:
+def test_given_means_and_deviations_are_used_as_torchvision_uses_them():
     from torchvision.transforms import functional as reference
 
     data = LabelledData(
@@ -73,7 +68,7 @@ def test_given_means_and_deviations_are_used_as_torchvision_uses_them() -> None:
     torch.testing.assert_close(data.prepared(images), wanted)
 
 
-def test_a_crop_is_a_window_of_the_bordered_image() -> None:
+def test_a_crop_is_a_window_of_the_bordered_image():
     data = digits(crop=2)
     images = data.real[:64]
     cropped = data._augmented(images, 5)
@@ -91,7 +86,7 @@ def test_a_crop_is_a_window_of_the_bordered_image() -> None:
     assert len(found) > 15  # of 25: each image has a draw of its own
 
 
-def test_half_of_the_images_are_mirrored_by_coins_of_their_own() -> None:
+def test_half_of_the_images_are_mirrored_by_coins_of_their_own():
     data = digits(mirror=True)
     images = data.real[:200]
     made = data._augmented(images, 0)
@@ -103,7 +98,7 @@ def test_half_of_the_images_are_mirrored_by_coins_of_their_own() -> None:
     assert torch.equal(flipped | ~coin, torch.ones(200, dtype=torch.bool))
 
 
-def test_a_window_is_what_slicing_gives() -> None:
+def test_a_window_is_what_slicing_gives():
     padded = torch.arange(2 * 3 * 6 * 6).reshape(2, 3, 6, 6)
     top, left = torch.tensor([0, 2]), torch.tensor([1, 0])
     made = convert.windows(padded, top, left, 4, torch.tensor([False, True]))
@@ -111,14 +106,14 @@ def test_a_window_is_what_slicing_gives() -> None:
     assert torch.equal(made[1], padded[1, :, 2:6, 0:4].flip(2))
 
 
-def test_augmentation_is_another_one_at_each_step_and_the_same_again() -> None:
+def test_augmentation_is_another_one_at_each_step_and_the_same_again():
     data = digits(crop=2)
     first, again, other = (data._augmented(data.real[:32], step) for step in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_mnist_is_28_pixels_wide_here_and_folders_are_refused() -> None:
+def test_mnist_is_28_pixels_wide_here_and_folders_are_refused():
     assert LabelledData("mnist").size == 28
     assert LabelledData("fashion").size == 28
     assert LabelledData("mnist", size=32).size == 32
@@ -127,14 +122,8 @@ def test_mnist_is_28_pixels_wide_here_and_folders_are_refused() -> None:
         LabelledData("folder")
 
 
-def test_no_validation_leaves_all_images_to_train_on() -> None:
-    data = digits(validation=0)
-    assert len(data.real) == len(data.images("train").images)
-    assert len(data.images_of("validation").images) == 0
-
-
 @pytest.mark.data
-def test_the_real_mnist_splits_into_55000_5000_and_10000() -> None:
+def test_the_real_mnist_splits_into_55000_5000_and_10000():
     data = LabelledData("mnist")
     assert data.shape == (1, 28)
     counts = [len(data.images_of(part).images) for part in ("train", "validation", "test")]

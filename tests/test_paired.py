@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
-from score_lines import FD, score_line, write_run
+from score_lines import FD, KINDS, is_marked, marked_line, score_line, write_run
 
 from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.paired import Comparison, Paired, compare
@@ -45,9 +45,7 @@ def seeds(root: Path, name: str, *means: float | None, metric: str = FD) -> None
         ([1.0, 1.0], [9.0, None], "no step with a valid score of every pair: b-s1 has none"),
     ],
 )
-def test_runs_are_paired_by_seed_and_the_interval_is_of_their_differences(
-    tmp_path: Path, a: list[float], b: list[float | None], verdict: str
-) -> None:
+def test_runs_are_paired_by_seed_and_the_interval_is_of_their_differences(tmp_path, a, b, verdict):
     seeds(tmp_path, "a", *a)
     seeds(tmp_path, "b", *b)
     row = only(compared(tmp_path))
@@ -67,7 +65,7 @@ def test_runs_are_paired_by_seed_and_the_interval_is_of_their_differences(
 
 
 @pytest.mark.parametrize("family", [*BETTER, "novelty"])
-def test_the_verdict_knows_each_metric_s_direction(tmp_path: Path, family: str) -> None:
+def test_the_verdict_knows_each_metric_s_direction(tmp_path, family):
     seeds(tmp_path, "a", 1.0, 1.1, 1.2, metric=family)
     seeds(tmp_path, "b", 5.0, 5.2, 5.1, metric=family)
     expected = {"lower": "A better", "higher": "B better", None: "B larger"}[BETTER.get(family)]
@@ -76,9 +74,7 @@ def test_the_verdict_knows_each_metric_s_direction(tmp_path: Path, family: str) 
     assert only(compared(tmp_path, "b", "a")).verdict == swapped
 
 
-def test_the_step_is_the_largest_that_the_pairs_share_whatever_unpaired_runs_have(
-    tmp_path: Path,
-) -> None:
+def test_the_step_is_the_largest_that_the_pairs_share_whatever_unpaired_runs_have(tmp_path):
     for name, seed, curve in (
         ("a", 0, {100: 1.0, 200: 2.0, 300: 3.0}),
         ("a", 1, {100: 1.5, 200: 2.5}),
@@ -103,32 +99,23 @@ def test_the_step_is_the_largest_that_the_pairs_share_whatever_unpaired_runs_hav
 
 
 @pytest.mark.parametrize("trial", range(3))
-def test_protocols_and_weights_are_never_compared_across(tmp_path: Path, trial: int) -> None:
-    # A value's hundreds say its protocol and kind of weights.
+def test_protocols_and_weights_are_never_compared_across(tmp_path, trial):
     drawn = random.Random(trial)
     for name in "ab":
         for seed in range(3):
-            lines = [
-                score_line(
-                    100 * k + 50 * (weights == "raw") + drawn.uniform(1, 40),
-                    protocol_id=f"{k:012d}",
-                    samples=1000 + k,
-                    weights=weights,
-                )
-                for k in range(4)
-                for weights in ("ema", "raw")
-                if drawn.random() < 0.7 or k == 0
+            kinds = [
+                (k, kind) for k in range(4) for kind in KINDS if drawn.random() < 0.7 or k == 0
             ]
+            lines = [marked_line(k, kind, drawn) for k, kind in kinds]
             write_run(tmp_path, f"{name}-{seed}", *lines, of=name, seed=seed)
     made = compared(tmp_path)
     assert len({(match.protocol_id, match.weights) for match in made.matches}) == len(made.matches)
-    assert {match.weights for match in made.matches} == {"ema", "raw"}
+    assert {match.weights for match in made.matches} == {*KINDS}
     for match in made.matches:
-        start = 100 * int(match.protocol_id) + 50 * (match.weights == "raw")
         for row in match.rows:
             if row.difference:
-                assert start < row.a.mean < start + 50
-                assert start < row.b.mean < start + 50
+                assert is_marked(row.a.mean, match.protocol_id, match.weights)
+                assert is_marked(row.b.mean, match.protocol_id, match.weights)
 
 
 def named(root: Path, name: str, **changed: float) -> str:
@@ -138,7 +125,7 @@ def named(root: Path, name: str, **changed: float) -> str:
     return read_setups([each for each in find_runs([run], root)])[0][run].config_id
 
 
-def test_a_config_is_named_by_its_name_its_id_the_id_s_start_or_a_run(tmp_path: Path) -> None:
+def test_a_config_is_named_by_its_name_its_id_the_id_s_start_or_a_run(tmp_path):
     one, other = named(tmp_path, "one"), named(tmp_path, "other")
     for word in ("one", one, one[:4], one[:11], "one-0"):
         made = compared(tmp_path, word, "other")
@@ -155,7 +142,7 @@ def refusal(root: Path, a: str, b: str) -> str:
     return str(failure.value)
 
 
-def test_an_ambiguous_name_lists_the_ids_and_the_runs(tmp_path: Path) -> None:
+def test_an_ambiguous_name_lists_the_ids_and_the_runs(tmp_path):
     ids = [named(tmp_path, "one", steps=steps) for steps in (10, 20)]
     named(tmp_path, "other")
     said = refusal(tmp_path, "one", "other")
@@ -165,7 +152,7 @@ def test_an_ambiguous_name_lists_the_ids_and_the_runs(tmp_path: Path) -> None:
     assert [made.a.config_id, made.b.config_id] == ids
 
 
-def test_a_word_that_names_no_config_is_one_line_with_the_known_ones(tmp_path: Path) -> None:
+def test_a_word_that_names_no_config_is_one_line_with_the_known_ones(tmp_path):
     for name in ("one", "other"):
         named(tmp_path, name)
     for word in ("on", "onee", "123", "0" * 12, ""):
@@ -177,7 +164,7 @@ def test_a_word_that_names_no_config_is_one_line_with_the_known_ones(tmp_path: P
     assert "'broken': its config.yaml cannot be read" in refusal(tmp_path, "other", "broken")
 
 
-def test_without_a_common_protocol_weights_or_seed_there_is_one_line(tmp_path: Path) -> None:
+def test_without_a_common_protocol_weights_or_seed_there_is_one_line(tmp_path):
     large = {"protocol_id": "c" * 12, "samples": 9}
     write_run(tmp_path, "a", score_line(1.0), score_line(1.0, protocol_id="e" * 12), of="a")
     write_run(tmp_path, "b", score_line(1.0, **large), of="b")

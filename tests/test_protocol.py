@@ -31,19 +31,19 @@ BASE = Protocol(
 
 @pytest.mark.quick
 @pytest.mark.parametrize("field", [field.name for field in fields(Protocol)])
-def test_id_changes_with_every_field_but_the_name(field: str) -> None:
+def test_id_changes_with_every_field_but_the_name(field):
     old = getattr(BASE, field)
     new = not old if isinstance(old, bool) else old + 1 if isinstance(old, int) else old + "x"
     changed = replace(BASE, **{field: new})
     assert (changed.id == BASE.id) == (field == "name")
 
 
-def test_id_is_the_same_on_every_machine_and_as_before_fields_were_added() -> None:
+def test_id_is_the_same_on_every_machine_and_as_before_fields_were_added():
     assert BASE.id == "2807c14b6951"
     assert Protocol(**BASE.as_dict()) == BASE
 
 
-def test_presets_are_the_published_sizes() -> None:
+def test_presets_are_the_published_sizes():
     sizes = {name: (each.runs, each.samples, each.splits) for name, each in PRESETS.items()}
     assert sizes == {"paper": (5, 2000, 1), "sngan": (10, 5000, 1), "50k": (1, 50_000, 10)}
     rest = {name: (each.reference, each.quantisation) for name, each in PRESETS.items()}
@@ -59,21 +59,14 @@ def test_presets_are_the_published_sizes() -> None:
     [{"runs": 0}, {"samples": 1}, {"splits": 0}, {"samples": 5, "splits": 6}]
     + [{"runs": 1001}, {"samples": 1_000_001}],
 )
-def test_sizes_that_cannot_be_scored_are_refused(wrong: dict[str, int]) -> None:
+def test_sizes_that_cannot_be_scored_are_refused(wrong):
     with pytest.raises(UserError, match="protocol: "):
         replace(BASE, **wrong)
     with pytest.raises(UserError, match="protocol: "):
         replace(PRESETS["paper"], **wrong)
 
 
-def test_fewer_samples_than_features_are_told_and_no_others() -> None:
-    note = bias_note(2000, 2048)
-    assert note is not None
-    assert note.startswith("2,000 samples a run are fewer than the 2,048 features")
-    assert bias_note(2048, 2048) is None
-
-
-def test_label_warns_unless_the_extractor_is_official() -> None:
+def test_label_warns_unless_the_extractor_is_official_and_a_note_of_few_samples():
     label = BASE.label()
     for part in ("paper", "5 x 2,000", "50,000 images of cifar10 train", BASE.extractor):
         assert part in label
@@ -81,9 +74,12 @@ def test_label_warns_unless_the_extractor_is_official() -> None:
     official = replace(BASE, extractor="inception-6726825d", official_inception=True, splits=10)
     assert "not comparable" not in official.label()
     assert "in 10 splits" in official.label()
+    words = "2,000 samples a run are fewer than the 2,048 features"
+    assert bias_note(2000, 2048).startswith(words)
+    assert bias_note(2048, 2048) is None
 
 
-def test_public_names_are_what_they_say_even_after_their_modules_are_imported() -> None:
+def test_public_names_are_what_they_say_even_after_their_modules_are_imported():
     import msngan.scores
     import msngan.scores.evaluation
     import msngan.scores.reference  # noqa: F401
@@ -127,9 +123,7 @@ def refusal(path: Path, content: str | None = None) -> str:
     ],
     ids=["paper", "one line", "50k", "sngan"],
 )
-def test_a_file_means_what_it_says_under_its_own_name(
-    tmp_path: Path, content: str, want: Preset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_means_what_it_says_under_its_own_name(tmp_path, content, want, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for ending in ("yaml", "yml"):
         path = tmp_path / f"my protocol.v2.{ending}"
@@ -159,35 +153,26 @@ def test_a_file_means_what_it_says_under_its_own_name(
     ],
     ids=lambda value: repr(value[:40]),
 )
-def test_a_file_that_is_no_protocol_is_named_with_its_remedy(
-    tmp_path: Path, content: str, words: str
-) -> None:
+def test_a_file_that_is_no_protocol_is_named_with_its_remedy(tmp_path, content, words):
     assert words in refusal(tmp_path / "mine.yaml", content)
     assert "no such file" in refusal(tmp_path / "missing.yaml")
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("papr", "unknown protocol 'papr' (did you mean 'paper'?); choose one of paper, sngan, 50"),
-        ("mine.json", "or give a .yaml file"),
-        ("", "unknown protocol ''"),
-    ],
-)
-def test_an_unknown_name_lists_the_known_ones(name: str, words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        preset(name)
-    assert words in str(caught.value)
-
-
-def test_a_file_may_not_take_the_name_of_a_protocol_of_other_sizes(tmp_path: Path) -> None:
+def test_a_file_may_not_take_the_name_of_a_protocol_and_an_unknown_name_lists_the_known(tmp_path):
     path = tmp_path / "paper.yaml"
     path.write_text(PAPER)
     assert preset(str(path)) == ("paper", PRESETS["paper"])
     assert "rename the file" in refusal(path, "runs: 1\nsamples: 100\n")
+    for name, words in (
+        ("papr", r"unknown protocol 'papr' \(did you mean 'paper'\?\); choose one of paper, sng"),
+        ("mine.json", "or give a .yaml file"),
+        ("", "unknown protocol ''"),
+    ):
+        with pytest.raises(UserError, match=words):
+            preset(name)
 
 
-def test_protocols_are_read_without_torch(tmp_path: Path) -> None:
+def test_protocols_are_read_without_torch(tmp_path):
     (tmp_path / "mine.yaml").write_text(PAPER)
     code = (
         "import sys; from msngan.scores.protocol import preset; preset(sys.argv[1]);"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from score_lines import CS, FD, official, score_line, write_run
@@ -25,7 +24,7 @@ def order(block: Block) -> list[str]:
     return [row.run for row in block.rows]
 
 
-def test_two_protocols_are_never_sorted_together(tmp_path: Path) -> None:
+def test_two_protocols_are_never_sorted_together(tmp_path):
     large = {"protocol_id": "cccc00000000", "samples": 50000}
     write_run(tmp_path, "one", score_line(1.0), score_line(9.0, **large))
     write_run(tmp_path, "two", score_line(2.0), score_line(8.0, **large))
@@ -39,25 +38,23 @@ def test_two_protocols_are_never_sorted_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(BETTER))
-def test_the_better_value_ranks_first_and_is_the_best_step(tmp_path: Path, family: str) -> None:
+def test_the_better_value_ranks_first_and_is_the_best_step(tmp_path, family):
     for name, mean in (("low", 1.0), ("high", 2.0)):
+        scores = [
+            (step, {family: {"mean": value, "sd": 0.01}}) for step, value in ((5, 1.5), (9, mean))
+        ]
         lines = [
-            score_line(
-                step=step, official_inception=True, scores={family: {"mean": value, "sd": 0.01}}
-            )
-            for step, value in ((5, 1.5), (1000, mean))
+            score_line(step=step, official_inception=True, scores=each) for step, each in scores
         ]
         write_run(tmp_path, name, *lines)
     (block,) = board(tmp_path)
     low_first = family in ("fid", "fd", "kid", "kd")
     assert order(block) == (["low", "high"] if low_first else ["high", "low"])
     assert [row.rank for row in block.rows] == [1, 2]
-    assert [row.best[family].step for row in block.rows] == [1000, 5]
+    assert [row.best[family].step for row in block.rows] == [9, 5]
 
 
-def test_a_metric_of_unknown_direction_is_listed_but_neither_ranked_nor_best(
-    tmp_path: Path,
-) -> None:
+def test_a_metric_of_unknown_direction_is_listed_but_neither_ranked_nor_best(tmp_path):
     for name, mean in (("b", 1.0), ("a", 2.0), ("c", 0.0)):
         write_run(tmp_path, name, score_line(scores={"novelty": {"mean": mean, "sd": 0.1}}))
     (block,) = board(tmp_path, "novelty")
@@ -66,32 +63,28 @@ def test_a_metric_of_unknown_direction_is_listed_but_neither_ranked_nor_best(
     assert block.rows[0].last["novelty"].mean == 2.0
 
 
-def test_last_is_the_largest_step_and_of_equal_steps_the_latest_line(tmp_path: Path) -> None:
+def test_last_is_the_largest_step_alone_and_of_equal_steps_the_latest_line(tmp_path):
     curve = ((300, 1.0), (200, 5.0), (300, 8.0), (100, 6.0))
-    write_run(tmp_path, "run", *(score_line(fd, step=step) for step, fd in curve))
+    both = {FD: {"mean": 7.0, "sd": 0.1}, CS: {"mean": 2.0, "sd": 0.1}}
+    lines = [score_line(fd, step=step) for step, fd in curve]
+    write_run(tmp_path, "run", *lines, score_line(scores=both, step=150))
     (row,) = board(tmp_path)[0].rows
-    assert (row.last[FD].step, row.last[FD].mean) == (300, 8.0)
+    assert {name: (score.step, score.mean) for name, score in row.last.items()} == {FD: (300, 8.0)}
     assert (row.best[FD].step, row.best[FD].mean) == (200, 5.0)  # a replaced line is not the best
+    assert row.best[CS].step == 150
 
 
-def test_a_row_shows_the_scores_of_one_step_only(tmp_path: Path) -> None:
-    early = {FD: {"mean": 5.0, "sd": 0.1}, CS: {"mean": 2.0, "sd": 0.1}}
-    late = {FD: {"mean": 1.0, "sd": 0.1}}
-    lines = [score_line(scores=early, step=100), score_line(scores=late, step=900)]
-    write_run(tmp_path, "run", *lines)
-    (row,) = board(tmp_path)[0].rows
-    assert {name: (score.step, score.mean) for name, score in row.last.items()} == {FD: (900, 1.0)}
-    assert row.best[CS].step == 100
-
-
-def test_runs_are_ranked_by_the_last_step_or_if_asked_by_the_best(tmp_path: Path) -> None:
+def test_runs_are_ranked_by_the_last_step_or_if_asked_by_the_best_and_ties_are_said(tmp_path):
     write_run(tmp_path, "collapsed", score_line(1.0), score_line(50.0, step=2000))
     write_run(tmp_path, "steady", score_line(3.0), score_line(2.0, step=2000))
-    assert order(board(tmp_path)[0]) == ["steady", "collapsed"]
-    assert order(board(tmp_path, by="best")[0]) == ["collapsed", "steady"]
+    write_run(tmp_path, "tied", score_line(3.1), score_line(2.2, step=2000))
+    (block,) = board(tmp_path)
+    assert order(block) == ["steady", "tied", "collapsed"]
+    assert [row.tie for row in block.rows] == [None, True, False]
+    assert order(board(tmp_path, by="best")[0]) == ["collapsed", "steady", "tied"]
 
 
-def test_rows_are_runs_and_kinds_of_weights_named_after_their_folder(tmp_path: Path) -> None:
+def test_rows_are_runs_and_kinds_of_weights_named_after_their_folder(tmp_path):
     write_run(tmp_path, "folder", score_line(2.0, weights="raw"), score_line(1.0, weights="ema"))
     write_run(tmp_path, "bare")
     (block,) = board(tmp_path)
@@ -101,7 +94,7 @@ def test_rows_are_runs_and_kinds_of_weights_named_after_their_folder(tmp_path: P
         find_runs(["foldr"], tmp_path)
 
 
-def test_a_failed_last_score_stands_last_with_its_reason_and_keeps_its_best(tmp_path: Path) -> None:
+def test_a_failed_last_score_stands_last_with_its_reason_and_keeps_its_best(tmp_path):
     write_run(tmp_path, "broken", score_line(0.5), score_line(None, step=2000))
     write_run(tmp_path, "never", score_line(None))
     write_run(tmp_path, "sound", score_line(99.0))
@@ -132,19 +125,11 @@ def score(mean: float | None, sd: float | None, runs: int = 5) -> Score:
         (score(None, None), score(11.0, 0.1), None),
     ],
 )
-def test_a_tie_is_a_difference_below_two_standard_errors(
-    one: Score, other: Score, expected: bool | None
-) -> None:
+def test_a_tie_is_a_difference_below_two_standard_errors(one, other, expected):
     assert tied(one, other) is expected
 
 
-def test_a_row_says_whether_it_is_tied_with_the_row_above(tmp_path: Path) -> None:
-    for name, fd in (("a", 10.0), ("b", 10.2), ("c", 11.0)):
-        write_run(tmp_path, name, score_line(fd, sd=0.2))
-    assert [row.tie for row in board(tmp_path)[0].rows] == [None, True, False]
-
-
-def test_a_row_counts_the_sample_sets_and_a_block_prefers_measured_floors(tmp_path: Path) -> None:
+def test_a_row_counts_the_sample_sets_and_a_block_prefers_measured_floors(tmp_path):
     values = {FD: {"mean": 2.0, "sd": 0.1, "values": [1.9, 2.0, 2.1]}, CS: {"mean": 1.0}}
     lines = [
         score_line(step=step, scores=values, floors={FD: {"mean": step / 10, "kind": kind}})
@@ -157,9 +142,7 @@ def test_a_row_counts_the_sample_sets_and_a_block_prefers_measured_floors(tmp_pa
     assert (floor.mean, floor.kind) == (0.1, "real-vs-real")
 
 
-def test_a_metric_is_named_whole_or_by_family_and_blocks_without_it_are_left_out(
-    tmp_path: Path,
-) -> None:
+def test_a_metric_is_named_whole_or_by_family_and_blocks_without_it_are_left_out(tmp_path):
     both = {FD: {"mean": 1.0, "sd": 0.1}, CS: {"mean": 2.0, "sd": 0.1}}
     write_run(tmp_path, "run", score_line(scores=both), official(3.0))
     assert [block.metric for block in board(tmp_path)] == [FD, "fid"]
@@ -169,7 +152,7 @@ def test_a_metric_is_named_whole_or_by_family_and_blocks_without_it_are_left_out
         board(tmp_path, "fidd")
 
 
-def test_entries_are_selected_by_data_set_and_by_protocol(tmp_path: Path) -> None:
+def test_entries_are_selected_by_data_set_and_by_protocol(tmp_path):
     other = score_line(protocol_id="dddd00000000", dataset="digits", name="50k")
     write_run(tmp_path, "run", score_line(), other)
     entries, _ = read_scores(find_runs([], tmp_path))
@@ -193,9 +176,7 @@ def test_entries_are_selected_by_data_set_and_by_protocol(tmp_path: Path) -> Non
         ([{**score_line(scores={CS: {"mean": 2.0}}), "dimensions": 4096}], None),
     ],
 )
-def test_fewer_samples_than_features_are_said_to_bias_the_frechet_distance(
-    tmp_path: Path, lines: list[dict[str, Any]], said: str | None
-) -> None:
+def test_fewer_samples_than_features_are_said_to_bias_the_frechet_distance(tmp_path, lines, said):
     write_run(tmp_path, "run", *lines)
     (block,) = board(tmp_path)
     warnings = [line for line in describe(block) if "features" in line]
@@ -203,7 +184,7 @@ def test_fewer_samples_than_features_are_said_to_bias_the_frechet_distance(
     assert all(warning.startswith(said or "") for warning in warnings)
 
 
-def test_the_columns_stand_in_one_order(tmp_path: Path) -> None:
+def test_the_columns_stand_in_one_order(tmp_path):
     families = [each for each in ("z", *sorted(BETTER)) if each not in ("fid", "is")]
     names = [*(f"{family}/x" for family in families), "coverage", "precision"]
     scores = {name: {"mean": 1.0, "sd": 0.1} for name in names}

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_extractor import METADATA, network, photographs, protocol_of
+from toy_extractor import extractor, photographs, protocol_of
 
 from msngan.runs.folder import UserError
 from msngan.scores import distances, reference
 from msngan.scores.embedded import EmbeddedExtractor
-from msngan.scores.extractors import Features
 from msngan.scores.protocol import NEIGHBOURS
 from msngan.scores.reference import (
     Reference,
@@ -32,37 +31,25 @@ HELD_OUT = photographs(50, seed=1)
 
 @pytest.fixture
 def toy() -> EmbeddedExtractor:
-    extractor = EmbeddedExtractor(network(), METADATA, "ab" * 32)
-    extractor.batch = 8
-    return extractor
-
-
-def only(folder: Path) -> Path:
-    (file,) = folder.iterdir()
-    return file
+    made = extractor()
+    made.batch = 8
+    return made
 
 
 def forget(extractor: EmbeddedExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, a look at images is an error."""
-
-    def refuse(_: object) -> Features:
-        raise AssertionError("features were computed again")
-
-    monkeypatch.setattr(extractor, "features", refuse)
+    monkeypatch.setattr(extractor, "features", forbidden)
 
 
 def same(one: Reference, other: Reference) -> bool:
-    names = ("mean", "root", "features", "logits")
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names) and (
-        one.count,
-        one.sha256,
-        one.kernel_within,
-    ) == (other.count, other.sha256, other.kernel_within)
+    tensors = ("mean", "root", "features", "logits")
+    others = ("count", "sha256", "kernel_within")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors) and all(
+        getattr(one, name) == getattr(other, name) for name in others
+    )
 
 
-def test_distances_are_those_of_all_images_by_the_plain_functions(
-    toy: EmbeddedExtractor, tmp_path: Path
-) -> None:
+def test_distances_are_those_of_all_images_by_the_plain_functions(toy, tmp_path):
     real = Reference.of(IMAGES, toy, tmp_path)
     all_real, fake = toy.features(IMAGES), toy.features(HELD_OUT).pool
     assert real.count == 60
@@ -76,9 +63,7 @@ def test_distances_are_those_of_all_images_by_the_plain_functions(
     assert float(real.eigenvalues.sum()) == pytest.approx(float(real.covariance.trace()))
 
 
-def test_kept_features_are_a_mixed_part_in_a_fixed_order(
-    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kept_features_are_a_mixed_part_in_a_fixed_order(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "KERNEL_IMAGES", 20)
     real = Reference.of(IMAGES, toy, tmp_path)
     everything = toy.features(IMAGES)
@@ -90,9 +75,7 @@ def test_kept_features_are_a_mixed_part_in_a_fixed_order(
     assert real.frechet(everything.pool) == pytest.approx(0, abs=1e-8)  # of all 60
 
 
-def test_second_time_comes_from_the_cache_and_is_the_same(
-    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_time_comes_from_the_cache_and_is_the_same(toy, tmp_path, monkeypatch):
     seen: list[tuple[int, int]] = []
     first = Reference.of(IMAGES, toy, tmp_path, lambda done, total: seen.append((done, total)))
     assert seen == [(32, 60), (60, 60)]
@@ -100,30 +83,21 @@ def test_second_time_comes_from_the_cache_and_is_the_same(
     assert same(first, Reference.of(IMAGES, toy, tmp_path))
 
 
-def test_other_pixels_order_shape_weights_resize_and_version_have_other_files(
-    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def files() -> int:
-        return len(list(tmp_path.iterdir()))
-
-    Reference.of(IMAGES, toy, tmp_path)
+def test_other_pixels_order_count_weights_resize_and_version_have_other_files(
+    toy, tmp_path, monkeypatch
+):
     changed = IMAGES.clone()
     changed[0, 0, 0, 0] += 1
-    for count, images in enumerate((changed, IMAGES.flip(0), IMAGES[:-1]), start=2):
+    for images in (IMAGES, changed, IMAGES.flip(0), IMAGES[:-1]):
         Reference.of(images, toy, tmp_path)
-        assert files() == count
-    toy.weights_sha256 = "cd" * 32
-    Reference.of(IMAGES, toy, tmp_path)
-    assert files() == 5
-    toy.resize = "bilinear"
-    Reference.of(IMAGES, toy, tmp_path)
-    assert files() == 6
-    monkeypatch.setattr(reference, "VERSION", 0)
-    Reference.of(IMAGES, toy, tmp_path)
-    assert files() == 7
+    changes = ((toy, "weights_sha256", "cd" * 32), (toy, "resize", "bilinear"))
+    for count, change in enumerate((*changes, (reference, "VERSION", 0)), start=5):
+        monkeypatch.setattr(*change)
+        Reference.of(IMAGES, toy, tmp_path)
+        assert len(list(tmp_path.iterdir())) == count
 
 
-def test_hash_knows_the_shape_and_wants_uint8() -> None:
+def test_hash_knows_the_shape_and_wants_uint8():
     assert pixels_sha256(IMAGES) != pixels_sha256(IMAGES.view(60, 3, 16, 64))
     turned = IMAGES.contiguous(memory_format=torch.channels_last)
     assert pixels_sha256(turned) == pixels_sha256(IMAGES)
@@ -153,17 +127,15 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache_file_is_computed_again(
-    damage: str, toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_cache_file_is_computed_again(damage, toy, tmp_path, monkeypatch):
     first = Reference.of(IMAGES, toy, tmp_path)
-    DAMAGE[damage](only(tmp_path))
+    DAMAGE[damage](next(tmp_path.iterdir()))
     assert same(first, Reference.of(IMAGES, toy, tmp_path))
     forget(toy, monkeypatch)  # and it is whole again
     assert same(first, Reference.of(IMAGES, toy, tmp_path))
 
 
-def test_a_cache_that_cannot_be_written_only_warns(toy: EmbeddedExtractor, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_only_warns(toy, tmp_path):
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="set MSNGAN_CACHE to a writable folder"):
         real = Reference.of(IMAGES, toy, tmp_path / "file" / "references")
@@ -173,9 +145,7 @@ def test_a_cache_that_cannot_be_written_only_warns(toy: EmbeddedExtractor, tmp_p
         real_data_scores(real, toy, protocol_of(toy, real), HELD_OUT)
 
 
-def test_nothing_is_cached_from_a_failure(
-    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_cached_from_a_failure(toy, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="at least 2 images, not 1"):
         Reference.of(IMAGES[:1], toy, tmp_path)
     toy.network.head.bias.fill_(float("nan"))
@@ -184,7 +154,7 @@ def test_nothing_is_cached_from_a_failure(
     assert not list(tmp_path.iterdir())
 
 
-def test_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_is_where_the_variable_says(monkeypatch, tmp_path):
     monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path / "references"
     monkeypatch.delenv("MSNGAN_CACHE")
@@ -193,14 +163,12 @@ def test_cache_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert cache_folder() == tmp_path / "home" / ".cache" / "msngan" / "references"
 
 
-def test_summary_has_the_sd_of_n_minus_one_and_none_for_one_run() -> None:
+def test_summary_has_the_sd_of_n_minus_one_and_none_for_one_run():
     assert summary([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5), "values": [1.0, 3.0]}
     assert summary([4.0]) == {"mean": 4.0, "sd": None, "values": [4.0]}
 
 
-def test_floors_are_disjoint_parts_of_held_out_images(
-    toy: EmbeddedExtractor, tmp_path: Path
-) -> None:
+def test_floors_are_disjoint_parts_of_held_out_images(toy, tmp_path):
     real = Reference.of(IMAGES, toy, tmp_path)
     found = real_data_scores(real, toy, protocol_of(toy, real), HELD_OUT)
     order = reference.in_random_order(50)
@@ -217,9 +185,7 @@ def test_floors_are_disjoint_parts_of_held_out_images(
         assert floor["sd"] == pytest.approx(np.std(floor["values"], ddof=1))
 
 
-def test_floors_come_from_the_cache_also_in_another_process(
-    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_floors_come_from_the_cache_also_in_another_process(toy, tmp_path, monkeypatch):
     real = Reference.of(IMAGES, toy, tmp_path)
     protocol = protocol_of(toy, real)
     found = real_data_scores(real, toy, protocol, HELD_OUT)
@@ -234,15 +200,12 @@ def test_floors_come_from_the_cache_also_in_another_process(
         forget(toy, patch)
         assert real_data_scores(real, toy, protocol, HELD_OUT) == found
         assert real_data_scores(again, toy, protocol, HELD_OUT) == found
-    assert (
-        real_data_scores(again, toy, protocol, HELD_OUT.flip(1)) == others
-    )  # its damaged file is not used
+    # The damaged file is not used.
+    assert real_data_scores(again, toy, protocol, HELD_OUT.flip(1)) == others
 
 
 @pytest.mark.parametrize("held_out", [None, HELD_OUT[:14]])
-def test_floors_without_enough_held_out_images_are_estimates(
-    held_out: torch.Tensor | None, toy: EmbeddedExtractor, tmp_path: Path
-) -> None:
+def test_floors_without_enough_held_out_images_are_estimates(held_out, toy, tmp_path):
     real = Reference.of(IMAGES, toy, tmp_path)
     found = real_data_scores(real, toy, protocol_of(toy, real), held_out)
     frechet, kernel = found[toy.keys["frechet"]], found[toy.keys["kernel"]]
@@ -252,9 +215,7 @@ def test_floors_without_enough_held_out_images_are_estimates(
     assert not any(toy.keys[role] in found for role in NEIGHBOURS)
 
 
-def test_neighbours_are_of_equally_many_images_on_both_sides(
-    toy: EmbeddedExtractor, tmp_path: Path
-) -> None:
+def test_neighbours_are_of_equally_many_images_on_both_sides(toy, tmp_path):
     real = Reference.of(IMAGES, toy, tmp_path)
     for count in (20, 60, 80):
         pool = toy.features(photographs(count, seed=2)).pool
@@ -265,9 +226,7 @@ def test_neighbours_are_of_equally_many_images_on_both_sides(
         assert real.neighbours(pool, (2, 4)) == pytest.approx(expected)
 
 
-def test_radii_come_from_the_cache_unless_it_is_damaged(
-    toy: EmbeddedExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_radii_come_from_the_cache_unless_it_is_damaged(toy, tmp_path, monkeypatch):
     pool = toy.features(HELD_OUT).pool
     expected = Reference.of(IMAGES, toy, tmp_path).neighbours(pool, (3, 5))
     files = sorted(tmp_path.glob("*-radii-50-?.npy"))
@@ -287,16 +246,13 @@ def forbidden(*_: object) -> None:
     raise AssertionError("computed again")
 
 
-def test_score_floor_is_the_reference_images_own_score(
-    toy: EmbeddedExtractor, tmp_path: Path
-) -> None:
+def test_score_floor_is_the_reference_images_own_score(toy, tmp_path):
     real = Reference.of(IMAGES, toy, tmp_path)
-    floor = real_data_scores(real, toy, protocol_of(toy, real, samples=20, splits=2))[
-        toy.keys["score"]
-    ]
+    protocol, key = protocol_of(toy, real, samples=20, splits=2), toy.keys["score"]
+    floor = real_data_scores(real, toy, protocol)[key]
     parts = real.logits.double().split(20)
     assert floor["values"] == pytest.approx([distances.inception_score(part, 2) for part in parts])
     assert floor["kind"] == "real data"
     large = replace(protocol_of(toy, real), samples=100, runs=1)
-    whole = real_data_scores(real, toy, large)[toy.keys["score"]]
+    whole = real_data_scores(real, toy, large)[key]
     assert whole["values"] == pytest.approx([distances.inception_score(real.logits)])

@@ -94,9 +94,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_pages_fit_a_phone_and_a_desk_and_their_pictures_and_charts_are_whole(
-    tmp_path: Path, root: Path
-) -> None:
+def test_pages_fit_a_phone_and_a_desk_and_their_pictures_and_charts_are_whole(tmp_path, root):
     images = {("g",): 5, ("c",): 0, ("grid",): 0, (): 1}
     texts = [written(root, *names).read_text(encoding="utf-8") for names in images]
     assert all(META in text for text in texts)
@@ -117,7 +115,7 @@ def test_pages_fit_a_phone_and_a_desk_and_their_pictures_and_charts_are_whole(
         assert each["broken"] == each["overlong"] == 1
 
 
-def test_a_page_shows_in_light_and_in_dark_without_a_complaint(tmp_path: Path, root: Path) -> None:
+def test_a_page_shows_in_light_and_in_dark_without_a_complaint(tmp_path, root):
     line = {(): (0x00, 0x72, 0xB2), (DARK,): (0x56, 0xB4, 0xE9)}
     for options, colour in line.items():
         path = tmp_path / "shot.png"
@@ -134,7 +132,7 @@ def test_a_page_shows_in_light_and_in_dark_without_a_complaint(tmp_path: Path, r
         assert colour in {each for _, each in image.getcolors(2**24)}
 
 
-def test_hostile_text_runs_nothing_and_the_policy_would_stop_it(tmp_path: Path) -> None:
+def test_hostile_text_runs_nothing_and_the_policy_would_stop_it(tmp_path):
     folder = classifier(tmp_path)
     lines(folder / "metrics.jsonl", [{"step": s, HOSTILE: s / 10} for s in (1, 2, 3)])
     page = written(tmp_path, "c")

@@ -16,7 +16,7 @@ from msngan.runs.score_records import UNSAID, Entry, find_runs, read_scores
 from msngan.scores.protocol import ADDED, Protocol
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
+def changed(path: str, value: Any) -> dict[str, Any]:
     """A sound line with one field, named by dots, changed, or taken out where value is ..."""
     line = copy.deepcopy(score_line(floors={FD: {"mean": 0.1, "kind": "estimated"}}))
     *parents, last = path.replace("FD", FD).split(".")
@@ -76,9 +76,7 @@ def read(root: Path) -> tuple[list[Entry], list[str]]:
 
 @pytest.mark.quick
 @pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_line_is_skipped_with_one_warning_that_names_it(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_malformed_line_is_skipped_with_one_warning_that_names_it(tmp_path, name):
     write_run(tmp_path, "run", score_line(1.0), MALFORMED[name], "", score_line(2.0, step=2000))
     entries, (warning,) = read(tmp_path)
     assert [entry.step for entry in entries] == [1000, 2000]
@@ -88,7 +86,7 @@ def test_a_malformed_line_is_skipped_with_one_warning_that_names_it(
     assert len(warning) < len(str(tmp_path)) + 200
 
 
-def test_metrics_of_any_extractor_and_old_and_new_fields_are_read(tmp_path: Path) -> None:
+def test_metrics_of_any_extractor_and_old_and_new_fields_are_read(tmp_path):
     official = {"protocol_id": "c" * 12, "official_inception": True}
     lines: list[dict[str, Any]] = []
     for name in BARE:  # a bare name is the official network's, a named one anyone's
@@ -103,7 +101,7 @@ def test_metrics_of_any_extractor_and_old_and_new_fields_are_read(tmp_path: Path
     assert [entries[0].dimensions, entries[-1].dimensions] == [None, 256]
 
 
-def test_one_protocol_id_cannot_stand_for_two_protocols(tmp_path: Path) -> None:
+def test_one_protocol_id_cannot_stand_for_two_protocols(tmp_path):
     write_run(tmp_path, "a", score_line(1.0), score_line(1.5, name="other name", step=1500))
     write_run(tmp_path, "b", score_line(0.1, samples=50000))
     added = {name: getattr(Protocol, name) for name in ADDED}
@@ -117,9 +115,7 @@ def test_one_protocol_id_cannot_stand_for_two_protocols(tmp_path: Path) -> None:
     assert [warning.count("means another protocol") for warning in warnings] == [1, 1]
 
 
-def test_an_unreadable_file_is_a_warning_and_a_line_that_a_kill_has_cut_is_none(
-    tmp_path: Path,
-) -> None:
+def test_an_unreadable_file_is_a_warning_and_a_line_that_a_kill_has_cut_is_none(tmp_path):
     (write_run(tmp_path, "run") / "scores.jsonl").mkdir()
     path = write_run(tmp_path, "cut", score_line()) / "scores.jsonl"
     path.write_text(path.read_text() + '{"format": 1, "ru')
@@ -128,6 +124,6 @@ def test_an_unreadable_file_is_a_warning_and_a_line_that_a_kill_has_cut_is_none(
     assert "run/scores.jsonl was skipped: it is a folder" in warning
 
 
-def test_strings_lose_everything_unprintable_and_are_cut() -> None:
+def test_strings_lose_everything_unprintable_and_are_cut():
     assert clean({"a\x1b[31m\n": ["\u202eb\x00\ud800", 3]}) == {"a[31m": ["b", 3]}
     assert len(clean("x" * 10_000)) == 300

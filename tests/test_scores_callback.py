@@ -68,9 +68,7 @@ def said(key: str, values: list[float | None], *shares: str) -> list[str]:
         ([5, 10, 10, 10], []),  # exactly twice the best is not worse
     ],
 )
-def test_the_third_evaluation_worse_than_twice_the_best_is_reported(
-    values: list[float | None], at: list[int]
-) -> None:
+def test_the_third_evaluation_worse_than_twice_the_best_is_reported(values, at):
     texts = said("fid", values)
     assert [step for step, text in enumerate(texts, start=1) if text] == at
     if at == [5]:
@@ -78,14 +76,14 @@ def test_the_third_evaluation_worse_than_twice_the_best_is_reported(
         assert texts[4] == f"fid is 13 at step 5, {bound}"
 
 
-def test_a_score_that_should_be_high_is_bad_below_half_its_best() -> None:
+def test_a_score_that_should_be_high_is_bad_below_half_its_best():
     assert not any(said("is", [8, 4, 4, 4]))
     assert said("is", [8, 3.9, 3.9, 3.9])[-1] == (
         "is is 3.9 at step 4, less than half its best (8 at step 1) in 3 evaluations in a row"
     )
 
 
-def test_a_kernel_distance_within_its_noise_is_no_collapse() -> None:
+def test_a_kernel_distance_within_its_noise_is_no_collapse():
     for value, count in ((0.0009, 0), (0.0011, 1)):
         first = line(1, kid=-0.0001)
         first["scores"]["kid"]["sd"] = 0.0005
@@ -94,9 +92,7 @@ def test_a_kernel_distance_within_its_noise_is_no_collapse() -> None:
 
 
 @pytest.mark.parametrize("share", ["precision", "recall"])
-def test_a_share_near_zero_is_reported_at_once_if_it_had_been_more_else_the_third_time(
-    share: str,
-) -> None:
+def test_a_share_near_zero_is_reported_at_once_if_it_had_been_more_else_the_third_time(share):
     texts = said(share, [0.3, 0.0, 0.0, 0.2, 0.001], share)
     assert [bool(text) for text in texts] == [False, True, False, False, True]
     assert texts[1].startswith(f"{share} is 0 at step 2 (was 0.3 at step 1): hardly a")
@@ -107,14 +103,14 @@ def test_a_share_near_zero_is_reported_at_once_if_it_had_been_more_else_the_thir
     assert not any(said(share, [0.01, 0.01, 0.01, 0.01], share))
 
 
-def test_a_run_that_starts_without_recall_and_gets_better_is_no_collapse() -> None:
+def test_a_run_that_starts_without_recall_and_gets_better_is_no_collapse():
     history: list[rules.Line] = []
     for step, fid in enumerate([28, 17, 10, 6, 4, 4.5, 4.2, 4.1], start=1):
         history.append(line(step, fid=fid, recall=0.0))
         assert bool(rules.signs(history, "fid", ["recall"])) == (step == 8)  # third after the best
 
 
-def test_a_failed_score_is_reported_once_and_neither_makes_a_row_nor_breaks_one() -> None:
+def test_a_failed_score_is_reported_once_and_neither_makes_a_row_nor_breaks_one():
     texts = said("fid", [5, 11, None, None, 12, 13, None])
     failed = "no fid at step {}: NaN images"
     assert [*texts[:5], texts[6]] == ["", "", failed.format(3), "", "", failed.format(7)]
@@ -123,7 +119,7 @@ def test_a_failed_score_is_reported_once_and_neither_makes_a_row_nor_breaks_one(
     assert both == [rules.Sign("no fid, recall at step 1: NaN images", False)]
 
 
-def test_both_a_bad_score_and_a_vanished_share_are_reported() -> None:
+def test_both_a_bad_score_and_a_vanished_share_are_reported():
     history = [line(1, fid=5, recall=0.5), line(2, fid=11, recall=0.4)]
     history += [line(3, fid=11, recall=0.3), line(4, fid=11, recall=0)]
     signs = rules.signs(history, "fid", ["precision", "recall"])
@@ -134,7 +130,7 @@ def test_both_a_bad_score_and_a_vanished_share_are_reported() -> None:
 
 
 @pytest.mark.parametrize("family", BETTER)
-def test_the_best_is_by_the_family_s_direction_and_the_earliest_of_equals(family: str) -> None:
+def test_the_best_is_by_the_family_s_direction_and_the_earliest_of_equals(family):
     key = f"{family}/embed-x"
     series = [rules.Point(step, value) for step, value in ((1, 2), (2, 1), (3, 3), (4, 1), (5, 3))]
     top = rules.best_of(series, key)
@@ -143,7 +139,7 @@ def test_the_best_is_by_the_family_s_direction_and_the_earliest_of_equals(family
     assert rules.best_of([], key) is None
 
 
-def test_only_comparable_and_undamaged_lines_are_evidence() -> None:
+def test_only_comparable_and_undamaged_lines_are_evidence():
     others = [line(1, fid=1) | each for each in ({"protocol_id": "b"}, {"weights": "raw"})]
     others.append(line(1, fid=1) | {"source": "evaluate"})
     newest = line(2, fid=5)
@@ -162,15 +158,13 @@ def test_only_comparable_and_undamaged_lines_are_evidence() -> None:
     ("per_score", "per_step", "least"),
     [(5, 0.1, 1000), (3.3, 0.112, 600), (1, 0.19, 100), (1, 100, 1), (0.9, 0.57, 30)],
 )
-def test_the_cadence_is_the_least_round_number_that_holds_the_share(
-    per_score: float, per_step: float, least: int
-) -> None:
+def test_the_cadence_is_the_least_round_number_that_holds_the_share(per_score, per_step, least):
     assert cadence(per_score, per_step) == least  # 19 scores' time between them, then rounded up
     assert per_score / (per_score + least * per_step) <= SHARE + 1e-9
 
 
 @pytest.mark.quick
-def test_a_cost_above_the_share_is_reported_once_with_the_cadence_that_would_keep_it() -> None:
+def test_a_cost_above_the_share_is_reported_once_with_the_cadence_that_would_keep_it():
     cost = Cost(every=500, steps=2500)
     cost.add(5.0)
     assert cost.text(238) == "scores took 0:05, 2.1 % of 3:58"
@@ -185,7 +179,7 @@ def test_a_cost_above_the_share_is_reported_once_with_the_cadence_that_would_kee
 
 
 @pytest.mark.parametrize("done", [10, 1500])
-def test_a_cadence_within_the_share_is_not_blamed_not_even_soon_after_a_resume(done: int) -> None:
+def test_a_cadence_within_the_share_is_not_blamed_not_even_soon_after_a_resume(done):
     cost = Cost(every=1500, steps=5000)
     cost.add(7.6)  # of 157.6 s at 0.1 s a step: 4.8 %
     assert cost.remedy(elapsed=7.6 + 0.1 * done, done=done) is None
@@ -239,9 +233,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float | None]]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_had_is_refused_before_anything_is_written(
-    run: Run, capfd: Captured, options: list[str], words: str
-) -> None:
+def test_what_cannot_be_had_is_refused_before_anything_is_written(run, capfd, options, words):
     given = [
         option
         for name, value in zip(options[::2], options[1::2], strict=True)
@@ -255,7 +247,7 @@ def test_what_cannot_be_had_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("best", ["fid", "is", "kid", "precision", "recall", "density", "coverage"])
-def test_each_best_needs_its_own_metric_and_no_other(best: str) -> None:
+def test_each_best_needs_its_own_metric_and_no_other(best):
     made = [name for name in METRICS if _accepted(best, name)]
     assert made == [best if best in METRICS else "prc"]
 
@@ -269,12 +261,12 @@ def _accepted(best: Any, metric: str) -> bool:
 
 
 @pytest.mark.parametrize("written", ["fid,kid", "[kid, fid]", " kid , fid "])
-def test_metrics_are_a_list_or_a_text_with_commas(tiny: Tiny, written: str) -> None:
+def test_metrics_are_a_list_or_a_text_with_commas(tiny, written):
     (only,) = scores_of(tiny("mine", *SCORED, "--scores.metrics", written))
     assert [key.split("/")[0] for key in only["scores"]] == ["fd", "kd"]
 
 
-def test_a_protocol_of_one_s_own_is_read_from_its_file(tiny: Tiny) -> None:
+def test_a_protocol_of_one_s_own_is_read_from_its_file(tiny):
     Path("mine.yaml").write_text("runs: 1\nsamples: 9\n")
     (only,) = scores_of(tiny("mine", "--scores.enabled", "true", "--scores.protocol", "mine.yaml"))
     protocol = only["protocol"]
@@ -288,15 +280,7 @@ def test_a_protocol_of_one_s_own_is_read_from_its_file(tiny: Tiny) -> None:
         ("recall", "recall", "recall", [0.2, 0.1, 0.5], [1, 3]),
     ],
 )
-def test_best_is_by_the_named_score_and_says_so(
-    tiny: Tiny,
-    script: list[dict[str, float | None]],
-    best: str,
-    role: str,
-    family: str,
-    values: list[float],
-    marked: list[int],
-) -> None:
+def test_best_is_by_the_named_score_and_says_so(tiny, script, best, role, family, values, marked):
     script += [{role: value, "frechet": 10 - step} for step, value in enumerate(values)]
     folder = tiny("mine", *EACH, "--steps", "3", "--scores.best", best)
     found = scores_of(folder)
@@ -309,9 +293,7 @@ def test_best_is_by_the_named_score_and_says_so(
     assert "best" not in torch.load(folder / "last.ckpt", weights_only=True)["msngan"]
 
 
-def test_each_line_is_read_by_the_leaderboard_and_the_end_says_what_scores_cost(
-    tiny: Tiny, capfd: Captured
-) -> None:
+def test_each_line_is_read_by_the_leaderboard_and_the_end_says_what_scores_cost(tiny, capfd):
     folder = tiny("mine", *EACH, "--steps", "2")
     shown = capfd.readouterr().err
     entries = [parse(entry, "mine") for entry in scores_of(folder)]
@@ -326,9 +308,7 @@ def test_each_line_is_read_by_the_leaderboard_and_the_end_says_what_scores_cost(
 COLLAPSE = [{"frechet": value} for value in (10.0, 5.0, 11.0, 12.0, 13.0, 14.0)]
 
 
-def test_a_collapse_is_said_once_and_stops_nothing_unasked(
-    tiny: Tiny, script: list[dict[str, float | None]], capfd: Captured
-) -> None:
+def test_a_collapse_is_said_once_and_stops_nothing_unasked(tiny, script, capfd):
     script += COLLAPSE
     folder = tiny("mine", *EACH)
     shown = capfd.readouterr().err
@@ -348,14 +328,8 @@ def test_a_collapse_is_said_once_and_stops_nothing_unasked(
     ids=["far from the best", "recall gone", "precision never there"],
 )
 def test_a_collapse_stops_the_run_when_asked_and_a_resume_goes_on(
-    tiny: Tiny,
-    run: Run,
-    script: list[dict[str, float | None]],
-    capfd: Captured,
-    values: list[dict[str, float | None]],
-    stopped: int,
-    best: int,
-) -> None:
+    tiny, run, script, capfd, values, stopped, best
+):
     script += values
     whole = tiny("whole", *EACH, "--steps", "7")
     script[:] = values
@@ -376,8 +350,8 @@ def test_a_collapse_stops_the_run_when_asked_and_a_resume_goes_on(
 
 
 def test_a_stopped_run_that_is_resumed_as_it_was_is_not_stopped_for_the_same_episode(
-    tiny: Tiny, run: Run, script: list[dict[str, float | None]], capfd: Captured
-) -> None:
+    tiny, run, script, capfd
+):
     script += COLLAPSE
     folder = tiny("mine", *EACH, "--scores.stop_on_collapse", "true")
     capfd.readouterr()
@@ -386,9 +360,7 @@ def test_a_stopped_run_that_is_resumed_as_it_was_is_not_stopped_for_the_same_epi
     assert "warning" not in capfd.readouterr().err
 
 
-def test_a_best_by_another_score_is_chosen_anew_and_said(
-    tiny: Tiny, run: Run, script: list[dict[str, float | None]], capfd: Captured
-) -> None:
+def test_a_best_by_another_score_is_chosen_anew_and_said(tiny, run, script, capfd):
     values = [{"frechet": 1.0, "kernel": 1.0}, {"frechet": 2.0, "kernel": 3.0}]
     script += values * 3 + [{"frechet": 5.0, "kernel": 4.0}, {"frechet": 6.0, "kernel": 5.0}]
     folder = tiny("mine", *EACH)
@@ -412,9 +384,7 @@ def chosen(folder: Path) -> tuple[str, float]:
     return best["score"], best["value"]
 
 
-def test_failed_scores_are_said_and_leave_no_best(
-    tiny: Tiny, script: list[dict[str, float | None]], capfd: Captured
-) -> None:
+def test_failed_scores_are_said_and_leave_no_best(tiny, script, capfd):
     script += [{"frechet": None, "recall": None}] * 2
     folder = tiny("mine", *EACH, "--steps", "2", "--scores.stop_on_collapse", "true")
     shown = capfd.readouterr().err
@@ -430,9 +400,7 @@ def lasting(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name not in ("time", "seconds", "run")}
 
 
-def test_a_resumed_run_writes_and_says_what_an_undisturbed_one_does(
-    tiny: Tiny, run: Run, script: list[dict[str, float | None]], capfd: Captured
-) -> None:
+def test_a_resumed_run_writes_and_says_what_an_undisturbed_one_does(tiny, run, script, capfd):
     values: list[dict[str, float | None]] = [*COLLAPSE, {"frechet": 4.0}, {"recall": 0.0}]
     script += values
     folder = tiny("whole", *EACH, "--steps", "8", "--checkpoint.every", "4")
@@ -451,9 +419,7 @@ def _warnings(capfd: Captured) -> list[str]:
     return [text for text in capfd.readouterr().err.splitlines() if text.startswith("warning:")]
 
 
-def test_scores_of_another_protocol_are_not_compared_and_that_is_said(
-    tiny: Tiny, run: Run, capfd: Captured
-) -> None:
+def test_scores_of_another_protocol_are_not_compared_and_that_is_said(tiny, run, capfd):
     folder = tiny("mine", *EACH, "--steps", "2")
     capfd.readouterr()
     assert run("resume", "mine", "--steps", "3", "--scores.samples", "9") == 0
@@ -466,9 +432,7 @@ def test_scores_of_another_protocol_are_not_compared_and_that_is_said(
 # What scores leave alone ------------------------------------------------------------------------
 
 
-def test_scores_restore_every_mode_and_every_wish_for_a_gradient(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_restore_every_mode_and_every_wish_for_a_gradient(tiny, monkeypatch):
     seen: list[bool] = []
     original = Scores.on_train_batch_end
 
@@ -489,7 +453,7 @@ def _flags(gan: GAN) -> list[bool]:
     return [part.training for part in gan.modules()] + [p.requires_grad for p in gan.parameters()]
 
 
-def test_checkpoints_hold_nothing_of_the_extractor(tiny: Tiny) -> None:
+def test_checkpoints_hold_nothing_of_the_extractor(tiny):
     folder = tiny("scored", *EACH, "--steps", "1")
     for name in ("last.ckpt", "best.ckpt"):
         checkpoint = torch.load(folder / name, weights_only=True)
@@ -500,8 +464,8 @@ def test_checkpoints_hold_nothing_of_the_extractor(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_features_are_float64_and_the_same_bits_in_every_precision_of_training(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
+    tiny, monkeypatch, precision
+):
     seen: list[set[torch.dtype]] = []
     real: list[torch.Tensor] = []
     features, score, prepare = Extractor.features, Scorer.score, Scores.prepare

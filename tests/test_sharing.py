@@ -13,12 +13,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
-from toy_extractor import METADATA, network, photographs, protocol_of
+from toy_extractor import extractor, photographs, protocol_of
 
 from msngan.runs.distributed import gather, share
 from msngan.runs.folder import Diverged
 from msngan.scores import distances
-from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.evaluation import Result, evaluate_sampler
 from msngan.scores.reference import Reference
 
@@ -102,7 +101,7 @@ def whole_sampler(count: int, seed: int) -> Iterator[Tensor]:
 
 
 def scored(folder: Path) -> dict[str, Result | str]:
-    toy = EmbeddedExtractor(network(), METADATA, "ab" * 32)
+    toy = extractor()
     real = Reference.of(photographs(60), toy, folder / "shared")
     protocol = protocol_of(toy, real, samples=21, splits=2, seed=40)  # 21 is not even
     found: dict[str, Result | str] = {
@@ -119,7 +118,7 @@ def scored(folder: Path) -> dict[str, Result | str]:
 
 def race(rank: int, folder: Path) -> list[tuple[Tensor, Tensor, dict[str, float]]]:
     """References, computed at the same time as by another program that shares only the cache."""
-    toy = EmbeddedExtractor(network(), METADATA, "ab" * 32)
+    toy = extractor()
     (folder / f"ready-{rank}").touch()
     while len(list(folder.glob("ready-*"))) < 2:
         time.sleep(0.001)
@@ -167,7 +166,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.slow
-def test_shares_are_disjoint_even_and_everything(processes: list[dict[str, Any]]) -> None:
+def test_shares_are_disjoint_even_and_everything(processes):
     many, one = zip(*(found["shares"] for found in processes), strict=True)
     assert torch.equal(torch.cat(many).sort().values, torch.arange(COUNT))
     assert [len(each) for each in many] == [13, 12]
@@ -175,7 +174,7 @@ def test_shares_are_disjoint_even_and_everything(processes: list[dict[str, Any]]
 
 
 @pytest.mark.slow
-def test_all_rows_come_back_in_order_bit_for_bit(processes: list[dict[str, Any]]) -> None:
+def test_all_rows_come_back_in_order_bit_for_bit(processes):
     for found in processes:
         for name, whole in WHOLE.items():
             assert same_bits(found["gathered"][name], whole()), name
@@ -183,7 +182,7 @@ def test_all_rows_come_back_in_order_bit_for_bit(processes: list[dict[str, Any]]
 
 
 @pytest.mark.slow
-def test_every_process_refuses_what_one_got_wrong(processes: list[dict[str, Any]]) -> None:
+def test_every_process_refuses_what_one_got_wrong(processes):
     one, other = (found["refused"] for found in processes)
     assert one == other
     assert one.keys() == WRONG.keys()
@@ -196,9 +195,7 @@ def test_every_process_refuses_what_one_got_wrong(processes: list[dict[str, Any]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["own", "torchmetrics"])
-def test_every_process_has_the_scores_of_one(
-    backend: str, processes: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_every_process_has_the_scores_of_one(backend, processes, tmp_path):
     alone = scored(tmp_path)[backend]
     one, other = (found["scored"][backend] for found in processes)
     assert one == other
@@ -210,7 +207,7 @@ def test_every_process_has_the_scores_of_one(
 
 
 @pytest.mark.slow
-def test_a_failure_in_one_process_fails_all(processes: list[dict[str, Any]]) -> None:
+def test_a_failure_in_one_process_fails_all(processes):
     for found in processes:
         for score in found["scored"]["nan"].scores.values():
             assert score["mean"] is None
@@ -219,12 +216,10 @@ def test_a_failure_in_one_process_fails_all(processes: list[dict[str, Any]]) -> 
 
 
 @pytest.mark.slow
-def test_two_programs_that_fill_one_cache_at_once_leave_it_whole(
-    folder: Path, processes: list[dict[str, Any]]
-) -> None:
+def test_two_programs_that_fill_one_cache_at_once_leave_it_whole(folder, processes):
     names = sorted(path.name for path in (folder / "raced").iterdir())
     assert len(names) == 3 * ROUNDS  # statistics and two sets of radii each; nothing temporary
-    toy = EmbeddedExtractor(network(), METADATA, "ab" * 32)
+    toy = extractor()
     for seed in range(ROUNDS):
         again = Reference.of(photographs(60, seed=seed), toy, folder / "raced")
         near = again.neighbours(toy.features(HELD_OUT).pool, (3, 5))
@@ -234,14 +229,14 @@ def test_two_programs_that_fill_one_cache_at_once_leave_it_whole(
             assert numbers == near
 
 
-def test_duplicated_rows_do_not_move_an_average_but_the_kernel_distance() -> None:
+def test_duplicated_rows_do_not_move_an_average_but_the_kernel_distance():
     fake, real = normal(COUNT, 0), normal(40, 1)
     twice = torch.cat([real, real])
     torch.testing.assert_close(distances.moments(twice).mean, distances.moments(real).mean)
     assert distances.kernel_distance(fake, twice) > 1.1 * distances.kernel_distance(fake, real)
 
 
-def test_one_process_has_all_and_gathers_what_it_has() -> None:
+def test_one_process_has_all_and_gathers_what_it_has():
     assert torch.equal(share(COUNT), torch.arange(COUNT))
     rows = odd()
     assert same_bits(gather(rows, share(COUNT), COUNT), rows)

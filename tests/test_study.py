@@ -43,7 +43,7 @@ RUNS = ["grid-plain-s0", "grid-msn-s0"]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 
 
-def write(**changed: Any) -> str:  # noqa: ANN401
+def write(**changed: Any) -> str:
     Path("grid.yaml").write_text(yaml.safe_dump({**CONTENT, **changed}, sort_keys=False))
     return "grid.yaml"
 
@@ -68,7 +68,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_run_of_a_study_is_the_run_that_fit_makes(reference: Path, run: Run) -> None:
+def test_a_run_of_a_study_is_the_run_that_fit_makes(reference, run):
     children = table(reference)["children"]
     assert [child["run"] for child in children] == RUNS
     arguments = children[1]["command"].split()
@@ -78,9 +78,7 @@ def test_a_run_of_a_study_is_the_run_that_fit_makes(reference: Path, run: Run) -
     assert same_bits(weights(ours), weights(alone))
 
 
-def test_the_same_command_again_trains_nothing_and_ends_in_the_same_table(
-    reference: Path, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_command_again_trains_nothing_and_ends_in_the_same_table(reference, run, capsys):
     shutil.copytree(reference, Path(), dirs_exist_ok=True)
     before = {path: path.stat().st_mtime_ns for path in Path().glob("checkpoints/grid-*/*")}
     capsys.readouterr()
@@ -90,9 +88,7 @@ def test_the_same_command_again_trains_nothing_and_ends_in_the_same_table(
     assert table() == table(reference)
 
 
-def test_what_is_missing_is_trained_and_what_has_fewer_epochs_is_resumed(
-    reference: Path, run: Run
-) -> None:
+def test_what_is_missing_is_trained_and_what_has_fewer_epochs_is_resumed(reference, run):
     assert run("study", write(), "--set", "epochs=1") == 0
     half = Path(f"checkpoints/{RUNS[0]}/accuracy.jsonl")
     first = half.read_bytes()
@@ -105,9 +101,7 @@ def test_what_is_missing_is_trained_and_what_has_fewer_epochs_is_resumed(
     assert half.read_bytes().startswith(first)  # resumed, and not trained anew
 
 
-def test_a_diverged_run_is_a_result_and_the_others_are_trained(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_diverged_run_is_a_result_and_the_others_are_trained(run, capsys):
     arms = {"wild": {"model.norm": "none", "model.lr": 1e18}, "plain": {"model.norm": "none"}}
     name = write(arms=arms)
     assert run("study", name, "--set", "epochs=1") == 0
@@ -131,9 +125,7 @@ def test_a_diverged_run_is_a_result_and_the_others_are_trained(
     ],
     ids=["value", "option", "network"],
 )
-def test_bad_input_of_any_run_is_found_before_the_first_begins(
-    run: Run, arm: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_of_any_run_is_found_before_the_first_begins(run, arm, words, capsys):
     assert run("study", write(arms={**CONTENT["arms"], "bad": arm}, baseline="msn")) == 2
     shown = capsys.readouterr().err
     assert words in shown
@@ -143,9 +135,7 @@ def test_bad_input_of_any_run_is_found_before_the_first_begins(
 
 
 @pytest.mark.slow
-def test_sigterm_to_all_processes_at_any_moment_changes_no_result(
-    reference: Path, run: Run
-) -> None:
+def test_sigterm_to_all_processes_at_any_moment_changes_no_result(reference, run):
     """As a batch system sends it. Kills are tried on `fit`: a study has no state of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "msngan", "study", write(), "--jobs", "2"],
@@ -171,14 +161,14 @@ def test_sigterm_to_all_processes_at_any_moment_changes_no_result(
 
 
 @pytest.mark.quick
-def test_the_server_preloads_what_a_run_imports() -> None:
+def test_the_server_preloads_what_a_run_imports():
     """Without that each run would spend seconds on importing torch; a wrong name is ignored."""
     imported = set(re.findall(r"from (msngan\.training[\w.]*) import", inspect.getsource(worker)))
     assert imported == set(scheduler.PRELOADED)
     assert all(map(importlib.util.find_spec, imported))
 
 
-def test_a_run_does_not_outlive_the_study() -> None:
+def test_a_run_does_not_outlive_the_study():
     code = (
         "import multiprocessing, os, time\n"
         "from msngan.study.worker import leave_with_parent\n"
@@ -192,7 +182,7 @@ def test_a_run_does_not_outlive_the_study() -> None:
     subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(run, capfd):
     name = write(options={**CONTENT["options"], "epochs": 100_000})
     last = Path(f"checkpoints/{RUNS[0]}/last.ckpt")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from msngan.runs.configs import is_study, known_configs, top_level
 from msngan.runs.folder import NAME, UserError
@@ -25,27 +26,22 @@ GRID: dict[str, Any] = {
 }
 
 
-def study(**changed: Any) -> Study:  # noqa: ANN401
+def study(**changed: Any) -> Study:
     return make_study("mine", {**GRID, **changed})
 
 
 @pytest.mark.quick
-def test_a_grid_is_every_combination_with_the_seeds_outermost() -> None:
+def test_a_grid_is_every_combination_with_the_seeds_outermost():
     children = study().children
     assert [child.name for child in children] == [
-        *("mine-plain-lr0.1-s0", "mine-plain-lr0.001-s0", "mine-gain-lr0.1-s0"),
-        *("mine-gain-lr0.001-s0", "mine-plain-lr0.1-s1", "mine-plain-lr0.001-s1"),
-        *("mine-gain-lr0.1-s1", "mine-gain-lr0.001-s1"),
+        f"mine-{arm}-lr{lr}-s{seed}"
+        for seed in (0, 1)
+        for arm in ("plain", "gain")
+        for lr in (0.1, 0.001)
     ]
     child = children[2]
-    assert child.options == {
-        "epochs": 3,
-        "data.limit": 64,
-        "model.norm": "mean_spectral",
-        "model.norm_options": {"gain": True},
-        "model.lr": 0.1,
-        "seed": 0,
-    }
+    msn = {"model.norm": "mean_spectral", "model.norm_options": {"gain": True}, "model.lr": 0.1}
+    assert child.options == {"epochs": 3, "data.limit": 64, "seed": 0, **msn}
     assert (child.row, child.column, child.seed) == ("gain", "lr 0.1", 0)
     assert child.command() == (
         "msngan fit --config digits_cnn3_msn --epochs=3 --data.limit=64 --seed=0"
@@ -54,7 +50,7 @@ def test_a_grid_is_every_combination_with_the_seeds_outermost() -> None:
     )
 
 
-def test_the_rows_are_the_arms_the_first_axis_of_several_values_or_what_the_study_says() -> None:
+def test_the_rows_are_the_arms_the_first_axis_of_several_values_or_what_the_study_says():
     made = make_study("t", {"config": ["cifar_msn", "cifar_sn"], "grid": {"seed": [3]}})
     assert [child.name for child in made.children] == ["t-cifar_msn-s3", "t-cifar_sn-s3"]
     assert (made.rows, made.columns) == (["cifar_msn", "cifar_sn"], [""])
@@ -102,13 +98,13 @@ def test_the_rows_are_the_arms_the_first_axis_of_several_values_or_what_the_stud
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_wrong_with_a_study_is_said(changed: dict[str, Any], words: str) -> None:
+def test_what_is_wrong_with_a_study_is_said(changed, words):
     with pytest.raises(UserError) as problem:
         study(**changed)
     assert words in str(problem.value)
 
 
-def test_every_packaged_study_is_sound() -> None:
+def test_every_packaged_study_is_sound():
     wanted = {"table1_mnist", "table1_svhn", "table1_cifar", "table1_fashion", "table2"}
     assert wanted | {"drift_cifar", "study_digits"} <= {*STUDIES}
     for name in STUDIES:
@@ -122,15 +118,6 @@ def test_every_packaged_study_is_sound() -> None:
     assert other.children[0].name.startswith("other-none-")
 
 
-def test_numbers_with_an_exponent_and_no_dot_are_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "e.yaml"
-    path.write_text("config: digits_cnn3_msn\ngrid: {model.lr: [1e-4, 1.0e-3]}\n")
-    made = open_study(str(path), tmp_path, None, [])
-    assert [child.options["model.lr"] for child in made.children] == [1e-4, 1e-3]
-    changes = read_changes(["model.lr=1e-5", "model.norm_options={gain: true}"])
-    assert changes == {"model.lr": 1e-5, "model.norm_options": {"gain": True}}
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -142,7 +129,7 @@ def test_numbers_with_an_exponent_and_no_dot_are_numbers(tmp_path: Path) -> None
         ("model: {norm: none}\n", "msngan fit --config"),
     ],
 )
-def test_a_file_that_is_not_a_study_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_a_file_that_is_not_a_study_is_refused(tmp_path, text, words):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=words) as problem:
@@ -150,15 +137,23 @@ def test_a_file_that_is_not_a_study_is_refused(tmp_path: Path, text: str, words:
     assert str(problem.value).startswith(f"{path}: ")
 
 
-def test_changes_apply_to_every_run_and_are_kept(tmp_path: Path) -> None:
-    changed = make_study("mine", GRID, read_changes(["epochs=5"]))
-    assert {child.options["epochs"] for child in changed.children} == {5}
+def test_changes_apply_to_every_run_and_are_kept_and_exponents_need_no_dot(tmp_path):
+    changes = read_changes(["epochs=5", "data.limit=1e2"])
+    changed = make_study("mine", GRID, changes)
+    assert {
+        (child.options["epochs"], child.options["data.limit"]) for child in changed.children
+    } == {(5, 1e2)}
     place = Place("mine", tmp_path)
     save_study(changed, place)
-    again = started_study(place)
-    assert again is not None
-    assert again.children == changed.children
+    assert started_study(place).children == changed.children
     assert open_study("mine", tmp_path, None, []).children == changed.children
+    path = tmp_path / "e.yaml"
+    path.write_text("config: digits_cnn3_msn\ngrid: {model.lr: [1e-4, 1.0e-3]}\n")
+    made = open_study(str(path), tmp_path, None, [])
+    assert [child.options["model.lr"] for child in made.children] == [1e-4, 1e-3]
+    assert read_changes(["model.norm_options={gain: true}"]) == {
+        "model.norm_options": {"gain": True}
+    }
 
 
 @pytest.mark.parametrize(
@@ -173,14 +168,8 @@ def test_changes_apply_to_every_run_and_are_kept(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_an_option_of_the_command_is_said_of_it(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str | None,
-    change: str | None,
-    words: str,
-) -> None:
-    import yaml
-
+    tmp_path, monkeypatch, name, change, words
+):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(yaml.safe_dump(GRID))
     with pytest.raises(UserError) as problem:

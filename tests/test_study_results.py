@@ -15,7 +15,7 @@ import pytest
 import yaml
 from rich.console import Console
 from scipy import stats
-from score_lines import score_line
+from score_lines import score_line, write_run
 
 from msngan.report.html.study_section import progress
 from msngan.report.tables.progress_bars import StudyProgress
@@ -48,7 +48,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return make_study("mine", CONTENT)
 
 
-def write(name: str, *tests: float, status: str | None = "done", **changed: Any) -> Path:  # noqa: ANN401
+def write(name: str, *tests: float, status: str | None = "done", **changed: Any) -> Path:
     """A run of the study with these test accuracies; the validation's are their reverse."""
     folder = Path("checkpoints") / name
     folder.mkdir(parents=True)
@@ -72,43 +72,41 @@ def results(study: Study) -> dict[str, Any]:
     return collect(study, Reader(PLACE), "msngan study mine.yaml")
 
 
-def cell(found: dict[str, Any]) -> dict[str, Any]:
-    (one,) = [c for c in found["cells"] if (c["row"], c["column"]) == ("plain", "lr 0.1")]
+def one_of(found: dict[str, Any], part: str, **wanted: str) -> dict[str, Any]:
+    """The one cell or comparison of the results that has these values."""
+    (one,) = [each for each in found[part] if wanted.items() <= each.items()]
     return one
 
 
-def at_first_rate(found: dict[str, Any]) -> dict[str, Any]:
-    """The comparison of the last epochs at the first learning rate."""
-    wanted = ("lr 0.1", "last")
-    (one,) = [c for c in found["comparisons"] if (c["column"], c["measure"]) == wanted]
-    return one
+PLAIN = {"part": "cells", "row": "plain", "column": "lr 0.1"}
+COMPARED = {"part": "comparisons", "column": "lr 0.1", "measure": "last"}  # of the last epochs
 
 
 ACCURACIES = ([0.5, 0.9], [0.6, 0.8], [0.9, 0.85])
 
 
 @pytest.mark.quick
-def test_a_cell_holds_each_measure_over_its_seeds(study: Study) -> None:
+def test_a_cell_holds_each_measure_over_its_seeds(study):
     write(FIRST, *ACCURACIES[0])
-    one = cell(results(study))
+    one = one_of(results(study), **PLAIN)
     # validation: 0.9, 0.5, so that the first epoch is chosen, whatever the test set says
     assert (one["last"]["mean"], one["best"]["mean"], one["best_test"]["mean"]) == (0.9, 0.5, 0.9)
     assert one["plateau"] == pytest.approx(0.4)
     for seed in (1, 2):
         write(f"mine-plain-lr0.1-s{seed}", *ACCURACIES[seed])
-    last = cell(results(study))["last"]
+    last = one_of(results(study), **PLAIN)["last"]
     values = np.array([each[-1] for each in ACCURACIES])
     interval = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
     assert [last["n"], last["mean"], last["sd"]] == pytest.approx([3, values.mean(), 0.05])
     assert (last["low"], last["high"]) == pytest.approx(interval)
 
 
-def test_differences_are_paired_by_seed_and_only_over_seeds_that_both_have(study: Study) -> None:
+def test_differences_are_paired_by_seed_and_only_over_seeds_that_both_have(study):
     a, b = [0.9, 0.7, 0.8], [0.85, 0.6, 0.95]
     for seed in range(3):
         write(f"mine-msn-lr0.1-s{seed}", 0.1, a[seed])
         write(f"mine-plain-lr0.1-s{seed}", 0.1, b[seed], status="done" if seed < 2 else None)
-    found = at_first_rate(results(study))
+    found = one_of(results(study), **COMPARED)
     interval = stats.ttest_rel(a[:2], b[:2]).confidence_interval(0.95)
     assert (found["seeds"], found["missing"]) == ([0, 1], [2])
     difference = found["difference"]
@@ -128,20 +126,18 @@ def test_differences_are_paired_by_seed_and_only_over_seeds_that_both_have(study
     ],
 )
 def test_a_verdict_says_what_the_interval_shows_and_whose_runs_are_in_no_pair(
-    study: Study, sign: int, diverged: tuple[list[int], list[int]], verdict: str
-) -> None:
+    study, sign, diverged, verdict
+):
     for seed in range(3):
         accuracies = {"msn": 0.5 + sign * (0.1 + seed / 1000), "plain": 0.5}
         for (arm, accuracy), lost in zip(accuracies.items(), diverged, strict=True):
             status = "diverged" if seed in lost else "done"
             write(f"mine-{arm}-lr0.1-s{seed}", 0.1, accuracy, status=status)
-    found = at_first_rate(results(study))
+    found = one_of(results(study), **COMPARED)
     assert (found["verdict"], tuple(found["diverged"].values())) == (verdict, diverged)
 
 
-def test_a_table_counts_runs_that_diverged_or_have_not_ended(
-    study: Study, run: Cli, capsys: Shown
-) -> None:
+def test_a_table_counts_runs_that_diverged_or_have_not_ended(study, run, capsys):
     assert run("study", "mine.yaml", "--table") == 0
     shown = capsys.readouterr().out
     assert "12 runs: 12 to do" in shown
@@ -151,7 +147,7 @@ def test_a_table_counts_runs_that_diverged_or_have_not_ended(
     write("mine-plain-lr0.1-s1", 0.1, status="diverged")
     write("mine-plain-lr0.1-s2", 0.5, status=None)
     found = results(study)
-    one = cell(found)
+    one = one_of(found, **PLAIN)
     assert (one["done"], one["diverged"], one["last"]["n"]) == ([0], [1], 1)
     middle = next(each for each in found["children"] if each["run"] == "mine-plain-lr0.1-s2")
     assert (middle["state"], middle["total"]) == ("part", 20)
@@ -171,9 +167,7 @@ def test_a_table_counts_runs_that_diverged_or_have_not_ended(
         ({}, 'data.dataset "digits" there, "mnist" asked'),  # the base config has changed since
     ],
 )
-def test_a_folder_of_another_run_is_refused_with_the_difference(
-    study: Study, run: Cli, changed: dict[str, Any], words: str, capsys: Shown
-) -> None:
+def test_a_folder_of_another_run_is_refused_with_the_difference(study, run, changed, words, capsys):
     write(FIRST, 0.5, 0.9, **changed)
     if not changed:
         Path("base.yaml").write_text(BASE.replace("digits", "mnist"))
@@ -183,9 +177,7 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
         results(study)
 
 
-def test_threads_and_cadences_are_no_difference_and_more_epochs_are_to_be_trained(
-    study: Study,
-) -> None:
+def test_threads_and_cadences_are_no_difference_and_more_epochs_are_to_be_trained(study):
     write(FIRST, 0.5, 0.9, threads=3, records={"every": 7}, root="elsewhere")
     Path("base.yaml").write_text(BASE + "threads: 1\nrecords: {every: 50}\n")
     assert results(study)["children"][0]["state"] == "done"
@@ -195,7 +187,7 @@ def test_threads_and_cadences_are_no_difference_and_more_epochs_are_to_be_traine
     assert (reader.look(child).word, reader.look(child).total) == ("part", 40)
 
 
-def test_a_locked_run_is_running(study: Study) -> None:
+def test_a_locked_run_is_running(study):
     log = PLACE.log(FIRST)
     assert lock(log) is not None
     assert lock(log) is None
@@ -204,7 +196,7 @@ def test_a_locked_run_is_running(study: Study) -> None:
     assert reader.look(study.children[0], own=True).word == "to do"
 
 
-def test_every_format_holds_every_run(study: Study, run: Cli, capsys: Shown) -> None:
+def test_every_format_holds_every_run(study, run, capsys):
     for seed, tests in enumerate(ACCURACIES):
         write(f"mine-plain-lr0.1-s{seed}", *tests)
     names = {child.name for child in study.children}
@@ -221,7 +213,7 @@ def test_every_format_holds_every_run(study: Study, run: Cli, capsys: Shown) -> 
     assert "| plain | 85.00±5.00 |" in shown["md"]
 
 
-def test_a_table_is_of_the_study_as_it_was_started(study: Study, run: Cli, capsys: Shown) -> None:
+def test_a_table_is_of_the_study_as_it_was_started(study, run, capsys):
     save_study(make_study("mine", CONTENT, {"epochs": 1}), PLACE)
     write(FIRST, 0.5, epochs=1)
     assert run("study", "mine.yaml", "--table", "--format", "json") == 0
@@ -237,20 +229,20 @@ def test_a_table_is_of_the_study_as_it_was_started(study: Study, run: Cli, capsy
     assert "remove it to continue" in said
 
 
-def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(
-    tmp_path: Path, run: Cli, capsys: Shown
-) -> None:
-    for name in ("one", "two"):
-        Path(f"{name}.yaml").write_text("steps: 5\n")
+def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(tmp_path, run, capsys):
     content = {"config": ["one.yaml", "two.yaml"], "grid": {"seed": [0, 1]}}
     Path("gans.yaml").write_text(yaml.safe_dump({**content, "compare": [["one", "two"]]}))
-    for name, norm in (("one", "none"), ("two", "batch")):
-        for seed in (0, 1):
-            gan(f"gans-{name}-s{seed}", norm, seed, 10.0 + seed + (name == "two") * (5 + seed))
-    gan("stranger", "none", 0, 1.0)
+    made = [("stranger", "none", 0, 1.0)]
+    for name, norm, worse in (("one", "none", 0), ("two", "batch", 5)):
+        Path(f"{name}.yaml").write_text("steps: 5\n")
+        made += [(f"gans-{name}-s{s}", norm, s, 10.0 + s + worse + s * bool(worse)) for s in (0, 1)]
+    for run_name, norm, seed, score in made:
+        line = score_line(score, step=5)
+        folder = write_run(tmp_path, run_name, line, of="x", seed=seed, steps=5, model__norm=norm)
+        (folder / "result.json").write_text('{"status": "done", "step": 5}')
     assert run("study", "gans.yaml", "--table", "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)["leaderboard"]
-    own = {f"gans-{name}-s{seed}" for name in ("one", "two") for seed in (0, 1)}
+    own = {name for name, *_ in made[1:]}
     assert {row["run"] for row in found["blocks"][0]["rows"]} == own
     (compared,) = found["comparisons"]
     assert compared["matches"][0]["rows"][0]["difference"]["mean"] == pytest.approx(-5.5)
@@ -258,15 +250,6 @@ def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(
     shown = capsys.readouterr().out
     assert "against" in shown
     assert "stranger" not in shown
-
-
-def gan(name: str, norm: str, seed: int, score: float) -> None:
-    folder = Path("checkpoints") / name
-    folder.mkdir(parents=True)
-    config = {"seed": seed, "steps": 5, "model": {"norm": norm}, "data": {"dataset": "cifar10"}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "result.json").write_text(json.dumps({"status": "done", "step": 5}))
-    (folder / "scores.jsonl").write_text(json.dumps(score_line(score, step=5)) + "\n")
 
 
 # Damage
@@ -283,7 +266,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", ["accuracy.jsonl", "metrics.jsonl", "scores.jsonl", "result.json"])
-def test_a_damaged_record_leaves_the_run_to_be_resumed(study: Study, run: Cli, name: str) -> None:
+def test_a_damaged_record_leaves_the_run_to_be_resumed(study, run, name):
     folder = write(FIRST, status=None)
     for kind, text in DAMAGED.items():
         (folder / name).write_text(text)
@@ -299,9 +282,7 @@ def test_a_damaged_record_leaves_the_run_to_be_resumed(study: Study, run: Cli, n
 @pytest.mark.parametrize(
     "text", ['{"children": 3}', '{"children": [3]}', '{"children": [{"state": "failed"}]}', "[]"]
 )
-def test_a_study_whose_runs_are_all_there_is_written_anew_over_damaged_results(
-    study: Study, run: Cli, text: str
-) -> None:
+def test_a_study_whose_runs_are_all_there_is_written_anew_over_damaged_results(study, run, text):
     Path("mine.yaml").write_text(yaml.safe_dump({**CONTENT, "grid": {"model.lr": [0.1]}}))
     for arm in ("plain", "msn"):
         folder = write(f"mine-{arm}-lr0.1-s0", 0.5, 0.6)
@@ -317,9 +298,7 @@ def test_a_study_whose_runs_are_all_there_is_written_anew_over_damaged_results(
 
 
 @pytest.mark.parametrize("blocked", ["checkpoints", "checkpoints/mine"])
-def test_a_study_that_cannot_write_says_so_in_one_line(
-    study: Study, run: Cli, blocked: str, capsys: Shown, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_that_cannot_write_says_so_in_one_line(study, run, blocked, capsys, monkeypatch):
     monkeypatch.setattr("msngan.study.scheduler.ask", lambda *_: None)
     Path(blocked).parent.mkdir(exist_ok=True)
     Path(blocked).write_text("a file")
@@ -331,8 +310,8 @@ def test_a_study_that_cannot_write_says_so_in_one_line(
 
 
 def test_names_of_runs_are_whole_in_a_list_and_short_under_the_study_s_title(
-    study: Study, run: Cli, capsys: Shown, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    study, run, capsys, monkeypatch
+):
     name = "mine" + 40 * "x"
     folder = write(FIRST, 0.5).rename(f"checkpoints/{name}-plain-lr0.1-s0")
     for columns in ("120", "84", "75"):
@@ -342,8 +321,7 @@ def test_names_of_runs_are_whole_in_a_list_and_short_under_the_study_s_title(
         assert f"{folder.name} " in shown
         assert "val. 50.00 %" in shown
     states = {child.name: State("to do") for child in study.children}
-    table = StudyProgress(study, 1)._table(states, {})
-    Console(width=60).print(table)
+    Console(width=60).print(StudyProgress(study, 1)._table(states, {}))
     shown = capsys.readouterr().out
     assert "plain-lr0.1-s0 " in shown
     assert "mine-" not in shown

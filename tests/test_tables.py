@@ -4,37 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 
 import pytest
 
-from msngan.commands.leaderboard import main
 from msngan.report.tables.table import Table, plus_minus, print_markdown, print_terminal
 
 Captured = pytest.CaptureFixture[str]
-
-
-@pytest.mark.parametrize(
-    ("argv", "wanted"),
-    [
-        (["--format", "tabel"], "did you mean 'table'?"),
-        (["--formt", "csv"], "unknown option '--formt' (did you mean '--format'?"),
-        (["--form=csv"], "unknown option '--form' (did you mean '--format'?"),
-        (["--by", "wrost"], "invalid choice: 'wrost'"),
-        (["--root"], "expected one argument"),
-        (["run", "--html", "x", "--format", "csv"], "not allowed with"),
-    ],
-)
-def test_a_wrong_option_is_one_line_and_exit_code_2(
-    capsys: Captured, argv: list[str], wanted: str
-) -> None:
-    with pytest.raises(SystemExit) as leaving:
-        main(argv)
-    error = capsys.readouterr().err
-    assert leaving.value.code == 2
-    assert error.startswith("msngan leaderboard: error: ")
-    assert error.count("\n") == 1
-    assert wanted in error
 
 
 @pytest.mark.parametrize(
@@ -54,16 +29,12 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(
         (None, None, "failed"),
     ],
 )
-def test_a_mean_has_four_digits_at_most_and_its_spread_as_many_places(
-    mean: float | None, sd: float | None, expected: str
-) -> None:
+def test_a_mean_has_four_digits_at_most_and_its_spread_as_many_places(mean, sd, expected):
     assert plus_minus(mean, sd) == expected
 
 
 @pytest.mark.parametrize("show", [print_terminal, print_markdown])
-def test_an_output_without_unicode_gets_ascii(
-    show: Callable[[list[Table]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_output_without_unicode_gets_ascii(show, monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     show([Table("é", columns=["a"], rows=[["1±2"]], notes=["n\x1b"])])

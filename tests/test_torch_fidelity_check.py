@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 from pathlib import Path
 
@@ -72,21 +71,16 @@ def ours(toy: Toy, generated: Tensor, real: Tensor, splits: int, kept: int) -> d
 
 
 @pytest.mark.parametrize(
-    ("channels", "generated", "real", "kept", "splits"),
-    [(3, 40, 60, 10_000, 1), (1, 40, 60, 25, 3), (3, 70, 50, 10_000, 2)],
-    ids=["fewer than real", "more than is kept", "more than real"],
+    ("channels", "generated", "real", "kept", "splits", "offset"),
+    [(3, 40, 60, 10_000, 1, 0), (1, 40, 60, 25, 3, 0), (3, 70, 50, 10_000, 2, 0)]
+    + [(3, 40, 60, 10_000, 1, 300)],
+    ids=["fewer than real", "more than is kept", "more than real", "large means"],
 )
 def test_every_number_is_ours_to_a_millionth(
-    channels: int,
-    generated: int,
-    real: int,
-    kept: int,
-    splits: int,
-    toy: Toy,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    channels, generated, real, kept, splits, offset, toy, tmp_path, monkeypatch
+):
     monkeypatch.setattr(torch_fidelity_check, "KERNEL_IMAGES", kept)
+    toy.offset = float(offset)
     images, reals = fakes(generated, channels), photographs(real, channels)
     expected = ours(toy, images, reals, splits, kept)
     assert all(0 < expected[role] < 1 for role in ("precision", "recall"))
@@ -96,14 +90,7 @@ def test_every_number_is_ours_to_a_millionth(
     assert list(found) == list(ROLES)
 
 
-def test_numbers_hold_where_the_mean_is_large_against_the_spread(toy: Toy, tmp_path: Path) -> None:
-    toy.offset = 300.0
-    images, reals = fakes(40), photographs(60)
-    found = scores(toy, images, reals, "key", folder=tmp_path)
-    assert found == pytest.approx(ours(toy, images, reals, 1, 10_000), rel=1e-6)
-
-
-def test_only_what_is_asked_for_is_there(toy: Toy, tmp_path: Path) -> None:
+def test_only_what_is_asked_for_is_there(toy, tmp_path):
     images, reals = fakes(20), photographs(30)
     whole = scores(toy, images, reals, "key", folder=tmp_path)
     for role, value in whole.items():
@@ -112,19 +99,16 @@ def test_only_what_is_asked_for_is_there(toy: Toy, tmp_path: Path) -> None:
     assert scores(toy, images, reals, "key", roles=["coverage"], folder=tmp_path) == {}
 
 
-def test_precision_and_recall_need_more_images_than_neighbours(toy: Toy, tmp_path: Path) -> None:
+def test_precision_and_recall_need_more_images_than_neighbours(toy, tmp_path):
     for count, there in ((3, False), (4, True)):
         found = scores(toy, fakes(count), photographs(30), "key", folder=tmp_path)
         assert ("precision" in found, "recall" in found) == (there, there)
         assert {"frechet", "score", "kernel"} <= set(found)
-    assert "recall" not in scores(
-        toy, fakes(4), photographs(30), "key", neighbours=4, folder=tmp_path
-    )
+    found = scores(toy, fakes(4), photographs(30), "key", neighbours=4, folder=tmp_path)
+    assert "recall" not in found
 
 
-def test_images_are_embedded_once_and_the_reference_once_for_all_runs(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_embedded_once_and_the_reference_once_for_all_runs(toy, tmp_path, monkeypatch):
     images, reals = fakes(20), photographs(50)
     scores(toy, images, reals, "key", folder=tmp_path)
     assert toy.seen == 20 + 20 + 50  # generated, as many kept ones, the reference
@@ -135,9 +119,7 @@ def test_images_are_embedded_once_and_the_reference_once_for_all_runs(
     assert toy.seen == 130 + (10 + 10) + 20 + 20  # more than are kept: pairs, score, distance
 
 
-def test_nothing_but_the_references_moments_is_left_behind(
-    toy: Toy, tmp_path: Path, temporary: Path
-) -> None:
+def test_nothing_but_the_references_moments_is_left_behind(toy, tmp_path, temporary):
     registered = set(FEATURE_EXTRACTORS_REGISTRY)
     scores(toy, fakes(20), photographs(50), "ab12", folder=tmp_path / "cache")
     name = f"ab12-{torch_fidelity.__version__}.npy"
@@ -150,7 +132,7 @@ def test_nothing_but_the_references_moments_is_left_behind(
     assert set(FEATURE_EXTRACTORS_REGISTRY) == registered
 
 
-def test_a_failure_leaves_nothing_behind(toy: Toy, tmp_path: Path, temporary: Path) -> None:
+def test_a_failure_leaves_nothing_behind(toy, tmp_path, temporary):
     registered = set(FEATURE_EXTRACTORS_REGISTRY)
     toy.offset = float("nan")
     with pytest.raises(ValueError, match="NaN"):
@@ -170,7 +152,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_cache_is_computed_anew_and_mended(damage: str, toy: Toy, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_computed_anew_and_mended(damage, toy, tmp_path):
     arguments = (toy, fakes(20), photographs(50), "key")
     expected = scores(*arguments, folder=tmp_path / "cache")
     (path,) = (tmp_path / "cache").iterdir()
@@ -179,27 +161,10 @@ def test_a_damaged_cache_is_computed_anew_and_mended(damage: str, toy: Toy, tmp_
     assert path.read_bytes() != data
     assert scores(*arguments, folder=tmp_path / "cache") == expected
     assert path.read_bytes() == data
+    # A cache that cannot be written is done without.
+    assert scores(*arguments, folder=path / "cache") == expected
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(toy: Toy, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    arguments = (toy, fakes(20), photographs(50), "key")
-    found = scores(*arguments, folder=tmp_path / "file" / "cache")
-    assert found == scores(*arguments, folder=tmp_path / "cache")
-
-
-def test_an_option_that_torch_fidelity_would_overlook_is_refused() -> None:
+def test_an_option_that_torch_fidelity_would_overlook_is_refused():
     with pytest.raises(TypeError, match="torch-fidelity has no option isc_split"):
         calculate(isc=True, isc_split=1)
-
-
-def test_two_calls_are_equal_bits_and_leave_every_generator_alone(toy: Toy, tmp_path: Path) -> None:
-    def state() -> tuple[object, ...]:
-        return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
-
-    arguments = (toy, fakes(20), photographs(50), "key")
-    before = state()
-    first = scores(*arguments, folder=tmp_path)
-    assert state() == before
-    torch.manual_seed(3)
-    assert scores(*arguments, folder=tmp_path) == first

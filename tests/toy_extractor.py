@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from msngan.data import images as convert
-from msngan.scores.embedded import EmbedNet
+from msngan.scores.embedded import EmbeddedExtractor, EmbedNet
 from msngan.scores.extractors import Extractor
 from msngan.scores.protocol import Protocol
 from msngan.scores.reference import Reference
@@ -61,3 +61,16 @@ def protocol_of(extractor: Extractor, real: Reference, **sizes: int) -> Protocol
         resize=extractor.resize,
         **chosen,
     )
+
+
+def extractor() -> EmbeddedExtractor:
+    return EmbeddedExtractor(network(), METADATA, "ab" * 32)
+
+
+def normal(rows: int, d: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, d, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def coloured(rows: int, d: int, seed: int = 0) -> Tensor:
+    """Correlated features of spread 1/k, like a network's."""
+    return normal(rows, d, seed) @ (normal(d, d, 99) / torch.arange(1, d + 1)).T
