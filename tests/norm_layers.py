@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from msngan.norms import NORMS
 
@@ -48,3 +50,18 @@ def pairs(things: Iterable[str], norms: Iterable[str] = NORMS) -> list[tuple[str
         count = max(len(things), len(names)) if names else 0
         found += [(things[i % len(things)], names[i % len(names)]) for i in range(count)]
     return [pair for pair in found if pair != ("linear", "instance")]
+
+
+def exact_sigma(layer: nn.Module, weight: Tensor, both: bool = False) -> Tensor:
+    """The largest singular value of the weight as (outputs) x (the rest), the largest over groups.
+
+    both: the mean with that of (inputs) x (the rest), as bidirectional norms take it.
+    """
+    transposed = isinstance(layer, _ConvTransposeNd)  # which stores the inputs first
+    found = []
+    for by_inputs in (False, True)[: 1 + both]:
+        swap = transposed != by_inputs
+        groups = weight.chunk(getattr(layer, "groups", 1))
+        matrices = [(g.transpose(0, 1) if swap else g).flatten(1) for g in groups]
+        found.append(torch.stack([torch.linalg.svdvals(matrix)[0] for matrix in matrices]).max())
+    return torch.stack(found).mean()

@@ -15,13 +15,6 @@ from torch import Tensor, nn
 from msngan.networks import Critic
 from msngan.norms import NORMS, Norm, NormLayer, SpectralNorm, convert, select
 
-LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "Conv1d": (lambda: nn.Conv1d(4, 4, 3, padding=1), (5, 4, 6)),
-    "Conv2d": (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=2), (5, 4, 5, 5)),
-    "Conv3d": (lambda: nn.Conv3d(4, 4, 3, padding=1), (3, 4, 3, 3, 3)),
-    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 4, 3, padding=1), (5, 4, 4, 4)),
-    "Linear": (lambda: nn.Linear(4, 4), (5, 3, 4)),
-}
 NAMES = ["body.0", "body.2", "tail.up", "head"]
 RELEASED: dict[str, Any] = {
     "norm_layers": [3, 5, 6],

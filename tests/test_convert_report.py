@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 import warnings
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 import torch
 import torchvision
 from norm_layers import ONE_OF_EACH_KIND
+from test_convert_layers import assert_unchanged
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -57,24 +57,6 @@ def close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
-def unchanged(module: nn.Module, message: str, act: Callable[[], object]) -> None:
-    """The act raises ValueError and leaves the classes, the state and the hooks as they were."""
-
-    def seen() -> list[Any]:
-        kinds = [
-            (type(p), len(p._forward_pre_hooks), len(p._forward_hooks), p.training)
-            for p in module.modules()
-        ]
-        return [kinds, {k: v.clone() for k, v in module.state_dict().items()}]
-
-    before = seen()
-    with pytest.raises(ValueError, match=message):
-        act()
-    after = seen()
-    assert after[0] == before[0]
-    torch.testing.assert_close(after[1], before[1], rtol=0, atol=0, equal_nan=True)
-
-
 # What convert says.
 
 THEIRS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -99,7 +81,8 @@ def with_theirs(form: str) -> nn.Sequential:
 @pytest.mark.parametrize("form", THEIRS)
 def test_all_layers_with_a_norm_of_torch_s_are_named_and_nothing_is_changed(form: str) -> None:
     net = with_theirs(form)
-    unchanged(net, r"0, 2; .*replace=True", lambda: convert(net, "mean_spectral"))
+    assert_unchanged(net, lambda: convert(net, "mean_spectral"), "0, 2; ")
+    assert_unchanged(net, lambda: convert(net, "mean_spectral"), "replace=True")
 
 
 @pytest.mark.parametrize("form", THEIRS)
@@ -282,7 +265,7 @@ def test_a_lazy_layer_has_its_norm_from_its_first_input_on(kind: str, norm: str)
 def test_weights_that_are_no_real_floats_are_refused_by_name(dtype: torch.dtype) -> None:
     net = network()
     net[2].weight = nn.Parameter(torch.ones(4, 4, 3, 3).to(dtype), requires_grad=False)
-    unchanged(net, rf"2 has {dtype} weights", lambda: convert(net, "spectral"))
+    assert_unchanged(net, lambda: convert(net, "spectral"), f"2 has {dtype} weights")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
@@ -307,7 +290,7 @@ def test_script_refuses_in_one_clear_error() -> None:
 )
 def test_a_refused_convert_changes_nothing(options: dict[str, Any], message: str) -> None:
     net = with_theirs("spectral parametrization")
-    unchanged(net, message, lambda: convert(net, **options, replace_batch_norm=True))
+    assert_unchanged(net, lambda: convert(net, **options, replace_batch_norm=True), message)
 
 
 # SigmaBank and copies.
@@ -327,45 +310,6 @@ def test_an_optimizer_from_before_convert_or_of_another_network_is_refused_by_na
     stored(net[4]).requires_grad_(False)  # one that asks for no gradient need not be held
     held = [p for p in net.parameters() if p.requires_grad]
     SigmaBank(net, torch.optim.SGD(held, 0.1))
-
-
-def pickled(net: nn.Module) -> nn.Module:
-    return pickle.loads(pickle.dumps(net))
-
-
-def saved(net: nn.Module) -> nn.Module:
-    file = io.BytesIO()
-    torch.save(net, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("copied", [pickled, saved, copy.deepcopy])
-@pytest.mark.parametrize("norm", ["mean_spectral", "spectral_clip"])
-def test_a_copy_of_a_network_with_a_bank_works_on_its_own(
-    norm: str, copied: Callable[[nn.Module], nn.Module], inside: bool
-) -> None:
-    net, x = convert(network(), norm, head="4"), images()
-    net(x)
-    bank = SigmaBank(net)
-    if inside:
-        with bank.shared():
-            mine = copied(net)
-    else:
-        mine = copied(net)
-    close(mine.eval()(x), net.eval()(x))
-    mine.train()
-    optimizer = torch.optim.Adam(mine.parameters(), 0.05)
-    for _ in range(15):
-        optimizer.zero_grad()
-        (mine(x) - 1).square().sum().backward()
-        optimizer.step()
-    mine(x)
-    assert not torch.equal(stored(mine[2]), stored(net[2]))
-    if norm in ("spectral", "mean_spectral"):
-        assert all(abs(sigma_of(mine[i].weight) - 1) < 0.02 for i in (0, 2, 4))
-    close(fold(mine)(x), mine.eval()(x), rtol=1e-4)
 
 
 # Activation checkpointing.
@@ -575,8 +519,10 @@ def test_a_parametrization_over_a_normed_weight_leaves_the_norm_on_top(
     assert sigma_of(net[2].weight) == pytest.approx(1.4 if norm == "scaled" else 1, rel=0.02)
     made = stored(net[2])
     close(net[2].weight * sigma_of(made), made * sigma_of(net[2].weight), rtol=0.02, atol=1e-3)
-    net.eval()
-    y = net(x)
+    y, folded = net.eval()(x), fold(net)
+    assert type(folded[2]) is nn.Conv2d
+    assert set(folded[2].state_dict()) == {"weight", "bias"}
+    close(folded(x), y, rtol=1e-4)
     parametrize.remove_parametrizations(net[2], "weight")
     assert [type(each) for each in net] == kinds
     close(net(x), y, rtol=1e-4)
@@ -605,25 +551,6 @@ def test_a_replica_as_data_parallel_makes_it_computes_the_same(norm: str) -> Non
     net.zero_grad()
     (net(x) ** 2).sum().backward()
     close(made, [p.grad for p in net.parameters()])
-
-
-@pytest.mark.parametrize("first", ["norm", "parametrization"])
-@pytest.mark.parametrize("kind", PARAMETRIZED)
-def test_a_parametrized_layer_folds_to_torch_s_plain_one_and_stays_as_it_was(
-    kind: str, first: str
-) -> None:
-    net, x = network(), images()
-    if first == "norm":
-        PARAMETRIZED[kind](convert(net, "mean_spectral", head="4")[2])
-    else:
-        PARAMETRIZED[kind](net[2])
-        quietly(net, "mean_spectral", head="4", replace=True)
-    net(x)
-    y, folded = net.eval()(x), fold(net)
-    assert type(folded[2]) is nn.Conv2d
-    assert set(folded[2].state_dict()) == {"weight", "bias"}
-    close(folded(x), y, rtol=1e-4)
-    close(net(x), y, rtol=1e-4)
 
 
 def test_the_first_pass_of_a_lazy_layer_is_under_its_operator_s_bound() -> None:

@@ -176,7 +176,7 @@ def test_the_average_moves_by_hand_and_takes_buffers_whole() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])  # test_norm_table compiles each
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])  # test_norms compiles each
 def test_compiled_networks_train_as_eager_ones(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:

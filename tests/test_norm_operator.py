@@ -1,79 +1,46 @@
-"""The norm of a layer as a linear map, against its matrix's singular values."""
+"""Spectral clipping and Lipschitz projection: the true norm of a layer, and its bound."""
 
 from __future__ import annotations
 
 import copy
+import re
+from typing import Any
 
 import pytest
 import torch
+from norm_layers import pairs
 from operator_layers import BOUNDED, LAYERS, bounded, exact_norm
 from torch import Tensor, nn
 
-from msngan.norms import OperatorNorm, SigmaBank, configured, normalise, stored
+from msngan.norms import OperatorNorm, SigmaBank, configured, convert, fold, normalise, stored
 
 every_kind = pytest.mark.parametrize("kind", LAYERS)
 every_bound = pytest.mark.parametrize("name", BOUNDED)
 
 
-def converged(kind: str) -> tuple[nn.Module, OperatorNorm, Tensor, tuple[int, ...]]:
-    """A plain layer in float64, an estimate of its norm after many updates, weight and shape."""
+@every_kind
+def test_sigma_is_near_and_never_above_at_once_and_then_exact_with_its_gradient(kind: str) -> None:
     make, shape = LAYERS[kind]
     plain = make().double()
-    part = OperatorNorm(plain)
-    part.prepare(plain.weight, torch.zeros(1, *shape, dtype=torch.float64))
+    part, weight = OperatorNorm(plain), plain.weight
+    part.prepare(weight, torch.zeros(1, *shape, dtype=torch.float64))
+    sigma = exact_norm(plain, weight, shape)
+    assert 1 - 1e-3 < (part.sigma(weight) / sigma).item() < 1 + 1e-12
     for _ in range(100):
-        part.iterate(plain.weight)
-    return plain, part, plain.weight, shape
-
-
-@every_kind
-def test_sigma_and_its_gradient_are_those_of_the_largest_singular_value(kind: str) -> None:
-    plain, part, weight, shape = converged(kind)
-    sigma = exact_norm(plain, weight.detach(), shape)
-    torch.testing.assert_close(part.sigma(weight).detach(), sigma, rtol=1e-6, atol=0)
-    (found,) = torch.autograd.grad(part.sigma(weight), weight)
-    (exact,) = torch.autograd.grad(exact_norm(plain, weight, shape), weight)
+        part.iterate(weight)
+    torch.testing.assert_close(part.sigma(weight), sigma, rtol=1e-6, atol=0)
+    found, exact = (torch.autograd.grad(each, weight)[0] for each in (part.sigma(weight), sigma))
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
 
 
-@every_kind
-def test_the_estimate_at_the_first_input_is_near_and_never_above(kind: str) -> None:
-    make, shape = LAYERS[kind]
-    plain = make().double()
-    part = OperatorNorm(plain)
-    part.prepare(plain.weight, torch.zeros(1, *shape, dtype=torch.float64))
-    share = part.sigma(plain.weight).item() / exact_norm(plain, plain.weight, shape).item()
-    assert 1 - 1e-3 < share < 1 + 1e-12
-
-
-@pytest.mark.parametrize(
-    ("size", "padding_mode", "expected"),
-    [(2, "zeros", 2**0.5), (3, "zeros", 3**0.5), (4, "circular", 2.0)],
-)
-def test_the_norm_of_a_sum_of_neighbours_is_that_worked_out_by_hand(
-    size: int, padding_mode: str, expected: float
-) -> None:
-    padding = "same" if padding_mode == "circular" else 0
-    conv = nn.Conv1d(1, 1, 2, bias=False, padding=padding, padding_mode=padding_mode).double()
-    conv.weight.data.fill_(1)
-    part = OperatorNorm(conv)
-    part.prepare(conv.weight, torch.zeros(1, 1, size, dtype=torch.float64))
-    assert part.sigma(conv.weight).item() == pytest.approx(expected, rel=1e-9)
-
-
 def test_the_largest_size_of_each_axis_that_training_has_seen_counts() -> None:
-    _, layer, _ = bounded("conv2d", "spectral_clip")
-    sizes = []
-    for height, width in [(5, 4), (3, 4), (4, 6), (5, 6)]:
+    _, layer, x = bounded("conv2d", "spectral_clip")
+    layer(x[0])  # one image without a batch
+    sizes = [tuple(layer.weight_norm.v.shape)]
+    for height, width in [(3, 4), (4, 6)]:
         layer(torch.randn(2, 2, height, width, dtype=torch.float64))
         sizes.append(tuple(layer.weight_norm.v.shape))
-    assert sizes == [(1, 2, 5, 4), (1, 2, 5, 4), (1, 2, 5, 6), (1, 2, 5, 6)]
-
-
-def test_the_size_of_one_image_without_a_batch_is_learnt() -> None:
-    _, layer, x = bounded("conv2d", "spectral_clip")
-    layer(x[0])
-    assert layer.weight_norm.v.shape == (1, 2, 5, 4)
+    assert sizes == [(1, 2, 5, 4), (1, 2, 5, 4), (1, 2, 5, 6)]
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 5), (2,), (2, 2, 2, 5, 4)])
@@ -151,3 +118,183 @@ def test_iterations_are_so_many_at_each_update(name: str) -> None:
         once.weight_norm.iterate(stored(once))
     torch.testing.assert_close(thrice.weight_norm.v, once.weight_norm.v)
     torch.testing.assert_close(stored(thrice), stored(once))
+
+
+OPTION = {"spectral_clip": "beta", "lipschitz_projection": "bound"}
+
+
+def critic(name: str) -> nn.Sequential:
+    body = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 4, 2, 1), nn.Flatten(),
+        nn.Linear(36, 1),
+    )  # fmt: skip
+    return convert(body, name)
+
+
+@pytest.mark.parametrize(("kind", "name"), pairs(LAYERS, BOUNDED))
+def test_the_true_norm_of_the_weight_computed_with_is_at_most_the_bound(
+    kind: str, name: str
+) -> None:
+    bound = 0.7
+    plain, layer, x = bounded(kind, name, **{OPTION[name]: bound})
+    assert f"bound={bound}" in repr(layer.weight_norm)
+    layer(x)
+    bank = SigmaBank(layer)
+    for _ in range(40):
+        bank.update()
+    layer.eval()
+    weight = fold(layer).weight.detach()
+    assert torch.equal(layer.weight, weight)
+    exact = exact_norm(plain, weight, x.shape[1:]).item()
+    assert bound * (1 - 1e-9) < exact < bound * (1 + 1e-4)
+    torch.testing.assert_close(weight / weight.norm(), plain.weight / plain.weight.norm())
+
+
+@every_kind
+def test_clipping_and_projecting_leave_a_weight_within_the_bound_as_it_is(kind: str) -> None:
+    plain, clipped, x = bounded(kind, "spectral_clip", factor=0.1)
+    y = clipped(x)
+    towards = torch.randn_like(y)
+    assert torch.equal(y, plain(x))
+    gradients = [
+        torch.autograd.grad((each(x) * towards).sum(), stored(each)) for each in (clipped, plain)
+    ]
+    assert torch.equal(*(each[0] for each in gradients))
+    _, projected, _ = bounded(kind, "lipschitz_projection", factor=0.1)
+    before = stored(projected).detach().clone()
+    projected(x)
+    SigmaBank(projected).update()
+    assert torch.equal(stored(projected), before)
+
+
+@every_kind
+def test_the_gradient_of_a_clipped_weight_is_at_right_angles_to_it(kind: str) -> None:
+    _, layer, x = bounded(kind, "spectral_clip")
+    layer(x).square().sum().backward()
+    gradient, weight = stored(layer).grad, stored(layer)
+    assert (gradient * weight).sum().abs() < 1e-10 * gradient.norm() * weight.norm()
+
+
+@pytest.mark.parametrize("banked", [False, True])
+def test_no_forward_projects_and_an_update_does(banked: bool) -> None:
+    plain, layer, x = bounded("conv2d", "lipschitz_projection")
+    bank = SigmaBank(layer, each_pass=True) if banked else None
+    version = stored(layer)._version
+    loss = layer(x).square().sum() + layer(-x).square().sum()
+    assert torch.equal(stored(layer), plain.weight)
+    assert stored(layer)._version == version
+    loss.backward()
+    bank.update() if bank else layer.weight_norm.iterate(stored(layer))
+    assert exact_norm(plain, stored(layer).detach(), x.shape[1:]) < 1.1
+    assert stored(layer)._version > version
+
+
+@every_bound
+def test_before_the_first_training_input_the_weight_is_as_it_is(name: str) -> None:
+    plain, layer, x = bounded("conv2d", name)
+    SigmaBank(layer).update()
+    layer.eval()
+    assert torch.equal(layer(x), plain(x))
+    assert torch.equal(fold(layer)(x), plain(x))
+    assert layer.weight_norm.v.shape == (0,)
+
+
+def test_a_linear_layer_is_clipped_from_the_start() -> None:
+    plain, layer, _ = bounded("linear", "spectral_clip")
+    weight = fold(layer).weight.detach()
+    assert 1 <= exact_norm(plain, weight, (6,)) < 1.1 < exact_norm(plain, plain.weight, (6,))
+
+
+@pytest.mark.parametrize("kind", ["conv2d, stride", "conv2d, valid", "linear"])
+def test_an_iteration_between_a_pass_and_its_backward_does_not_reach_the_gradient(
+    kind: str,
+) -> None:
+    _, layer, x = bounded(kind, "spectral_clip")
+    gradients = []
+    for twin, interrupted in [(copy.deepcopy(layer), False), (layer, True)]:
+        loss = twin(x).square().sum()
+        if interrupted:
+            twin.weight_norm.iterate(stored(twin))
+        loss.backward()
+        gradients.append(stored(twin).grad)
+    assert torch.equal(*gradients)
+
+
+def test_the_first_pass_is_clipped_although_the_bank_lent_its_weight_before() -> None:
+    plain, layer, x = bounded("conv2d", "spectral_clip")
+    bank = SigmaBank(layer)
+    with bank.shared():
+        passes = [layer(x), layer(x)]
+    weight = layer.weight_norm.normalised(stored(layer))
+    assert exact_norm(plain, weight.detach(), x.shape[1:]) < 1.1
+    expected = nn.functional.conv2d(x, weight, layer.bias, padding=1)
+    assert torch.equal(passes[0], expected)
+    assert torch.equal(passes[1], expected)
+    with bank.shared():
+        assert layer.weight is layer.weight
+
+
+@every_bound
+def test_evaluation_on_any_size_writes_nothing_and_uses_what_training_found(name: str) -> None:
+    _, layer, x = bounded("conv2d", name)
+    layer(x)
+    layer.eval()
+    before, weight = copy.deepcopy(layer.state_dict()), layer.weight
+    layer(torch.randn(1, 2, 9, 9, dtype=torch.float64))
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(layer.weight, weight)
+
+
+@every_bound
+@pytest.mark.parametrize(
+    ("memory_format", "late"), [(torch.contiguous_format, True), (torch.channels_last, False)]
+)
+def test_a_resumed_run_goes_on_with_the_same_bits(
+    name: str, memory_format: torch.memory_format, late: bool
+) -> None:
+    def started(state: dict[str, Any] | None) -> tuple[nn.Module, SigmaBank, torch.optim.SGD]:
+        network = critic(name)
+        if state and not late:
+            network.load_state_dict(state)
+        network = network.to(memory_format=memory_format)
+        if state and late:
+            network.load_state_dict(state)
+        optimizer = torch.optim.SGD(network.parameters(), 0.02)
+        return network, SigmaBank(network, optimizer), optimizer
+
+    def run(parts: tuple[nn.Module, SigmaBank, torch.optim.SGD], steps: range) -> dict[str, Tensor]:
+        network, bank, optimizer = parts
+        for step in steps:
+            noise = torch.Generator().manual_seed(step)
+            optimizer.zero_grad()
+            with bank.shared():
+                network(torch.randn(8, 2, 6, 6, generator=noise) + 1).mean().backward()
+            optimizer.step()
+        return network.state_dict()
+
+    parts = started(None)
+    state = copy.deepcopy(run(parts, range(4)))
+    whole = run(parts, range(4, 9))
+    torch.testing.assert_close(run(started(state), range(4, 9)), whole, rtol=0, atol=0)
+
+
+@every_bound
+def test_a_zero_weight_stays_zero_and_finite(name: str) -> None:
+    _, layer, x = bounded("conv2d", name, factor=0.0)
+    layer(x).square().sum().backward()
+    layer.weight_norm.iterate(stored(layer))
+    assert not stored(layer).any()
+    assert stored(layer).grad.isfinite().all()
+
+
+NUMBERS = [0, -1.0, float("nan"), float("inf"), True, "1"]
+COUNTS = [0, -1, 1.5, True, "2"]
+REFUSED = [(name, option, value) for name, option in OPTION.items() for value in NUMBERS]
+REFUSED += [(n, "scale", value) for n in ("scaled", "bidirectional_scaled") for value in NUMBERS]
+REFUSED += [(n, "iterations", value) for n in (*OPTION, "released_spectral") for value in COUNTS]
+
+
+@pytest.mark.parametrize(("name", "option", "value"), REFUSED)
+def test_an_option_out_of_range_is_refused_by_value(name: str, option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"norm '{name}': .*{option}.* {re.escape(repr(value))}"):
+        configured(name, {option: value})

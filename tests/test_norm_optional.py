@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import same_bits, weights
-from test_norms import LAYERS
+from norm_layers import LAYERS
 from torch import Tensor, nn
 
 from msngan.norms import (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from norm_layers import pairs
-from test_norm_reading import PROMISED, First, promised_sigma
+from test_norm_reading import NETWORKS, PROMISED, First, promised_sigma
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -26,21 +26,12 @@ from msngan.norms import (
     stored,
 )
 
-Layers = dict[str, tuple[Callable[[], nn.Module], Callable[[], Sequence[Tensor]]]]
-LAYERS: Layers = {
-    "conv1d": (lambda: nn.Conv1d(4, 6, 3), lambda: [torch.randn(3, 4, 7)]),
-    "conv2d": (lambda: nn.Conv2d(4, 6, 3), lambda: [torch.randn(3, 4, 5, 5)]),
-    "conv transpose2d": (lambda: nn.ConvTranspose2d(4, 6, 4, 2), lambda: [torch.randn(3, 4, 3, 3)]),
-    "grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2), lambda: [torch.randn(3, 4, 4, 4)]),
-    "linear": (lambda: nn.Linear(5, 6), lambda: [torch.randn(3, 4, 5)]),
-    "embedding": (lambda: nn.Embedding(11, 6), lambda: [torch.randint(11, (3, 4))]),
-    "lstm": (lambda: nn.LSTM(5, 6), lambda: [torch.randn(3, 4, 5)]),
-    "attention": (lambda: nn.MultiheadAttention(8, 2), lambda: [torch.randn(3, 4, 8)] * 3),
-}
-MSN: Layers = {
-    "MSNconv2d": (lambda: MSNConv2d(4, 6, 3), LAYERS["conv2d"][1]),
-    "MSNconv transpose2d": (lambda: MSNConvTranspose2d(4, 6, 4, 2), LAYERS["conv transpose2d"][1]),
-    "MSNlinear": (lambda: MSNLinear(5, 6), LAYERS["linear"][1]),
+KINDS = ["conv1d", "conv2d", "conv_transpose2d", "conv2d, 2 groups", "linear on tokens"]
+KINDS += ["embedding", "gru", "attention"]
+MSN: dict[str, Callable[[], nn.Module]] = {
+    "MSN conv2d": lambda: MSNConv2d(4, 6, 3, stride=2, padding=1),
+    "MSN conv_transpose2d": lambda: MSNConvTranspose2d(4, 6, 4, 2, 1),
+    "MSN linear on tokens": lambda: MSNLinear(4, 6),
 }
 # Below any sigma that is written here, so that a weight is always clipped.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -48,36 +39,50 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "spectral_clip": {"beta": 1e-5},
 }
 PROMISE = {**PROMISED, "spectral_clip": 1e-5}
-CASES = [(kind, norm) for kind in LAYERS for norm in PROMISED]
+CASES = [(kind, norm) for kind in KINDS for norm in PROMISED]
 CASES += [(kind, "mean_spectral") for kind in MSN]
-SOME = [*pairs(LAYERS, PROMISED), *((kind, "mean_spectral") for kind in MSN)]
+SOME = [*pairs(KINDS, PROMISED), *((kind, "mean_spectral") for kind in MSN)]
 # Each norm on a layer with two matrices and on one whose memory layout differs, and all kinds of
 # layers under one norm of each form. Each way of writing in each mode meets a third of them.
 WRITTEN = [
     (kind, norm)
     for kind, norm in CASES
-    if norm in ("spectral", "mean_spectral") or kind in ("conv transpose2d", "attention")
+    if norm in ("spectral", "mean_spectral") or kind in ("conv_transpose2d", "attention")
 ]
 
 
 def plain(kind: str) -> nn.Module:
-    return First({**LAYERS, **MSN}[kind][0]())
+    return First(NETWORKS[kind.removeprefix("MSN ")][0]())
 
 
 def normed(kind: str, norm: str) -> nn.Module:
-    network = plain(kind)
-    return network if kind in MSN else convert(network, norm, **OPTIONS.get(norm, {}))
+    return (
+        First(MSN[kind]()) if kind in MSN else convert(plain(kind), norm, **OPTIONS.get(norm, {}))
+    )
 
 
 def inputs_of(kind: str) -> Sequence[Tensor]:
-    return {**LAYERS, **MSN}[kind][1]()
+    inputs = NETWORKS[kind.removeprefix("MSN ")][1]()
+    return [x.float() if x.is_floating_point() else x for x in inputs]
 
 
-# Ways of writing the weights of a network.
+# Ways of writing the weights of a network: its layers and their weights' names.
 Weights = list[tuple[nn.Module, str]]
+Way = Callable[[nn.Module, Weights], object]
 
 
-def by_apply(network: nn.Module, weights: Weights, data: bool = False) -> None:
+def one_by_one(write: Callable[[nn.Module, str], object], grad: bool = False) -> Way:
+    """The way that writes each weight of a layer by its name."""
+
+    def way(network: nn.Module, weights: Weights) -> None:
+        with torch.set_grad_enabled(grad):
+            for layer, name in weights:
+                write(layer, name)
+
+    return way
+
+
+def by_apply(network: nn.Module, weights: Weights, data: bool) -> None:
     """DCGAN's weights_init."""
 
     def init(module: nn.Module) -> None:
@@ -87,11 +92,6 @@ def by_apply(network: nn.Module, weights: Weights, data: bool = False) -> None:
                 nn.init.normal_(weight.data if data else weight, 0, 0.02)
 
     network.apply(init)
-
-
-def by_init(network: nn.Module, weights: Weights) -> None:
-    for layer, name in weights:
-        nn.init.normal_(getattr(layer, name), 0, 0.02)
 
 
 def by_loading(network: nn.Module, weights: Weights, strict: bool) -> None:
@@ -106,36 +106,13 @@ def by_reset(network: nn.Module, weights: Weights) -> None:
         getattr(module, f"{own}_parameters")()
 
 
-def by_sign(network: nn.Module, weights: Weights, read: bool) -> None:
-    with torch.no_grad():
-        for layer, name in weights:
-            (getattr if read else stored)(layer, name).neg_()
+def by_replacing_data(layer: nn.Module, name: str) -> None:
+    weight = stored(layer, name)
+    weight.data = torch.randn_like(weight)
 
 
-def by_data(network: nn.Module, weights: Weights, replace: bool = False) -> None:
-    for layer, name in weights:
-        weight = stored(layer, name)
-        if replace:
-            weight.data = torch.randn_like(weight)
-        else:
-            weight.data.normal_()
-
-
-def by_factor(network: nn.Module, weights: Weights, factor: float) -> None:
-    with torch.no_grad():
-        for layer, name in weights:
-            stored(layer, name).mul_(factor)
-
-
-def by_clipping(network: nn.Module, weights: Weights) -> None:
-    """As the first WGAN's critic."""
-    for layer, name in weights:
-        stored(layer, name).data.clamp_(-0.1, 0.1)
-
-
-def by_replacing(network: nn.Module, weights: Weights) -> None:
-    for layer, name in weights:
-        setattr(layer, name, nn.Parameter(torch.randn_like(stored(layer, name))))
+def by_replacing(layer: nn.Module, name: str) -> None:
+    setattr(layer, name, nn.Parameter(torch.randn_like(stored(layer, name))))
 
 
 def by_step(network: nn.Module, weights: Weights, optimizer: Callable[..., Any]) -> None:
@@ -155,41 +132,39 @@ def by_vector(network: nn.Module, weights: Weights) -> None:
 def by_moving(network: nn.Module, weights: Weights) -> None:
     """Parameters in another precision, in new memory."""
     network.double()
-    with torch.no_grad():
-        for layer, name in weights:
-            stored(layer, name).add_(1)
+    one_by_one(lambda layer, name: stored(layer, name).add_(1))(network, weights)
     network.float()
 
 
-def by_pruning(network: nn.Module, weights: Weights, method: Callable[..., Any]) -> None:
-    for layer, name in weights:
-        method(layer, name, 0.5)
-
-
-WAYS: dict[str, Callable[[nn.Module, Weights], None]] = {
-    "apply": by_apply,
+WAYS: dict[str, Way] = {
+    "apply": partial(by_apply, data=False),
     "apply, .data": partial(by_apply, data=True),
-    "nn.init of layer.weight": by_init,
+    "nn.init of layer.weight": one_by_one(lambda *at: nn.init.normal_(getattr(*at), 0, 0.02), True),
     "load_state_dict": partial(by_loading, strict=True),
     "load_state_dict, strict=False": partial(by_loading, strict=False),
     "reset_parameters": by_reset,
-    "sign of layer.weight": partial(by_sign, read=True),
-    "sign of the parameter": partial(by_sign, read=False),
-    "data.normal_": by_data,
-    "data = ": partial(by_data, replace=True),
-    "times 1000": partial(by_factor, factor=1e3),
-    "times 0.001": partial(by_factor, factor=1e-3),
-    "clipped": by_clipping,
-    "replaced": by_replacing,
-    "SGD": partial(by_step, optimizer=torch.optim.SGD),
+    "sign of layer.weight": one_by_one(lambda *at: getattr(*at).neg_()),
+    "sign of the parameter": one_by_one(lambda *at: stored(*at).neg_()),
+    "data.normal_": one_by_one(lambda *at: stored(*at).data.normal_(), True),
+    "data.abs_": one_by_one(lambda *at: stored(*at).data.abs_(), True),
+    "data = ": one_by_one(by_replacing_data, True),
+    "times 1000": one_by_one(lambda *at: stored(*at).mul_(1e3)),
+    "times 0.001": one_by_one(lambda *at: stored(*at).mul_(1e-3)),
+    "clipped, as in the first WGAN": one_by_one(lambda *at: stored(*at).data.clamp_(-0.1, 0.1)),
+    "replaced": one_by_one(by_replacing, True),
     "SGD, foreach": partial(by_step, optimizer=partial(torch.optim.SGD, foreach=True)),
     "Adam": partial(by_step, optimizer=torch.optim.Adam),
     "Adam, fused": partial(by_step, optimizer=partial(torch.optim.Adam, fused=True)),
     "vector_to_parameters": by_vector,
     "double and back": by_moving,
-    "l1_unstructured": partial(by_pruning, method=prune.l1_unstructured),
-    "random_unstructured": partial(by_pruning, method=prune.random_unstructured),
+    "pruned": one_by_one(lambda *at: prune.random_unstructured(*at, 0.5), True),
 }
+zero = one_by_one(lambda *at: stored(*at).zero_())
+random_data = WAYS["data.normal_"]
+
+
+def weights_of(network: nn.Module) -> Weights:
+    return [(layer, name) for layer, name, _ in parts_of(network)]
 
 
 # What happens around the write; the weights are read where each yields, in the network it yields.
@@ -263,7 +238,7 @@ def test_what_a_layer_computes_with_keeps_its_promise_whatever_wrote_it(
         if mode is in_a_fold and (kind, norm) == ("embedding", "mean_spectral"):
             continue  # its mean goes into the weight
         network = copy.deepcopy(trained(kind, norm))
-        weights = [(layer, name) for layer, name, _ in parts_of(network)]
+        weights = weights_of(network)
         paths = {layer: path for path, layer in network.named_modules()}
         write = partial(WAYS[way], network, weights)
         for read in mode(network, write, inputs_of(kind)):
@@ -301,10 +276,8 @@ def test_zero_weights_have_sigma_one_and_the_gradient_without_the_norm(
     if mode != "from birth":
         network(*inputs)
     bank = SigmaBank(network) if mode == "bank" else None
-    by_factor(network, [(layer, name) for layer, name, _ in parts_of(network)], 0.0)
-    reference = convert(
-        plain(kind.removeprefix("MSN")), "mean_only" if norm == "mean_spectral" else "none"
-    )
+    zero(network, weights_of(network))
+    reference = convert(plain(kind), "mean_only" if norm == "mean_spectral" else "none")
     state = {k: x for k, x in network.state_dict().items() if "norm." not in k}
     reference.load_state_dict(state, strict=False)
     output_and_gradients(reference, inputs)
@@ -322,7 +295,7 @@ def test_nan_stays_nan_and_a_good_weight_recovers(kind: str, norm: str, mode: st
     if (norm, mode) == ("spectral_clip", "training"):
         pytest.skip("its estimate stays NaN")
     network, inputs = copy.deepcopy(trained(kind, norm)), inputs_of(kind)
-    weights = [(layer, name) for layer, name, _ in parts_of(network)]
+    weights = weights_of(network)
     network.train(mode != "eval")
     bank = SigmaBank(network) if mode == "bank" else None
     good = [stored(layer, name).detach().clone() for layer, name in weights]
@@ -348,7 +321,7 @@ def test_nan_stays_nan_and_a_good_weight_recovers(kind: str, norm: str, mode: st
 @pytest.mark.parametrize(("kind", "norm"), SOME)
 def test_evaluation_writes_nothing_the_second_time(kind: str, norm: str) -> None:
     network, inputs = copy.deepcopy(trained(kind, norm)).eval(), inputs_of(kind)
-    by_data(network, [(layer, name) for layer, name, _ in parts_of(network)])
+    random_data(network, weights_of(network))
     network(*inputs)
     before = state_of(network)
     network(*inputs)
