@@ -59,23 +59,11 @@ def test_batch_no_gain_is_torch_s_batch_norm_with_a_gain_of_one(kind: str, train
     expected = theirs(channels_first(plain(x), plain))
     pairs = [(x, x), (stored(ours), plain.weight), (theirs.bias, theirs.bias)]
     assert_same(channels_first(ours(x), plain), expected, pairs)
-    state = ours.output_norm.state_dict()
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        torch.testing.assert_close(state[name], theirs.state_dict()[name])
-
-
-@every_layer
-def test_batch_no_gain_learns_an_offset_alone(kind: str) -> None:
-    layer = normalise(LAYERS[kind][0](), NORMS["batch_no_gain"])
-    assert [name for name, _ in layer.named_parameters()] == ["weight", "output_norm.bias"]
-    assert set(layer.state_dict()) == {
-        "weight",
-        "output_norm.bias",
-        "output_norm.running_mean",
-        "output_norm.running_var",
-        "output_norm.num_batches_tracked",
-    }
-    assert is_batch_coupled(layer)
+    torch.testing.assert_close(
+        ours.output_norm.state_dict(),
+        {name: value for name, value in theirs.state_dict().items() if name != "weight"},
+    )
+    assert is_batch_coupled(ours)
 
 
 def test_batch_no_gain_can_be_reset() -> None:
@@ -100,22 +88,6 @@ def test_weight_norm_is_torch_s_in_output_and_gradients(kind: str) -> None:
     ours.weight_norm.gain.data.copy_(g.data.flatten())
     pairs = [(x, x), (stored(ours), v), (ours.weight_norm.gain, g), (ours.bias, theirs.bias)]
     assert_same(ours(x), theirs(x), pairs)
-
-
-def test_weight_norm_of_a_grouped_transposed_convolution_is_that_of_each_group() -> None:
-    plain, x = layer_and_input("conv_transpose2d, 2 groups")
-    ours = normalise(copy.deepcopy(plain), NORMS["weight"])
-    ours.weight_norm.gain.data.normal_()
-    gains = ours.weight_norm.gain.detach().chunk(2)
-    parts = []
-    for index, piece in enumerate(x.chunk(2, dim=1)):
-        one = nn.ConvTranspose2d(2, 3, 3).double()
-        one.weight.data.copy_(plain.weight.data.chunk(2)[index])
-        one.bias.data.copy_(plain.bias.data.chunk(2)[index])
-        one = torch_weight_norm(one, dim=1)
-        one.parametrizations.weight.original0.data.copy_(gains[index].view(1, -1, 1, 1))
-        parts.append(one(piece))
-    torch.testing.assert_close(ours(x), torch.cat(parts, 1), rtol=1e-12, atol=1e-12)
 
 
 @every_layer
@@ -161,13 +133,6 @@ def test_weight_mean_by_hand() -> None:
     layer = nn.Linear(2, 1)
     layer.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
     layer = normalise(layer, NORMS["weight_mean"])
-    assert set(layer.state_dict()) == {
-        "weight",
-        "weight_norm.gain",
-        "output_norm.bias",
-        "output_norm.running_mean",
-        "output_norm.num_batches_tracked",
-    }
     layer.weight_norm.gain.data.fill_(10)
     layer.output_norm.bias.data.fill_(0.5)
     x = torch.tensor([[1.0, 1.0], [3.0, 2.0]])
@@ -233,14 +198,6 @@ def test_layer_and_instance_norm_compute_in_float32_under_autocast(
         y = layer(torch.randn(LAYERS[kind][1]))
     assert seen == [(torch.float32, False)]
     assert y.dtype == torch.bfloat16
-
-
-def test_instance_norm_replaces_a_bias_and_layer_norm_keeps_it() -> None:
-    assert normalise(nn.Conv2d(4, 6, 3), NORMS["instance"]).bias is None
-    layer = normalise(nn.Conv2d(4, 6, 3), NORMS["layer"])
-    y = layer(torch.randn(5, 4, 5, 5))
-    y.backward(torch.randn_like(y))
-    assert layer.bias.grad.abs().max() > 0.1
 
 
 def test_instance_norm_refuses_outputs_with_one_value_per_channel() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from norm_layers import LAYERS
+from norm_layers import LAYERS, exact_sigma
 from torch import Tensor, nn
 
 from msngan.norms import NORMS, SigmaBank, configured, convert, fold, normalise, stored
@@ -27,13 +27,7 @@ def released(kind: str, **options: Any) -> tuple[nn.Module, nn.Module, Tensor]:
 
 
 def largest(layer: nn.Module) -> float:
-    """sigma of the stored weight as a matrix, by SVD, the largest over groups."""
-    weight, groups = stored(layer).detach(), getattr(layer, "groups", 1)
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        blocks = [block.transpose(0, 1) for block in weight.chunk(groups)]
-    else:
-        blocks = list(weight.chunk(groups))
-    return max(torch.linalg.matrix_norm(block.flatten(1), 2).item() for block in blocks)
+    return exact_sigma(layer, stored(layer).detach()).item()
 
 
 def gradient(layer: nn.Module, x: Tensor, towards: Tensor) -> Tensor:

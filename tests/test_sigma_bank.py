@@ -45,20 +45,6 @@ def test_shared_lends_one_weight_to_all_passes_and_takes_it_back() -> None:
     assert network[0].weight_norm._lent is None
 
 
-@pytest.mark.quick
-def test_one_backward_through_shared_weights_is_the_sum_of_separate_ones() -> None:
-    network = two_layers()
-    bank = SigmaBank(network)
-    x, y = torch.randn(2, 5, 4)
-    with bank.shared():
-        (network(x).square().sum() + network(y).square().sum()).backward()
-    shared = [parameter.grad.clone() for parameter in network.parameters()]
-    network.zero_grad()
-    network(x).square().sum().backward()
-    network(y).square().sum().backward()
-    torch.testing.assert_close(shared, [parameter.grad for parameter in network.parameters()])
-
-
 def test_shared_without_grad_carries_no_graph() -> None:
     network = two_layers()
     with torch.no_grad(), SigmaBank(network).shared():
@@ -168,15 +154,6 @@ def test_a_sigma_that_is_right_but_for_rounding_keeps_its_bits(dtype: torch.dtyp
         stored(network[0]).add_(0)
     with bank.shared():
         assert norm.last_sigma.item() == pytest.approx(before.item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("norm", ["scaled", "bidirectional_scaled"])
-def test_a_scale_is_the_norm_of_the_lent_weight_of_a_linear_layer(norm: str) -> None:
-    network = convert(nn.Sequential(nn.Linear(6, 5)).double(), norm, scale=2.5)
-    bank = SigmaBank(network)
-    with bank.shared():
-        lent = network[0].weight
-    assert torch.linalg.matrix_norm(lent, 2).item() == pytest.approx(2.5, rel=1e-6)
 
 
 def test_a_bank_that_leaves_each_pass_to_the_norms_lets_them_iterate_in_each() -> None:
