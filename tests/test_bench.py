@@ -118,7 +118,7 @@ def check_formats(found: Any) -> None:
         for table in tables:
             assert all(cell in shown[name] for row in table.rows for cell in row if "_" not in cell)
     with redirect_stdout(io.StringIO()) as text:
-        print_csv(*as_csv(found))
+        print_csv(as_csv(found))
     shown["csv"] = text.getvalue()
     assert not any(re.search(r"\b(seconds|ms)\b", each) for each in shown.values())
     rows = list(csv.DictReader(io.StringIO(shown["csv"])))

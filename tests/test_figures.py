@@ -17,7 +17,7 @@ from msngan.commands import figures as command
 from msngan.commands.figures import main
 from msngan.report.figures import DEFAULT, FIGURES, draw
 from msngan.report.figures.arms import FIRST, find_sources, make_arms
-from msngan.report.figures.drift import all_layers, verdict
+from msngan.report.figures.layer_grid import all_layers, verdict
 from msngan.report.figures.quantities import linear_density
 from msngan.report.figures.run_records import shared_layers, with_dynamics
 from msngan.report.figures.style import COLOURS, METADATA, settings

@@ -150,7 +150,7 @@ def test_a_size_without_a_network_is_the_critic_s_and_every_format_has_every_nor
         print_as(
             form,
             tables=lambda: params_tables(made),
-            rows=lambda: (list(made[0]), made),
+            rows=lambda: made,
             whole=lambda: None,
         )
         shown[form] = capfd.readouterr().out

@@ -28,8 +28,8 @@ from test_architecture import loaded_after
 
 from msngan.__main__ import main as msngan
 from msngan.commands.report import main
-from msngan.report.html import accuracy_section, document, pictures, runs_page
-from msngan.report.html.accuracy_section import interval
+from msngan.report.html import document, pictures, results_section, runs_page
+from msngan.report.html.results_section import interval
 from msngan.report.html.run_section import changed_options
 from msngan.runs.configs import find_config
 from msngan.runs.folder import UserError
@@ -238,7 +238,7 @@ def test_the_interval_is_wilsons_over_the_images_that_follow_from_the_counts():
     found += [(bad, 0.9, None) for bad in (None, [], [101], ["90"], [90, -1], [10, 10, 10])]
     for right, test, images in found:
         line = {**accuracy_line(1, 0.5, test), "test_right": right}
-        assert accuracy_section.epochs([line])[0].images == images
+        assert results_section.epochs([line])[0].images == images
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import yaml
 from conftest import same_bits, weights
 
 from msngan.__main__ import main
-from msngan.study import scheduler, worker
+from msngan.study import scheduler
 
 Run = Callable[..., int]
 CONTENT: dict[str, Any] = {
@@ -163,7 +163,9 @@ def test_sigterm_to_all_processes_at_any_moment_changes_no_result(reference, run
 @pytest.mark.quick
 def test_the_server_preloads_what_a_run_imports():
     """Without that each run would spend seconds on importing torch; a wrong name is ignored."""
-    imported = set(re.findall(r"from (msngan\.training[\w.]*) import", inspect.getsource(worker)))
+    imported = set(
+        re.findall(r"from (msngan\.training[\w.]*) import", inspect.getsource(scheduler))
+    )
     assert imported == set(scheduler.PRELOADED)
     assert all(map(importlib.util.find_spec, imported))
 
@@ -171,7 +173,7 @@ def test_the_server_preloads_what_a_run_imports():
 def test_a_run_does_not_outlive_the_study():
     code = (
         "import multiprocessing, os, time\n"
-        "from msngan.study.worker import leave_with_parent\n"
+        "from msngan.study.scheduler import leave_with_parent\n"
         "def leaf():\n"
         "    leave_with_parent()\n"
         "    time.sleep(600)\n"

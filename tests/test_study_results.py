@@ -24,8 +24,7 @@ from msngan.runs.jsonl import newest
 from msngan.runs.safe_read import object_or_empty
 from msngan.study.plan import Study, make_study
 from msngan.study.results import collect
-from msngan.study.state import Reader, State
-from msngan.study.study_files import Place, save_study
+from msngan.study.study_files import Place, Reader, State, save_study
 
 Cli = Callable[..., int]
 Shown = pytest.CaptureFixture[str]

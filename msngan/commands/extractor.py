@@ -171,5 +171,5 @@ def show(style: str) -> int:
     records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     notes = ["Each has a model card beside its file, with .md for .safetensors."]
     table = Table("Shipped extractors", COLUMNS, rows, notes=notes, keys=2)
-    print_as(style, tables=lambda: [table], rows=lambda: (COLUMNS, records), whole=lambda: records)
+    print_as(style, tables=lambda: [table], rows=lambda: records, whole=lambda: records)
     return 0

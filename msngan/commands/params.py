@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     print_as(
         args.format,
         tables=lambda: params_tables(rows),
-        rows=lambda: (list(rows[0]), rows),
+        rows=lambda: rows,
         whole=lambda: {"format": 2, "rows": rows},
     )
     return 0

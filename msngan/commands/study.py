@@ -17,8 +17,7 @@ from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError
 from msngan.study.plan import Child, Study
 from msngan.study.results import collect
-from msngan.study.state import FINISHED, Reader
-from msngan.study.study_files import Place, open_study, save_study, started_study
+from msngan.study.study_files import FINISHED, Place, Reader, open_study, save_study, started_study
 
 DESCRIPTION = """\
 Train every run of a study (norms, learning rates, seeds, ...), each as `msngan fit` would, and
@@ -99,8 +98,7 @@ def _train(
 ) -> tuple[int, dict[str, str]]:
     """Exit code, and why runs failed."""
     from msngan.report.tables.progress_bars import StudyProgress
-    from msngan.study.scheduler import Scheduler, ask
-    from msngan.study.worker import check, train
+    from msngan.study.scheduler import Scheduler, ask, check, train
 
     place = reader.place
     done = len(study.children) - len(left)

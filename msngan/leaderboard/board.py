@@ -68,11 +68,11 @@ def as_json(board: Board, published: list[Published]) -> dict[str, Any]:
     }
 
 
-def as_csv(board: Board, published: list[Published]) -> tuple[list[str], list[Record]]:
-    """The rows of the JSON as flat records, and their columns; `source` says what a record is.
+def as_csv(board: Board, published: list[Published]) -> list[Record]:
+    """The rows of the JSON as flat records; `source` says what a record is.
 
-    A column is named by the path to its value, 'last fd/... mean' for instance. Runs, configs over
-    seeds and published rows have columns of their own for their numbers, so that sorting a column
+    A field is named by the path to its value, 'last fd/... mean' for instance. Runs, configs over
+    seeds and published rows have fields of their own for their numbers, so that sorting a column
     mixes nothing.
     """
     records, pooled = [], []
@@ -94,11 +94,11 @@ def as_csv(board: Board, published: list[Published]) -> tuple[list[str], list[Re
         {"source": "published", "run": row.model, "published": asdict(row)} for row in published
     ]
     records += pooled + [dict(_flat(each)) for each in printed]
-    return list(dict.fromkeys(name for record in records for name in record)), records
+    return records
 
 
-def comparison_csv(board: Board, comparison: Comparison) -> tuple[list[str], list[Record]]:
-    """The columns, and a record for each protocol, kind of weights and metric."""
+def comparison_csv(board: Board, comparison: Comparison) -> list[Record]:
+    """A record for each protocol, kind of weights and metric."""
     blocks = {block.protocol_id: block for block in board.blocks}
     records = []
     for match in comparison.matches:
@@ -114,7 +114,7 @@ def comparison_csv(board: Board, comparison: Comparison) -> tuple[list[str], lis
             "seeds": [member.seed for member, _ in match.pairs],
         }
         records += [dict(_flat({**about, **asdict(row)})) for row in match.rows]
-    return list(dict.fromkeys(name for record in records for name in record)), records
+    return records
 
 
 def _about(block: Block) -> Record:

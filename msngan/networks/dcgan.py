@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from msngan.networks.norms_and_activations import put_norms, refuse_instance_norm
 from msngan.norms import FusedSequential, NormName, configured
-from msngan.norms.output_norms import BatchNorm2d
+from msngan.norms.classic import BatchNorm2d
 
 
 def _check(width: int, channels: int, size: int) -> None:

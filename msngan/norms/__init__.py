@@ -4,19 +4,24 @@ See msngan/norms/README.md: what each norm does, how to add one, accuracy and sp
 """
 
 from msngan.norms.bank import SigmaBank
-from msngan.norms.centring import Centring
-from msngan.norms.convert import convert, fold, layers_of, select
-from msngan.norms.layers import NormLayer, normalise, parts_of, stored
-from msngan.norms.mean_spectral import FusedSequential, MSNConv2d, MSNConvTranspose2d, MSNLinear
-from msngan.norms.operator import LipschitzProjection, OperatorNorm, SpectralClip
-from msngan.norms.optional_spectral import OptionalSpectralNorm, follow, gate_figures
-from msngan.norms.output_norms import (
+from msngan.norms.classic import (
     SampleNorm,
     is_batch_coupled,
     own_statistics,
     statistics,
     synchronise,
 )
+from msngan.norms.convert import convert, fold, layers_of, select
+from msngan.norms.layers import NormLayer, normalise, parts_of, stored
+from msngan.norms.mean_spectral import (
+    Centring,
+    FusedSequential,
+    MSNConv2d,
+    MSNConvTranspose2d,
+    MSNLinear,
+)
+from msngan.norms.operator import LipschitzProjection, OperatorNorm, SpectralClip
+from msngan.norms.optional_spectral import OptionalSpectralNorm, follow, gate_figures
 from msngan.norms.parts import Norm, WeightPart
 from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
 from msngan.norms.table import NORMS, NormName, configured

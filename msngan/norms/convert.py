@@ -26,7 +26,7 @@ from torch.nn.utils import (
 from torch.nn.utils.spectral_norm import SpectralNorm as HookedSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm as HookedWeightNorm
 
-from msngan.norms.centring import Centring
+from msngan.norms.classic import BATCH_COUPLED, SampleNorm
 from msngan.norms.layers import (
     NormLayer,
     drop_hook,
@@ -43,8 +43,7 @@ from msngan.norms.layers import (
     watch,
     weights_of,
 )
-from msngan.norms.mean_spectral import MSN, Offset
-from msngan.norms.output_norms import BATCH_COUPLED, SampleNorm
+from msngan.norms.mean_spectral import MSN, Centring, Offset
 from msngan.norms.parts import Norm, listed, outputs_of, widened
 from msngan.norms.table import configured
 from msngan.runs.folder import did_you_mean

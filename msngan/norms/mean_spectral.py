@@ -27,6 +27,10 @@ of h per channel in the batch (tests/test_norm_lipschitz.py has each line in num
   by that much as the others move. It is not a bound per image, which gradient penalties need; see
   `msngan.norms.statistics`.
 - With gain, out = g (P h) + m: the constant is multiplied by max |g|, which nothing bounds.
+
+As centring is an orthogonal projection, its gradient, g - E[g] (equation 10), needs nothing of the
+forward pass: the output may be written over the input, and no activation is kept for the backward
+pass.
 """
 
 from __future__ import annotations
@@ -36,12 +40,271 @@ from inspect import signature
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from msngan.norms.centring import Centring, along
 from msngan.norms.layers import NormLayer, called, norm_output, normalise
-from msngan.norms.parts import Norm, outputs_of
+from msngan.norms.parts import LOW_PRECISION, Norm, Precise, outputs_of, recomputing, traced
 from msngan.norms.spectral import SpectralNorm
+from msngan.runs import distributed
+
+
+class Centring(Precise):
+    """Subtract each channel's mean over the minibatch and add a learned offset m.
+
+    Input and output: (N, C, ...) with channel_axis 1, or (..., C) with channel_axis -1. In training
+    the mean is over all other axes of the batch and the gradient goes through it (equation 10). In
+    eval it is the running mean, so that a sample's output does not depend on the others, and
+    nothing is written. running_mean <- (1 - momentum) running_mean + momentum mean; momentum None
+    weights all batches equally. Means and the subtraction are computed in float32 or above.
+
+    offset: whether m is learned (the paper). gain: a learned factor per channel before m, as in the
+    authors' released code but not in the paper; it gives up the bound on the Lipschitz constant.
+    sync: take the mean over the batches of all processes of torch.distributed, weighted by their
+    sizes: C + 1 numbers forward, C + 1 backward. inplace: write the output over the input, which
+    saves a pass and its memory where nothing else reads the input.
+
+    Raises ValueError in training where a channel has a single value: its output would be m,
+    whatever the input.
+    """
+
+    precise = ("running_mean",)
+    running_mean: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        channel_axis: int = 1,
+        momentum: float | None = 0.1,
+        offset: bool = True,
+        gain: bool = False,
+        sync: bool = False,
+        inplace: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channels, self.channel_axis, self.momentum = channels, channel_axis, momentum
+        self.sync, self.inplace = sync, inplace
+        self.track_running_stats = True
+        # The mean of the last batch, and a constant to subtract instead of the batch's mean.
+        self.last_mean: Tensor | None = None
+        self.fixed_mean: Tensor | None = None
+        self.bias = nn.Parameter(torch.zeros(channels)) if offset else None
+        self.weight = nn.Parameter(torch.ones(channels)) if gain else None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    @classmethod
+    def of(cls, layer: nn.Module, **options: Any) -> Centring:
+        """Centring for the outputs of a layer, in place: nothing else reads what a layer returns.
+
+        options: offset, gain, sync and momentum, as above.
+        """
+        channels, axis = outputs_of(layer)
+        return cls(channels, channel_axis=axis, inplace=True, **options)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, momentum={self.momentum}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = self.channel_axis % x.dim()
+        offset = self.bias if self.weight is None else None  # a gain comes before m
+        if self.by_batch:
+            y = self._by_batch(x, offset)
+        else:
+            mean = self.running_mean if self.fixed_mean is None else self.fixed_mean
+            y = subtract(x, mean if offset is None else mean - offset, axis, inplace=self.inplace)
+        if self.weight is None:
+            return y
+        y = y * along(self.weight, y, axis)
+        return (y if self.bias is None else y + along(self.bias, y, axis)).to(x.dtype)
+
+    def activated(self, x: Tensor, slope: float) -> Tensor:
+        """LeakyReLU of the output, faster; where `by_batch` is true and there is no gain."""
+        return self._by_batch(x, self.bias, slope)
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether the mean that is subtracted is that of the current batch."""
+        return self.training and self.fixed_mean is None
+
+    def _by_batch(self, x: Tensor, offset: Tensor | None, slope: float | None = None) -> Tensor:
+        if self.sync and distributed.count() > 1:
+            return self._over_processes(x, offset, slope)
+        return self._over_batch(x, offset, slope)
+
+    @torch.compiler.disable
+    def _over_processes(self, x: Tensor, offset: Tensor | None, slope: float | None) -> Tensor:
+        """The same, outside compiled code, which cannot communicate between processes."""
+        return self._over_batch(x, offset, slope)
+
+    def _over_batch(self, x: Tensor, offset: Tensor | None, slope: float | None) -> Tensor:
+        axis = self.channel_axis % x.dim()
+        mean, count = batch_mean(x, axis, self.sync)
+        if count <= 1:
+            raise ValueError(
+                f"centring needs more than one value per channel in training, got {tuple(x.shape)};"
+                " use a larger batch or eval()"
+            )
+        if self.track_running_stats and not recomputing():
+            self.last_mean = mean
+            try:
+                self._move(mean.detach())
+            except RuntimeError as problem:
+                if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+                    raise
+                raise RuntimeError(
+                    "running means cannot be updated inside torch.func transforms; use eval(), or"
+                    " msngan.norms.statistics(network, 'batch')"
+                ) from problem
+        return centred(x, mean, offset, axis, self.sync, self.inplace, slope)
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor) -> None:
+        self.num_batches_tracked += 1
+        average = mean.to(self.running_mean.dtype)
+        if self.momentum is None:
+            self.running_mean.lerp_(average, 1 / self.num_batches_tracked.to(average.dtype))
+        else:
+            self.running_mean.lerp_(average, self.momentum)
+
+
+def along(vector: Tensor, x: Tensor, axis: int) -> Tensor:
+    """A vector (C,) in a shape that broadcasts along `axis` of x."""
+    return vector.view([-1 if each == axis else 1 for each in range(x.dim())])
+
+
+def batch_mean(x: Tensor, axis: int, sync: bool) -> tuple[Tensor, int]:
+    """The mean of each channel, (C,), in float32 or above, and the number of values in each.
+
+    With sync the number is an estimate: the process's own times the number of processes.
+    """
+    count = x.numel() // max(x.shape[axis], 1)
+    with torch.no_grad():
+        return _mean_of(_sum(x, axis), count, sync), count * _processes(sync)
+
+
+def subtract(x: Tensor, shift: Tensor, axis: int, inplace: bool = False) -> Tensor:
+    """x - shift per channel in the dtype of x, computed in float32 or above; differentiable.
+
+    inplace: write it over x where that is possible.
+    """
+    if x.dtype not in LOW_PRECISION:
+        if inplace and not traced() and not x._is_view():
+            return x.sub_(along(shift, x, axis))
+        return x - along(shift, x, axis)
+    if axis != 1 or traced():
+        return (x - along(shift, x, axis)).to(x.dtype)
+    y: Tensor = _Subtract.apply(x, shift)  # type: ignore[no-untyped-call]
+    return y
+
+
+def centred(
+    x: Tensor,
+    mean: Tensor,
+    offset: Tensor | None,
+    axis: int,
+    sync: bool,
+    inplace: bool,
+    slope: float | None = None,
+) -> Tensor:
+    """x - mean + offset, where `mean` is x's own `batch_mean`; differentiable through the mean.
+
+    slope: also apply LeakyReLU with this slope > 0, whose own gradient is then centred in place.
+    """
+    if traced():
+        mean = x.mean([each for each in range(x.dim()) if each != axis], dtype=mean.dtype)
+        y = (x - along(mean if offset is None else mean - offset, x, axis)).to(x.dtype)
+        return y if slope is None else F.leaky_relu(y, slope)
+    made: Tensor = _Centre.apply(  # type: ignore[no-untyped-call]
+        x, mean, offset, axis, sync, inplace, slope
+    )
+    return made
+
+
+class _Subtract(torch.autograd.Function):
+    """x - shift in low precision, along axis 1.
+
+    A shift rounded to the dtype of x would leave an offset, and torch's subtraction of two dtypes
+    takes ten times as long as batch_norm.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor) -> Tensor:
+        one = torch.ones_like(shift)  # torch's, for F.batch_norm of PyTorch 2.10 refuses eps = 0
+        return torch.batch_norm(x, None, None, shift, one, False, 0.0, 0.0, False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        return gradient, -_sum(gradient, 1) if ctx.needs_input_grad[1] else None
+
+
+class _Centre(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        offset: Tensor | None,
+        axis: int,
+        sync: bool,
+        inplace: bool,
+        slope: float | None,
+    ) -> Tensor:
+        ctx.axis, ctx.sync, ctx.slope = axis, sync, slope
+        shift = mean if offset is None else mean - offset
+        if not inplace or x.dtype in LOW_PRECISION or x._is_view():
+            y = subtract(x, shift, axis)
+        else:
+            ctx.mark_dirty(x)
+            y = x.sub_(along(shift, x, axis))
+        if slope is not None:
+            y = F.leaky_relu_(y, slope)
+            ctx.save_for_backward(y)  # it has the sign of LeakyReLU's input
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        axis = ctx.axis
+        if ctx.slope is not None:
+            (y,) = ctx.saved_tensors
+            backward = torch.ops.aten.leaky_relu_backward
+            gradient = backward(gradient, y.detach(), ctx.slope, True)
+        total = _sum(gradient, axis)
+        count = gradient.numel() // gradient.shape[axis]
+        mean = _mean_of(total.detach(), count, ctx.sync)
+        if torch.is_grad_enabled():  # with create_graph
+            centre = centred(gradient, mean, None, axis, ctx.sync, inplace=False)
+        elif ctx.slope is None or gradient.dtype in LOW_PRECISION:
+            centre = subtract(gradient, mean, axis)
+        else:
+            centre = gradient.sub_(along(mean, gradient, axis))
+        return centre, None, total if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def _sum(x: Tensor, axis: int) -> Tensor:
+    """The sum of each channel, in float32 or above; differentiable where grad mode is on."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if x.dtype in LOW_PRECISION and x.is_cpu and axis == 1 and not torch.is_grad_enabled():
+        # torch's sum would make a copy in float32 here.
+        unused = torch.zeros(x.shape[1], dtype=wide)
+        mean, _ = torch.batch_norm_update_stats(x, unused, unused, 0.0)
+        return mean * (x.numel() // x.shape[1])
+    return x.sum([each for each in range(x.dim()) if each != axis], dtype=wide)
+
+
+def _mean_of(total: Tensor, count: int, sync: bool) -> Tensor:
+    if _processes(sync) == 1:
+        return total / max(count, 1)
+    both = torch.cat([total, total.new_tensor([count])])
+    dist.all_reduce(both)
+    return both[:-1] / both[-1]
+
+
+def _processes(sync: bool) -> int:
+    return distributed.count() if sync else 1
 
 
 def mean_spectral(

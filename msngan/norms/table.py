@@ -7,10 +7,17 @@ from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
+from msngan.norms.classic import (
+    BATCH,
+    BATCH_NO_GAIN,
+    instance_norm,
+    layer_norm,
+    weight_mean,
+    weight_norm,
+)
 from msngan.norms.mean_spectral import SPECTRAL_BIAS, mean_only, mean_spectral
 from msngan.norms.operator import lipschitz_projection, spectral_clip
 from msngan.norms.optional_spectral import optional_spectral
-from msngan.norms.output_norms import BATCH, BATCH_NO_GAIN, instance_norm, layer_norm
 from msngan.norms.parts import Norm
 from msngan.norms.spectral import (
     BIDIRECTIONAL,
@@ -19,7 +26,6 @@ from msngan.norms.spectral import (
     released_spectral,
     scaled,
 )
-from msngan.norms.weight import weight_mean, weight_norm
 from msngan.runs.folder import did_you_mean
 
 # A Norm, or a function that returns one; its keyword arguments are the options of the norm.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -90,6 +91,11 @@ class Run:
     @property
     def samples(self) -> Path:
         return self.root / "samples" / self.name
+
+    @property
+    def root_option(self) -> str:
+        """What a command line needs to find the run again; empty in the current folder."""
+        return "" if self.root == Path() else f" --root {shlex.quote(str(self.root))}"
 
     @property
     def task(self) -> str:
@@ -190,6 +196,13 @@ def did_you_mean(word: str, known: list[str]) -> str:
 def now() -> str:
     """The time for a record, UTC."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def clock(seconds: float) -> str:
+    """'1:02:03' or '2:03'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def lock(path: Path) -> int | None:

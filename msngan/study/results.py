@@ -16,7 +16,7 @@ from msngan.runs.folder import Run, now
 from msngan.runs.jsonl import read_lines
 from msngan.runs.safe_read import number, object_or_empty
 from msngan.study.plan import Child, Study
-from msngan.study.state import FINISHED, Reader
+from msngan.study.study_files import FINISHED, Reader
 
 Json = dict[str, Any]
 # Of an environment, what differs between two runs of one version on one machine.

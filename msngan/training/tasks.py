@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -33,12 +32,7 @@ BYTES = 4 * 4  # of a float32 weight, its gradient, and Adam's two moments
 
 
 def resume_command(run: Run) -> str:
-    return f"msngan resume {run.name}{place(run)}"
-
-
-def place(run: Run) -> str:
-    """The option that finds the run again, if it needs one."""
-    return "" if run.root == Path() else f" --root {shlex.quote(str(run.root))}"
+    return f"msngan resume {run.name}{run.root_option}"
 
 
 class Task:
@@ -144,8 +138,8 @@ class GanTask(Task):
         lines = [f"  grids        {run.samples}"]
         if read_lines(run.scores):
             lines.append(f"  scores       {run.scores}  ({self.built.scores.cost})")
-        lines += ["next:", f"  msngan sample {run.name}{place(run)}"]
-        lines.append(f"  msngan leaderboard{place(run)}")
+        lines += ["next:", f"  msngan sample {run.name}{run.root_option}"]
+        lines.append(f"  msngan leaderboard{run.root_option}")
         lines.append(f"  {resume_command(run)} --steps N   (to train longer)")
         return lines
 
@@ -212,7 +206,7 @@ class ClassifierTask(Task):
             lines.append(f"  accuracies   {run.accuracy}  (last: {_said(last)})")
         if best is not None:
             lines.append(f"  best         {run.best}  (by validation: {_said(best)})")
-        lines += ["next:", f"  msngan report {run.name}{place(run)}"]
+        lines += ["next:", f"  msngan report {run.name}{run.root_option}"]
         return [*lines, f"  {resume_command(run)} --epochs N   (to train longer)"]
 
 

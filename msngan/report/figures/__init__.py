@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from msngan.report.figures import paper_figures as of
 from msngan.report.figures.arms import Arm, Source, make_arms, pages
-from msngan.report.figures.drift import drift
-from msngan.report.figures.layer_grid import layer_sheet
+from msngan.report.figures.layer_grid import drift, layer_sheet
 from msngan.report.figures.run_records import Unavailable
 from msngan.report.figures.style import Sheet, save, settings
 from msngan.runs.folder import UserError

@@ -12,8 +12,8 @@ import numpy as np
 
 from msngan.report.figures import quantities, run_records
 from msngan.report.figures.arms import Arm
-from msngan.report.figures.drift import DRIFT
 from msngan.report.figures.layer_grid import (
+    DRIFT,
     LOG_INDEX,
     NARROW,
     STEP,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +46,6 @@ class Records:
     @property
     def name(self) -> str:
         return str(clean(self.run.name))
-
-    @property
-    def root_option(self) -> str:
-        """What a command line needs to find the run; empty where it is in the current folder."""
-        return root_option(self.run.root)
 
     @property
     def task(self) -> str:
@@ -165,7 +159,3 @@ def known(root: Path) -> list[str]:
         path.parent.name for name in (*STUDY, *ANY) for path in root.glob(f"checkpoints/*/{name}")
     }
     return sorted(found)
-
-
-def root_option(root: Path) -> str:
-    return "" if root == Path() else f" --root {shlex.quote(str(root))}"

@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msngan.leaderboard.experiments import NONE, flat_json
-from msngan.report.html.accuracy_section import accuracy_headline, accuracy_parts
 from msngan.report.html.chart import MOST_POINTS, Chart, Series
 from msngan.report.html.document import Code, Part, Section, State, numbers, short, spread
 from msngan.report.html.pictures import SHOWN, Picture, Pictures, grids
 from msngan.report.html.records import Records, number, whole
-from msngan.report.html.score_section import score_headline, score_parts
+from msngan.report.html.results_section import (
+    accuracy_headline,
+    accuracy_parts,
+    score_headline,
+    score_parts,
+)
 from msngan.report.tables.table import Table
 from msngan.runs.folder import UserError
 from msngan.runs.options import flat, options_of
@@ -135,7 +139,7 @@ def commands(found: Iterator[tuple[str, str]]) -> Code:
 
 def next_commands(records: Records) -> Iterator[tuple[str, str]]:
     """What to type next, most pressing first, and what it does."""
-    name, root = shlex.quote(records.name), records.root_option
+    name, root = shlex.quote(records.name), records.run.root_option
     status = records.result.get("status")
     if status in ("diverged", "collapsed"):
         config = shlex.quote(str(records.environment.get("config") or "NAME"))

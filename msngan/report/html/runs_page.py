@@ -9,12 +9,11 @@ from pathlib import Path
 from msngan.leaderboard.board import Board
 from msngan.leaderboard.experiments import read_setups, told_apart
 from msngan.leaderboard.published import Published
-from msngan.report.html.accuracy_section import accuracy_headline
 from msngan.report.html.document import Contents, Part, Section, write_page
 from msngan.report.html.pictures import Pictures
 from msngan.report.html.records import Records, read_records
+from msngan.report.html.results_section import accuracy_headline, board_parts
 from msngan.report.html.run_section import last_grids, run_parts, short_section, state
-from msngan.report.html.score_section import board_parts
 from msngan.report.html.study_section import MOST_SECTIONS, study_parts
 from msngan.report.tables.leaderboard_tables import comparison_tables, published_tables
 from msngan.report.tables.table import Table

@@ -10,7 +10,8 @@ from typing import Any
 from msngan.report.html.chart import Chart, Series
 from msngan.report.html.document import Code, Part, Section, State
 from msngan.report.html.pictures import Pictures
-from msngan.report.html.records import ANY, Records, number, read_records, root_option, whole
+from msngan.report.html.records import ANY, Records, number, read_records, whole
+from msngan.report.html.results_section import board_parts
 from msngan.report.html.run_section import (
     commands,
     headline,
@@ -18,7 +19,6 @@ from msngan.report.html.run_section import (
     short_section,
     state,
 )
-from msngan.report.html.score_section import board_parts
 from msngan.report.tables.study_tables import accuracy_tables, board_of, comparisons_of
 from msngan.report.tables.table import Table
 from msngan.runs.folder import NAME, Run
@@ -59,8 +59,7 @@ def read_results(run: Run) -> tuple[Json, list[str]]:
     Also what went wrong.
     """
     from msngan.study.results import collect
-    from msngan.study.state import Reader
-    from msngan.study.study_files import Place, started_study
+    from msngan.study.study_files import Place, Reader, started_study
 
     problems: list[str] = []
     saved: Json = {}
@@ -101,7 +100,7 @@ def result_tables(results: Json, run: Run) -> list[Part]:
 
 def progress(run: Run, results: Json, children: list[Json]) -> list[Part]:
     """How many runs have ended and how, what made the study, and what to type next."""
-    name, root = shlex.quote(run.name), root_option(run.root)
+    name, root = shlex.quote(run.name), run.root_option
     words = Counter(str(each.get("state")) for each in children)
     left = len(children) - sum(words[word] for word in ENDED)
     counted = ", ".join(f"{count} {word}" for word, count in words.items())

@@ -240,7 +240,7 @@ def _sigma(record: Record) -> Iterator[Table]:
     )
 
 
-def as_csv(record: Record) -> tuple[list[str], list[dict[str, Any]]]:
+def as_csv(record: Record) -> list[dict[str, Any]]:
     """A row for each variant: every number except the seconds of single rounds and bytes."""
     about = {
         "benchmark": record["benchmark"],
@@ -250,8 +250,7 @@ def as_csv(record: Record) -> tuple[list[str], list[dict[str, Any]]]:
         "threads": record["threads"],
         "rounds": record["rounds"],
     }
-    rows = [about | dict(_flat(row)) for row in record["results"]]
-    return list(dict.fromkeys(name for row in rows for name in row)), rows
+    return [about | dict(_flat(row)) for row in record["results"]]
 
 
 def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

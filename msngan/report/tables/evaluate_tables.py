@@ -82,7 +82,7 @@ def _cells(key: str, score: dict[str, Any], real: dict[str, Any] | None) -> list
     return [key, value, *given, str(len(score["values"]))]
 
 
-def _rows(outcomes: Sequence[Outcome]) -> tuple[list[str], list[dict[str, Any]]]:
+def _rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """A row for each metric of each evaluation."""
     rows = []
     for outcome in outcomes:
@@ -98,4 +98,4 @@ def _rows(outcomes: Sequence[Outcome]) -> tuple[list[str], list[dict[str, Any]]]
                 | {"protocol_id": line["protocol_id"], "via": line["via"]}
                 | {f"protocol_{name}": value for name, value in line["protocol"].items()}
             )
-    return list(rows[0]), rows
+    return rows

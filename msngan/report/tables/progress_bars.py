@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from msngan.runs.folder import clock
 from msngan.study.plan import Study
-from msngan.study.state import FINISHED, State, steps
+from msngan.study.study_files import FINISHED, State, steps
 
 HEARTBEAT_SECONDS = 30
 ORDER = ("running", "failed", "diverged", "part", "collapsed", "done", "to do")
@@ -63,13 +64,6 @@ def progress(what: str, unit: str = "images") -> Iterator[Callable[[int, int], N
 def in_words(speed: float, unit: str) -> str:
     """', 310 images/s'; nothing for less than one a second."""
     return f", {speed:,.0f} {unit}/s" if speed >= 1 else ""
-
-
-def clock(seconds: float) -> str:
-    """'1:02:03' or '2:03'."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class StudyProgress:

@@ -15,7 +15,7 @@ from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import Run, UserError
 from msngan.runs.score_records import read_scores
 from msngan.study.plan import Study
-from msngan.study.state import State, steps
+from msngan.study.study_files import State, steps
 
 Json = dict[str, Any]
 BARE = (
@@ -180,7 +180,7 @@ def interval(found: Json | None, form: str = ".2f") -> str:
     return f"[{100 * found['low']:{form}}, {100 * found['high']:{form}}]"
 
 
-def flat_rows(results: Json) -> tuple[list[str], list[Json]]:
+def flat_rows(results: Json) -> list[Json]:
     """A row for each epoch of each run, or one for a run that has none."""
     about = ("run", "row", "column", "seed", "state", "reason", "steps_per_second")
     records = []
@@ -188,7 +188,7 @@ def flat_rows(results: Json) -> tuple[list[str], list[Json]]:
         common = {name: child[name] for name in about}
         for epoch in child["epochs"] or [{"step": child["step"]}]:
             records.append({**common, **epoch})
-    return list(dict.fromkeys(name for record in records for name in record)), records
+    return records
 
 
 def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[], Any]]:
@@ -206,7 +206,7 @@ def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[]
     shown = ["run", "state", "step", "newest"]
     return {
         "tables": lambda: [Table(title, shown, rows, right=frozenset({"step"}))],
-        "rows": lambda: (columns, records),
+        "rows": lambda: records,
         "whole": lambda: {"format": 1, "study": study.name, "runs": records},
     }
 

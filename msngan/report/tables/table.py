@@ -44,18 +44,18 @@ class Table:
 
 
 Tables = Callable[[], Iterable[Table]]
-Rows = Callable[[], tuple[Iterable[str], Iterable[Mapping[str, Any]]]]
+Rows = Callable[[], Sequence[Mapping[str, Any]]]
 
 
 def print_as(style: str, *, tables: Tables, rows: Rows, whole: Callable[[], Any]) -> None:
     """Print in one of FORMATS; only what that format shows is computed.
 
-    tables: for a terminal and Markdown. rows: columns and records, for CSV. whole: for JSON.
+    tables: for a terminal and Markdown. rows: records, for CSV. whole: for JSON.
     """
     if style == "json":
         print(json.dumps(whole(), indent=2, allow_nan=False))
     elif style == "csv":
-        print_csv(*rows())
+        print_csv(rows())
     else:
         (print_markdown if style == "md" else print_terminal)(tables())
 
@@ -180,9 +180,12 @@ def _markdown_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(_markdown(cell) for cell in cells)} |"
 
 
-def print_csv(columns: Iterable[str], records: Iterable[Mapping[str, Any]]) -> None:
-    """One header line; text that a spreadsheet would take for a formula gets a leading quote."""
-    columns = list(columns)
+def print_csv(records: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each record, below one with the names of all their fields.
+
+    Text that a spreadsheet would take for a formula gets a leading quote.
+    """
+    columns = list(dict.fromkeys(name for record in records for name in record))
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([_csv(name) for name in columns])
     for record in records:

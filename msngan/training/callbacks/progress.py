@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from msngan.runs import distributed as processes
+from msngan.runs.folder import clock
 from msngan.training.callbacks.run_callback import RunCallback, last_step
 
 if TYPE_CHECKING:
@@ -136,10 +137,3 @@ class Progress(RunCallback):
             self._bar.update(self._task, completed=trainer.global_step)
             self._bar.stop()
             self._bar = None
-
-
-def clock(seconds: float) -> str:
-    """'1:02:03' or '2:03'."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -17,7 +17,7 @@ from msngan.gan import GAN
 from msngan.leaderboard.ranking import better
 from msngan.runs import distributed
 from msngan.runs.checkpoint_files import read_checkpoint
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, clock
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Every, Range, Record
 from msngan.runs.safe_read import number
@@ -26,7 +26,7 @@ from msngan.scores.protocol import KEYS, METRICS, Protocol, metric_names, preset
 from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
 from msngan.training.callbacks.checkpoints import Checkpoints
-from msngan.training.callbacks.progress import Progress, clock
+from msngan.training.callbacks.progress import Progress
 from msngan.training.callbacks.run_callback import RunCallback, callbacks_of, last_step
 
 SHARE = 0.05  # of a run's time; scores that take more are reported
