@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
 from msngan import norms
 from msngan.networks import CLASSIFIERS, ActivationName, ClassifierName
-from msngan.networks.updates import Decay, refuse_nan, set_learning_rates
+from msngan.networks.updates import Decay, TrainedModule
 from msngan.norms import NormName, SigmaBank
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]
 
 
-class Classifier(LightningModule):
+class Classifier(TrainedModule):
     """A network that tells classes apart, trained by cross-entropy and Adam.
 
     One batch is one step. Every arm of a comparison has the same network, activation and dropout;
@@ -133,11 +132,6 @@ class Classifier(LightningModule):
         if compile:
             self.network.compile()
 
-    @property
-    def options(self) -> Any:
-        """The arguments of this classifier, by name; plain values, saved in every checkpoint."""
-        return self.hparams
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         o = self.options
         decayed = [p for p in self.network.parameters() if p.dim() > 1]
@@ -149,15 +143,13 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """batch: images (n, C, H, W), labels (n,). Returns the step's loss and accuracy."""
-        o, step = self.options, self.trainer.global_step
+        step = self.begin_step()
         images, labels = batch
         optimizer = cast("LightningOptimizer", self.optimizers())
-        set_learning_rates(self.trainer.optimizers, self.rates, o, step)
-        torch.manual_seed(rng.derive(o.seed, step, processes.rank(), "global"))
         with self.bank.shared():
             logits = processes.gathered(self.logits(images))
             labels = processes.gathered(labels)
-            loss = F.cross_entropy(logits, labels, label_smoothing=o.label_smoothing)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.options.label_smoothing)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
@@ -165,20 +157,16 @@ class Classifier(LightningModule):
         loss, right = loss.detach(), (logits.argmax(1) == labels).sum()
         figures = {"loss": loss, "accuracy": right / len(labels)}
         figures |= norms.gate_figures(self.bank.parts)
-        refuse_nan(figures, step + 1, self.remedy)
+        self.refuse_nan(figures, step)
         self.epoch_loss += loss.to(self.epoch_loss.dtype) * len(labels)
         self.epoch_right += right
         self.epoch_seen += len(labels)
-        if getattr(self.trainer, "log_every_n_steps", 0):  # 0 under `fit`, whose callback logs
-            self.log_dict(figures)
+        self.to_loggers(figures)
         return figures
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (n, classes), in float32 at least, of prepared images (n, C, H, W)."""
-        images = images.to(self.dtype)
-        if self.options.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return widened(self.network(images))
+        return widened(self.network(self.laid_out(images)))
 
     def epoch_figures(self) -> dict[str, float]:
         """Mean loss and accuracy over what the epoch has trained on so far."""

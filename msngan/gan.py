@@ -9,13 +9,12 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from msngan import norms
 from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
 from msngan.networks import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
-from msngan.networks.updates import Decay, refuse_nan, set_learning_rates, update_average
+from msngan.networks.updates import Decay, TrainedModule, update_average
 from msngan.norms import NormName, SigmaBank, configured, convert
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
@@ -78,7 +77,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
 
 
-class GAN(LightningModule):
+class GAN(TrainedModule):
     """Generator, critic, their losses and the step that trains them.
 
     One batch is one step: `critic_steps` updates of the critic, each on its own part of the batch,
@@ -211,11 +210,6 @@ class GAN(LightningModule):
             options = (present_names(saved, "model") or {}) | options
         return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
-    @property
-    def options(self) -> Any:
-        """The arguments of this GAN, by name; plain values, saved in every checkpoint."""
-        return self.hparams
-
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         o = self.options
         betas = tuple(o.generator_betas), tuple(o.critic_betas)
@@ -226,16 +220,12 @@ class GAN(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
         """batch: (critic_steps * n, C, H, W) in [-1, 1]. Returns the step's detached figures."""
-        step = self.trainer.global_step
+        step = self.begin_step()
         generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
         # Lightning re-installs these counters before each batch. Without the critic's, one global
         # step is one generator update, whatever critic_steps is.
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = lambda: None
-        set_learning_rates(self.trainer.optimizers, self.rates, self.options, step)
-        torch.manual_seed(rng.derive(self.options.seed, step, processes.rank(), "global"))
-        batch = batch.to(self.dtype)
-        if self.options.channels_last:
-            batch = batch.contiguous(memory_format=torch.channels_last)
+        batch = self.laid_out(batch)
         latents = self._latents(len(batch), step, "critic", self.options.critic_steps)
         chunk = len(batch) // self.options.critic_steps
         draw = rng.generator(self.options.seed, step, 0, "penalty", self.device)
@@ -244,11 +234,10 @@ class GAN(LightningModule):
             figures = self._critic_update(critic_optimizer, real, z, draw)
         z = self._latents(chunk, step, "generator")
         figures |= self._generator_update(generator_optimizer, batch[-chunk:], z)
-        refuse_nan(figures, step + 1, self.remedy)
+        self.refuse_nan(figures, step)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)
-        if getattr(self.trainer, "log_every_n_steps", 0):  # 0 under `fit`, whose callback logs
-            self.log_dict(figures)
+        self.to_loggers(figures)
         return figures
 
     def _critic_update(

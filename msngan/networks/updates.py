@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from msngan.runs import distributed, rng
 from msngan.runs.folder import Diverged
 
 Decay = Literal["none", "linear", "cosine"]
@@ -28,36 +28,51 @@ def update_average(average: nn.Module, live: nn.Module, decay: float, step: int)
         into.copy_(buffer)
 
 
-def set_learning_rates(
-    optimizers: Iterable[Optimizer],
-    names: Iterable[str],
-    options: Any,  # noqa: ANN401  of a GAN or a classifier
-    step: int,
-) -> None:
-    """Give each optimizer the learning rate for `step`, counted from 0.
+class TrainedModule(LightningModule):
+    """What GAN and Classifier share; `rates` and `remedy` are theirs."""
 
-    names: the options with the initial rates. options.lr_decay: `linear` and `cosine` lower the
-    rate to zero over options.steps. The rate depends on the step only, so that a resumed run needs
-    no scheduler state.
-    """
-    done = min(step / options.steps, 1.0)
-    factors = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-    for optimizer, name in zip(optimizers, names, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = getattr(options, name) * factors[options.lr_decay]
+    rates: tuple[str, ...]  # options with the initial learning rates, in the order of optimizers
+    remedy: str  # what to try after a divergence, the end of a sentence that begins with "Try"
 
+    @property
+    def options(self) -> Any:
+        """The arguments of the module, by name; plain values, saved in every checkpoint."""
+        return self.hparams
 
-def refuse_nan(figures: dict[str, Tensor], step: int, remedy: str) -> None:
-    """Raise Diverged, with the names and values of the scalars that are not finite.
+    def begin_step(self) -> int:
+        """Set the learning rates and the global random stream of a step; return it, from 0.
 
-    remedy: what to try, the end of a sentence that begins with "Try".
-    """
-    # One check a step, because each makes a GPU wait.
-    if torch.stack(list(figures.values())).isfinite().all():
-        return
-    values = {name: value.item() for name, value in figures.items()}
-    wrong = [f"{name} {values[name]}" for name, value in figures.items() if not value.isfinite()]
-    raise diverged(step, ", ".join(wrong), remedy, values)
+        lr_decay: `linear` and `cosine` lower the rates to zero over `steps`. A rate depends on the
+        step only, so that a resumed run needs no scheduler state.
+        """
+        options, step = self.options, self.trainer.global_step
+        done = min(step / options.steps, 1.0)
+        factors = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        for optimizer, name in zip(self.trainer.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = getattr(options, name) * factors[options.lr_decay]
+        torch.manual_seed(rng.derive(options.seed, step, distributed.rank(), "global"))
+        return step
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """The images in the module's precision and memory layout."""
+        images = images.to(self.dtype)
+        if self.options.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def refuse_nan(self, figures: dict[str, Tensor], step: int) -> None:
+        """Raise Diverged, with the names and values of the scalars that are not finite."""
+        # One check a step, because each makes a GPU wait.
+        if torch.stack(list(figures.values())).isfinite().all():
+            return
+        values = {name: value.item() for name, value in figures.items()}
+        wrong = [f"{n} {values[n]}" for n, value in figures.items() if not value.isfinite()]
+        raise diverged(step + 1, ", ".join(wrong), self.remedy, values)
+
+    def to_loggers(self, figures: dict[str, Tensor]) -> None:
+        if getattr(self.trainer, "log_every_n_steps", 0):  # 0 under `fit`, whose callback logs
+            self.log_dict(figures)
 
 
 def diverged(
