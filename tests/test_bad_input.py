@@ -43,6 +43,8 @@ FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.l
         (["sample", "nothing"], "no run, folder or checkpoint 'nothing'"),
         (["evaluate", "nothing"], "no run, folder or checkpoint 'nothing'"),
         (["sample", "nothing", "--n", "0"], "--n 0"),
+        (["sample", "nothing", "--n", "99999999999"], "--n 99999999999 is more than 16777216"),
+        (["sample", "nothing", "--out", "folder"], "--out folder must end in one of .png, .webp"),
         (["leaderboard", "--fromat", "json"], "did you mean '--format'"),
         (["extractor", "fit", "--dataset", "cifar"], "cifar10"),
     ],
@@ -64,7 +66,8 @@ def test_a_run_is_not_overwritten_nor_continued_as_another_network(
     mine: Path, refused: Callable[..., str]
 ) -> None:
     assert "msngan resume mine" in refused(*FIT, "--run", "mine")
-    assert "has done 6 steps" in refused("resume", "mine")
+    line = refused("resume", "mine")
+    assert "has done 6 steps, and --steps is 6; give a larger --steps to go on" in line
     for option in OTHER:
         line = refused(*FIT, "--ckpt_path", str(mine / "last.ckpt"), f"--{option}")
         assert option.partition("=")[0].partition(".")[2] in line

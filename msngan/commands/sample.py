@@ -10,6 +10,9 @@ from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError, find_checkpoint
 from msngan.runs.options import at_least
 
+PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif", ".bmp", ".tiff")
+MOST = 2**24  # images; their latents alone take 8 GiB at 128 numbers each
+
 if TYPE_CHECKING:
     import argparse
 
@@ -55,6 +58,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     for name, least in (("n", 1), ("grid", 1), ("interpolate", 1), ("columns", 2), ("seed", 0)):
         at_least(f"--{name}", getattr(options, name), least)
+        if name != "seed" and (getattr(options, name) or 0) > MOST:
+            raise UserError(f"--{name} {getattr(options, name)} is more than {MOST}")
+    if options.n is None and options.out and Path(options.out).suffix.lower() not in PICTURES:
+        raise UserError(f"--out {options.out} must end in one of {', '.join(PICTURES)}")
     return options
 
 

@@ -215,12 +215,13 @@ def _check_gan(saved: dict[str, Any], options: dict[str, Any], path: Path) -> No
         )
 
 
-def check_steps(checkpoint: dict[str, Any], steps: int, path: Path, option: str) -> None:
-    """UserError if no step is left to do."""
+def check_steps(checkpoint: dict[str, Any], steps: int, path: Path, says: str) -> None:
+    """UserError if no step is left to do. says: who asked for so many, as '--epochs 3 makes'."""
     done = checkpoint["msngan"]["step"]
     if done >= steps:
         raise UserError(
-            f"{path} has done {done} steps, of {option} {steps}; give a larger {option} to go on"
+            f"{path} has done {done} steps, and {says} {steps}; give a larger {says.split()[0]} to"
+            " go on"
         )
 
 

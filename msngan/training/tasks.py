@@ -51,7 +51,7 @@ class Task:
         "health": CollapseChecks,
     }
     sized_by = "--model.width"
-    steps_option = "--steps says"  # how the user asked for this many
+    steps_option = "--steps is"  # how the user asked for this many
     steps: int
     stopped: str | None = None  # why a callback ended the run before its last step
 
@@ -174,7 +174,7 @@ class ClassifierTask(Task):
         self.data.check()
         self.steps = config.steps or config.epochs * self.data.steps_per_epoch
         if not config.steps:
-            self.steps_option = f"and --epochs {config.epochs} makes"
+            self.steps_option = f"--epochs {config.epochs} makes"
 
     @property
     def callbacks(self) -> list[Callback]:
