@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
@@ -242,15 +241,6 @@ def test_first_weights_of_the_deep_networks_keep_the_size_of_what_passes(
             assert layer.weight.std().item() == pytest.approx(wanted, abs=error)
 
 
-@contextmanager
-def double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
 def _activated(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.1)
 
@@ -263,15 +253,8 @@ def _over_sigma(weight: Tensor) -> Tensor:
     return weight / torch.linalg.matrix_norm(weight.flatten(1), 2)
 
 
-def converge(layer: Any) -> None:
-    """Give a spectral norm the vectors that its power iteration goes to."""
-    left, _, right = torch.linalg.svd(layer.weight.detach().flatten(1), full_matrices=False)
-    layer.weight_norm.u.copy_(left[:, 0])
-    layer.weight_norm.v.copy_(right[0].view_as(layer.weight_norm.v))
-
-
 class Reference:
-    """What a network under `none` or converged `mean_spectral` computes, by functions alone."""
+    """What a network under `none` or `mean_spectral` computes, by functions alone."""
 
     def __init__(self, network: nn.Module, normed: bool, placement: str) -> None:
         self.values = {
@@ -332,25 +315,21 @@ class Reference:
 def test_logits_and_gradients_are_those_of_plain_functions(
     name: str, placement: str, norm: str
 ) -> None:
-    with double():
-        options = {"placement": placement} if placement else {}
-        network, images = small(name, norm, **options), pictures(name)
-        for parameter in network.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)  # offsets that are not zero
-        for layer in layers(network).values():
-            if norm != "none":
-                converge(layer)
-        SigmaBank(network)
-        reference = Reference(network, norm != "none", placement)
-        logits, expected = network(images), getattr(reference, name)(images)
-        assert torch.allclose(logits, expected, rtol=1e-7, atol=1e-9)
-        weights = torch.randn_like(logits)
-        (logits * weights).sum().backward()
-        (expected * weights).sum().backward()
-        for label, parameter in network.named_parameters():
-            wanted = reference.values[label].grad
-            size = 1e-6 * max(1.0, wanted.abs().max().item())
-            assert (parameter.grad - wanted).abs().max() < size, label
+    options = {"placement": placement} if placement else {}
+    network, images = small(name, norm, **options).double(), pictures(name).double()
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # offsets that are not zero
+    SigmaBank(network)
+    reference = Reference(network, norm != "none", placement)
+    logits, expected = network(images), getattr(reference, name)(images)
+    assert torch.allclose(logits, expected, rtol=1e-7, atol=1e-9)
+    weights = torch.randn_like(logits)
+    (logits * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for label, parameter in network.named_parameters():
+        wanted = reference.values[label].grad
+        size = 1e-6 * max(1.0, wanted.abs().max().item())
+        assert (parameter.grad - wanted).abs().max() < size, label
 
 
 def test_before_activation_each_place_is_normed_with_the_layer_after_it() -> None:

@@ -86,14 +86,17 @@ def trained(
 
 
 @pytest.mark.parametrize(
-    "norm", ["mean_spectral", "bidirectional_scaled", "spectral_clip", "lipschitz_projection"]
+    ("norm", "banked"),
+    [
+        ("mean_spectral", True),
+        ("mean_spectral", False),
+        ("bidirectional_scaled", True),
+        ("spectral_clip", True),
+        ("lipschitz_projection", True),
+    ],
 )
-def test_no_layer_exceeds_its_bound_in_training(norm: str) -> None:
-    assert trained(norm) <= ALLOWED
-
-
-def test_without_a_bank_neither() -> None:
-    assert trained("mean_spectral", banked=False) <= ALLOWED
+def test_no_layer_exceeds_its_bound_in_training(norm: str, banked: bool) -> None:
+    assert trained(norm, banked=banked) <= ALLOWED
 
 
 def test_a_single_vector_with_a_single_iteration_does_not_keep_to_it() -> None:

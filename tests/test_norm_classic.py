@@ -129,19 +129,6 @@ def test_weight_norm_has_float32_lengths_in_a_float16_layer() -> None:
     torch.testing.assert_close(layer.weight, torch.full((2, 4), 0.5).half())
 
 
-def test_weight_mean_by_hand() -> None:
-    layer = nn.Linear(2, 1)
-    layer.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
-    layer = normalise(layer, NORMS["weight_mean"])
-    layer.weight_norm.gain.data.fill_(10)
-    layer.output_norm.bias.data.fill_(0.5)
-    x = torch.tensor([[1.0, 1.0], [3.0, 2.0]])
-    # g v / |v| = (6, 8), so the outputs are 14 and 34, of mean 24.
-    torch.testing.assert_close(layer(x), torch.tensor([[-9.5], [10.5]]))
-    torch.testing.assert_close(layer.output_norm.running_mean, torch.tensor([2.4]))
-    torch.testing.assert_close(layer.eval()(x), torch.tensor([[12.1], [32.1]]))
-
-
 # Layer and instance norm
 
 

@@ -186,31 +186,6 @@ def test_spectral_is_torch_s_parametrization_with_the_same_u_and_v(kind: str, ho
 # The branch of other devices, which reads no values.
 
 
-@pytest.mark.parametrize("banked", [True, False])
-def test_one_product_of_the_bank_is_one_of_each_part(banked: bool) -> None:
-    """With the more-while-it-moves loops off, to rounding."""
-    net = convert(nn.Sequential(nn.Conv2d(3, 20, 3), nn.Linear(9, 30)).to(F64), "spectral")
-    alone = copy.deepcopy(net)
-    with torch.no_grad():
-        for layer, other in zip(net, alone, strict=True):
-            stored(layer).normal_()
-            stored(other).copy_(stored(layer))
-    with patch(f"msngan.norms.{'bank' if banked else 'spectral'}.ENOUGH", 1e9):
-        if banked:
-            SigmaBank(net).update()
-        else:
-            for layer in net:
-                layer.weight_norm.iterate(stored(layer))
-    for mine, own in zip(net, alone, strict=True):
-        part, other = mine.weight_norm, own.weight_norm
-        block = other.block.mT
-        a = other.matrix(stored(own).detach())
-        z = a @ a.mT @ block
-        vector = torch.linalg.eigh(block.mT @ z)[1][..., -1:]
-        sigma = (z @ vector).norm() / (a.mT @ block @ vector).norm()
-        close(part.last_sigma, sigma, 1e-9)
-
-
 def grams(count: int, ratio: float) -> Tensor:
     """Symmetric (2, count, count) with the second eigenvalue `ratio` times the first."""
     basis = torch.linalg.qr(real(2, count, count))[0]
