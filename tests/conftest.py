@@ -14,18 +14,8 @@ import torch
 from msngan.__main__ import main
 
 TINY = ["--config", "digits_msn", "--model.width", "2", "--model.latent_dim", "4"]
-TINY += [
-    "--data.batch_size",
-    "8",
-    "--data.limit",
-    "64",
-    "--data.size",
-    "8",
-    "--steps",
-    "6",
-    "--threads",
-    "1",
-]
+TINY += ["--data.batch_size", "8", "--data.limit", "64", "--data.size", "8"]
+TINY += ["--steps", "6", "--threads", "1"]
 # The last convolution of an 8x8 critic has one value per channel; an instance norm needs more.
 SMALLEST = {"instance": 16}
 # Norms whose output for one sample depends on the rest of the batch, in training.

@@ -230,9 +230,7 @@ def test_a_faster_norm_has_more_than_batch_norm_s_steps(monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["between measurements", "in a training step"])
-def test_an_interruption_writes_nothing_and_is_said_by_the_exit_code(
-    place, run, tmp_path, monkeypatch
-):
+def test_an_interruption_writes_nothing_and_exits_with_130(place, run, tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

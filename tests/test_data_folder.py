@@ -79,9 +79,6 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / request.param
 
 
-# What comes out
-
-
 def test_images_come_whole_and_in_the_order_of_their_names(root):
     images = {f"{name}.png": noise(8, 8, seed=seed) for seed, name in enumerate("cadb")}
     found, labels = load_folder(write(root, images), None, None)
@@ -130,9 +127,6 @@ def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path):
     assert labels.tolist() == [0, 1]
 
 
-# Size
-
-
 def test_a_larger_image_is_resized_by_its_shorter_side_and_cut_at_the_centre(root):
     # Middle levels: Pillow resizes one axis after the other, in either order, clipping in between.
     wide, tall = (
@@ -160,9 +154,6 @@ def test_mixed_sizes_need_a_size_and_grey_and_colour_together_need_channels(root
     mixed = f"images in {root} mix grey and colour (a.png is grey, b.png is colour)"
     assert refusal(root) == f"{mixed}; set --data.channels"
     assert load_folder(root, None, 1)[0].shape == (2, 1, 8, 8)
-
-
-# Colour
 
 
 def half_transparent(mode: str) -> Image.Image:
@@ -282,9 +273,6 @@ def test_unreadable_exif_data_is_ignored_and_of_an_animation_the_first_frame_is_
     assert found.unique().tolist() == [10]
 
 
-# Labels
-
-
 def test_subfolders_of_the_first_level_are_the_labels(root):
     """In a folder and in a zip file, in the order of whole names."""
     names = ["Dog/2", "cat-1/3", "cat/1", "cat/x/2"]
@@ -333,9 +321,6 @@ def test_labels_that_are_not_labels_are_refused(labels, word, root):
     message = refusal(write(root, stylegan(labels)))
     assert "dataset.json" in message
     assert word in message
-
-
-# What is refused
 
 
 def zip_of(change: Callable[[bytearray], object]) -> Callable[[Path], Path]:

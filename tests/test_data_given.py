@@ -71,9 +71,6 @@ def refusal(path: Path, option: str = "--samples", **options: int) -> str:
     return message
 
 
-# What comes out
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_layout_of_the_same_images_is_the_same_tensor(tmp_path, channels):
     array = pixels(channels=channels)
@@ -118,18 +115,13 @@ def test_the_arrays_name_is_one_of_the_usual_or_the_only_one(tmp_path):
     ("height", "width", "size", "have", "want"),
     [(16, 16, 8, 1, None), (8, 8, 8, 3, 1), (8, 8, 12, 1, 3), (12, 20, 8, 3, None)],
 )
-def test_an_array_is_resized_cut_and_converted_as_the_same_png_files(
-    tmp_path, height, width, size, have, want
-):
+def test_an_array_is_converted_as_the_same_png_files(tmp_path, height, width, size, have, want):
     array = pixels(40, height, width, have)  # more than one thread takes at a time
     root = pictures(tmp_path / "x", array)
     found = load_images(saved(tmp_path / "x.npy", x=array), size, want).images
     assert found.shape == (40, want or have, size, size)
     assert torch.equal(found, load_folder(root, size, want)[0])
     assert torch.equal(found, load_images(root, size, want).images)
-
-
-# What is refused
 
 
 @pytest.mark.parametrize("ending", ["npy", "npz"])

@@ -53,9 +53,6 @@ def refusal(name: str, root: Path | None, **options: object) -> str:
     return message
 
 
-# The official files
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_files_come_out_as_they_are_and_28_pixels_get_a_black_border(name, split, write, tmp_path):
@@ -72,17 +69,12 @@ def test_files_come_out_as_they_are_and_28_pixels_get_a_black_border(name, split
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 1), (28, 3)])
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_another_size_and_other_channels_are_resized_and_converted(
-    name, size, channels, write, tmp_path
-):
+def test_another_size_and_other_channels_are_converted(name, size, channels, write, tmp_path):
     raw = write(name)["test"]
     found = load(name, tmp_path / "data", "test", size, channels, download=False)
     want = convert.with_channels(convert.resize(raw, size), channels)
     assert found.images.shape == (COUNTS["test"], channels, size, size)
     assert torch.equal(found.images, want)
-
-
-# What is refused
 
 
 FAILURES = [
@@ -96,7 +88,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_missing_files_are_refused_with_the_remedy_and_the_failure_of_a_download(
+def test_missing_files_are_refused_with_the_remedy_and_the_failure(
     name, failure, tmp_path, monkeypatch, capsys
 ):
     def fail(*_: object, **__: object) -> None:
@@ -174,9 +166,6 @@ def test_labels_that_do_not_fit_the_images_are_refused(values, word, write, tmp_
     assert word in message
 
 
-# The table
-
-
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_a_split_that_there_is_not_is_refused(name, tmp_path):
     message = refusal(name, tmp_path, split="validation")
@@ -218,9 +207,6 @@ def test_the_root_is_the_argument_then_the_variable_then_the_cache(monkeypatch, 
     ):
         unset()
         assert data_root(None) == tmp_path / ".cache" / "msngan" / "data"
-
-
-# The digits
 
 
 def digits(split: str, **options: int) -> Images:

@@ -62,9 +62,7 @@ OTHERS: dict[str, Callable[[Tensor, Tensor], float]] = {
         ([4.0], [1.0], [3.0], 9 + 1),
     ],
 )
-def test_frechet_of_commuting_covariances_is_the_difference_of_their_roots(
-    first, second, mean, want
-):
+def test_frechet_of_commuting_covariances_is_of_their_roots(first, second, mean, want):
     turn = torch.linalg.qr(normal(len(mean), len(mean)))[0]
     a, b = (turn @ torch.diag(torch.tensor(each).double()) @ turn.T for each in (first, second))
     shift = torch.tensor(mean).double()

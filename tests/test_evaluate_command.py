@@ -79,12 +79,7 @@ def means(line: dict[str, Any]) -> dict[str, float]:
     return {key: score["mean"] for key, score in line["scores"].items()}
 
 
-# Runs
-
-
-def test_scores_stand_beside_floors_with_their_protocol_and_where_the_time_went(
-    runs, capfd, monkeypatch
-):
+def test_scores_stand_beside_floors_with_their_protocol_and_times(runs, capfd, monkeypatch):
     capfd.readouterr()
     assert runs("evaluate", "mine", *SHORT) == 0
     out, err = capfd.readouterr()
@@ -210,9 +205,7 @@ def test_against_and_dataset_replace_the_runs_own_images(scored):
     assert found["--dataset digits --split test"] == found["--split test"]
 
 
-def test_a_protocol_may_be_a_yaml_file_whose_name_needs_its_reference_and_quantisation(
-    scored, tmp_path
-):
+def test_a_yaml_protocol_keeps_its_name_only_with_its_reference_and_quantisation(scored, tmp_path):
     (tmp_path / "quick.yaml").write_text("runs: 2\nsamples: 20\nsplits: 2\n")
     older = "runs: 2\nsamples: 20\nreference: test\nquantisation: truncate-clamp\n"
     (tmp_path / "older.yaml").write_text(older)
@@ -260,9 +253,6 @@ def test_data_that_has_moved_is_found_at_data_root(runs, scored, refused):
     assert after["protocol_id"] == before["protocol_id"]
 
 
-# Several targets
-
-
 def test_a_diverged_generator_does_not_lose_the_others(runs, capfd):
     path = Path("checkpoints/mine/last.ckpt")
     checkpoint = torch.load(path, weights_only=True)
@@ -307,9 +297,7 @@ def test_runs_of_the_same_data_share_a_reference(scored, monkeypatch):
 
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt(), RuntimeError("out of memory")])
-def test_what_is_done_before_an_interruption_is_kept_whole_and_printed(
-    runs, capfd, monkeypatch, problem
-):
+def test_what_is_done_before_an_interruption_is_kept_and_printed(runs, capfd, monkeypatch, problem):
     score, calls = Scorer.score, []
 
     def interrupted(self: Scorer, *arguments: Any) -> Any:
@@ -366,9 +354,6 @@ def test_scores_that_cannot_be_kept_are_printed(runs, capfd, monkeypatch):
     assert "scores.jsonl cannot be written (No space left on device)" in err
 
 
-# Images that are there
-
-
 @pytest.mark.quick
 @pytest.mark.parametrize("form", ["npz", "png"])
 def test_samples_written_and_scored_again_are_the_runs_own(form, scored, runs):
@@ -386,7 +371,7 @@ def test_samples_written_and_scored_again_are_the_runs_own(form, scored, runs):
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "other"]
 
 
-def test_recorded_samples_stand_on_the_leaderboard_and_images_beyond_the_protocol_are_left_out(
+def test_recorded_samples_stand_on_the_leaderboard_and_extra_images_are_left_out(
     scored, runs, capfd
 ):
     given = ["--samples", "digits.zip", "--against", "digits.zip", "--runs", "2", "--images", "20"]
@@ -410,12 +395,7 @@ def test_recorded_samples_stand_on_the_leaderboard_and_images_beyond_the_protoco
     assert "left out" not in err
 
 
-# How far it is
-
-
-def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
-    runs, capfd, monkeypatch, tmp_path
-):
+def test_away_from_a_terminal_lines_say_how_far_it_is(runs, capfd, monkeypatch, tmp_path):
     monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
     assert runs("evaluate", "mine", *SHORT) == 0
     assert "left" not in capfd.readouterr().err
@@ -434,9 +414,7 @@ def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
 def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(
-        progress_bars,
-        "Console",
-        lambda file: Console(file=screen, force_terminal=True, width=100),
+        progress_bars, "Console", lambda file: Console(file=screen, force_terminal=True, width=100)
     )
     with progress_bars.progress("1/2 [mine]") as watch:
         for done in range(0, 1001, 10):
@@ -444,9 +422,6 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monk
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
     assert re.search(r"1/2 \[mine\] .*1000/2000 images, [\d,]+ images/s, \S+ left", shown)
     assert screen.getvalue().rstrip("\r\n").endswith("\x1b[2K")  # the line is erased
-
-
-# What is refused
 
 
 @pytest.mark.parametrize(

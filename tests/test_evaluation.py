@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_plain_functions_on_each_runs_images(backend, to
 
 
 @pytest.mark.parametrize("role", ["frechet", "score", "kernel", "precision", "recall"])
-def test_a_number_that_torch_fidelity_does_not_confirm_is_a_failure(
+def test_a_number_that_torch_fidelity_does_not_confirm_fails(
     role, toy, real, protocol, monkeypatch
 ):
     true = torch_fidelity_check.scores
@@ -151,9 +151,7 @@ def test_images_are_sampled_once_and_embedded_once(toy, real, protocol, monkeypa
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_two_evaluations_are_equal_bits_and_leave_every_generator_alone(
-    backend, toy, real, protocol
-):
+def test_two_evaluations_are_equal_and_leave_every_generator_alone(backend, toy, real, protocol):
     def state() -> tuple[object, ...]:
         return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
 
@@ -204,9 +202,7 @@ def test_nan_images_or_features_fail_every_score_with_the_reason(toy, real, prot
         (None, "latents have the wrong shape"),
     ],
 )
-def test_a_sampler_that_is_wrong_is_an_error_and_no_failed_score(
-    images, message, toy, real, protocol
-):
+def test_a_wrong_sampler_is_an_error_and_no_failed_score(images, message, toy, real, protocol):
     def wrong(count: int, seed: int) -> Iterator[Tensor]:
         if images is None:
             raise ValueError("latents have the wrong shape")

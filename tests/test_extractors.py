@@ -362,30 +362,16 @@ def test_shipped_files_are_small_and_their_cards_tell_the_truth(dataset):
     assert rows["recipe"] == ", ".join(f"{name} {value}" for name, value in recipe.items())
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("|")[1:-1]]
-
-
-def card_tables(card: str) -> dict[str, tuple[str, list[list[str]]]]:
-    """The first cell of a table's head -> the line before the table, and its rows."""
-    found = {}
-    for before, block in re.findall(r"(.*)\n\n((?:\|.*\n)+)", card):
-        head, _, *rows = block.splitlines()
-        found[cells(head)[0]] = (before, [cells(row) for row in rows])
-    return found
-
-
 @every_shipped
 def test_shipped_cards_show_the_floors_and_the_score_of_real_data(dataset):
     card = SHIPPED[dataset].with_suffix(".md").read_text(encoding="utf-8")
     facts = dict(re.findall(r"^\| ([^|]+) \| ([^|]*) \|$", card, re.MULTILINE))
-    real = re.fullmatch(
-        r"CS ([\d.]+) of \d+ training images, ([\d.]+) of \d+ test images; at most 10",
-        facts["score of the real data"],
-    )
-    assert real is not None
+    words = r"CS ([\d.]+) of \d+ training images, ([\d.]+) of \d+ test images; at most 10"
+    real = re.fullmatch(words, facts["score of the real data"])
     assert all(1 < float(score) <= 10 for score in real.groups())
-    rows = {int(row[0]): row[1:] for row in card_tables(card)["images"][1]}
+    table = card.partition("| images |")[2].partition("\n\n")[0]
+    found = re.findall(r"^\| (\d+) \| (.*) \|$", table, re.MULTILINE)
+    rows = {int(size): cells.split(" | ") for size, cells in found}
     assert {500, 2000, 10_000} <= rows.keys()
     distances = [float(re.split("[ ,]", rows[size][0])[0]) for size in sorted(rows)]
     assert distances == sorted(distances, reverse=True)  # the bias falls with the sample
@@ -401,8 +387,7 @@ NEEDS_DATA += [pytest.mark.skipif("MSNGAN_DATA" not in os.environ, reason="needs
 
 
 @pytest.mark.parametrize(
-    "dataset",
-    ["digits", *(pytest.param(name, marks=NEEDS_DATA) for name in ("cifar10", "mnist"))],
+    "dataset", ["digits", *(pytest.param(name, marks=NEEDS_DATA) for name in ("cifar10", "mnist"))]
 )
 def test_accuracy_on_real_images_is_what_the_file_says(dataset):
     shipped = EmbeddedExtractor.load(SHIPPED[dataset])

@@ -161,13 +161,15 @@ def test_moments_are_the_first_middle_and_last_and_a_run_that_ended_has_none():
     assert at(short, 40) is None
 
 
-def test_a_running_mean_is_of_fifteen_values_in_a_row():
+def test_a_running_mean_is_of_fifteen_values_and_the_first_best_epoch_is_selected():
     assert of.running_mean(np.arange(1.0, 18)) == pytest.approx([8, 9, 10])
     assert of.running_mean(np.array([1.0, 2, 6, 3]), window=3) == pytest.approx([3, 11 / 3])
     assert of.running_mean(np.array([1.0, 5]), window=3).tolist() == [1, 5]
     smooth = of.running_mean(np.array([np.nan, 1.0, 2, 3, 4]), window=2)
     assert np.isnan(smooth[0])
     assert smooth[1:] == pytest.approx([1.5, 2.5, 3.5])
+    assert of.selected([0.5, 0.9, None, 0.9]) == 1
+    assert of.selected([None, None]) is None
 
 
 def test_cumulative_accuracies_of_the_epochs_follow_each_other():
@@ -183,11 +185,6 @@ def test_cumulative_accuracies_of_the_epochs_follow_each_other():
     assert places == pytest.approx([0.5, 1, 1.5, 2])
     assert values == pytest.approx([0.5, 0.6, 0.8, 0.85])
     assert not len(of.within_epochs([{"epoch": 1.0, "test_accuracy": 0.5}])[0])
-
-
-def test_the_selected_epoch_is_the_first_with_the_best_validation_accuracy():
-    assert of.selected([0.5, 0.9, None, 0.9]) == 1
-    assert of.selected([None, None]) is None
 
 
 def test_a_density_spans_the_values_own_range_and_agrees_with_numpy():

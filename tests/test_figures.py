@@ -90,7 +90,7 @@ def test_every_panel_says_what_it_shows_of_which_layer_and_in_which_unit(drawn, 
         assert "(a)" in small_print(made)
     (legend,) = made.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        *("none, lr 0.001", "spectral, lr 0.001", "mean_spectral, lr 0.001 (2 runs)"),
+        *("none, lr 0.001", "spectral, lr 0.001", "mean_spectral, lr 0.001 (2 runs)")
     ]
     assert "mnist, cnn3" in made.texts[0].get_text()
     assert not overlaps(made)
@@ -295,9 +295,7 @@ def test_a_run_that_ended_early_has_no_later_moment_and_the_legend_says_how_it_e
     assert words[1] == "?, ?"
 
 
-def test_files_are_the_same_bytes_again_in_every_format_and_settings_are_put_back(
-    root, tmp_path, monkeypatch
-):
+def test_files_are_the_same_bytes_again_and_settings_are_put_back(root, tmp_path, monkeypatch):
     before = dict(matplotlib.rcParams)
     for folder, width in (("one", 23.0), ("two", 5.0)):
         monkeypatch.setitem(matplotlib.rcParams, "axes.linewidth", width)

@@ -66,9 +66,6 @@ def test_every_number_follows_from_a_record(page):
     assert not wrong, "\n".join([page, *wrong])
 
 
-# Numbers as the pages write them.
-
-
 def num(value: float, digits: int = 1, sign: str = "") -> str:
     """With a minus sign, not a hyphen; zero has no sign."""
     text = f"{value:{sign},.{digits}f}"
@@ -89,9 +86,6 @@ def interval(found: dict[str, float], digits: int = 1, factor: float = 100) -> s
 def both_ends(values: Iterable[float], digits: int = 0) -> str:
     found = list(values)
     return f"{num(min(found), digits)} to {num(max(found), digits)}"
-
-
-# Records, configs, constants.
 
 
 @cache
@@ -134,9 +128,6 @@ def card(pattern: str) -> str:
     return re.findall(pattern, (ROOT / "msngan/scores/weights/cifar10.md").read_text())[0]
 
 
-# cifar10.json
-
-
 def real(score: str) -> float:
     return load("cifar10")["real_data"][f"{score}/{load('cifar10')['extractor']}"]["mean"]
 
@@ -162,9 +153,6 @@ def last(name: str) -> str:
 def halved(name: str) -> int:
     found = course(name)
     return next(step for step in found if found[step]["mean"] <= found[250]["mean"] / 2)
-
-
-# table1_mnist.json, released_mnist.json, drift_cifar.json
 
 
 def accuracy(study: str, arm: str, column: str = "", measure: str = "last") -> Any:
@@ -254,9 +242,6 @@ def upwards(norm: str) -> int:
     return sum(min(seeds) > 0 for seeds in layers(norm, "signed_last"))
 
 
-# Benchmarks
-
-
 def faster(network: str, layout: str) -> str:
     """Steps per second of each norm relative to batch norm."""
     cells = []
@@ -341,9 +326,6 @@ def update_minus_pass() -> Any:
     return summary([update["1500"] - each["1500"] for update, each in pairs])
 
 
-# Scores
-
-
 def line(protocol: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores of the generator and of real images."""
     commands = {each["command"]: each["line"] for each in load("protocols")["scores"]}
@@ -372,10 +354,7 @@ def moved(name: str) -> float:
 # The bias of FD is about B (1/N + 1/M) for N samples and M reference images.
 SIZES_OF_PAPER = 1 / PRESETS["paper"].samples + 1 / 50_000
 TRAIN_TEST_FID = 3.15  # of 50,000 training against 10,000 test images of CIFAR-10, as published
-B = {
-    "ours": real("fd") / SIZES_OF_PAPER,
-    "inception": TRAIN_TEST_FID / (1 / 10_000 + 1 / 50_000),
-}
+B = {"ours": real("fd") / SIZES_OF_PAPER, "inception": TRAIN_TEST_FID / (1 / 10_000 + 1 / 50_000)}
 
 
 def others(part: str, digits: int = 1) -> list[str]:

@@ -57,9 +57,6 @@ def test_other_floats_come_out_as_their_float32_values(dtype):
     assert torch.equal(images.to_uint8(values), images.to_uint8(values.float()))
 
 
-# resize
-
-
 def noise(count: int, channels: int, size: int) -> torch.Tensor:
     draw = torch.Generator().manual_seed(0)
     shape = (count, channels, size, size)
@@ -87,9 +84,6 @@ def test_resizing_keeps_flat_images_flat_and_in_order():
     assert torch.equal(found, levels.view(-1, 1, 1, 1).expand(-1, 1, 8, 8))
 
 
-# with_channels
-
-
 def test_colour_becomes_grey_by_luma_grey_colour_by_repetition_and_others_are_refused():
     colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [100, 200, 50]])
     grey = images.with_channels(colours.to(torch.uint8).view(4, 3, 1, 1), 1)
@@ -102,9 +96,6 @@ def test_colour_becomes_grey_by_luma_grey_colour_by_repetition_and_others_are_re
     for have, want in ((1, 2), (3, 4), (4, 3)):
         with pytest.raises(ValueError, match=f"{have} channels into {want}"):
             images.with_channels(noise(1, have, 2), want)
-
-
-# Grids
 
 
 def test_a_grid_is_laid_out_row_by_row_with_gaps():

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import report_runs
 from classifier_runs import TINY_CLASSIFIER
 from conftest import QUIET, TINY
 from hypothesis import HealthCheck, given, settings
@@ -30,9 +29,7 @@ SKIPPED = "is not valid JSON and was skipped"
 
 
 @pytest.mark.quick
-def test_damaged_lines_are_named_once_kept_by_a_resume_and_a_cut_last_one_is_neither(
-    tmp_path, capfd
-):
+def test_damaged_lines_are_named_once_and_kept_and_a_cut_last_one_is_not(tmp_path, capfd):
     path = tmp_path / "scores.jsonl"
     long = b'{"step": "' + b"x" * LONGEST + b'"}'
     path.write_bytes(b"\n".join([*LINES, long]) + b'\n{"step": 7, "cut')
@@ -54,9 +51,7 @@ def test_damaged_lines_are_named_once_kept_by_a_resume_and_a_cut_last_one_is_nei
     assert shown[-1] == f"msngan: warning: {many}: 15 more lines were skipped"
 
 
-def test_a_long_file_is_thinned_evenly_with_its_last_line_and_the_newest_is_read_from_its_end(
-    tmp_path,
-):
+def test_a_long_file_is_thinned_evenly_and_the_newest_is_its_last(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert (read_thinned(path, 10).records, newest(path)) == ([], {})
     lines = [json.dumps({"step": step}) for step in range(1, 43)]
@@ -121,10 +116,3 @@ def test_a_classifier_goes_on_beside_strange_accuracies_and_environment(run):
     path.with_name("environment.json").write_text('{"threads": 1')
     assert run("resume", "mine", "--epochs", "2") == 0
     assert path.read_text().startswith(odd)
-
-
-def test_a_report_names_the_line(run, tmp_path):
-    path = report_runs.classifier(tmp_path) / "accuracy.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'{"format"', b"{format", 1))
-    assert run("report", "c") == 0
-    assert f"accuracy.jsonl: line 1 {SKIPPED}" in path.with_name("report.html").read_text()

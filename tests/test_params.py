@@ -43,11 +43,10 @@ def rows(run: Run, capfd: pytest.CaptureFixture[str]) -> Callable[..., list[dict
 @pytest.fixture(scope="module")
 def paper() -> dict[str, Rows]:
     """The rows of the paper's norms at its sizes, by network."""
+    made = {network: counts(network, SHAPES[network], PAPERS) for network in PUBLISHED}
     return {
-        network: {
-            (row.norm, row.form): asdict(row) for row in counts(network, SHAPES[network], PAPERS)
-        }
-        for network in PUBLISHED
+        network: {(row.norm, row.form): asdict(row) for row in found}
+        for network, found in made.items()
     }
 
 
@@ -147,12 +146,8 @@ def test_a_size_without_a_network_is_the_critic_s_and_every_format_has_every_nor
             assert row["parameters"] == sum(each.numel() for each in critic.parameters())
     shown = {}
     for form in ("table", "md", "csv"):
-        print_as(
-            form,
-            tables=lambda: params_tables(made),
-            rows=lambda: made,
-            whole=lambda: None,
-        )
+        parts = {"tables": lambda: params_tables(made), "rows": lambda: made}
+        print_as(form, **parts, whole=lambda: None)
         shown[form] = capfd.readouterr().out
     lines = [line for line in shown["md"].splitlines() if line.startswith("|")]
     assert lines[0] == ("| norm | rebuilt | genuine | vs none | buffers | conv_bias | their code |")

@@ -8,25 +8,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from score_lines import PROTOCOL
 
 from msngan.runs.folder import UserError
 from msngan.scores.protocol import PRESETS, Preset, Protocol, bias_note, preset
 
-BASE = Protocol(
-    name="paper",
-    runs=5,
-    samples=2000,
-    splits=1,
-    dataset="cifar10",
-    split="train",
-    reference_images=50_000,
-    reference_sha256="ab" * 32,
-    size=32,
-    channels=3,
-    extractor="embed-cifar10-46378be3",
-    official_inception=False,
-    resize="bicubic-antialias-32",
-)
+BASE = Protocol(**PROTOCOL, resize="bicubic-antialias-32")
 
 
 @pytest.mark.quick

@@ -83,9 +83,7 @@ def test_second_time_comes_from_the_cache_and_is_the_same(toy, tmp_path, monkeyp
     assert same(first, Reference.of(IMAGES, toy, tmp_path))
 
 
-def test_other_pixels_order_count_weights_resize_and_version_have_other_files(
-    toy, tmp_path, monkeypatch
-):
+def test_other_pixels_order_weights_resize_and_version_have_other_files(toy, tmp_path, monkeypatch):
     changed = IMAGES.clone()
     changed[0, 0, 0, 0] += 1
     for images in (IMAGES, changed, IMAGES.flip(0), IMAGES[:-1]):

@@ -66,9 +66,6 @@ def ranked(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# Where a page goes
-
-
 @pytest.mark.quick
 def test_a_page_goes_to_the_folder_of_its_run_and_its_path_is_printed(tmp_path, capsys):
     for name in ("a", "b"):
@@ -116,9 +113,6 @@ def test_a_page_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["page.html"]
 
 
-# Every page
-
-
 @pytest.mark.parametrize("names", [["g"], ["c"], ["grid"], ["g", "c", "grid"], []])
 def test_a_page_stands_alone_with_headings_in_order_and_links_that_lead_somewhere(three, names):
     made = page(three, *names)
@@ -155,9 +149,6 @@ def test_a_page_imports_neither_torch_nor_rich(three):
     loaded = loaded_after("report", "g", "c", "grid", "--root", three, "--out", three / "page.html")
     assert not loaded & {"torch", "pytorch_lightning", "torchvision", "rich", "matplotlib"}
     assert "jinja2" in loaded
-
-
-# A run
 
 
 @pytest.mark.quick
@@ -281,9 +272,6 @@ def test_a_run_without_records_has_a_page_that_says_what_is_missing(tmp_path):
     assert "There is no accuracy.jsonl" in page(tmp_path, "bare").text
 
 
-# A study
-
-
 def test_a_study_shows_its_table_its_arms_and_each_run(three):
     made = page(three, "grid")
     assert "8 runs: 5 done, 1 diverged, 1 part, 1 to do" in made.text
@@ -343,9 +331,6 @@ def test_a_study_is_shown_from_results_json_where_there_is_no_study_yaml(tmp_pat
     assert any("r from 0.5 at epoch 1" in text for text in made.texts)
 
 
-# All runs
-
-
 def test_the_page_of_all_runs_shows_what_the_leaderboard_prints(ranked, capsys):
     made = page(ranked)
     capsys.readouterr()
@@ -377,9 +362,7 @@ def test_the_page_of_all_runs_shows_what_the_leaderboard_prints(ranked, capsys):
     assert "seeds pooled" in compared.text
 
 
-def test_the_page_of_all_runs_has_a_chart_a_protocol_and_the_last_grid_of_each_run(
-    ranked, monkeypatch
-):
+def test_the_page_of_all_runs_has_a_chart_and_the_last_grid_of_each(ranked, monkeypatch):
     classifier(ranked)
     made = page(ranked)
     names = ("msn-s0", "msn-s1", "sn-s0", "sn-s1")
@@ -393,9 +376,6 @@ def test_the_page_of_all_runs_has_a_chart_a_protocol_and_the_last_grid_of_each_r
     made = page(ranked)
     assert made.values("img", "src") == whole[:2]
     assert made.text.count("step-00000300.png left out: the pictures of this page already") == 2
-
-
-# Records that anyone may have made
 
 
 FILES = ("result.json", "environment.json", "metrics.jsonl", "accuracy.jsonl", "scores.jsonl")
@@ -489,9 +469,6 @@ def test_a_huge_run_has_a_page_of_less_than_two_megabytes(tmp_path):
     assert "metrics.jsonl: 1 line in 2 is read, of 20,001" in made.text
     kept = pictures.Pictures(1).add(tmp_path / "samples/g/real.png", "w", "c")
     assert "left out" in str(kept)
-
-
-# Options
 
 
 def test_each_option_that_is_not_at_its_default_is_listed_with_it():

@@ -33,9 +33,6 @@ SCORED = ["--scores.enabled", "true", "--scores.runs", "2", "--scores.samples", 
 EACH = [*SCORED, "--scores.every", "1"]
 
 
-# The rules, on numbers by hand -------------------------------------------------------------------
-
-
 def line(step: int, **scores: float | None) -> dict[str, Any]:
     """A score line; None is a failed score."""
     entries = {
@@ -76,14 +73,11 @@ def test_the_third_evaluation_worse_than_twice_the_best_is_reported(values, at):
         assert texts[4] == f"fid is 13 at step 5, {bound}"
 
 
-def test_a_score_that_should_be_high_is_bad_below_half_its_best():
+def test_high_scores_are_bad_below_half_their_best_and_kernel_distances_beyond_their_noise():
     assert not any(said("is", [8, 4, 4, 4]))
     assert said("is", [8, 3.9, 3.9, 3.9])[-1] == (
         "is is 3.9 at step 4, less than half its best (8 at step 1) in 3 evaluations in a row"
     )
-
-
-def test_a_kernel_distance_within_its_noise_is_no_collapse():
     for value, count in ((0.0009, 0), (0.0011, 1)):
         first = line(1, kid=-0.0001)
         first["scores"]["kid"]["sd"] = 0.0005
@@ -151,9 +145,6 @@ def test_only_comparable_and_undamaged_lines_are_evidence():
     assert rules.signs([*spoilt, newest], "fid", ["recall"]) == []
 
 
-# What scores cost -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("per_score", "per_step", "least"),
     [(5, 0.1, 1000), (3.3, 0.112, 600), (1, 0.19, 100), (1, 100, 1), (0.9, 0.57, 30)],
@@ -185,9 +176,6 @@ def test_a_cadence_within_the_share_is_not_blamed_not_even_soon_after_a_resume(d
     assert cost.remedy(elapsed=7.6 + 0.1 * done, done=done) is None
     cost.add(8.6)  # 8.1 s on average: 5.1 %
     assert cost.remedy(elapsed=16.2 + 0.1 * done, done=done) is not None
-
-
-# In training ------------------------------------------------------------------------------------
 
 
 def scores_of(folder: Path) -> list[dict[str, Any]]:
@@ -327,7 +315,7 @@ def test_a_collapse_is_said_once_and_stops_nothing_unasked(tiny, script, capfd):
     ],
     ids=["far from the best", "recall gone", "precision never there"],
 )
-def test_a_collapse_stops_the_run_when_asked_and_a_resume_goes_on(
+def test_a_collapse_stops_the_run_when_asked_until_resumed(
     tiny, run, script, capfd, values, stopped, best
 ):
     script += values
@@ -349,9 +337,7 @@ def test_a_collapse_stops_the_run_when_asked_and_a_resume_goes_on(
     assert same_bits(weights(whole), weights(folder))
 
 
-def test_a_stopped_run_that_is_resumed_as_it_was_is_not_stopped_for_the_same_episode(
-    tiny, run, script, capfd
-):
+def test_a_resumed_run_is_not_stopped_for_the_same_episode(tiny, run, script, capfd):
     script += COLLAPSE
     folder = tiny("mine", *EACH, "--scores.stop_on_collapse", "true")
     capfd.readouterr()
@@ -429,9 +415,6 @@ def test_scores_of_another_protocol_are_not_compared_and_that_is_said(tiny, run,
     assert "another protocol" not in capfd.readouterr().err
 
 
-# What scores leave alone ------------------------------------------------------------------------
-
-
 def test_scores_restore_every_mode_and_every_wish_for_a_gradient(tiny, monkeypatch):
     seen: list[bool] = []
     original = Scores.on_train_batch_end
@@ -463,9 +446,7 @@ def test_checkpoints_hold_nothing_of_the_extractor(tiny):
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_features_are_float64_and_the_same_bits_in_every_precision_of_training(
-    tiny, monkeypatch, precision
-):
+def test_features_are_the_same_float64_in_every_precision(tiny, monkeypatch, precision):
     seen: list[set[torch.dtype]] = []
     real: list[torch.Tensor] = []
     features, score, prepare = Extractor.features, Scorer.score, Scores.prepare

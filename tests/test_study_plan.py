@@ -167,9 +167,7 @@ def test_changes_apply_to_every_run_and_are_kept_and_exponents_need_no_dot(tmp_p
         (None, "model.norm=none", "mine.yaml: --set model.norm: the study's arms set it"),
     ],
 )
-def test_what_is_wrong_with_an_option_of_the_command_is_said_of_it(
-    tmp_path, monkeypatch, name, change, words
-):
+def test_a_wrong_option_of_the_command_is_named(tmp_path, monkeypatch, name, change, words):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(yaml.safe_dump(GRID))
     with pytest.raises(UserError) as problem:

@@ -124,9 +124,7 @@ def test_differences_are_paired_by_seed_and_only_over_seeds_that_both_have(study
         (1, ([0, 1, 2], []), "no pair, but A diverged 3 times"),
     ],
 )
-def test_a_verdict_says_what_the_interval_shows_and_whose_runs_are_in_no_pair(
-    study, sign, diverged, verdict
-):
+def test_a_verdict_says_what_the_interval_shows_and_who_diverged(study, sign, diverged, verdict):
     for seed in range(3):
         accuracies = {"msn": 0.5 + sign * (0.1 + seed / 1000), "plain": 0.5}
         for (arm, accuracy), lost in zip(accuracies.items(), diverged, strict=True):
@@ -308,9 +306,7 @@ def test_a_study_that_cannot_write_says_so_in_one_line(study, run, blocked, caps
     assert Path(blocked).read_text() == "a file"
 
 
-def test_names_of_runs_are_whole_in_a_list_and_short_under_the_study_s_title(
-    study, run, capsys, monkeypatch
-):
+def test_names_are_whole_in_a_list_and_short_under_a_title(study, run, capsys, monkeypatch):
     name = "mine" + 40 * "x"
     folder = write(FIRST, 0.5).rename(f"checkpoints/{name}-plain-lr0.1-s0")
     for columns in ("120", "84", "75"):
