@@ -42,6 +42,14 @@ def test_a_run_that_another_process_trains_is_refused_and_left_alone(
     assert run("resume", "mine", "--steps", "6") == 0
 
 
+def test_a_grid_that_a_crash_has_cut_is_left_out_of_the_animation(tiny: Tiny, run: Run) -> None:
+    tiny("mine", "--steps", "2", "--samples.every", "1")
+    Path("samples/mine/training.webp").unlink()
+    Path("samples/mine/step-00000001.png").write_bytes(b"\x89PNG")
+    assert run("resume", "mine", "--steps", "3") == 0
+    assert Path("samples/mine/training.webp").is_file()
+
+
 def test_a_run_holds_its_lock_while_it_trains_and_gives_it_back(
     tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

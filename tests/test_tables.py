@@ -41,3 +41,13 @@ def test_an_output_without_unicode_gets_ascii(show, monkeypatch):
     sys.stdout.flush()
     assert b"1+-2" in raw.getvalue()
     assert b"\x1b" not in raw.getvalue()
+
+
+def test_a_reader_that_has_gone_is_no_failure_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(BrokenPipeError):
+        print_terminal([Table("runs", ["name"], [["a"]])])

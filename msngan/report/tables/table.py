@@ -96,7 +96,11 @@ def print_terminal(tables: Iterable[Table]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # to the caller, as print does; rich's own exits with 1
+
+    console = Terminal()
     for table in tables:
         console.print(Text(encodable(table.title), style="bold"))
         for line in table.lines:

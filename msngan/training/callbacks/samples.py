@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,7 +89,12 @@ class Samples(RunCallback):
         if len(paths) < 2:
             return
         pick = torch.linspace(0, len(paths) - 1, min(100, len(paths))).long().unique()
-        frames = [Image.open(paths[index]).convert("RGB") for index in pick.tolist()]
+        frames = []
+        for index in pick.tolist():
+            with suppress(OSError, SyntaxError):  # a grid that a crash has cut
+                frames.append(Image.open(paths[index]).convert("RGB"))
+        if not frames:
+            return
         # A run resumed with another --samples.count has grids of two sizes.
         frames = [frame for frame in frames if frame.size == frames[-1].size]
         times = [200] * (len(frames) - 1) + [2000]  # milliseconds
