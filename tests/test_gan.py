@@ -262,3 +262,12 @@ def test_under_a_plain_trainer_the_losses_of_every_step_reach_its_logger(
     assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
     names = ("critic_loss", "generator_loss") if kind == "gan" else ("loss", "accuracy")
     assert all(float(row[name]) >= -10 for row in rows for name in names)
+
+
+def test_the_networks_of_a_study_are_built_before_anything_else_reads_the_images() -> None:
+    from msngan.runs.configs import parse
+    from msngan.training.tasks import TASKS
+
+    words = ["-c", "digits_msn", "--model.width", "2", "--data.limit", "128"]
+    module = TASKS["gan"](parse(words)).build()
+    assert {parameter.device.type for parameter in module.parameters()} == {"cpu"}

@@ -76,11 +76,12 @@ class Task:
 
     def build(self) -> GAN | Classifier:
         """The networks, not yet trained; UserError for networks that memory cannot hold."""
+        options = self.options  # reads the images, which are not to be on the meta device
         try:
             with rng.untouched(), torch.device("meta"):  # takes no memory
-                need, have = BYTES * count(self.module(**self.options)), memory()
+                need, have = BYTES * count(self.module(**options)), memory()
             if have is None or need <= have:
-                return self.module(**self.options)
+                return self.module(**options)
             size = f"they take {need / 2**30:,.0f} GiB in training, of {have / 2**30:,.0f}"
         except (MemoryError, RuntimeError) as problem:
             if isinstance(problem, RuntimeError) and "allocate memory" not in str(problem):
