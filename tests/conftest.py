@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from msngan.__main__ import main
 
+# What fixtures are, in the signatures of tests.
+Run = Callable[..., int]
+Tiny = Callable[..., Path]
+Refused = Callable[..., str]
+AtStep = Callable[[int, Callable[[], object]], None]
+Shown = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+
 TINY = ["--config", "digits_msn", "--model.width", "2", "--model.latent_dim", "4"]
 TINY += ["--data.batch_size", "8", "--data.limit", "64", "--data.size", "8"]
 TINY += ["--steps", "6", "--threads", "1"]
+# 48 images to train on in batches of 8: an epoch is 6 steps.
+TINY_CLASSIFIER = ["--config", "digits_cnn3_msn", "--model.width", "2", "--data.size", "8"]
+TINY_CLASSIFIER += ["--data.batch_size", "8", "--data.limit", "64", "--data.validation", "16"]
+TINY_CLASSIFIER += ["--data.test_limit", "150", "--threads", "1", "--checkpoint.every", "0"]
+TINY_CLASSIFIER += ["--dynamics.every", "0", "--records.every", "4"]
 # The last convolution of an 8x8 critic has one value per channel; an instance norm needs more.
 SMALLEST = {"instance": 16}
 # Norms whose output for one sample depends on the rest of the batch, in training.
@@ -48,13 +61,13 @@ def seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Patch) -> None:
     """Nothing is written to the user's folders."""
     monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def run(tmp_path: Path, monkeypatch: Patch) -> Run:
     """`run("fit", ...)`: the command line in this process, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
 
@@ -68,7 +81,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 @pytest.fixture
-def tiny(run: Callable[..., int]) -> Callable[..., Path]:
+def tiny(run: Run) -> Tiny:
     """`tiny("name", options...)`: fit a tiny GAN without scores; returns the run's folder."""
 
     def fit(name: str, *options: str) -> Path:
@@ -76,6 +89,61 @@ def tiny(run: Callable[..., int]) -> Callable[..., Path]:
         return Path("checkpoints") / name
 
     return fit
+
+
+@pytest.fixture
+def classifier(run: Run) -> Tiny:
+    """`classifier("name", options...)`: fit a tiny classifier; returns the run's folder."""
+
+    def fit(name: str, *options: str) -> Path:
+        assert run("fit", *TINY_CLASSIFIER, "--run", name, *options) == 0
+        return Path("checkpoints") / name
+
+    return fit
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Every file below with its content, and every folder."""
+    paths = [path for path in folder.rglob("*") if not path.is_symlink()]
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.fixture
+def refused(run: Run, tmp_path: Path, capfd: Shown, monkeypatch: Patch) -> Refused:
+    """`refused("fit", ...)`: bad input, so nothing is written or cached; returns its one line."""
+    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: str) -> str:
+        before = snapshot(tmp_path)
+        capfd.readouterr()
+        assert run(*arguments) == 2
+        shown = capfd.readouterr()
+        lines = shown.err.strip().splitlines()
+        assert len(lines) == 1, shown.err
+        assert lines[0].startswith("msngan")
+        assert "error: " in lines[0]
+        assert "Traceback" not in shown.out + shown.err
+        assert not shown.out.strip()
+        assert snapshot(tmp_path) == before
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture
+def at_step(monkeypatch: Patch) -> AtStep:
+    """`at_step(n, do)`: before the step that follows n, once."""
+    from msngan import gan
+
+    original = gan.GAN.training_step
+    todo: dict[int, Callable[[], object]] = {}
+
+    def stepped(self: Any, *batch: object) -> object:
+        todo.pop(self.trainer.global_step, lambda: None)()
+        return original(self, *batch)
+
+    monkeypatch.setattr(gan.GAN, "training_step", stepped)
+    return todo.__setitem__
 
 
 @pytest.fixture(scope="session")
@@ -92,44 +160,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mine(trained: Path, run: Callable[..., int], tmp_path: Path) -> Path:
+def mine(trained: Path, run: Run, tmp_path: Path) -> Path:
     """The folder of a copy of the run `mine`, to be changed at will."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return Path("checkpoints") / "mine"
-
-
-def snapshot(folder: Path) -> dict[str, str]:
-    """Every file below, by content, and every folder."""
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path in sorted(folder.rglob("*"))
-        if not path.is_symlink()
-    }
-
-
-@pytest.fixture
-def refused(
-    run: Callable[..., int],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[..., str]:
-    """Run a command that must be refused, with nothing written or cached; returns its one line."""
-    monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments: str) -> str:
-        before = snapshot(tmp_path)
-        capfd.readouterr()
-        assert run(*arguments) == 2
-        shown = capfd.readouterr()
-        assert not shown.out.strip()
-        (line,) = shown.err.strip().splitlines()
-        assert line.startswith("msngan")
-        assert "error: " in line
-        assert snapshot(tmp_path) == before
-        return line
-
-    return call
 
 
 def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
@@ -142,7 +176,7 @@ def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
     return found
 
 
-def resumed_from_previous(folder: Path, run: Callable[..., int]) -> dict[str, torch.Tensor]:
+def resumed_from_previous(folder: Path, run: Run) -> dict[str, torch.Tensor]:
     """The weights after the run in `folder` was resumed from its previous checkpoint."""
     (folder / "previous.ckpt").replace(folder / "last.ckpt")
     assert run("resume", folder.name) == 0

@@ -20,8 +20,7 @@ import numpy as np
 import report_runs
 import torch
 import yaml
-from classifier_runs import TINY_CLASSIFIER
-from conftest import QUIET, TINY
+from conftest import QUIET, TINY, TINY_CLASSIFIER
 from fuzz_inputs import (
     SCALARS,
     VALUES,

@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from classifier_runs import TINY_CLASSIFIER
-from conftest import TINY
+from conftest import TINY, TINY_CLASSIFIER
 
 from msngan.__main__ import main
 
@@ -181,11 +180,7 @@ class Trial:
     """One run in a folder of its own, killed and taken up again."""
 
     def __init__(
-        self,
-        folder: Path,
-        task: str,
-        temporary: str | None = None,
-        copied: Trial | None = None,
+        self, folder: Path, task: str, temporary: str | None = None, copied: Trial | None = None
     ) -> None:
         self.folder, self.task, self.temporary = folder, task, temporary
         folder.mkdir(parents=True)
@@ -216,13 +211,9 @@ class Trial:
 
         return fork(work, self.log)
 
-    @property
-    def done(self) -> bool:
-        return (self.run / "result.json").exists()
-
     def finish(self) -> str | None:
         """Take it up and let it end; what went wrong, if anything did."""
-        if self.done:
+        if (self.run / "result.json").exists():
             return None
         code = wait(self.start())
         return None if code == 0 else f"exit code {code}: {self.log.read_text()[-2000:]}"
@@ -261,9 +252,7 @@ def flat(value: Any) -> Any:
         return value.numpy().tobytes()
     if isinstance(value, dict):
         return {key: flat(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [flat(each) for each in value]
-    return value
+    return [flat(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 class Report:
@@ -276,9 +265,9 @@ class Report:
             self.losses.append(f"{about}: {problem}")
         shutil.rmtree(trial.folder)
 
-    def show(self, **more: Any) -> None:
+    def show(self) -> None:
         seconds = round(time.monotonic() - self.began, 1)
-        print(json.dumps({"kills": self.tried, "losses": self.losses, "seconds": seconds} | more))
+        print(json.dumps({"kills": self.tried, "losses": self.losses, "seconds": seconds}))
 
 
 def undisturbed(folder: Path, task: str) -> tuple[dict[str, Any], list[str], float]:
@@ -294,13 +283,11 @@ def undisturbed(folder: Path, task: str) -> tuple[dict[str, Any], list[str], flo
     return trial.said(), json.loads((folder / "ticks.json").read_text()), seconds
 
 
-def each_operation(
-    folder: Path, task: str, wanted: Callable[[list[str]], list[int]], of_resume: bool
-) -> Report:
-    """Kill a run, or its resumption, at file operations.
+def each_operation(folder: Path, task: str, few: bool, of_resume: bool) -> Report:
+    """Kill a run, or its resumption, at each of its file operations.
 
-    wanted: which operations, counted from 1, of the list of all. of_resume: first kill the run in
-    the middle, then its resumption.
+    few: only at one of each delicate kind, from the middle of the run. of_resume: first kill the
+    run in the middle, then its resumption.
     """
     report = Report()
     whole, labels, _ = undisturbed(folder / "whole", task)
@@ -312,7 +299,11 @@ def each_operation(
         counted = Trial(folder / "counted", task, copied=first)
         assert wait(counted.start(count=True)) == 0, counted.log.read_text()
         labels = json.loads((counted.folder / "ticks.json").read_text())
-    for number in wanted(labels):
+    wanted = [*range(1, len(labels) + 1)]
+    if few:
+        places = [[n for n in wanted if labels[n - 1] == label] for label in DELICATE]
+        wanted = [each[len(each) // 2] for each in places]
+    for number in wanted:
         trial = Trial(folder / str(number), task, copied=first)
         code = wait(trial.start(kill_at=number))
         about = f"{task}: kill at operation {number} of {len(labels)} ({labels[number - 1]})"
@@ -347,19 +338,6 @@ def at_random(folder: Path, task: str, kills: int, seed: int, other: str) -> Rep
     return report
 
 
-def few(labels: list[str]) -> list[int]:
-    """A file operation of each delicate kind, from the middle of the run."""
-    found = []
-    for label in DELICATE:
-        places = [number for number, each in enumerate(labels, 1) if each == label]
-        found.append(places[len(places) // 2])
-    return found
-
-
-def every(labels: list[str]) -> list[int]:
-    return [*range(1, len(labels) + 1)]
-
-
 def command_line() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("how", choices=["operations", "resumption", "random"])
@@ -375,8 +353,8 @@ def command_line() -> None:
         if options.how == "random":
             report = at_random(place, options.task, options.kills, options.seed, options.other)
         else:
-            wanted = few if options.few else every
-            report = each_operation(place, options.task, wanted, options.how == "resumption")
+            of_resume = options.how == "resumption"
+            report = each_operation(place, options.task, options.few, of_resume)
     report.show()
 
 

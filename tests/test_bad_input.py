@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import QUIET, TINY
 from PIL import Image
 
-Run = Callable[..., int]
+from msngan.scores.protocol import METRICS
+
 FIT = ["fit", *TINY, *QUIET]
 FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.limit", "null"]
 
@@ -21,16 +22,30 @@ FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.l
     ("arguments", "words"),
     [
         (["fti"], "unknown command 'fti' (did you mean 'fit'"),
+        (["fit"], "nothing to train; give a config, as `msngan fit --config digits_msn`"),
+        (["fit", "digits_msn.yaml"], "a config is given as --config digits_msn.yaml"),
+        (["fit", "--config"], "--config needs a name, as --config digits_msn"),
         (["fit", "--config", "cifar_mns"], "did you mean 'cifar_msn'"),
         (["fit", "--config", "no/such/file.yaml"], "no config 'no/such/file.yaml'"),
         ([*FIT, "--model.compile", "true", "--model.penalty", "r1"], "second derivative"),
         ([*FIT, "--data.batch_size", "65"], "the data set has 64"),
         ([*FIT, "--data.split", "validation"], "no split 'validation'"),
-        ([*FIT, "--scores.protocol", "papr"], "paper"),
+        ([*FIT, "--scores.protocol", "papr"], "did you mean 'paper'?"),
+        ([*FIT, "--scores.protocol", "mine.yaml"], "mine.yaml"),
+        ([*FIT, "--scores.best=kid", "--scores.metrics=fid,is"], "kid needs kid in --scores.metr"),
+        ([*FIT, "--scores.best=recall", "--scores.metrics=fid"], "recall needs prc in"),
+        ([*FIT, "--scores.metrics=is"], "--scores.best fid needs fid in --scores.metrics"),
+        ([*FIT, "--scores.metrics", "fid,kidd"], f"choose from {', '.join(METRICS)}"),
+        ([*FIT, "--scores.metrics", "[]"], "--scores.metrics [] names no metric"),
+        ([*FIT, "--detect-anomaly", "--model.compile", "true"], "--model.compile false"),
         ([*FIT, "--scores.enabled", "true", "--scores.extractor", "imagenet"], "imagenet"),
         ([*FIT, "--scores.enabled=true", "--scores.extractor", "x.safetensors"], "x.safetensors"),
         ([*FIT, "--trainer.devices", "2"], "torchrun"),
         ([*FIT, "--trainer.devices", "0"], "--trainer.devices 0 is less than 1"),
+        ([*FIT, "--trainer.devices", "0,x"], "0,x is not a list of GPU numbers; write it as 0,1"),
+        ([*FIT, "--trainer.devices=0,1,", "--trainer.accelerator=cpu"], "give a number of proc"),
+        ([*FIT, "--trainer.num_nodes", "0"], "--trainer.num_nodes"),
+        ([*FIT, "--dynamics.every", "-1"], "--dynamics.every -1"),
         ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
         ([*FIT, "--run", "../elsewhere"], "not a run name"),
         ([*FIT, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
@@ -50,9 +65,7 @@ FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.l
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
-def test_a_wrong_argument_is_named_with_its_remedy(
-    refused: Callable[..., str], arguments: list[str], words: str
-) -> None:
+def test_a_wrong_argument_is_named_with_its_remedy(refused, arguments, words):
     assert words in refused(*arguments)
 
 
@@ -62,21 +75,19 @@ OTHER = [
 ]
 
 
-def test_a_run_is_not_overwritten_nor_continued_as_another_network(
-    mine: Path, refused: Callable[..., str]
-) -> None:
+def test_a_run_is_not_overwritten_nor_continued_as_another_network(mine, refused):
     assert "msngan resume mine" in refused(*FIT, "--run", "mine")
     line = refused("resume", "mine")
     assert "has done 6 steps, and --steps is 6; give a larger --steps to go on" in line
+    line = refused("evaluate", "mine", "--device", "meta")
+    assert "--device meta cannot score; use cpu" in line
     for option in OTHER:
         line = refused(*FIT, "--ckpt_path", str(mine / "last.ckpt"), f"--{option}")
         assert option.partition("=")[0].partition(".")[2] in line
         assert "last.ckpt" in line
 
 
-def test_a_checkpoint_that_is_cut_or_foreign_or_a_program_is_refused(
-    mine: Path, refused: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_is_cut_or_foreign_or_a_program_is_refused(mine, refused, tmp_path):
     class Payload:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, ("executed",)
@@ -99,9 +110,7 @@ def test_a_checkpoint_that_is_cut_or_foreign_or_a_program_is_refused(
     assert not (tmp_path / "executed").exists()
 
 
-def test_samples_of_a_moving_average_that_was_not_kept_are_refused(
-    tiny: Callable[..., Path], refused: Callable[..., str]
-) -> None:
+def test_samples_of_a_moving_average_that_was_not_kept_are_refused(tiny, refused):
     tiny("mine", "--model.ema_decay", "0", "--steps", "1")
     assert "--raw" in refused("sample", "mine")
 
@@ -117,13 +126,7 @@ def test_samples_of_a_moving_average_that_was_not_kept_are_refused(
     ],
     ids=["empty", "mixed sizes", "mixed modes", "an impossible size", "a corrupt file"],
 )
-def test_a_folder_that_cannot_be_trained_on(
-    refused: Callable[..., str],
-    tmp_path: Path,
-    pictures: dict[str, tuple[int, str] | None],
-    options: list[str],
-    words: str,
-) -> None:
+def test_a_folder_that_cannot_be_trained_on(refused, tmp_path, pictures, options, words):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name, kind in pictures.items():
@@ -132,3 +135,14 @@ def test_a_folder_that_cannot_be_trained_on(
         else:
             Image.new(kind[1], (kind[0], kind[0])).save(folder / f"{name}.png")
     assert words in refused(*FOLDER, *options)
+
+
+@pytest.mark.parametrize("command", ["fit --help", "configs"])
+def test_a_reader_that_has_seen_enough_is_no_error(command):
+    words = [sys.executable, "-m", "msngan", *command.split()]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()  # before anything is written
+    assert process.wait() == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == b""

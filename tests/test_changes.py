@@ -1,23 +1,27 @@
-"""What a run may go on with another value of, and a norm's options through fit and resume."""
+"""What may change between fit and resume: options, formats of checkpoints, names of options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+import hostile
+import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import same_bits, weights
+from conftest import Shown, same_bits, weights
 
 from msngan.gan import GAN
+from msngan.networks import read_generator
+from msngan.runs import checkpoint_files as checkpoints
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError
 
-Tiny = Callable[..., Path]
-Run = Callable[..., int]
-Captured = pytest.CaptureFixture[str]
 RELEASED = ["--model.norm_options.gain", "true", "--model.norm_layers", "[3, 5, body.12]"]
 RELEASED += ["--model.other_norm", "spectral"]
 NEW = ("norm_options", "norm_layers", "other_norm")
@@ -39,14 +43,12 @@ def edit(folder: Path, **options: Any) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def changes(capfd: Captured) -> set[str]:
+def changes(capfd: Shown) -> set[str]:
     return {line for line in capfd.readouterr().err.splitlines() if " -> " in line}
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["by option", "by a hand in config.yaml"])
-def test_a_harmless_change_is_taken_and_said(
-    mine: Path, run: Run, capfd: Captured, edited: bool
-) -> None:
+def test_a_harmless_change_is_taken_and_said(mine, run, capfd, edited):
     words = [f"--{name}={value}" for name, (value, _) in TAKEN.items()]
     if edited:
         edit(mine, **{name.replace(".", "__"): value for name, (value, _) in TAKEN.items()})
@@ -58,11 +60,9 @@ def test_a_harmless_change_is_taken_and_said(
     assert list(groups[0]["betas"]) == [0.0, 0.9]
 
 
-def test_a_structural_change_in_a_config_is_refused_with_its_key(
-    mine: Path, run: Run, capfd: Captured
-) -> None:
-    text = (mine / "config.yaml").read_text()
-    for name, value, word in (
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
         ("model__norm", "spectral", "norm mean_spectral, the config says spectral"),
         ("model__width", 3, "width 2, the config says 3"),
         ("data__size", 16, "size 8, the config says 16"),
@@ -70,16 +70,14 @@ def test_a_structural_change_in_a_config_is_refused_with_its_key(
         ("model__penalty", "spectral_penalty", "one of them keeps estimates"),
         ("model__ema_decay", 0, "ema_decay"),
         ("task", "classifier", "unknown option '"),
-    ):
-        edit(mine, **{name: value})
-        assert run("resume", "mine", "--steps", "8") == 2
-        assert word in capfd.readouterr().err
-        (mine / "config.yaml").write_text(text)
+    ],
+)
+def test_a_structural_change_in_a_config_is_refused_with_its_key(mine, refused, name, value, words):
+    edit(mine, **{name: value})
+    assert words in refused("resume", "mine", "--steps", "8")
 
 
-def test_a_norm_s_options_are_trained_recorded_resumed_exactly_and_not_changed(
-    tiny: Tiny, run: Run, capfd: Captured
-) -> None:
+def test_a_norm_s_options_are_trained_recorded_resumed_exactly_and_not_changed(tiny, run, refused):
     whole = weights(tiny("whole", *RELEASED))
     gains = {name for name in whole if name.endswith("output_norm.weight")}
     assert gains == {f"critic.body.{index}.output_norm.weight" for index in (6, 10, 12)}
@@ -94,19 +92,15 @@ def test_a_norm_s_options_are_trained_recorded_resumed_exactly_and_not_changed(
         (["--model.norm_layers", "[3, 5]"], "norm_layers [3, 5, 'body.12']"),
         (["--model.other_norm", "none"], "other_norm spectral"),
     ):
-        before = (part / "config.yaml").read_bytes()
-        capfd.readouterr()
-        assert run("resume", "part", "--steps", "8", *options) == 2
-        (line,) = capfd.readouterr().err.strip().splitlines()
+        line = refused("resume", "part", "--steps", "8", *options)
         assert f"holds a network with {words}, the config says" in line
-        assert (part / "config.yaml").read_bytes() == before
     assert run("resume", "part", "--steps", "6") == 0
     assert same_bits(weights(part), whole)
 
 
 def test_a_checkpoint_from_before_some_options_has_their_defaults_and_former_names(
-    tiny: Tiny, run: Run, capfd: Captured
-) -> None:
+    tiny, run, capfd
+):
     whole = weights(tiny("whole", "--steps", "8"))
     folder = tiny("mine", "--steps", "6")
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
@@ -144,9 +138,103 @@ def test_a_checkpoint_from_before_some_options_has_their_defaults_and_former_nam
     ],
     ids=str,
 )
-def test_what_a_gan_cannot_have_is_named_in_python_too(options: dict[str, Any], words: str) -> None:
+def test_what_a_gan_cannot_have_is_named_in_python_too(options, words):
     before = torch.random.get_rng_state()
     with pytest.raises(UserError, match=words):
         GAN(**{"width": 1, "latent_dim": 2} | options)
     GAN(norm_layers=[0], width=1, latent_dim=2, size=8)
     assert torch.equal(torch.random.get_rng_state(), before)  # checks draw nothing
+
+
+# Of the images that the version which wrote the fixture drew: seed 0, four of 8x8.
+IMAGES = "5a5f307aa9ce504d9235634f15cf382e8914c49fbd8dd4d4c47136c917886f7b"
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    """A run of format 1, in its folder."""
+    folder = tmp_path / "checkpoints" / "format1"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_bytes(hostile.FIXTURE.with_name("format-1.yaml").read_bytes())
+    (folder / "last.ckpt").write_bytes(hostile.sound())
+    return folder / "last.ckpt"
+
+
+def test_a_checkpoint_of_format_1_draws_the_same_images(run, first):
+    for target in ("format1", str(first)):
+        assert run("sample", target, "--n", "4", "--format", "npz", "--out", "x.npz") == 0
+        assert hashlib.sha256(np.load("x.npz")["arr_0"].tobytes()).hexdigest() == IMAGES
+
+
+def test_a_run_of_format_1_goes_on(run, first, capfd):
+    environment = first.with_name("environment.json")
+    environment.write_text('{"command": "msngan fit --run format1"}')  # as older versions wrote it
+    assert run("resume", "format1", "--steps", "9") == 0
+    commands = [each["command"] for each in json.loads(environment.read_text())["commands"]]
+    assert commands == ["msngan fit --run format1", shlex.join(["msngan", *sys.argv[1:]])]
+    changes = [line for line in capfd.readouterr().err.splitlines() if " -> " in line]
+    assert [line for line in changes if not line.startswith("threads")] == ["steps: 6 -> 9"]
+    saved = read_checkpoint(first)
+    assert saved["msngan"]["step"] == 9
+    assert {float(each["step"]) for each in saved["optimizer_states"][0]["state"].values()} == {9}
+
+
+def test_lightning_reads_the_former_names_of_options_too(first):
+    """Lightning drops a name that GAN does not take, and would give its default."""
+    saved = torch.load(first, weights_only=True)
+    saved["hyper_parameters"].pop("critic_batch", None)
+    saved["hyper_parameters"]["passes"] = "joint"
+    torch.save(saved, first)
+    assert GAN.load_from_checkpoint(first).joint
+    assert GAN.load_from_checkpoint(str(first), width=saved["hyper_parameters"]["width"]).joint
+    assert not GAN.load_from_checkpoint(first, critic_batch="separate").joint
+
+
+def test_a_younger_checkpoint_is_refused_by_its_format(first):
+    first.write_bytes(hostile.saved(hostile.put(3, "msngan", "format")))
+    with pytest.raises(UserError, match=r"is of format 3, this msngan reads up to 1; upgrade"):
+        read_checkpoint(first)
+
+
+def test_an_older_checkpoint_is_brought_up_one_format_after_the_other(run, first, monkeypatch):
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_FORMAT", 3)
+    with pytest.raises(UserError, match=r"is of format 1, this msngan reads none before 2"):
+        read_checkpoint(first)
+
+    def second(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        checkpoint["hyper_parameters"]["slop"] = checkpoint["hyper_parameters"].pop("slope")
+        return checkpoint
+
+    def third(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        checkpoint["hyper_parameters"]["slope"] = checkpoint["hyper_parameters"].pop("slop")
+        return checkpoint
+
+    monkeypatch.setattr(checkpoints, "UPGRADES", {1: second, 2: third})
+    assert read_checkpoint(first)["msngan"]["format"] == 3
+    assert run("resume", "format1", "--steps", "7") == 0  # Lightning gets what was brought up
+    monkeypatch.setattr(checkpoints, "UPGRADES", {1: second, 2: lambda checkpoint: {}["x"]})
+    first.write_bytes(hostile.sound())
+    with pytest.raises(UserError, match="not a valid checkpoint of format 1"):
+        read_checkpoint(first)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_an_exported_generator_draws_the_checkpoints_images(run, first, raw, capfd):
+    word = ["--raw"] if raw else []
+    assert run("export", "format1", "--out", "x.safetensors", *word) == 0
+    sha256 = hashlib.sha256(Path("x.safetensors").read_bytes()).hexdigest()
+    assert sha256 in capfd.readouterr().out
+    drawn = []
+    for target in ("format1", "x.safetensors"):
+        assert run("sample", target, "--n", "8", "--format", "npz", "--out", "x.npz", *word) == 0
+        drawn.append(np.load("x.npz")["arr_0"])
+    assert np.array_equal(*drawn)
+    generator, about = read_generator(Path("x.safetensors"))
+    assert about["weights"] == ("raw" if raw else "ema")
+    assert about["msngan"]["step"] == 6
+    state = torch.load(first, weights_only=True)["state_dict"]
+    prefix = "generator." if raw else "ema."
+    assert all(torch.equal(state[prefix + n], x) for n, x in generator.state_dict().items())
+    assert run("sample", "x.safetensors", *([] if raw else ["--raw"])) == 2
+    assert run("export", "format1", "--out", "x.safetensors") == 2  # it is there
+    assert run("export", "format1", "--out", "x.ckpt") == 2

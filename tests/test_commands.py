@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from msngan.data.images import tile
 from msngan.gan import GAN
-from msngan.leaderboard.experiments import setup_of
 from msngan.networks import draw_samples, load_generator
-from msngan.runs.atomic import append_line
 from msngan.runs.configs import is_study, known_configs, parse, summary, top_level
-from msngan.runs.jsonl import read_lines
 from msngan.training.callbacks import progress
 
 FAMILIES = ["coverage", "cs", "density", "fd", "kd", "precision", "recall"]
-Run = Callable[..., int]
-Tiny = Callable[..., Path]
-Captured = pytest.CaptureFixture[str]
 
 
 @pytest.mark.quick
-def test_a_run_keeps_config_environment_records_checkpoints_and_pictures(mine: Path) -> None:
+def test_a_run_keeps_config_environment_records_checkpoints_and_pictures(mine):
     names = {path.name for path in mine.iterdir()}
     assert names >= {
         *("config.yaml", "environment.json", "last.ckpt", "previous.ckpt", "best.ckpt"),
@@ -52,7 +45,7 @@ def test_a_run_keeps_config_environment_records_checkpoints_and_pictures(mine: P
     assert all("/embed-digits-" in key for key in line["scores"])
 
 
-def test_tensorboard_has_scalars_scores_and_grids(mine: Path) -> None:
+def test_tensorboard_has_scalars_scores_and_grids(mine):
     events = EventAccumulator(str(mine / "tensorboard"))
     events.Reload()
     tags = events.Tags()
@@ -63,7 +56,7 @@ def test_tensorboard_has_scalars_scores_and_grids(mine: Path) -> None:
     assert "real" in tags["images"]
 
 
-def test_grids_and_python_show_the_samples_of_the_average_in_eval_mode(mine: Path) -> None:
+def test_grids_and_python_show_the_samples_of_the_average_in_eval_mode(mine):
     generator, _ = load_generator(mine / "last.ckpt")
     picture = tile(torch.cat(list(draw_samples(generator, 64, seed=0)))).numpy()[0]
     with Image.open("samples/mine/step-00000006.png") as saved:
@@ -74,9 +67,7 @@ def test_grids_and_python_show_the_samples_of_the_average_in_eval_mode(mine: Pat
     assert torch.equal(gan.sample(3, seed=2), next(draw_samples(generator, 3, seed=2)))
 
 
-def test_a_run_says_where_it_is_how_long_it_takes_and_what_comes_next(
-    run: Run, capfd: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_says_where_it_is_how_long_it_takes_and_what_comes_next(run, capfd, monkeypatch):
     for name in ("HEARTBEAT_SECONDS", "LEAST_SECONDS", "LONG"):
         monkeypatch.setattr(progress, name, 0)
     monkeypatch.setattr(progress.time, "process_time", lambda: 0.0)  # threads that get no time
@@ -95,9 +86,7 @@ def test_a_run_says_where_it_is_how_long_it_takes_and_what_comes_next(
     assert [progress.clock(seconds) for seconds in (5, 65.4, 3661)] == ["0:05", "1:05", "1:01:01"]
 
 
-def test_a_saved_config_gives_the_same_run_again_and_a_resume_says_what_changes(
-    mine: Path, run: Run, capfd: Captured
-) -> None:
+def test_a_saved_config_gives_the_same_run_again_and_a_resume_says_what_changes(mine, run, capfd):
     assert run("fit", "--config", str(mine / "config.yaml"), "--run", "again", *QUIET) == 0
     assert same_bits(weights(mine), weights(Path("checkpoints/again")))
     capfd.readouterr()
@@ -107,7 +96,7 @@ def test_a_saved_config_gives_the_same_run_again_and_a_resume_says_what_changes(
 
 
 class TestSample:
-    def test_grids_and_rows(self, mine: Path, run: Run, capsys: Captured) -> None:
+    def test_grids_and_rows(self, mine, run, capsys):
         assert run("sample", "mine", "--grid", "9") == 0
         written = Path(capsys.readouterr().out.strip())
         assert written == Path("samples/mine/sample-00000006-seed0.png")
@@ -117,7 +106,7 @@ class TestSample:
         with Image.open("x.png") as image:
             assert image.size == ((5 * 10 + 2) * 8, (3 * 10 + 2) * 8)
 
-    def test_npz_holds_the_same_images_as_single_files(self, mine: Path, run: Run) -> None:
+    def test_npz_holds_the_same_images_as_single_files(self, mine, run):
         assert run("sample", str(mine), "--n", "12", "--format", "npz", "--out", "x.npz") == 0
         assert run("sample", str(mine / "last.ckpt"), "--n", "12", "--out", "x") == 0
         images = np.load("x.npz")["arr_0"]
@@ -128,7 +117,7 @@ class TestSample:
         with Image.open(files[3]) as single:
             assert (np.asarray(single) == images[3, :, :, 0]).all()
 
-    def test_seed_and_weights_choose_the_images(self, mine: Path, run: Run) -> None:
+    def test_seed_and_weights_choose_the_images(self, mine, run):
         files = []
         for name, options in {"a": [], "b": [], "c": ["--seed", "1"], "d": ["--raw"]}.items():
             assert run("sample", "mine", "--out", f"{name}.png", *options) == 0
@@ -137,28 +126,10 @@ class TestSample:
         assert files[0] != files[3]
 
 
-def test_a_run_that_began_at_another_s_checkpoint_keeps_that_in_its_config(
-    mine: Path, run: Run
-) -> None:
-    start = ["--ckpt_path", str(mine / "last.ckpt"), "--steps", "9", "--run", "second"]
-    assert run("fit", *TINY, *QUIET, *start) == 0
-    second = Path("checkpoints/second")
-    config = yaml.safe_load((second / "config.yaml").read_text())
-    assert config["ckpt_path"] == str((mine / "last.ckpt").resolve())
-    without = {name: value for name, value in config.items() if name != "ckpt_path"}
-    assert setup_of(without).config_id != setup_of(config).config_id
-    end = weights(second)
-    for checkpoint in second.glob("*.ckpt"):
-        checkpoint.unlink()  # as if it had been killed before the first of its own
-    assert run("resume", "second") == 0
-    assert same_bits(weights(second), end)
-    assert torch.load(second / "last.ckpt", weights_only=True)["msngan"]["step"] == 9
-
-
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_evaluate_gives_the_numbers_of_training_and_the_leaderboard_shows_them(
-    precision: str, tiny: Tiny, run: Run, capsys: Captured
-) -> None:
+    precision, tiny, run, capsys
+):
     sizes = ["--scores.samples", "30", "--scores.runs", "2", "--trainer.precision", precision]
     folder = tiny("mine", "--scores.enabled", "true", *sizes)
     capsys.readouterr()
@@ -179,7 +150,7 @@ def test_evaluate_gives_the_numbers_of_training_and_the_leaderboard_shows_them(
 
 
 @pytest.mark.quick
-def test_every_packaged_config_is_valid_and_says_what_it_is(run: Run, capsys: Captured) -> None:
+def test_every_packaged_config_is_valid_and_says_what_it_is(run, capsys):
     for name, path in known_configs().items():
         assert len(summary(path)) > 20, name
         if is_study(top_level(path)):
@@ -205,9 +176,7 @@ def test_every_packaged_config_is_valid_and_says_what_it_is(run: Run, capsys: Ca
     assert studies >= {"table1_mnist", "table2"}
 
 
-def test_configs_fold_for_a_terminal_and_list_one_that_cannot_be_read(
-    run: Run, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configs_fold_for_a_terminal_and_list_one_that_cannot_be_read(run, capsys, monkeypatch):
     Path("configs/a_folder.yaml").mkdir(parents=True)
     Path("configs/a_binary.yaml").write_bytes(b"\xff\xfe")
     assert run("configs") == 0
@@ -224,16 +193,8 @@ def test_configs_fold_for_a_terminal_and_list_one_that_cannot_be_read(
 
 
 @pytest.mark.quick
-def test_a_config_in_configs_here_hides_the_packaged_one(run: Run, capsys: Captured) -> None:
+def test_a_config_in_configs_here_hides_the_packaged_one(run, capsys):
     Path("configs").mkdir()
     Path("configs/cifar_msn.yaml").write_text("# mine\nsteps: 1234\n")
     assert run("fit", "--config", "cifar_msn", "--print_config") == 0
     assert yaml.safe_load(capsys.readouterr().out)["steps"] == 1234
-
-
-def test_a_line_after_one_that_a_kill_has_cut_is_a_line_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "scores.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2, "sco')
-    append_line(path, {"step": 3})
-    append_line(path, {"step": 4})
-    assert [line["step"] for line in read_lines(path)] == [1, 3, 4]

@@ -7,22 +7,22 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from conftest import QUIET, TINY, same_bits, weights
+from conftest import QUIET, TINY, Shown, same_bits, weights
 
-from msngan import gan
+from msngan.gan import GAN
 from msngan.runs.atomic import add, append_line
+from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.jsonl import read_lines
+from msngan.training.starting import room_wanted
 
-Run = Callable[..., int]
-Tiny = Callable[..., Path]
-Shown = pytest.CaptureFixture[str]
 EACH = ["--checkpoint.every", "1", "--records.every", "1", "--samples.every", "1"]
 EACH += ["--dynamics.every", "1", "--samples.count", "4"]
 
@@ -53,23 +53,13 @@ def fill(place: Path, leave: int) -> Iterator[None]:
     ballast.unlink()
 
 
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
-    """`at_step(n, do)`: before the step that follows n, once."""
-    original = gan.GAN.training_step
-    todo: dict[int, Callable[[], object]] = {}
-
-    def stepped(self: gan.GAN, *batch: object) -> object:
-        todo.pop(self.trainer.global_step, lambda: None)()
-        return original(self, *batch)
-
-    monkeypatch.setattr(gan.GAN, "training_step", stepped)
-    return todo.__setitem__
-
-
 def on(disk: Path, *options: str) -> list[str]:
     """The options of a run that writes after each step to this disk."""
     return [*TINY, *QUIET, *EACH, "--run", "mine", "--root", str(disk), *options]
+
+
+def saved_step(folder: Path) -> int:
+    return int(torch.load(folder / "last.ckpt", weights_only=True)["global_step"])
 
 
 def left(place: Path) -> list[str]:
@@ -84,9 +74,7 @@ def last_line(shown: Shown) -> str:
     return text.splitlines()[-1]
 
 
-def test_a_full_disk_stops_the_run_and_its_last_checkpoint_goes_on_exactly(
-    small: Path, run: Run, tiny: Tiny, capfd: Shown
-) -> None:
+def test_a_full_disk_stops_the_run_and_its_last_checkpoint_goes_on_exactly(small, run, tiny, capfd):
     whole = weights(tiny("whole", *EACH))
     folder = small / "checkpoints/mine"
     with fill(small, 400_000):
@@ -95,36 +83,53 @@ def test_a_full_disk_stops_the_run_and_its_last_checkpoint_goes_on_exactly(
         assert line.startswith(f"msngan: error: cannot write to {folder}: No space left on device")
         assert f"`msngan resume mine --root {small}`" in line
         assert not left(small)
-        assert 1 <= torch.load(folder / "last.ckpt", weights_only=True)["global_step"] < 6
+        assert 1 <= saved_step(folder) < 6
     assert run("resume", "mine", "--root", str(small)) == 0
     assert same_bits(whole, weights(folder))
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_limit_on_the_size_of_files_stops_the_run_too(
-    run: Run, tiny: Tiny, capfd: Shown, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tiny("mine", "--steps", "2")
-    whole = weights(folder)
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        code = run("resume", "mine", "--steps", "3")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert code == 1
-    assert last_line(capfd).startswith(f"msngan: error: cannot write to {folder}: ")
+
+
+@contextmanager
+def failing_save(problem: Exception) -> Iterator[None]:
+    with mock.patch("torch.save", side_effect=problem):
+        yield
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        no_file_above(100_000),
+        failing_save(OSError(errno.ENOSPC, "No space left on device")),
+        failing_save(RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 7")),
+    ],
+    ids=["a limit", "an OSError", "torch's own error"],
+)
+def test_a_save_that_fails_is_one_line_that_says_how_to_go_on(run, tiny, capfd, failing):
+    folder = tiny("mine", "--steps", "2")
+    whole = weights(folder)
+    with failing:
+        assert run("resume", "mine", "--steps", "3") == 1
+    line = last_line(capfd)
+    assert line.startswith(f"msngan: error: cannot write to {folder}: ")
+    assert "`msngan resume mine`" in line
     assert not left(folder)
     assert same_bits(whole, weights(folder))
+    assert run("resume", "mine", "--steps", "3") == 0
 
 
 def test_a_run_that_may_continue_warns_once_an_episode_and_ends_in_the_same_bits(
-    small: Path,
-    run: Run,
-    tiny: Tiny,
-    at_step: Callable[[int, Callable[[], object]], None],
-    capfd: Shown,
-) -> None:
+    small, run, tiny, at_step, capfd
+):
     whole = weights(tiny("whole", *EACH, "--steps", "9"))
     capfd.readouterr()
     disk = fill(small, 0)
@@ -143,11 +148,8 @@ def test_a_run_that_may_continue_warns_once_an_episode_and_ends_in_the_same_bits
 
 
 def test_records_that_find_no_room_are_said_once_an_episode_and_the_others_are_whole(
-    tiny: Tiny,
-    at_step: Callable[[int, Callable[[], object]], None],
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: Shown,
-) -> None:
+    tiny, at_step, monkeypatch, capfd
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
@@ -185,29 +187,19 @@ def test_records_that_find_no_room_are_said_once_an_episode_and_the_others_are_w
 
 
 def test_a_run_that_may_continue_fails_when_its_last_checkpoint_is_missing(
-    small: Path,
-    run: Run,
-    at_step: Callable[[int, Callable[[], object]], None],
-    capfd: Shown,
-) -> None:
+    small, run, at_step, capfd
+):
     disk = fill(small, 60_000)  # for records, not for a checkpoint
     at_step(3, lambda: disk.__enter__())
     assert run("fit", *on(small, "--checkpoint.on_save_error", "continue")) == 1
     assert "No space left on device" in last_line(capfd)
     folder = small / "checkpoints/mine"
-    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert saved_step(folder) == 3
     assert not (folder / "result.json").exists()
 
 
 @pytest.mark.parametrize("how", ["moved", "removed", "unmounted"])
-def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_anew(
-    small: Path,
-    run: Run,
-    at_step: Callable[[int, Callable[[], object]], None],
-    capfd: Shown,
-    tmp_path: Path,
-    how: str,
-) -> None:
+def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_anew(small, run, at_step, capfd, how):
     folder = small / "checkpoints/mine"
 
     def vanish() -> None:
@@ -224,17 +216,13 @@ def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_anew(
     assert last_line(capfd).startswith(f"msngan: error: cannot write to {folder}: ")
     assert not folder.exists()
     if how == "moved":
-        assert torch.load(small / "moved/last.ckpt", weights_only=True)["global_step"] == 3
+        assert saved_step(small / "moved") == 3
         assert not left(small)
 
 
 def test_a_disk_that_becomes_read_only_stops_the_run_and_refuses_a_resume_until_it_is_not(
-    small: Path,
-    run: Run,
-    tiny: Tiny,
-    at_step: Callable[[int, Callable[[], object]], None],
-    capfd: Shown,
-) -> None:
+    small, run, tiny, at_step, capfd
+):
     whole = weights(tiny("whole", *EACH))
     folder = small / "checkpoints/mine"
 
@@ -247,43 +235,33 @@ def test_a_disk_that_becomes_read_only_stops_the_run_and_refuses_a_resume_until_
     for command in (("fit", *on(small)), ("resume", "mine", "--root", str(small))):
         assert run(*command) == 1
         assert last_line(capfd).startswith(message)
-        assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
+        assert saved_step(folder) == 3
     subprocess.run(["umount", "-l", str(small)], check=True)
     assert run("resume", "mine", "--root", str(small)) == 0
     assert same_bits(whole, weights(folder))
 
 
-def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_a_line_that_does_not_fit_leaves_the_file_and_one_after_a_cut_line_is_its_own(tmp_path):
     path = tmp_path / "lines.jsonl"
     append_line(path, {"step": 1})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, before[1]))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            append_line(path, {"step": 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with no_file_above(path.stat().st_size + 5), pytest.raises(OSError, match="too large"):
+        append_line(path, {"step": 2})
     assert path.read_bytes() == b'{"step": 1}\n'
+    path.write_bytes(path.read_bytes() + b'{"step": 2, "sco')
+    append_line(path, {"step": 3})
+    assert [line["step"] for line in read_lines(path)] == [1, 3]
 
 
-def test_little_room_is_said_before_training(
-    run: Run, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capfd: Shown
-) -> None:
-    def usage(free: int) -> Callable[[object], object]:
-        return lambda place: shutil._ntuple_diskusage(10**12, 10**12 - free, free)
-
+def test_little_room_is_said_before_training(tiny, monkeypatch, capfd):
     folder = tiny("a")
     size = (folder / "last.ckpt").stat().st_size
     capfd.readouterr()
     for name, free, warned in (("b", 2 * size, True), ("c", 10 * size, False)):
-        monkeypatch.setattr(shutil, "disk_usage", usage(free))
-        tiny(name)
-        shown = capfd.readouterr().err
-        said = f"warning: checkpoints/{name} has room for" in shown
+        usage = shutil._ntuple_diskusage(10**12, 10**12 - free, free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda place, usage=usage: usage)
+        tiny(name, "--steps", "1")
+        said = f"warning: checkpoints/{name} has room for" in capfd.readouterr().err
         assert said == warned
-    from msngan.runs.checkpoint_files import read_checkpoint
-    from msngan.training.starting import room_wanted
-
     saved = read_checkpoint(folder / "last.ckpt")["hyper_parameters"]
-    wanted = room_wanted(gan.GAN(**saved))
+    wanted = room_wanted(GAN(**saved))
     assert 0.2 * 4 * size < wanted < 4 * size  # tensors; a file this small is mostly names

@@ -1,24 +1,27 @@
-"""dynamics.npz: whole, readable by numpy alone, and refused in one line where it is damaged."""
+"""dynamics.npz: what a run measures and when, that training does not notice, damaged files."""
 
 from __future__ import annotations
 
-import pickle
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import resumed_from_previous, same_bits, under, weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msngan.training.dynamics import PER_LAYER, Dynamics, appended, read, until, write
 
 LAYERS = ("critic.body.0", "critic.head")
+EVERY_2, OFF = ["--dynamics.every", "2"], ["--dynamics.every", "0"]
 
 
-def example(*steps: int, layers: tuple[str, ...] = LAYERS) -> Dynamics:
+def example(*steps: int) -> Dynamics:
     """Measurements at these steps, every number another one."""
     draw = np.random.default_rng(len(steps))
     count, edges = len(steps), np.array([0.1, 1.0, 10.0])
@@ -27,7 +30,7 @@ def example(*steps: int, layers: tuple[str, ...] = LAYERS) -> Dynamics:
         return draw.normal(size=(count, *shape)).astype(np.float32)
 
     return Dynamics(
-        layers=layers,
+        layers=LAYERS,
         shapes=((4, 3, 3, 3), (1, 64)),
         networks=("critic",),
         threshold=0.01,
@@ -45,11 +48,8 @@ def example(*steps: int, layers: tuple[str, ...] = LAYERS) -> Dynamics:
 
 def same(a: Dynamics, b: Dynamics, *but: str) -> bool:
     """Whether two are equal to the last bit, NaN too."""
-    for field in fields(Dynamics):
-        pair = [getattr(each, field.name) for each in (a, b)]
-        if field.name not in but and pickle.dumps(_plain(pair[0])) != pickle.dumps(_plain(pair[1])):
-            return False
-    return True
+    names = [field.name for field in fields(Dynamics) if field.name not in but]
+    return all(_plain(getattr(a, name)) == _plain(getattr(b, name)) for name in names)
 
 
 def _plain(value: Any) -> Any:
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
 
 
 @pytest.mark.quick
-def test_what_is_written_is_read_to_the_last_bit(tmp_path: Path) -> None:
+def test_what_is_written_is_read_to_the_last_bit(tmp_path):
     path, known = tmp_path / "dynamics.npz", example(0, 1, 500)
     write(path, known)
     assert same(read(path), known)
@@ -68,7 +68,7 @@ def test_what_is_written_is_read_to_the_last_bit(tmp_path: Path) -> None:
     assert len(read(path)) == 0
 
 
-def test_numpy_alone_reads_the_file(tmp_path: Path) -> None:
+def test_numpy_alone_reads_the_file(tmp_path):
     path, known = tmp_path / "dynamics.npz", example(0, 7)
     write(path, known)
     with np.load(path, allow_pickle=False) as archive:
@@ -83,43 +83,35 @@ def test_numpy_alone_reads_the_file(tmp_path: Path) -> None:
     assert names == own | {"format"} | {f"{name}/{i}" for name in lists for i in (0, 1)}
 
 
-def test_reading_needs_no_torch() -> None:
+def test_reading_needs_no_torch():
     code = "import sys, msngan.training.dynamics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_measurements_follow_each_other_and_are_dropped_from_a_step_on() -> None:
+def test_measurements_follow_each_other_are_dropped_from_a_step_on_and_fit_or_are_refused():
     whole = example(0, 1, 500, 1000)
-    parts = None
-    for step in (0, 1, 500, 1000):
-        before = until(whole, step)
-        index = len(before) - 1
-        parts = appended(parts, one(whole, index))
-        assert same(parts, before)
     for step, count in ((-1, 0), (0, 1), (499, 2), (500, 3), (2000, 4)):
         assert len(until(whole, step)) == count
-    assert same(appended(until(whole, -1), one(whole, 2)), one(whole, 2))
+    last = changed(whole, lambda array: array[-1:])
+    assert same(appended(until(whole, 999), last), whole)
+    assert same(appended(until(whole, -1), last), last)
+    for other in (
+        replace(last, layers=("critic.body.0", "critic.other")),
+        replace(last, edges=np.array([0.1, 1.0, 11.0])),
+    ):
+        with pytest.raises(ValueError, match="other layers"):
+            appended(until(whole, 500), other)
+    with pytest.raises(ValueError, match="after step 1000"):
+        appended(whole, last)
 
 
-def one(dynamics: Dynamics, index: int) -> Dynamics:
-    """One of the measurements."""
-    changed: dict[str, Any] = {}
-    for name in ("step", *PER_LAYER, "histogram", "spectral_complexity", "seconds"):
-        changed[name] = getattr(dynamics, name)[index : index + 1]
+def changed(dynamics: Dynamics, change: Callable[[Any], Any]) -> Dynamics:
+    """With each of the arrays that have a row a measurement changed."""
+    names = ("step", *PER_LAYER, "histogram", "spectral_complexity", "seconds")
+    arrays = {name: change(getattr(dynamics, name)) for name in names}
     for name in ("singular", "channel_mean", "channel_sd"):
-        changed[name] = tuple(array[index : index + 1] for array in getattr(dynamics, name))
-    return replace(dynamics, **changed)
-
-
-def test_a_measurement_of_other_layers_or_of_the_past_is_refused() -> None:
-    known = example(0, 500)
-    with pytest.raises(ValueError, match="other layers"):
-        appended(known, example(501, layers=("critic.body.0", "critic.other")))
-    with pytest.raises(ValueError, match="other layers"):
-        appended(known, replace(example(501), edges=np.array([0.1, 1.0, 11.0])))
-    for step in (499, 500):
-        with pytest.raises(ValueError, match="after step 500"):
-            appended(known, example(step))
+        arrays[name] = tuple(map(change, getattr(dynamics, name)))
+    return replace(dynamics, **arrays)
 
 
 def refused(path: Path, *words: str) -> None:
@@ -132,16 +124,25 @@ def refused(path: Path, *words: str) -> None:
     assert all(word in message for word in words)
 
 
-def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_or_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "dynamics.npz"
+    refused(path, "no such file")
+    path.mkdir()
+    refused(path)
+    path.rmdir()
     write(path, example(0, 1))
     whole = path.read_bytes()
-    for size in (0, 1, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:size])
+    for content in (*(whole[:size] for size in (0, 1, len(whole) // 2, -1)), b"step,loss\n1,2\n"):
+        path.write_bytes(content)
         refused(path)
+    with open(path, "wb") as file:
+        np.save(file, np.arange(3))
+    refused(path)
+    np.savez(path, weights=np.ones(3))
+    refused(path, "no format number")
 
 
-def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_refused_or_harmless(tmp_path):
     path, known = tmp_path / "dynamics.npz", example(0, 1)
     write(path, known)
     whole, draw, noticed = path.read_bytes(), random.Random(0), 0
@@ -157,21 +158,6 @@ def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
     assert noticed > 20
 
 
-def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "dynamics.npz"
-    refused(path, "no such file")
-    path.mkdir()
-    refused(path)
-    path.rmdir()
-    path.write_text("step,loss\n1,2\n")
-    refused(path)
-    with open(path, "wb") as file:
-        np.save(file, np.arange(3))
-    refused(path)
-    np.savez(path, weights=np.ones(3))
-    refused(path, "no format number")
-
-
 class Trap:
     """Unpickled, it makes a file."""
 
@@ -182,7 +168,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_in_the_file_is_not_opened(tmp_path: Path) -> None:
+def test_a_pickle_in_the_file_is_not_opened(tmp_path):
     path, made = tmp_path / "dynamics.npz", tmp_path / "made"
     np.savez(path, format=np.array(1), step=np.array([Trap(made)], dtype=object))
     refused(path)
@@ -207,9 +193,7 @@ def test_a_pickle_in_the_file_is_not_opened(tmp_path: Path) -> None:
         ("threshold", np.array([0.1, 0.2]), "cannot be read"),
     ],
 )
-def test_columns_that_do_not_fit_are_refused(
-    tmp_path: Path, name: str, value: Any, word: str
-) -> None:
+def test_columns_that_do_not_fit_are_refused(tmp_path, name, value, word):
     path = tmp_path / "dynamics.npz"
     write(path, example(0, 1))
     with np.load(path) as archive:
@@ -222,30 +206,105 @@ def test_columns_that_do_not_fit_are_refused(
     refused(path, word)
 
 
-def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "dynamics.npz"
     write(path, example(0, 1))
     monkeypatch.setattr("msngan.training.dynamics.dynamics_file.LARGEST", 1000)
     refused(path, "larger than")
 
 
-def test_a_failure_while_writing_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, known = tmp_path / "dynamics.npz", example(0, 1)
-    write(path, known)
-    left, plain = [5], np.lib.format.write_array
+def dynamics(folder: Path) -> Dynamics:
+    return read(folder / "dynamics.npz")
 
-    def full(*arguments: Any, **options: Any) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise OSError("no space left on device")
-        plain(*arguments, **options)
 
-    monkeypatch.setattr(np.lib.format, "write_array", full)
-    with pytest.raises(OSError, match="no space left"):
-        write(path, example(0, 1, 2))
-    assert same(read(path), known)
-    assert [each.name for each in tmp_path.iterdir()] == ["dynamics.npz"]
+def test_a_gan_is_measured_before_and_after_its_first_step_then_by_cadence_and_last(tiny):
+    found = dynamics(tiny("a", "--dynamics.every", "3", "--steps", "8"))
+    assert found.step.tolist() == [0, 1, 3, 6, 8]
+    assert found.networks == ("critic", "generator")
+    critic = [f"critic.body.{2 * i}" for i in range(7)]
+    generator = ["generator.stem", *(f"generator.body.{i}" for i in (2, 5, 8, 11))]
+    assert found.layers == (*critic, "critic.head", *generator)
+    assert found.shapes[0] == (2, 1, 3, 3)
+    assert np.isnan(found.gradient_rms[0]).all()
+    assert np.isfinite(found.gradient_rms[1:]).all()
+    counts = found.histogram.sum((2, 3), dtype=np.int64)
+    sizes = [int(np.prod(shape)) for shape in found.shapes]
+    assert counts.tolist() == [[0] * len(sizes)] + [sizes] * 4
+    assert (found.drift[0, :7] == 0).all()
+    assert (found.drift[1:, :7] > 0).all()
+    assert (found.seconds > 0).all()
+    assert (found.spectral_complexity > 0).all()
+    assert np.isfinite(found.operator_norm).all()
+
+
+def test_a_classifier_is_measured_on_its_one_network(classifier):
+    found = dynamics(classifier("a", *EVERY_2, "--steps", "6"))
+    assert found.step.tolist() == [0, 1, 2, 4, 6]
+    assert found.networks == ("network",)
+    assert found.layers == ("network.body.0", "network.body.2", "network.body.4", "network.head")
+    assert np.isfinite(found.gradient_rms[1:]).all()
+    assert np.isfinite(found.drift[:, :3]).all()
+    assert np.isnan(found.drift[:, 3]).all()
+    # Under a spectral norm the matrix of each weight has norm 1, nearly: sigma is an estimate.
+    np.testing.assert_allclose(found.matrix_norm, 1, rtol=0.1)
+    assert (found.operator_norm[:, :3] > 1.05).any()
+
+
+JOINT = ["--model.critic_batch", "joint", "--model.generator_statistics", "last"]
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("tiny", under("batch")),
+        ("tiny", [*under("optional_spectral"), "--trainer.precision", "bf16-mixed"]),
+        ("tiny", ["--model.power_iteration", "pass", "--model.penalty", "gradient", *JOINT]),
+        ("tiny", ["--trainer.precision", "64-true"]),
+        ("classifier", ["--steps", "6", "--model.dropout", "0.2"]),
+    ],
+)
+def test_weights_are_the_same_bits_with_dynamics_and_without(request, task, options):
+    fit = request.getfixturevalue(task)
+    without = fit("without", *options, *OFF)
+    assert not (without / "dynamics.npz").exists()
+    measured = fit("measured", *options, "--dynamics.every", "1")
+    assert same_bits(weights(without), weights(measured))
+    assert np.isfinite(dynamics(measured).operator_norm).all()
+
+
+@pytest.mark.parametrize("task", ["tiny", "classifier"])
+def test_the_file_and_the_events_of_a_resumed_run_are_those_of_the_whole_one(request, run, task):
+    options = [*EVERY_2, "--steps", "9", "--checkpoint.every", "5"]
+    folder = request.getfixturevalue(task)("whole", *options)
+    whole = dynamics(folder)
+    resumed_from_previous(folder, run)
+    found = dynamics(folder)
+    assert same(found, whole, "seconds")
+    assert not same(found, whole)
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    network = found.networks[0]
+    scalars = events.Scalars(f"dynamics/{network}/operator_norm")
+    assert [each.step for each in scalars] == found.step.tolist()
+    own = [name.startswith(f"{network}.") for name in found.layers]
+    np.testing.assert_allclose([e.value for e in scalars], found.operator_norm[:, own].max(1))
+
+
+def test_a_damaged_file_is_told_in_one_line_before_it_is_lost(tiny, run, capsys):
+    folder = tiny("a", *EVERY_2)
+    (folder / "dynamics.npz").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert run("resume", "a", "--steps", "8") == 2
+    error = capsys.readouterr().err
+    assert "dynamics.npz cannot be read as training dynamics" in error
+    assert "Traceback" not in error
+    assert (folder / "dynamics.npz").read_bytes() == b"damaged"
+    (folder / "dynamics.npz").unlink()
+    assert run("resume", "a", "--steps", "8") == 0
+    assert dynamics(folder).step.tolist() == [6, 8]
+
+
+def test_a_run_from_another_run_s_checkpoint_begins_where_it_begins(tiny):
+    first = tiny("first", *EVERY_2)
+    found = dynamics(tiny("second", *EVERY_2, "--steps", "9", "--ckpt_path", f"{first}/last.ckpt"))
+    assert found.step.tolist() == [6, 8, 9]
+    assert np.isnan(found.gradient_rms[0]).all()

@@ -20,8 +20,7 @@ from typing import Any
 import fuzz_cases as cases
 import pytest
 import report_runs
-from classifier_runs import TINY_CLASSIFIER
-from conftest import QUIET, TINY
+from conftest import QUIET, TINY, TINY_CLASSIFIER
 
 from msngan.data.image_files import load_folder
 from msngan.report.html.chart import logarithmic

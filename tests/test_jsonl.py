@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from classifier_runs import TINY_CLASSIFIER
-from conftest import QUIET, TINY
+from conftest import QUIET, TINY, TINY_CLASSIFIER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from classifier_runs import TINY_CLASSIFIER
-from conftest import QUIET, TINY, same_bits, under, weights
+from conftest import QUIET, TINY, TINY_CLASSIFIER, same_bits, under, weights
 from together import held, run_together
 from torch import Tensor
 

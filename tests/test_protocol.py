@@ -30,6 +30,13 @@ def test_id_is_the_same_on_every_machine_and_as_before_fields_were_added():
     assert Protocol(**BASE.as_dict()) == BASE
 
 
+def test_two_seeds_of_a_protocol_have_no_run_in_common():
+    made = [replace(BASE, seed=seed) for seed in range(3)]
+    seeds = [protocol.seed_of(run) for protocol in made for run in range(5)]
+    assert len(set(seeds)) == 15
+    assert seeds[:5] == [0, 1, 2, 3, 4]
+
+
 def test_presets_are_the_published_sizes():
     sizes = {name: (each.runs, each.samples, each.splits) for name, each in PRESETS.items()}
     assert sizes == {"paper": (5, 2000, 1), "sngan": (10, 5000, 1), "50k": (1, 50_000, 10)}

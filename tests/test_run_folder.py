@@ -15,34 +15,23 @@ from conftest import QUIET, TINY, same_bits, weights
 from msngan.runs.folder import lock
 from msngan.training.callbacks import AtomicIO
 from msngan.training.callbacks.scores import Sign
-
-Run = Callable[..., int]
-Tiny = Callable[..., Path]
-Shown = pytest.CaptureFixture[str]
+from msngan.training.dynamics import read
 
 
-def test_a_run_that_another_process_trains_is_refused_and_left_alone(
-    tiny: Tiny, run: Run, capfd: Shown
-) -> None:
+def test_a_run_that_another_process_trains_is_refused_and_left_alone(tiny, run, refused):
     folder = tiny("mine", "--steps", "4")
-    theirs = folder / ".last.ckpt.abc.tmp"
-    theirs.touch()
-    before = (folder / "config.yaml").read_bytes()
+    (folder / ".last.ckpt.abc.tmp").touch()  # theirs
     held = lock(folder / ".lock")
     assert held is not None
-    capfd.readouterr()
     try:
-        assert run("resume", "mine", "--steps", "6") == 2
+        line = refused("resume", "mine", "--steps", "6")
     finally:
         os.close(held)
-    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("msngan: error: run 'mine' is being trained by another process")
-    assert theirs.exists()
-    assert (folder / "config.yaml").read_bytes() == before
     assert run("resume", "mine", "--steps", "6") == 0
 
 
-def test_a_grid_that_a_crash_has_cut_is_left_out_of_the_animation(tiny: Tiny, run: Run) -> None:
+def test_a_grid_that_a_crash_has_cut_is_left_out_of_the_animation(tiny, run):
     tiny("mine", "--steps", "2", "--samples.every", "1")
     Path("samples/mine/training.webp").unlink()
     Path("samples/mine/step-00000001.png").write_bytes(b"\x89PNG")
@@ -50,30 +39,19 @@ def test_a_grid_that_a_crash_has_cut_is_left_out_of_the_animation(tiny: Tiny, ru
     assert Path("samples/mine/training.webp").is_file()
 
 
-def test_a_run_holds_its_lock_while_it_trains_and_gives_it_back(
-    tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from msngan import gan
-
-    original = gan.GAN.training_step
+def test_a_run_holds_its_lock_while_it_trains_and_gives_it_back(tiny, run, at_step):
     seen: list[object] = []
-
-    def stepped(self: gan.GAN, *batch: object) -> object:
-        seen.append(lock(Path("checkpoints/mine/.lock")))
-        return original(self, *batch)
-
-    monkeypatch.setattr(gan.GAN, "training_step", stepped)
+    for step in (1, 2):
+        at_step(step, lambda: seen.append(lock(Path("checkpoints/mine/.lock"))))
     tiny("mine", "--steps", "2")
     assert run("resume", "mine", "--steps", "3") == 0
-    assert seen == [None, None, None]
+    assert seen == [None, None]
     free = lock(Path("checkpoints/mine/.lock"))
     assert free is not None
     os.close(free)
 
 
-def test_what_a_killed_training_left_is_removed_and_what_others_write_is_not(
-    tiny: Tiny, run: Run
-) -> None:
+def test_what_a_killed_training_left_is_removed_and_what_others_write_is_not(tiny, run):
     folder, samples = tiny("mine", "--steps", "2"), Path("samples/mine")
     stale = [folder / ".last.ckpt.a_b1.tmp", folder / "..next.ckpt.xyz.tmp", folder / ".next.ckpt"]
     stale += [folder / ".metrics.jsonl.xyz.tmp", folder / ".config.yaml.xyz.tmp"]
@@ -89,9 +67,7 @@ def test_what_a_killed_training_left_is_removed_and_what_others_write_is_not(
 @pytest.mark.parametrize(
     "left", [(), (".lock",), (".lock", "environment.json", ".config.yaml.a.tmp")]
 )
-def test_a_run_killed_before_it_had_a_config_is_begun_again_by_fit(
-    tiny: Tiny, left: tuple[str, ...]
-) -> None:
+def test_a_run_killed_before_it_had_a_config_is_begun_again_by_fit(tiny, left):
     folder = Path("checkpoints/mine")
     folder.mkdir(parents=True)
     for name in left:
@@ -100,14 +76,13 @@ def test_a_run_killed_before_it_had_a_config_is_begun_again_by_fit(
     assert not list(folder.glob("*.tmp"))
 
 
-def test_a_folder_that_holds_anything_else_is_taken(run: Run, capfd: Shown) -> None:
+def test_a_folder_that_holds_anything_else_is_taken(refused):
     folder = Path("checkpoints/mine")
     folder.mkdir(parents=True)
     (folder / "notes.txt").touch()
     Path("checkpoints/file").touch()
     for name in ("mine", "file"):
-        assert run("fit", *TINY, *QUIET, "--run", name) == 2
-        assert f"run '{name}' is taken" in capfd.readouterr().err
+        assert f"run '{name}' is taken" in refused("fit", *TINY, *QUIET, "--run", name)
 
 
 def cut(path: Path) -> None:
@@ -122,10 +97,16 @@ def blank(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut, blank])
+def no_link(*arguments: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize(("damage", "links"), [(cut, True), (blank, False)])
 def test_a_damaged_last_checkpoint_is_set_aside_for_the_one_before(
-    tiny: Tiny, run: Run, capfd: Shown, damage: Callable[[Path], None]
-) -> None:
+    tiny, run, capfd, monkeypatch, damage, links
+):
+    if not links:  # the file system has none
+        monkeypatch.setattr(os, "link", no_link)
     whole = weights(tiny("whole", "--steps", "8"))
     folder = tiny("mine", "--steps", "7", "--checkpoint.every", "4")
     damage(folder / "last.ckpt")
@@ -143,23 +124,25 @@ def test_a_damaged_last_checkpoint_is_set_aside_for_the_one_before(
     assert steps == [4, 8]
 
 
-def test_a_run_without_a_whole_checkpoint_is_one_line_and_stays_as_it_is(
-    tiny: Tiny, run: Run, capfd: Shown
-) -> None:
+def test_a_run_without_a_whole_checkpoint_is_one_line_and_stays_as_it_is(tiny, refused):
     folder = tiny("mine", "--checkpoint.every", "4")
     for name in ("last.ckpt", "previous.ckpt"):
         cut(folder / name)
-    before = sorted(path.name for path in folder.iterdir())
-    capfd.readouterr()
-    assert run("resume", "mine", "--steps", "9") == 2
-    (line,) = capfd.readouterr().err.splitlines()
+    line = refused("resume", "mine", "--steps", "9")
     assert "last.ckpt and checkpoints/mine/previous.ckpt cannot be read" in line
-    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tiny, run):
+    whole = tiny("whole")
+    parts = tiny("parts", "--steps", "2")
+    (parts / "last.ckpt").unlink()
+    assert run("resume", "parts", "--steps", "6") == 0
+    assert same_bits(weights(whole), weights(parts))
 
 
 def test_at_every_moment_of_a_save_one_last_checkpoint_is_intact_and_there_are_at_most_four(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny, monkeypatch
+):
     folder = Path("checkpoints/mine")
     counts: list[int] = []
     steps: list[int] = []
@@ -192,9 +175,7 @@ def test_at_every_moment_of_a_save_one_last_checkpoint_is_intact_and_there_are_a
     assert steps == sorted(steps)
 
 
-def test_a_kill_between_the_two_names_of_one_checkpoint_leaves_no_third(
-    tiny: Tiny, run: Run
-) -> None:
+def test_a_kill_between_the_two_names_of_one_checkpoint_leaves_no_third(tiny, run):
     folder = tiny("mine", "--steps", "4", "--checkpoint.every", "2")
     (folder / "previous.ckpt").unlink()
     os.link(folder / "last.ckpt", folder / "previous.ckpt")
@@ -202,12 +183,11 @@ def test_a_kill_between_the_two_names_of_one_checkpoint_leaves_no_third(
     assert {path.name for path in folder.glob(".*")} == {".lock"}
 
 
-def test_every_record_is_on_disk_before_the_checkpoint_that_stands_for_it(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_record_is_on_disk_before_the_checkpoint_that_stands_for_it(tiny, monkeypatch):
     folder = Path("checkpoints/mine")
     synced: dict[int, int] = {}  # bytes by inode
     checked: list[bool] = []
+    measured: list[int] = []
     fsync, replace = os.fsync, os.replace
 
     def watched_fsync(descriptor: int) -> None:
@@ -221,6 +201,7 @@ def test_every_record_is_on_disk_before_the_checkpoint_that_stands_for_it(
             records += [*Path("samples/mine").iterdir(), folder / ".next.ckpt"]
             found = [path.stat() for path in records]
             checked.append(all(synced.get(each.st_ino) == each.st_size for each in found))
+            measured.append(int(read(folder / "dynamics.npz").step[-1]))
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
@@ -229,11 +210,12 @@ def test_every_record_is_on_disk_before_the_checkpoint_that_stands_for_it(
     options += ["--samples.every", "2", "--records.every", "1", "--dynamics.every", "2"]
     tiny("mine", *options, "--checkpoint.every", "2")
     assert checked == [True, True, True]
+    assert measured == [2, 4, 6]
 
 
 def test_a_save_without_room_is_told_to_who_asks_so_that_no_other_process_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -246,21 +228,9 @@ def test_a_save_without_room_is_told_to_who_asks_so_that_no_other_process_waits(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_system_without_links_still_keeps_the_one_before(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_link(*arguments: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", no_link)
-    folder = tiny("mine", "--checkpoint.every", "4")
-    found = [torch.load(folder / f"{n}.ckpt", weights_only=True) for n in ("previous", "last")]
-    assert [each["global_step"] for each in found] == [4, 6]
-
-
 def test_a_collapse_whose_result_a_kill_has_prevented_still_ends_the_run(
-    tiny: Tiny, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: Shown
-) -> None:
+    tiny, run, monkeypatch, capfd
+):
     def sign(lines: list[dict[str, int]], *_: object) -> list[Sign]:
         return [Sign("fd is far off", True)] if lines[-1]["step"] == 3 else []
 

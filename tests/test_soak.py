@@ -41,25 +41,25 @@ def elsewhere() -> str:
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_of_a_write_ends_as_if_it_had_not_been() -> None:
+def test_a_run_killed_in_the_middle_of_a_write_ends_as_if_it_had_not_been():
     assert kills("operations", "gan", "--few")["kills"] == 5
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_with_another_temporary_folder_ends_as_if_it_had_not_been() -> None:
+def test_a_run_killed_at_random_with_another_temporary_folder_ends_as_if_it_had_not_been():
     assert kills("random", "classifier", "--kills", "2", "--other", elsewhere())["kills"] == 2
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("task", ["gan", "classifier"])
 @pytest.mark.parametrize("how", ["operations", "resumption"])
-def test_a_kill_at_each_file_operation_loses_nothing(how: str, task: str) -> None:
+def test_a_kill_at_each_file_operation_loses_nothing(how, task):
     assert kills(how, task)["kills"] > 100
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("task", ["gan", "classifier"])
-def test_fifty_kills_at_random_times_lose_nothing(task: str) -> None:
+def test_fifty_kills_at_random_times_lose_nothing(task):
     seed = os.environ.get("MSNGAN_SOAK_SEED", str(random.randrange(10**6)))
     print("seed", seed)
     report = kills("random", task, "--kills", "50", "--seed", seed, "--other", elsewhere())

@@ -1,8 +1,8 @@
-"""Signals save at the end of a step; a save is atomic; a failed one says how to resume."""
+"""However a run is ended, by a signal or with another process, it saves and goes on exactly."""
 
 from __future__ import annotations
 
-import errno
+import os
 import signal
 import subprocess
 import sys
@@ -13,108 +13,141 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUIET, TINY, same_bits, weights
+from together import run_together
 
-Run = Callable[..., int]
-Tiny = Callable[..., Path]
+from msngan.gan import GAN
+
+FIT = ["fit", *TINY, *QUIET, "--run", "mine", "--records.every", "1"]
+JOB = [*FIT, "--data.batch_size", "4", "--checkpoint.every", "5"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+in_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc"
+)
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "msngan", "fit", *TINY, *QUIET, "--run", "mine", *options]
-    return subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def start(folder: Path, command: list[str]) -> subprocess.Popen[str]:
+    with open(folder / "said", "w") as said:
+        return subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, text=True)
 
 
-def wait_for_steps(folder: Path, process: subprocess.Popen[str]) -> None:
-    metrics = folder / "checkpoints/mine/metrics.jsonl"
+def wait_for(process: subprocess.Popen[str], done: Callable[[], bool]) -> None:
     for _ in range(1200):
-        if metrics.is_file() and metrics.stat().st_size:
+        if done():
             return
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, Path("said").read_text()
         time.sleep(0.05)
-    pytest.fail("no step in a minute")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
-    tiny: Tiny, run: Run, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    process = start(tmp_path, "--steps", "1000000", "--records.every", "1")
-    wait_for_steps(tmp_path, process)
-    process.send_signal(number)
-    _, shown = process.communicate(timeout=60)
-    assert process.returncode == code, shown
-    assert "msngan resume mine" in shown
-    assert "Traceback" not in shown
-    stopped = torch.load("checkpoints/mine/last.ckpt", weights_only=True)["global_step"]
-    assert stopped >= 1
-    total = str(stopped + 3)
-    assert run("resume", "mine", "--steps", total) == 0
-    whole = tiny("whole", "--steps", total, "--records.every", "1")
-    assert same_bits(weights(whole), weights(Path("checkpoints/mine")))
-
-
-@pytest.mark.slow
-def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
-    # The step hangs, so the first interrupt has nothing to wait for but the second.
-    code = (
-        "import sys, time, msngan.gan as g\n"
-        "slow = g.update_average\n"
-        "def hang(average, live, decay, step):\n"
-        "    if step == 3: open('hanging', 'w').close(); time.sleep(600)\n"
-        "    slow(average, live, decay, step)\n"
-        "g.update_average = hang\n"
-        "from msngan.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, "fit", *TINY, *QUIET, "--run", "mine"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "hanging").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, shown = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in shown
-
-
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(tiny: Tiny, run: Run) -> None:
-    whole = tiny("whole")
-    parts = tiny("parts", "--steps", "2")
-    (parts / "last.ckpt").unlink()
-    assert run("resume", "parts", "--steps", "6") == 0
-    assert same_bits(weights(whole), weights(parts))
+    pytest.fail("nothing in a minute")
 
 
 @pytest.mark.parametrize(
-    "problem",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 7 vs 6"),
-    ],
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
 )
-def test_a_full_disk_is_one_line_that_says_how_to_go_on(
-    tiny: Tiny,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    problem: Exception,
-) -> None:
-    folder = tiny("mine", "--steps", "2")
-    whole = weights(folder)
+def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
+    tiny, run, at_step, capfd, number, code
+):
+    at_step(3, lambda: os.kill(os.getpid(), number))
+    assert run(*FIT) == code
+    shown = capfd.readouterr().err
+    assert "msngan resume mine" in shown
+    assert "Traceback" not in shown
+    assert torch.load("checkpoints/mine/last.ckpt", weights_only=True)["global_step"] == 4
+    assert run("resume", "mine") == 0
+    whole = tiny("whole", "--records.every", "1")
+    assert same_bits(weights(whole), weights(Path("checkpoints/mine")))
 
-    def full(*arguments: object) -> None:
-        raise problem
 
-    with monkeypatch.context() as patched:
-        patched.setattr(torch, "save", full)
-        assert run("resume", "mine", "--steps", "3") == 1
-    shown = capsys.readouterr().err.splitlines()[-1]
-    assert shown.startswith(f"msngan: error: cannot write to {folder}: ")
-    assert "`msngan resume mine`" in shown
-    assert same_bits(whole, weights(folder))
-    assert run("resume", "mine", "--steps", "3") == 0
+# The step hangs or fails in this program; Lightning's launcher starts it again for each process.
+PROGRAM = """import os, sys, time, msngan.gan as gan
+average = gan.update_average
+def changed(live, other, decay, step):
+    if step == 7 and os.environ.get('LOCAL_RANK') == {!r}:
+        {}
+    average(live, other, decay, step)
+gan.update_average = changed
+from msngan.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_leaves_at_once(run, tmp_path):
+    # The first interrupt has nothing to wait for but the second.
+    program = PROGRAM.format(None, "open('hanging', 'w').close(); time.sleep(600)")
+    process = start(tmp_path, [sys.executable, "-c", program, *FIT, "--steps", "9"])
+    wait_for(process, Path("hanging").exists)
+    process.send_signal(signal.SIGINT)
+    wait_for(process, lambda: "SIGINT" in Path("said").read_text())
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert "Traceback" not in Path("said").read_text()
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except FileNotFoundError:
+        return False
+
+
+def ended(process: subprocess.Popen[str], others: list[int]) -> tuple[int, str]:
+    """Within a minute: the exit code, and what was said. No process is left."""
+    code = process.wait(timeout=60)
+    for _ in range(600):
+        if not any(map(runs, others)):
+            return code, Path("said").read_text()
+        time.sleep(0.1)
+    pytest.fail("a process is left")
+
+
+def test_a_signal_to_a_process_that_is_not_the_first_stops_all_after_saving(run, tmp_path):
+    def prepare() -> None:
+        step = GAN.training_step
+
+        def signalled(self: GAN, *batch: object) -> object:
+            if self.trainer.global_step == 3 and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return step(self, *batch)  # type: ignore[arg-type]
+
+        GAN.training_step = signalled  # type: ignore[method-assign,assignment]
+
+    assert run_together(2, [JOB], tmp_path, prepare) == [[143], [143]]
+    said = (tmp_path / "0.log").read_text()
+    assert "msngan resume mine" in said
+    assert "Traceback" not in said + (tmp_path / "1.log").read_text()
+    assert torch.load("checkpoints/mine/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.slow
+@in_proc
+def test_a_process_that_is_killed_ends_the_others_and_torchrun_starts_them_again(run, tmp_path):
+    command = [*TORCHRUN, "--max-restarts", "1", "-m", "--", "msngan", *JOB, "--steps", "40"]
+    process = start(tmp_path, command)
+    records = Path("checkpoints/mine/metrics.jsonl")
+    wait_for(process, lambda: records.is_file() and records.read_text().count("\n") > 6)
+    pids = [process.pid, *children(process.pid)]
+    os.kill(pids[-1], signal.SIGKILL)
+    code, said = ended(process, pids)
+    assert code == 0, said
+    assert "run mine: continued" in said
+    alone = [*JOB, "--steps", "40", "--run", "whole", "--checkpoint.every", "0"]
+    assert run_together(2, [alone], tmp_path) == [[0], [0]]
+    assert same_bits(*(weights(Path("checkpoints") / name) for name in ("mine", "whole")))
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_shows_why_and_ends_the_others(run, tmp_path):
+    Path("msngan_that_fails.py").write_text(PROGRAM.format("1", "raise KeyError('my own fault')"))
+    options = ["--steps", "1000000", "--trainer.devices", "2"]
+    code, said = ended(
+        start(tmp_path, [sys.executable, "msngan_that_fails.py", *JOB, *options]), []
+    )
+    assert code == 1
+    assert "KeyError: 'my own fault'" in said
+    assert said.splitlines()[-1].startswith("msngan: error: another process of the run has ended")
+    # One process goes on from what was saved.
+    assert run("resume", "mine", "--steps", "8", "--trainer.devices", "1") == 0
