@@ -230,7 +230,7 @@ WRONG = [
 ]
 DONE = [
     (["--epochs", "2"], ["done 12 steps", "--epochs 2"]),
-    (["--steps", "5"], ["done 12 steps", "--steps says 5"]),
+    (["--steps", "5"], ["done 12 steps", "--steps is 5"]),
     (["--model.norm", "batch"], ["mean_spectral", "batch"]),
     (["--model.network", "resnet18", "--epochs", "3"], ["network", "resnet18"]),
     (["--data.size", "16", "--epochs", "3"], ["size"]),
