@@ -1,4 +1,4 @@
-"""msngan: GANs whose critic is regularised by Mean Spectral Normalization, with scores to believe.
+"""msngan: GANs whose critic is regularised by Mean Spectral Normalization.
 
 `from msngan import GAN, convert` and so on; a name is imported when it is first asked for, so that
 importing the package imports nothing heavy.

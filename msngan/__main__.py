@@ -35,7 +35,7 @@ def usage() -> str:
         [
             "usage: msngan COMMAND [options]",
             "",
-            "Mean spectral normalization for GANs and classifiers, and scores to believe.",
+            "GANs and classifiers under mean spectral normalization, with reproducible scores.",
             "",
             *lines,
             "",

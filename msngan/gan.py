@@ -84,15 +84,15 @@ class GAN(TrainedModule):
     then one of the generator. `trainer.global_step` counts generator updates. Every random number
     of a step is derived from (seed, step, rank), so nothing about randomness is saved.
 
-    A batch-coupled norm subtracts a mean over the images of one critic batch. In separate batches
-    (DCGAN's habit) this removes whatever real and fake images differ in on average, above all their
-    colour, so the critic cannot see it. In a joint batch both lose the same mean, and the critic is
-    stronger. Running statistics are updated in the critic's own passes (real first), never in the
-    generator's, a penalty's or an evaluation.
+    A batch-coupled norm (batch, mean_spectral, ...) subtracts a mean over the images of a critic
+    batch. In separate batches (DCGAN's habit) this removes whatever real and fake images differ in
+    on average, above all their colour, so the critic cannot see it. In a joint batch both lose the
+    same mean, and the critic is stronger. Running statistics are updated in the critic's own passes
+    (real first), never in the generator's, a penalty's or an evaluation.
 
     Args:
         norm: norm of the critic's layers.
-        norm_options: options of that norm, such as {gain: true}; --model.norm_options.gain true
+        norm_options: options of the norm, such as {gain: true}; --model.norm_options.gain true
             sets one.
         norm_layers: critic layers that get the norm; null: all. A list of indices (0 to 6 are the
             convolutions, 7 is the head), names or patterns (body.*; "!head" excludes), or kinds
@@ -101,8 +101,9 @@ class GAN(TrainedModule):
         loss: loss of critic and generator.
         penalty: penalty that keeps the critic smooth, besides its norm.
         penalty_weight: weight of the penalty (of clip: the bound); null: the one in its paper.
-        penalty_statistics: statistics of a batch-coupled norm in the penalty's pass. With running
-            the penalty is per image, as its papers assume; batch is what plain code does.
+        penalty_statistics: means and variances that a norm over the batch (batch, mean_spectral)
+            uses in the penalty: running ones, so that it is per image, as its papers assume, or
+            those of the batch, as most code does.
         critic: architecture of the critic (discriminator); cnn_wide is that of the official SNGAN
             code.
         generator: architecture of the generator.
@@ -111,13 +112,13 @@ class GAN(TrainedModule):
         latent_dim: size of the latent vector z ~ N(0, 1).
         slope: slope of the critic's LeakyReLU for negative inputs.
         conv_bias: keep convolution biases that the norm cancels, as the published networks do.
-        power_iteration: when the estimate of sigma is iterated: once per critic update, as its
-            authors do, or in each forward pass, as PyTorch's layers do, which costs more.
+        power_iteration: when the estimate of sigma, the largest singular value, is improved: once
+            per critic update, or in each forward pass, as PyTorch's layers do, which costs more.
         critic_batch: whether the critic scores real and fake images in separate batches or in one
-            joint batch. Without a batch-coupled norm the results are the same.
-        generator_statistics: means that a centring norm subtracts in the generator's update: those
-            of its own batch, or the last ones of the critic's update as constants, which saves a
-            quarter of a step.
+            joint batch. It matters only for a norm over the batch (batch, mean_spectral).
+        generator_statistics: means that a centring norm (mean_spectral) subtracts in the
+            generator's update: those of the generated batch, or the last ones of the critic's
+            update as constants, which saves a quarter of a step's time.
         critic_steps: critic updates per step.
         generator_lr: learning rate of the generator's Adam.
         critic_lr: learning rate of the critic's Adam.
@@ -219,7 +220,7 @@ class GAN(TrainedModule):
         return generator, critic
 
     def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """batch: (critic_steps * n, C, H, W) in [-1, 1]. Returns the step's detached figures."""
+        """batch: (critic_steps * n, C, H, W) in [-1, 1]. Returns the step's losses and logits."""
         step = self.begin_step()
         generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
         # Lightning re-installs these counters before each batch. Without the critic's, one global
@@ -267,14 +268,17 @@ class GAN(TrainedModule):
         return {name: value.detach() for name, value in figures.items()}
 
     def _score(self, real: Tensor, fake: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-        """Logits of both, those of all processes, (n,), float32 at least, from one pass or two."""
+        """Logits of real and fake images, (n,) each, at least float32, of all processes.
+
+        joint: in one forward pass of the critic, not in two.
+        """
         if not joint:
             return self._logits(real), self._logits(fake)
         halves = widened(self.critic(torch.cat([real, fake]))).split(len(real))
         return processes.gathered(halves[0]), processes.gathered(halves[1])
 
     def _logits(self, images: Tensor) -> Tensor:
-        """Of the images of all processes."""
+        """Logits (n,) of the images of all processes."""
         return processes.gathered(widened(self.critic(images)))
 
     def _penalty(self, real: Tensor, fake: Tensor, draw: torch.Generator) -> Tensor | None:

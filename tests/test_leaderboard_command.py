@@ -80,8 +80,8 @@ def test_the_table_fits_the_terminal_and_loses_no_character(tmp_path, capsys, mo
 def test_a_block_says_what_its_numbers_are_and_ends_with_the_real_data_score(root, capsys):
     text = printed(capsys, root, "--no-published", "--protocol", "aaaa00000000")
     for part in ("cifar10", "5 x 2000 samples", "embed-cifar10-46378be3", "50000 images", WARNING):
-        assert part in text.replace("\n", " ")
-    assert "32x32, 3 channels" in text.replace("\n", " ")
+        assert part in " ".join(text.split())
+    assert "32x32, 3 channels" in " ".join(text.split())
     rows = [line.split()[:3] for line in text.splitlines() if "cifar_" in line or "0.1100" in line]
     assert rows[:3] == [
         ["1", "cifar_sn-s0-0", "ema"],

@@ -84,6 +84,7 @@ def test_only_a_paired_loss_reads_real_scores_in_the_generator_s_half(name):
 
 @every_loss
 def test_value_is_the_one_worked_out_by_hand(name):
+    assert name in VALUES, f"work out the values of {name} by hand and add them to VALUES"
     critic, generator = VALUES[name]
     loss = LOSSES[name]
     for half, expected in ((loss.critic, critic), (loss.generator, generator)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ def names(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
+def assert_same(heading: str, listed: list[str], known: Iterable[str]) -> None:
+    lacks, wrong = sorted({*known} - {*listed}), sorted({*listed} - {*known})
+    assert (lacks, wrong) == ([], []), f"README.md, table {heading}: add {lacks}, remove {wrong}"
+    assert len(listed) == len(set(listed))
+
+
 def test_the_readme_has_at_most_250_lines() -> None:
     assert len(PAGES[0].read_text().splitlines()) <= 250
 
@@ -71,13 +77,13 @@ def test_every_link_and_every_file_that_is_named_is_there(path: Path) -> None:
 )
 def test_the_tables_of_names_are_whole(heading: str, known: Any) -> None:
     listed = [name for row in rows(PAGES[0], heading) for name in names(row[0])]
-    assert sorted(listed) == sorted(known)
+    assert_same(heading, listed, known)
 
 
 @pytest.mark.quick
 def test_the_table_of_commands_is_whole() -> None:
     listed = [names(row[0])[0].split()[1] for row in rows(PAGES[0], "command")]
-    assert sorted(listed) == sorted(COMMANDS)
+    assert_same("command", listed, COMMANDS)
 
 
 @pytest.mark.quick

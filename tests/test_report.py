@@ -356,7 +356,7 @@ def test_the_page_of_all_runs_shows_what_the_leaderboard_prints(ranked, capsys):
     argv = ["leaderboard", "--root", str(ranked), "--html", str(ranked / "c.html")]
     assert msngan([*argv, "--compare", "msn", "sn"]) == 0
     compared = Page(ranked / "c.html")
-    header = ["metric", "pairs", "step", "mean A", "mean B", "A - B", "shown", "sd", "95 % CI"]
+    header = ["metric", "pairs", "step", "mean A", "mean B", "A - B", "verdict", "sd", "95 % CI"]
     assert header in compared.rows
     assert "A better" in compared.text
     assert "seeds pooled" in compared.text

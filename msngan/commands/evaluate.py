@@ -60,7 +60,10 @@ def parser() -> Parser:
         "--metrics", metavar="A,B,...", help=f"some of {', '.join(METRICS)}; default: all"
     )
     how.add_argument(
-        "--via", choices=VIA, default="own", help="library that computes or checks the scores"
+        "--via",
+        choices=VIA,
+        default="own",
+        help="library that computes or checks the scores; default: own",
     )
     how.add_argument(
         "--runs", type=int, metavar="N", help="number of sample sets; overrides the protocol"
@@ -70,22 +73,33 @@ def parser() -> Parser:
     )
     how.add_argument("--seed", type=int, metavar="S", help="seed of the samples; default: 0")
     how.add_argument(
-        "--extractor", metavar="NAME", default="auto", help="auto, embedded, inception or a file"
+        "--extractor",
+        metavar="NAME",
+        default="auto",
+        help="auto, embedded, inception or a file; default: auto",
     )
-    how.add_argument("--inception-weights", metavar="FILE", help="the official weights")
+    how.add_argument("--inception-weights", metavar="FILE", help="file with the official weights")
     weights = how.add_mutually_exclusive_group()
     weights.add_argument(
-        "--ema", dest="ema", action="store_true", default=None, help="the moving average"
+        "--ema",
+        dest="ema",
+        action="store_true",
+        default=None,
+        help="score the moving average of the weights; default if there is one",
     )
     weights.add_argument(
         "--raw",
         dest="ema",
         action="store_false",
-        help="score the raw weights, not the moving average",
+        help="score the raw weights",
     )
     made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
-    made.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all")
-    made.add_argument("--root", default=".", metavar="DIR", help="folder that holds checkpoints/")
+    made.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all; default: 0"
+    )
+    made.add_argument(
+        "--root", default=".", metavar="DIR", help="folder that holds checkpoints/; default: ."
+    )
     made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     return made
 

@@ -17,14 +17,18 @@ def main(argv: list[str]) -> int:
         " code; `msngan sample` and `msngan evaluate` read it.",
     )
     parser.add_argument("target", help="a run's name or folder, or a checkpoint file")
-    parser.add_argument("--root", default=".", help="folder that holds checkpoints/")
+    parser.add_argument("--root", default=".", help="folder that holds checkpoints/; default: .")
     parser.add_argument("--format", choices=("safetensors",), default="safetensors")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: ./NAME-STEP{ENDING}")
     weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--ema", dest="ema", action="store_true", default=None)
     weights.add_argument(
-        "--raw", dest="ema", action="store_false", help="the raw weights, not the moving average"
+        "--ema",
+        dest="ema",
+        action="store_true",
+        default=None,
+        help="write the moving average of the weights; default if there is one",
     )
+    weights.add_argument("--raw", dest="ema", action="store_false", help="write the raw weights")
     options = parser.parse_args(argv)
     if options.out and options.out.suffix != ENDING:
         raise UserError(f"--out {options.out} must end in {ENDING}, by which commands know it")

@@ -33,14 +33,30 @@ COLUMNS = ["data set", "name", "features", "classes", "channels", "test accuracy
 def parser() -> Parser:
     made = Parser(prog="msngan extractor", description=DESCRIPTION)
     commands = made.add_subparsers(dest="command", required=True, metavar="fit|list")
-    fit = commands.add_parser("fit", help="train one and write it with its model card")
-    fit.add_argument("--dataset", required=True, metavar="NAME", help="cifar10, folder, ...")
+    fit = commands.add_parser(
+        "fit",
+        help="train one and write it with its model card",
+        description="Train an extractor on a data set with labels; write it and its model card.",
+    )
+    fit.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="data set with labels: cifar10, folder, ...",
+    )
     fit.add_argument("--root", metavar="DIR", help="the data's folder; default: MSNGAN_DATA")
     fit.add_argument("--size", type=int, metavar="N", help="size of the images; default: 32")
     fit.add_argument("--channels", type=int, choices=(1, 3), help="default: the images' own")
-    fit.add_argument("--epochs", type=int, metavar="N", help="default: the data set's recipe")
-    fit.add_argument("--batch-size", type=int, metavar="N", help="default: the recipe's")
-    fit.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    fit.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="passes over the data; default: the data set's recipe",
+    )
+    fit.add_argument("--batch-size", type=int, metavar="N", help="default: the data set's recipe")
+    fit.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of weights and order; default: 0"
+    )
     fit.add_argument(
         "--out", type=Path, metavar="FILE", help="default: ./NAME.safetensors, with NAME.md beside"
     )

@@ -26,32 +26,45 @@ def parser() -> Parser:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="a run's or a study's name or folder; a study: its runs",
+        help="name or folder of a run, or of a study, which stands for its runs",
     )
     made.add_argument(
         "--figures",
         default="1,2,3,4,5,6",
         metavar="LIST",
-        help=f"of {', '.join(FIGURES)}; or all; default: 1,2,3,4,5,6",
+        help=f"some of {', '.join(FIGURES)}, or all. drift: of pre-activation means; dead: units"
+        " that are 0 for every image; norms: of the layers; complexity: spectral complexity;"
+        " default: 1,2,3,4,5,6",
     )
     made.add_argument(
         "--layers",
         default="",
         metavar="LIST",
-        help="indices or patterns of names (critic.*), a row each; default: the first, middle and"
-        " last convolution (of a GAN, the critic's)",
+        help="layers to draw, a row of the figure each: indices, or patterns of names (critic.*);"
+        " default: the first, middle and last convolution (of a GAN, the critic's)",
     )
     made.add_argument("--norms", default="", metavar="LIST", help="only runs with these norms")
     made.add_argument("--lr", default="", metavar="LIST", help="only these learning rates")
     made.add_argument("--seeds", default="", metavar="LIST", help="only these seeds")
     made.add_argument(
-        "--formats", default="png,pdf", metavar="LIST", help="of png, pdf, svg; default: png,pdf"
+        "--formats",
+        default="png,pdf",
+        metavar="LIST",
+        help="some of png, pdf, svg; default: png,pdf",
     )
     made.add_argument(
-        "--out", type=Path, default=Path("figures"), metavar="DIR", help="default: figures"
+        "--out",
+        type=Path,
+        default=Path("figures"),
+        metavar="DIR",
+        help="folder to write to; default: figures",
     )
     made.add_argument(
-        "--root", type=Path, default=Path(), metavar="DIR", help="where checkpoints/ is; default: ."
+        "--root",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder that holds checkpoints/; default: .",
     )
     return made
 

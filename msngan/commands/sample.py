@@ -43,18 +43,31 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "target", help="a run's name or folder, a checkpoint, or an exported generator"
     )
     parser.add_argument("--root", default=".", help="folder that holds checkpoints/ and samples/")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the latents; default: 0")
     parser.add_argument("--n", type=int, help="number of single images, instead of a grid")
-    parser.add_argument("--grid", type=int, default=64, help="images in the grid (default 64)")
-    parser.add_argument("--interpolate", type=int, metavar="ROWS", help="rows of slerp paths")
-    parser.add_argument("--columns", type=int, default=10, help="images of each path")
-    parser.add_argument("--format", choices=("png", "npz"), default="png", help="for --n")
-    parser.add_argument("--out", help="file (grid, npz) or folder (--n with png)")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--ema", dest="ema", action="store_true", default=True)
-    weights.add_argument(
-        "--raw", dest="ema", action="store_false", help="the raw weights, not the moving average"
+    parser.add_argument("--grid", type=int, default=64, help="images in the grid; default: 64")
+    parser.add_argument(
+        "--interpolate",
+        type=int,
+        metavar="ROWS",
+        help="draw this many paths between samples (spherical interpolation), one in each row",
     )
+    parser.add_argument("--columns", type=int, default=10, help="images of each path; default: 10")
+    parser.add_argument(
+        "--format", choices=("png", "npz"), default="png", help="format of --n; default: png"
+    )
+    parser.add_argument(
+        "--out", help="file to write, or folder for --n with png; default: in the run's samples/"
+    )
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--ema",
+        dest="ema",
+        action="store_true",
+        default=True,
+        help="use the moving average of the weights; default",
+    )
+    weights.add_argument("--raw", dest="ema", action="store_false", help="use the raw weights")
     options = parser.parse_args(argv)
     for name, least in (("n", 1), ("grid", 1), ("interpolate", 1), ("columns", 2), ("seed", 0)):
         at_least(f"--{name}", getattr(options, name), least)

@@ -37,7 +37,7 @@ def parser() -> Parser:
         metavar="OPTION=VALUE",
         help="change a fixed option of every run, epochs=5 for instance; may be repeated",
     )
-    add("--name", help="name of the study, and start of its runs' names; default: the file's")
+    add("--name", help="name of the study, with which its runs' names begin; default: the file's")
     add("--jobs", type=count, default=1, help="runs to train side by side; default: 1")
     add("--threads", type=count, help="threads of each run; default: the cores divided by --jobs")
     add("--retry", action="store_true", help="also retry runs that diverged")

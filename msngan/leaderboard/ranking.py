@@ -288,10 +288,12 @@ def describe(block: Block) -> list[str]:
     parts = [
         f"{protocol['runs']} x {protocol['samples']} samples",
         protocol["extractor"],
-        f"reference {protocol.get('split', 'split unknown')},"
+        f"real images: split {protocol.get('split', 'unknown')},"
         f" {protocol.get('reference_images', 'unknown')} images,"
         f" sha256 {str(protocol.get('reference_sha256', 'unknown'))[:8]}",
-        f"{size}x{size}, {channels} channels" if size and channels else "resolution unknown",
+        f"{size}x{size}, {channels} channel{'s'[: channels != 1]}"
+        if size and channels
+        else "resolution unknown",
     ]
     lines = ["; ".join(parts)]
     if not protocol["official_inception"]:

@@ -99,7 +99,7 @@ def check_given(images: Tensor, real: Real, runs: int, samples: int) -> None:
         )
     if len(images) < runs * samples:
         raise UserError(
-            f"--samples holds {len(images)} images, too few for {runs} run(s) of {samples}; give"
+            f"--samples holds {len(images)} images, too few for {runs} x {samples} samples; give"
             f" more, or --runs 1 --images {len(images)}, which is a protocol of its own"
         )
 

@@ -374,7 +374,9 @@ def _spectrum(dynamics: Dynamics, layer: int) -> Chart:
         Series(f"step {dynamics.step[t]:,}", x, _finite(array[t]))
         for t in sorted({0, len(dynamics) // 2, len(dynamics) - 1})
     ]
-    return Chart(_short(dynamics, layer), series, x_label="number of the value", include=0.0)
+    return Chart(
+        _short(dynamics, layer), series, x_label="index of the singular value", include=0.0
+    )
 
 
 def _table(dynamics: Dynamics, layers: list[int]) -> Table:

@@ -11,7 +11,7 @@ from msngan.report.tables.table import Table, plus_minus, print_as
 if TYPE_CHECKING:
     from msngan.scores.scorer import Scored
 
-COLUMNS = ["metric", "mean ± sd", "real data", "how", "n"]
+COLUMNS = ["metric", "mean ± sd", "real data", "kind", "n"]
 NONE = "–"
 VIA = {
     "torchmetrics": "Fréchet distance and score are computed by torchmetrics",
@@ -21,8 +21,8 @@ VIA = {
 }
 LEGEND = (
     "sd: standard deviation (ddof 1) over n sets of samples, not over training seeds. real data:"
-    " what real images score under this protocol. estimated: only the bias of so few samples, which"
-    " is less than what held-out real images would score."
+    " what real images score under this protocol. kind: estimated means that it is only the bias of"
+    " so few samples, which is less than what held-out real images would score."
 )
 
 

@@ -15,9 +15,10 @@ from msngan.report.tables.table import Table, plus_minus
 from msngan.runs.score_records import Score
 
 LEGEND = [
-    "± of a run: standard deviation over samplings from the same weights, not over seeds.",
+    "± of a run: standard deviation over sets of samples from the same weights, not over seeds.",
     "best: chosen by the score it shows, so it is optimistic; compare runs by last.",
-    "2=: tied with the row above, |difference| < 2 sqrt(s1^2/n1 + s2^2/n2) with n samplings;"
+    "weights: those of the generator, or ema, their moving average.",
+    "2=: tied with the row above, |difference| < 2 sqrt(s1^2/n1 + s2^2/n2) with n sets;"
     " 2?: a spread is missing, so a tie is not excluded. ~: an estimate.",
 ]
 POOLED_LEGEND = [
@@ -168,7 +169,7 @@ def comparison_tables(board: Board, comparison: Comparison) -> Iterator[Table]:
 
 def _match_table(match: Match, block: Block) -> Table:
     names = labels([row.metric for row in match.rows])
-    columns = ["metric", "pairs", "step", "mean A", "mean B", "A - B", "shown", "sd", "95 % CI"]
+    columns = ["metric", "pairs", "step", "mean A", "mean B", "A - B", "verdict", "sd", "95 % CI"]
     seeds = ", ".join(str(one.seed) for one, _ in match.pairs)
     unpaired = [
         f"unpaired, {side} only: {', '.join(f'{each.run} (seed {each.seed})' for each in members)}"
@@ -181,7 +182,7 @@ def _match_table(match: Match, block: Block) -> Table:
         [_paired(name, row, match) for name, row in zip(names, match.rows, strict=True)],
         lines=[*describe(block), f"paired by seed: {seeds}"],
         notes=[*unpaired, *match.notes],
-        right=frozenset({*columns} - {"metric", "shown"}),
+        right=frozenset({*columns} - {"metric", "verdict"}),
     )
 
 

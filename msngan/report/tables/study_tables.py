@@ -146,7 +146,7 @@ def detail_table(results: Json) -> Table:
 
 
 def paired_table(results: Json, measure: str) -> Table:
-    columns = ["A - B", "at", "points", "95 % CI", "shown", "pairs", "sd"]
+    columns = ["A - B", "at", "points", "95 % CI", "verdict", "pairs", "sd"]
     rows = []
     for each in results["comparisons"]:
         if each["measure"] != measure:
@@ -161,7 +161,7 @@ def paired_table(results: Json, measure: str) -> Table:
         columns,
         rows,
         notes=PAIRED_LEGEND if measure == "last" else [],
-        right=frozenset({*columns} - {"A - B", "at", "shown"}),
+        right=frozenset({*columns} - {"A - B", "at", "verdict"}),
         keys=2,
     )
 
