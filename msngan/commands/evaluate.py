@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msngan.commands.parser import Parser
+from msngan.commands.parser import Parser, add_weights
 from msngan.report.tables.table import FORMATS
 from msngan.runs.atomic import append_line
 from msngan.runs.folder import NAME, Failure, Run, UserError, find_checkpoint
@@ -79,20 +79,7 @@ def parser() -> Parser:
         help="auto, embedded, inception or a file; default: auto",
     )
     how.add_argument("--inception-weights", metavar="FILE", help="file with the official weights")
-    weights = how.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--ema",
-        dest="ema",
-        action="store_true",
-        default=None,
-        help="score the moving average of the weights; default if there is one",
-    )
-    weights.add_argument(
-        "--raw",
-        dest="ema",
-        action="store_false",
-        help="score the raw weights",
-    )
+    add_weights(how, "score")
     made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
     made.add_argument(
         "--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all; default: 0"

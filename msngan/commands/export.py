@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msngan.commands.parser import Parser
+from msngan.commands.parser import Parser, add_weights
 from msngan.runs.folder import UserError, find_checkpoint
 
 ENDING = ".safetensors"
@@ -20,15 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--root", default=".", help="folder that holds checkpoints/; default: .")
     parser.add_argument("--format", choices=("safetensors",), default="safetensors")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: ./NAME-STEP{ENDING}")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--ema",
-        dest="ema",
-        action="store_true",
-        default=None,
-        help="write the moving average of the weights; default if there is one",
-    )
-    weights.add_argument("--raw", dest="ema", action="store_false", help="write the raw weights")
+    add_weights(parser, "write")
     options = parser.parse_args(argv)
     if options.out and options.out.suffix != ENDING:
         raise UserError(f"--out {options.out} must end in {ENDING}, by which commands know it")

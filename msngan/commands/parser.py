@@ -62,3 +62,20 @@ def chosen(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
             near = did_you_mean(word, list(known))
             raise UserError(f"{option}: unknown {word!r}{near}; choose from {', '.join(known)}")
     return found
+
+
+def add_weights(to: argparse._ActionsContainer, verb: str, *, default: bool | None = None) -> None:
+    """Add --ema and --raw, which exclude each other, as `ema`.
+
+    default: True for the moving average, None for the moving average if there is one.
+    """
+    weights = to.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--ema",
+        dest="ema",
+        action="store_true",
+        default=default,
+        help=f"{verb} the moving average of the weights; default"
+        + ("" if default else " if there is one"),
+    )
+    weights.add_argument("--raw", dest="ema", action="store_false", help=f"{verb} the raw weights")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from msngan.commands.parser import Parser
+from msngan.commands.parser import Parser, add_weights
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError, find_checkpoint
 from msngan.runs.options import at_least
@@ -59,15 +59,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", help="file to write, or folder for --n with png; default: in the run's samples/"
     )
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--ema",
-        dest="ema",
-        action="store_true",
-        default=True,
-        help="use the moving average of the weights; default",
-    )
-    weights.add_argument("--raw", dest="ema", action="store_false", help="use the raw weights")
+    add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
     for name, least in (("n", 1), ("grid", 1), ("interpolate", 1), ("columns", 2), ("seed", 0)):
         at_least(f"--{name}", getattr(options, name), least)
