@@ -23,7 +23,7 @@ COMMANDS = {
     "figures": "draw the paper's Figures 1 to 6 from runs, as released and as stated",
     "report": "write a run, a study or all runs as one self-contained HTML page",
     "configs": "list the configs and studies that are known by name",
-    "bench": "measure what a norm costs, and what a score costs",
+    "bench": "measure what a norm costs",
     "extractor": "train or list the small feature extractors that scores use",
 }
 

@@ -20,26 +20,27 @@ from PIL import Image
 from test_architecture import loaded_after
 
 from msngan.__main__ import main
-from msngan.bench import classify, scores, timing
+from msngan.bench import classify, timing
 from msngan.bench.settings import BENCHMARKS, NETWORKS, ClassifySettings
 from msngan.networks import CLASSIFIERS
 from msngan.report.figures.bench_plots import draw
 from msngan.report.tables import progress_bars
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_csv, print_markdown, print_terminal
-from msngan.scores import distances
 
 Run = Callable[..., int]
-GALLERY = sorted((Path(__file__).parents[1] / "samples/gallery").glob("bench_*.json"))
+GALLERY = [
+    path
+    for path in sorted((Path(__file__).parents[1] / "samples/gallery").glob("bench_*.json"))
+    if path.stem not in ("bench_fold", "bench_scores")  # no command makes these any more
+]
 TINY = {
     "norms": "--width 4 --batch 4 --norms spectral,spectral --dtype bfloat16",
     "step": "--width 4 --batch 4 --norms mean_spectral",
-    "fold": "--width 4 --batch 4",
     "classify": "--networks cnn3 --norms batch,spectral",
     "sigma": "--critic-batch joint --width 4 --steps 3",
-    "scores": "--samples 30 --few 10 --dimensions 16 --kept 30 --subsets 1 --subset-size 30"
-    " --runs 2 --width 2",
 }
+SMALL = {"width": 16, "size": 8, "channels": 1}
 KEYS = {"format", "benchmark", "command", "time", "hardware", "versions", "threads", "clock"}
 KEYS |= {"rounds", "settings", "baseline", "results"}
 
@@ -58,8 +59,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
         before = torch.get_rng_state()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as shown:
             patch.setattr(timing, "LEAST_SECONDS", 0.0)  # nothing is repeated to be timed well
-            patch.setitem(classify.SHAPES, "cnn3", (4, 1, 8))
-            patch.setenv("MSNGAN_CACHE", str(folder / "cache"))  # the user's is left alone
+            patch.setitem(classify.SHAPES, "cnn3", SMALL)
             arguments = [*TINY[name].split(), "--rounds", "1", *options, "--format", "json"]
             assert main(["bench", name, *arguments]) == 0
         assert torch.equal(torch.get_rng_state(), before)
@@ -85,12 +85,12 @@ def test_a_record_has_the_machine_the_settings_and_every_time(record, name):
     names = [row["name"] for row in found["results"]]
     assert len(set(names)) == len(names)
     for row in found["results"]:
-        ratio = next(row[key] for key in ("ratio", "throughput", "share", "cost") if key in row)
+        ratio = next(row[key] for key in ("ratio", "throughput", "cost") if key in row)
         assert len(row["seconds"]) == found["rounds"] == 1
         assert min(row["seconds"]) > 0
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
         assert ratio["of_minima"] > 0
-        if name in ("norms", "step", "fold") and row["name"] == found["baseline"]:
+        if name in ("norms", "step") and row["name"] == found["baseline"]:
             assert row is found["results"][0]
             assert ratio["median"] == 1
 
@@ -138,14 +138,6 @@ NAMES = {  # in the order of the record
             for each in STEP
         ),
     ],
-    "fold": [
-        "none",
-        *(
-            f"{norm}, {form}"
-            for norm in ("batch", "spectral", "mean_spectral")
-            for form in ("as trained", "folded")
-        ),
-    ],
     "classify": [
         f"cnn3, {norm}, {layout}"
         for layout in ("contiguous", "channels_last")
@@ -166,10 +158,8 @@ def test_a_benchmark_compares(record, name):
         assert rows["spectral"]["own_work"]["less_than_torch"]["median"] > 0
         assert rows["none"]["own_work"] is None
         assert rows["none"]["operations"]["step"]["extra"] == 0
-    if name == "fold":
-        assert all(row["largest_difference"] < 1e-4 for row in rows.values())
     if name == "classify":
-        assert set(classify.SHAPES) == set(CLASSIFIERS) == set(NETWORKS)
+        assert set(classify.BATCHES) == set(CLASSIFIERS) == set(NETWORKS)
 
 
 def test_sigma_records_both_estimators(record):
@@ -182,30 +172,6 @@ def test_sigma_records_both_estimators(record):
     assert rows[0]["largest"] < 1.02
 
 
-def test_all_libraries_compute_the_same_scores(record):
-    rows = record("scores")["results"]
-    by_part: dict[str, list[Any]] = {}
-    for row in rows:
-        by_part.setdefault(row["part"], []).append(row)
-    ours, torchmetrics, fidelity = "msngan", "torchmetrics", "torch-fidelity"
-    assert {part: [row["by"] for row in rows] for part, rows in by_part.items()} == {
-        "frechet": [ours, torchmetrics, fidelity, "scipy sqrtm"],
-        "low-rank": [ours, torchmetrics, fidelity],
-        "kernel": [ours, fidelity],
-        "evaluation": ["generator and extractor", "real data", "generator", "extractor", "scores"],
-    }
-    for part, tolerance in (("frechet", 1e-9), ("low-rank", 1e-6), ("kernel", 1e-9)):
-        values = [row["value"] for row in by_part[part]]
-        assert values == pytest.approx([values[0]] * len(values), rel=tolerance)
-    simulated = scores.Simulated(16)
-    whole = distances.kernel_distance(simulated.fake(30), simulated.real(30))
-    assert by_part["kernel"][0]["value"] == pytest.approx(whole, abs=1e-12)
-    rounds = [{"generator": 6.0, "extractor": 3.0, "scores": 1.0}] * 2
-    shares = {row["by"]: row["share"]["median"] for row in scores._shares(rounds)}
-    expected = {"generator": 0.6, "extractor": 0.3, "scores": 0.1}
-    assert shares == pytest.approx({**expected, "generator and extractor": 0.9})
-
-
 def test_a_faster_norm_has_more_than_batch_norm_s_steps(monkeypatch):
     seconds = {"none": 1.0, "batch": 2.0, "mean_spectral": 1.6, "torch SN": 4.0, "naive MSN": 2.5}
 
@@ -213,9 +179,9 @@ def test_a_faster_norm_has_more_than_batch_norm_s_steps(monkeypatch):
         return {name: [seconds[name.split(", ")[1]]] * 3 for name in measures}
 
     monkeypatch.setattr(classify, "interleaved", taken)
-    monkeypatch.setitem(classify.SHAPES, "cnn3", (4, 1, 8))
+    monkeypatch.setitem(classify.SHAPES, "cnn3", SMALL)
     settings = ClassifySettings(networks=("cnn3",), norms=("none", "batch", "mean_spectral"))
-    found = classify.run(settings, print)
+    found = timing.record("classify", settings, classify.run, print)
     rows = {row["name"]: row for row in found["results"]}
     assert rows["cnn3, mean_spectral, channels_last"]["throughput"]["median"] == 1.25
     assert rows["cnn3, torch SN, contiguous"]["steps_per_second"] == 0.25
@@ -264,7 +230,7 @@ def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(capfd
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("", "norms|step|classify|fold|scores"),
+        ("", "norms|step|classify|sigma"),
         ("nroms", "did you mean 'norms'"),
         ("norms --norms spectrall", "unknown 'spectrall' (did you mean 'spectral'?)"),
         ("norms --norms ,", "--norms is empty"),
@@ -274,15 +240,12 @@ def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(capfd
         ("norms --device cdua", "did you mean 'cuda'"),
         ("norms --fromat json", "did you mean '--format'"),
         ("norms --output /proc/1/x.json", "--output /proc/1/x.json cannot be written"),
-        ("fold --output .", "--output . cannot be written"),
+        ("norms --output .", "--output . cannot be written"),
         ("step --plot x.gif", ".png"),
         ("classify --networks cnn4", "unknown 'cnn4' (did you mean 'cnn3'?)"),
         ("sigma --critic-batch join", "unknown 'join' (did you mean 'joint'?)"),
         ("sigma --config cifar_mns", "did you mean 'cifar_msn'"),
-        ("scores --only frecht", "unknown 'frecht' (did you mean 'frechet'?)"),
-        ("scores --samples 1", "--samples 1 is less than 2"),
-        ("scores --samples 500", "--subset-size 1000 is more than the 500 images"),
-        ("scores --dimension 2", "did you mean '--dimensions'"),
+        ("sigma --step 2", "did you mean '--steps'"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_measured(refused, monkeypatch, arguments, words):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
-from dataclasses import asdict
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -13,21 +11,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from threadpoolctl import threadpool_info
 from torch import nn
 
-from msngan.bench import classify, norms, scores
+from msngan.bench import classify, norms
 from msngan.bench.norms import NEEDS, Variant, against, counted, flops_of, lower_bounds, sizes
 from msngan.bench.references import NAIVE, REFERENCES, TORCH, Centred, built, layers_of
-from msngan.bench.settings import ClassifySettings, NormSettings, ScoreSettings
+from msngan.bench.settings import ClassifySettings, NormSettings
 from msngan.bench.step import Recipe
 from msngan.bench.timing import Clock, clock_of, interleaved, live_bytes, operations, ratio
 from msngan.classifier import Classifier
 from msngan.networks import Critic
 from msngan.norms import NORMS, convert
 from msngan.runs.configs import find_config
-from msngan.scores.embedded import EmbeddedExtractor
-from msngan.scores.protocol import METRICS
 
 pytestmark = pytest.mark.quick
 TINY = NormSettings(rounds=2, width=4, batch=4)
@@ -198,7 +193,8 @@ def test_the_recipe_of_step_is_that_of_the_flagship_s_config():
 
 @pytest.mark.parametrize("norm", ["none", "mean_spectral"])
 def test_a_step_of_classify_is_the_classifier_s_training_step(monkeypatch, norm):
-    monkeypatch.setitem(classify.SHAPES, "cnn3", (4, 1, 8))
+    monkeypatch.setitem(classify.BATCHES, "cnn3", 4)
+    monkeypatch.setitem(classify.SHAPES, "cnn3", {"width": 16, "size": 8, "channels": 1})
     variant = classify.Variant("cnn3", norm, "channels_last", ClassifySettings())
     module = Classifier("cnn3", norm, channels=1, size=8)
     module.network.load_state_dict(variant.module.state_dict())
@@ -213,55 +209,3 @@ def test_a_step_of_classify_is_the_classifier_s_training_step(monkeypatch, norm)
     expected = module.network.state_dict()
     for name, value in variant.module.state_dict().items():
         torch.testing.assert_close(value, expected[name])
-
-
-def test_simulated_features_have_the_moments_that_they_are_said_to_have():
-    simulated, count = scores.Simulated(8), 40_000
-    values = torch.linalg.eigvalsh(simulated.covariance)
-    torch.testing.assert_close(values.flip(0), 1 / torch.arange(1, 9).double())
-    real, fake = simulated.real(count), simulated.fake(count)
-    mean = scores.SHIFT * simulated.root[:, 0]
-    for found, expected in (
-        (torch.cov(real.T), simulated.covariance),
-        (torch.cov(fake.T), scores.SHRUNK**2 * simulated.covariance),
-        (fake.mean(0), mean),
-    ):
-        torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
-    assert torch.equal(simulated.fake(5), scores.Simulated(8).fake(5))
-    assert not torch.allclose(fake[:5], scores.SHRUNK * real[:5] + mean, atol=0.1)
-
-
-def test_a_warm_evaluation_embeds_generated_images_alone(monkeypatch, tmp_path):
-    embedded: list[int] = []
-    features, evaluate = EmbeddedExtractor.features, scores.evaluate_sampler
-    results: list[Any] = []
-
-    def counted_features(self: EmbeddedExtractor, images: torch.Tensor) -> Any:
-        embedded.append(len(images))
-        return features(self, images)
-
-    monkeypatch.setattr(EmbeddedExtractor, "features", counted_features)
-    kept = lambda *each: results.append(evaluate(*each)) or results[-1]  # noqa: E731
-    monkeypatch.setattr(scores, "evaluate_sampler", kept)
-    made = scores.Evaluation(ScoreSettings(kept=30, samples=20, runs=2, width=2), tmp_path)
-    assert sum(embedded) == 30
-    embedded.clear()
-    assert made.seconds() > 0
-    assert sum(embedded) == 40
-    assert set(made.spent[0]) == {"real data", "generator", "extractor", "scores"}
-    assert len(results[0].scores) == sum(len(roles) for roles in METRICS.values())
-    assert all(math.isfinite(each["mean"]) for each in results[0].scores.values())
-
-
-def test_every_library_gets_as_many_threads(monkeypatch):
-    seen: set[int] = set()
-
-    def looked(measures: dict[str, Any], *_: object) -> Any:
-        seen.update(pool["num_threads"] for pool in threadpool_info())
-        return {name: [measure()] for name, measure in measures.items()}
-
-    monkeypatch.setattr(scores, "interleaved", looked)
-    tiny = ScoreSettings(only=("frechet",), samples=30, dimensions=16)
-    scores.run(tiny, print)
-    assert seen == {1}
-    assert asdict(tiny)["threads"] == 1

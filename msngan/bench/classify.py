@@ -14,21 +14,14 @@ import torch
 from torch.nn import functional as F
 
 from msngan.bench.references import DESCRIPTIONS, REFERENCES, built
-from msngan.bench.settings import ClassifySettings, record
-from msngan.bench.timing import Progress, clock_of, interleaved, ratio
+from msngan.bench.settings import SHAPES, ClassifySettings
+from msngan.bench.timing import Clock, Progress, interleaved, ratio
 from msngan.networks import CLASSIFIERS
 from msngan.norms import SigmaBank
 
 BASELINE = "batch"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-# Batch size, channels and image size of the configs.
-SHAPES = {
-    "cnn3": (128, 1, 28),
-    "vgg7": (64, 3, 32),
-    "densenet_bc": (64, 3, 32),
-    "resnet18": (64, 3, 32),
-}
-CLASSES = 10
+BATCHES = {"cnn3": 128, "vgg7": 64, "densenet_bc": 64, "resnet18": 64}  # of the configs
 CLAIMS = {"spectral": 27, "mean_spectral": 16}  # the paper's, in percent faster than batch norm
 
 
@@ -38,16 +31,17 @@ class Variant:
     def __init__(self, network: str, norm: str, layout: str, settings: ClassifySettings) -> None:
         self.network, self.norm, self.layout, self.settings = network, norm, layout, settings
         self.name = f"{network}, {norm}, {layout}"
-        batch, channels, size = SHAPES[network]
-        module = built(lambda norm: CLASSIFIERS[network](norm, CLASSES, channels, size), norm)
+        shape, batch = SHAPES[network], BATCHES[network]
+        module = built(lambda norm: CLASSIFIERS[network](norm, **shape), norm)
         form = LAYOUTS[layout]
         self.module = module.to(settings.device).to(memory_format=form)  # type: ignore[call-overload]
         self.bank = SigmaBank(self.module)
         self.optimizer = torch.optim.Adam(self.module.parameters(), 1e-3)
         draw = torch.Generator().manual_seed(0)
-        images = torch.randn(batch, channels, size, size, generator=draw)
+        pixels = (shape["channels"], shape["size"], shape["size"])
+        images = torch.randn(batch, *pixels, generator=draw)
         self.images = images.to(settings.device).contiguous(memory_format=form)
-        self.labels = torch.randint(CLASSES, (batch,), generator=draw).to(settings.device)
+        self.labels = torch.randint(10, (batch,), generator=draw).to(settings.device)
 
     def step(self) -> None:
         """What `msngan fit` does with a batch: forward, backward, Adam, the norm's update."""
@@ -60,9 +54,8 @@ class Variant:
         self.bank.update()
 
 
-def run(settings: ClassifySettings, progress: Progress) -> dict[str, Any]:
-    """Measure, and return the record: see `msngan.bench.settings.record`."""
-    clock = clock_of(settings.device, settings.threads)
+def run(settings: ClassifySettings, clock: Clock, progress: Progress) -> dict[str, Any]:
+    """Measure: see `msngan.bench.timing.record`."""
     norms = dict.fromkeys([BASELINE, *settings.norms, *REFERENCES])
     variants = [
         Variant(network, norm, layout, settings)
@@ -73,8 +66,12 @@ def run(settings: ClassifySettings, progress: Progress) -> dict[str, Any]:
     measures = {each.name: clock.repeated(each.step) for each in variants}
     seconds = interleaved(measures, settings.rounds, progress)
     rows = [_row(each, seconds) for each in variants]
-    about = {"references": DESCRIPTIONS, "claims": CLAIMS}
-    return record("classify", settings, clock.name, BASELINE, rows, **about)
+    return {
+        "baseline": BASELINE,
+        "results": rows,
+        "references": DESCRIPTIONS,
+        "claims": CLAIMS,
+    }
 
 
 def _row(variant: Variant, seconds: dict[str, list[float]]) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""`bench norms`: the critic's forward and backward pass under each norm. `bench fold`: inference.
+"""`bench norms`: the critic's forward and backward pass under each norm, relative to no norm.
 
-Both compare with a critic without a norm. Besides the times, `bench norms` counts what does not
-vary between runs (operations, memory) and gives lower bounds on the time. They count only the
-memory traffic and the products that a norm cannot avoid, with W the weights and A the outputs of
-the convolutions, read or written once:
+Besides the times, it counts what does not vary between runs (operations, memory) and gives lower
+bounds on the time. They count only the memory traffic and the products that a norm cannot avoid,
+with W the weights and A the outputs of the convolutions, read or written once:
 
 - Spectral norm, once per update: 8 W. One for each of two products with a vector, two to divide,
   two for the inner product in the gradient and two to subtract it.
@@ -27,23 +26,14 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
 from msngan.bench.references import DESCRIPTIONS, NAIVE, REFERENCES, TORCH, built, layers_of
-from msngan.bench.settings import SIZE, NormSettings, record
-from msngan.bench.timing import (
-    Clock,
-    Progress,
-    clock_of,
-    interleaved,
-    live_bytes,
-    operations,
-    ratio,
-)
+from msngan.bench.settings import SIZE, NormSettings
+from msngan.bench.timing import Clock, Progress, interleaved, live_bytes, operations, ratio
 from msngan.networks import Critic, frozen
-from msngan.norms import NORMS, NormLayer, SigmaBank, fold, statistics
+from msngan.norms import NORMS, NormLayer, SigmaBank, statistics
 
 BASELINE = "none"
 CONTIGUOUS = (BASELINE, "batch", "spectral", "mean_spectral", TORCH)  # also in torch's own layout
 OWN = "own work of "
-TRAINING_STEPS = 3  # before `bench fold` folds
 COPY_BYTES = {"cpu": 2**26, "cuda": 2**28}  # more than any cache holds
 # Passes over weights, passes over activations, products of a weight with a vector.
 NEEDS = {
@@ -52,13 +42,6 @@ NEEDS = {
     "mean_spectral, mean of the outputs": (8, 3, 2),
     "batch": (0, 3, 0),
 }
-
-
-def images(settings: NormSettings, seed: int = 0, count: int | None = None) -> Tensor:
-    """(count, 3, SIZE, SIZE) in [-1, 1], in channels_last; count: a batch by default."""
-    draw = torch.Generator().manual_seed(seed)
-    made = torch.rand(count or settings.batch, 3, SIZE, SIZE, generator=draw) * 2 - 1
-    return made.to(settings.device).contiguous(memory_format=torch.channels_last)
 
 
 class Variant:
@@ -73,8 +56,12 @@ class Variant:
         self.critic = critic.to(settings.device).to(memory_format=self.layout)  # type: ignore[call-overload]
         self.bank = SigmaBank(self.critic)
 
-    def images(self, seed: int = 0, count: int | None = None) -> Tensor:
-        return images(self.settings, seed, count).contiguous(memory_format=self.layout)
+    def images(self, seed: int = 0, batches: int = 1) -> Tensor:
+        """(batches x batch, 3, SIZE, SIZE) in [-1, 1]."""
+        draw = torch.Generator().manual_seed(seed)
+        shape = (batches * self.settings.batch, 3, SIZE, SIZE)
+        made = torch.rand(shape, generator=draw) * 2 - 1
+        return made.to(self.settings.device).contiguous(memory_format=self.layout)
 
     def autocast(self) -> torch.autocast:
         half = self.settings.dtype == "bfloat16"
@@ -110,15 +97,13 @@ class Variant:
 
     def own_work(self) -> OwnWork | None:
         """The norm's work on the weights alone; None if it does none."""
-        if self.reference:
-            layers = [each for each in layers_of(self.critic).values() if is_parametrized(each)]
-        else:
-            layers = [part for part in self.critic.modules() if _normalises_weight(part)]  # type: ignore[misc]
+        layers = [
+            part
+            for part in self.critic.modules()
+            if is_parametrized(part)
+            or (isinstance(part, NormLayer) and part._modules.get("weight_norm") is not None)
+        ]
         return OwnWork(self, layers) if layers else None
-
-
-def _normalises_weight(part: nn.Module) -> bool:
-    return isinstance(part, NormLayer) and part._modules.get("weight_norm") is not None
 
 
 class OwnWork:
@@ -153,9 +138,8 @@ class OwnWork:
         torch.autograd.grad(self._weights(), self.parameters, self.gradients, allow_unused=True)
 
 
-def run(settings: NormSettings, progress: Progress) -> dict[str, Any]:
-    """Measure, and return the record: see `msngan.bench.settings.record`."""
-    clock = clock_of(settings.device, settings.threads)
+def run(settings: NormSettings, clock: Clock, progress: Progress) -> dict[str, Any]:
+    """Measure: see `msngan.bench.timing.record`."""
     variants = variants_of(settings)
     counts = [counted(variant) for variant in variants]
     measures = {}
@@ -180,9 +164,12 @@ def run(settings: NormSettings, progress: Progress) -> dict[str, Any]:
         | against(variant, each, counts[0])
         for variant, each in zip(variants, counts, strict=True)
     ]
-    bounds = _lower_bounds(variants[0], seconds[BASELINE], clock)
-    about = {"lower_bounds": bounds, "references": DESCRIPTIONS}
-    return record("norms", settings, clock.name, BASELINE, rows, **about)
+    return {
+        "baseline": BASELINE,
+        "results": rows,
+        "lower_bounds": _lower_bounds(variants[0], seconds[BASELINE], clock),
+        "references": DESCRIPTIONS,
+    }
 
 
 def variants_of(settings: NormSettings) -> list[Variant]:
@@ -215,8 +202,8 @@ def counted(variant: Variant) -> dict[str, int]:
         "step": operations(lambda: variant.gan_step(real, fake, freeze=False)).total(),
     }
     live = []
-    for count in (variant.settings.batch, 2 * variant.settings.batch):
-        shown = variant.images(count=count)
+    for batches in (1, 2):
+        shown = variant.images(batches=batches)
         variant.bank.update()  # frees what the norm keeps between passes
         variant.critic.zero_grad(set_to_none=True)
         live.append(live_bytes(partial(variant.forward_backward, shown)))
@@ -294,54 +281,3 @@ def sizes(critic: nn.Module, images: Tensor) -> tuple[int, int]:
     for hook in hooks:
         hook.remove()
     return sum(layer.weight.numel() for layer in layers), sum(outputs)
-
-
-def run_fold(settings: NormSettings, progress: Progress) -> dict[str, Any]:
-    """`bench fold`: a trained critic, folded and not. Returns the record."""
-    clock = clock_of(settings.device, settings.threads)
-    shown = images(settings)
-    plain = _trained(BASELINE, settings)
-    critics = {BASELINE: plain.critic}
-    rows = [{"name": BASELINE, "norm": BASELINE, "form": "as trained", "largest_difference": 0.0}]
-    for norm in settings.norms:
-        if norm == BASELINE:
-            continue
-        trained = _trained(norm, settings).critic
-        for form, critic in (("as trained", trained), ("folded", fold(trained))):
-            name = f"{norm}, {form}"
-            critics[name] = critic
-            off = _difference(critic, trained, shown)
-            rows.append({"name": name, "norm": norm, "form": form, "largest_difference": off})
-
-    @torch.no_grad()
-    def infer(critic: nn.Module) -> None:
-        with plain.autocast():
-            critic(shown)
-
-    measures = {name: clock.repeated(partial(infer, each)) for name, each in critics.items()}
-    seconds = interleaved(measures, settings.rounds, progress)
-    for row, times in zip(rows, seconds.values(), strict=True):
-        row |= {"kind": "norm", "ratio": ratio(times, seconds[BASELINE]), "seconds": times}
-    return record("fold", settings, clock.name, BASELINE, rows, training_steps=TRAINING_STEPS)
-
-
-def _trained(norm: str, settings: NormSettings) -> Variant:
-    """A critic in eval after a few steps on random images, which give it some statistics."""
-    variant = Variant(norm, settings)
-    optimizer = torch.optim.Adam(variant.critic.parameters(), lr=2e-4, betas=(0.5, 0.999))
-    for step in range(TRAINING_STEPS):
-        with variant.bank.shared():
-            loss = softplus(-variant.critic(variant.images(step))).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        variant.bank.update()
-    variant.critic.eval()
-    return variant
-
-
-@torch.no_grad()
-def _difference(critic: nn.Module, other: nn.Module, images: Tensor) -> float:
-    """Largest difference of two critics' logits in float32, relative to the largest logit."""
-    logits, others = critic(images), other(images)
-    return float((logits - others).abs().max() / others.abs().max())

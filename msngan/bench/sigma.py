@@ -17,9 +17,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from msngan.bench.settings import SigmaSettings, record
+from msngan.bench.settings import SigmaSettings
 from msngan.bench.step import train
-from msngan.bench.timing import Progress, clock_of, ratio
+from msngan.bench.timing import Clock, Progress, ratio
 from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.norms import SigmaBank, estimate, is_batch_coupled, stored
@@ -107,8 +107,8 @@ class Recipe:
         return ", ".join(words)
 
 
-def run(settings: SigmaSettings, progress: Progress) -> dict[str, Any]:
-    """Measure, and return the record: see `msngan.bench.settings.record`."""
+def run(settings: SigmaSettings, clock: Clock, progress: Progress) -> dict[str, Any]:
+    """Measure: see `msngan.bench.timing.record`."""
     found = [
         Recipe(config, norm, critic_batch)
         for config in settings.config
@@ -116,18 +116,17 @@ def run(settings: SigmaSettings, progress: Progress) -> dict[str, Any]:
         for critic_batch in settings.critic_batch or (None,)
     ]
     recipes = {each.name(each.built(settings)[0]): each for each in found}
-    clock = clock_of(settings.device, settings.threads)
     rows: list[dict[str, Any]] = []
     for name, recipe in recipes.items():
         for estimator in (OURS, ONE):
             gan, data, precision = recipe.built(settings)
             if estimator == ONE:
                 one_vector(gan.critic)
-            done, total = settings.steps * len(rows), 2 * settings.steps * len(recipes)
-            measured = Measured(gan, settings, progress, done, total)
+            trainings = (len(rows), 2 * len(recipes))
+            measured = Measured(gan, settings, clock, progress, trainings)
             train(gan, data, measured, settings.device, precision)
             rows.append(_row(name, estimator, gan, measured))
-    return record("sigma", settings, clock.name, BASELINE, rows, allowed=ALLOWED)
+    return {"baseline": BASELINE, "results": rows, "allowed": ALLOWED}
 
 
 def _row(name: str, estimator: str, gan: GAN, measured: Measured) -> dict[str, Any]:
@@ -174,15 +173,20 @@ class Measured(Callback):
     """After each step: the largest excess over all layers; at `rounds` steps the times, too.
 
     found: by step. updates, passes: seconds of the norm's update within training, and of a forward
-    and backward pass of a copy of the critic after it. progress is called after each step with the
-    steps done, `before` of them in earlier trainings, and the total.
+    and backward pass of a copy of the critic after it. trainings: how many are done, and are to be
+    done in all, for `progress`, which is called after each step with the steps of all.
     """
 
     def __init__(
-        self, gan: GAN, settings: SigmaSettings, progress: Progress, before: int, total: int
+        self,
+        gan: GAN,
+        settings: SigmaSettings,
+        clock: Clock,
+        progress: Progress,
+        trainings: tuple[int, int],
     ) -> None:
-        self.steps, self.progress, self.before, self.total = settings.steps, progress, before, total
-        self.clock = clock_of(settings.device, settings.threads)
+        self.steps, self.clock, self.progress = settings.steps, clock, progress
+        self.before, self.total = (settings.steps * each for each in trainings)
         self.found: dict[int, float] = {}
         self.updates: list[float] = []
         self.passes: list[float] = []

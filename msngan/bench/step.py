@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
 from msngan.bench.references import DESCRIPTIONS, TORCH, built
-from msngan.bench.settings import SIZE, StepSettings, record
-from msngan.bench.timing import Progress, clock_of, interleaved, ratio
+from msngan.bench.settings import SIZE, StepSettings
+from msngan.bench.timing import Clock, Progress, interleaved, ratio
 from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.networks import Critic, Generator
@@ -152,9 +152,8 @@ def recipes(norms: tuple[str, ...]) -> list[Recipe]:
     return found
 
 
-def run(settings: StepSettings, progress: Progress) -> dict[str, Any]:
-    """Measure, and return the record: see `msngan.bench.settings.record`."""
-    clock = clock_of(settings.device, settings.threads)
+def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, Any]:
+    """Measure: see `msngan.bench.timing.record`."""
     data = Synthetic(settings.batch)
     baseline = {"name": BASELINE, "norm": TORCH, "kind": "reference"}
     rows: list[dict[str, Any]] = [baseline | {"layout": "contiguous", "precision": "float32"}]
@@ -165,12 +164,13 @@ def run(settings: StepSettings, progress: Progress) -> dict[str, Any]:
     seconds = interleaved(measures, settings.rounds, progress)
     for row, times in zip(rows, seconds.values(), strict=True):
         row |= {"throughput": ratio(seconds[BASELINE], times), "seconds": times}
-    about = {
+    return {
+        "baseline": BASELINE,
+        "results": rows,
         "references": {BASELINE: DESCRIPTION, TORCH: DESCRIPTIONS[TORCH]},
         "discarded_steps": DISCARDED,
         "measured_steps": MEASURED,
     }
-    return record("step", settings, clock.name, BASELINE, rows, **about)
 
 
 def _plain(

@@ -1,4 +1,4 @@
-"""What benchmarks measure: times in rounds, and their ratios; operations; bytes of live tensors."""
+"""What benchmarks share: times in rounds, their ratios and the record; operations; live bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from msngan.bench.settings import Settings
+from msngan.runs.hardware import hardware, software
 
 Action = Callable[[], object]
 Progress = Callable[[int, int], None]  # measurements done, measurements in all
@@ -102,6 +105,37 @@ def ratio(seconds: Sequence[float], baseline: Sequence[float]) -> dict[str, floa
     found = {"median": middle, "low": low, "high": high, "q1": q1, "q3": q3}
     found["of_minima"] = min(seconds) / min(baseline)
     return {name: float(value) for name, value in found.items()}
+
+
+def record(
+    benchmark: str,
+    settings: Settings,
+    run: Callable[[Any, Clock, Progress], dict[str, Any]],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure, and return the whole result as a JSON object: times in seconds, memory in bytes.
+
+    run: the benchmark's own, which returns `baseline`, `results` and what else it has to say.
+    """
+    clock = clock_of(settings.device, settings.threads)
+    found = run(settings, clock, progress)
+    about = software()
+    return {
+        "format": 1,
+        "benchmark": benchmark,
+        "command": about["command"],
+        "time": about["time"],
+        "hardware": hardware(),
+        "versions": {"msngan": about["msngan"], "python": about["python"], **about["versions"]},
+        "threads": settings.threads,
+        "clock": clock.name,
+        "rounds": settings.rounds,
+        "settings": {
+            **asdict(settings),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        },
+        **found,
+    }
 
 
 NO_WORK = {"_unsafe_view"}  # computes nothing and is not marked as a view

@@ -1,4 +1,4 @@
-"""`msngan bench`: what norms and scores cost on this machine, as ratios of times taken in turns."""
+"""`msngan bench`: what norms cost on this machine, as ratios of times taken in turns."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             at_least(_flag(each.name), value, each.metadata["least"])
         elif isinstance(value, str) and each.metadata["choices"]:
             chosen(_flag(each.name), value, each.metadata["choices"])
-    _check_together(options)
+    for config in words(getattr(options, "config", None) or ""):
+        read_configs([config])
     for name in ("output", "plot"):
         if getattr(options, name):
             _check_writable(f"--{name}", getattr(options, name))
@@ -95,19 +96,6 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _check_together(options: argparse.Namespace) -> None:
-    if options.benchmark == "sigma":
-        for config in words(options.config or ""):
-            read_configs([config])
-    if options.benchmark == "scores" and "kernel" in (options.only or "kernel"):
-        most = min(options.samples, options.kept)
-        if options.subset_size > most:
-            raise UserError(
-                f"--subset-size {options.subset_size} is more than the {most} images of --samples"
-                " and --kept; make it smaller"
-            )
-
-
 def _check_writable(option: str, path: Path) -> None:
     """Refuse before an hour of measuring, not after."""
     folder = path.parent
@@ -130,7 +118,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
     from msngan.norms import NORMS
 
-    if getattr(options, "device", "cpu") == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU is available here; use cpu")
     values: dict[str, Any] = {}
     kind = BENCHMARKS[options.benchmark]
@@ -146,18 +134,17 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _measure(name: str, settings: Settings) -> dict[str, Any]:
     import torch
 
+    from msngan.bench.timing import record
     from msngan.report.tables.progress_bars import progress
     from msngan.runs import rng
-
-    torch.set_num_threads(settings.threads)
     from msngan.runs.hardware import keep_freed_memory
 
+    torch.set_num_threads(settings.threads)
     keep_freed_memory()  # as in training
     if name in ("step", "sigma"):
         from msngan.training.run import quiet
 
         quiet()
-    module, _, run = settings.function.partition(":")
-    measure = getattr(import_module(f"msngan.bench.{module}"), run)
+    run = import_module(f"msngan.bench.{name}").run
     with rng.untouched(), progress(f"bench {name}", "measurements") as shown:
-        return measure(settings, shown)
+        return record(name, settings, run, shown)

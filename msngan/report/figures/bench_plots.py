@@ -12,7 +12,6 @@ OURS, REFERENCE, BOUND = COLOURS[1], COLOURS[2], COLOURS[7]
 WORDS = {
     "norms": ("ratio", "time of the critic's forward, backward and update, relative to no norm"),
     "step": ("throughput", "GAN steps per second, relative to the plain loop"),
-    "fold": ("ratio", "time of inference, relative to a critic without a norm"),
 }
 ACROSS = 2  # panels of `bench sigma` side by side
 

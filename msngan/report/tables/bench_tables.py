@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from msngan.bench.settings import REBUILT
 from msngan.report.tables.table import Table
 
 Record = dict[str, Any]
+LAYOUTS = ("contiguous", "channels_last")
 
 INTERVAL = (
     "95%: interval of the median, by bootstrap over rounds. of minima: the smallest time over the"
@@ -30,10 +32,6 @@ STEP_NOTE = (
     "ours: GAN under Trainer.fit by the recipe of configs/cifar_msn.yaml, from the end of one batch"
     " to the end of a later one, including the loader and the moving average."
 )
-FOLD_NOTE = (
-    "largest difference: of the folded critic's logits from the trained one's, in float32, relative"
-    " to the largest logit."
-)
 CLAIM_NOTE = (
     "the paper: arXiv:1907.04003, section IV-B, says how much faster than batch norm; it gives no"
     " machine, batch size or repetition, and nothing in the released code measures it."
@@ -51,38 +49,40 @@ SIGMA_NOTES = [
 
 def bench_tables(record: Record) -> Iterator[Table]:
     """The tables of any benchmark's record."""
-    tables = {
-        "norms": _norms,
-        "step": _step,
-        "fold": _fold,
-        "classify": _classify,
-        "scores": _scores,
-        "sigma": _sigma,
-    }
-    yield from tables[record["benchmark"]](record)
+    made = {"norms": _norms, "step": _step, "classify": _classify, "sigma": _sigma}
+    yield from made[record["benchmark"]](record)
 
 
-def _about(record: Record, what: str = "") -> list[str]:
-    """Where and how it was measured; what: the sizes."""
+def _table(
+    record: Record,
+    title: str,
+    columns: list[str],
+    rows: list[list[str]],
+    what: str,
+    notes: list[str],
+    keys: int = 1,
+) -> Table:
+    """A table of ratios under where and how they were measured; what: the sizes."""
     hardware, settings = record["hardware"], record["settings"]
-    device = hardware["gpu"] if settings.get("device") == "cuda" else hardware["processor"]
-    what = what or f"width {settings['width']}, batch {settings['batch']}"
-    return [
+    device = hardware["gpu"] if settings["device"] == "cuda" else hardware["processor"]
+    lines = [
         f"{device}, {hardware['cores']} cores; torch {record['versions']['torch']};"
         f" msngan {record['versions']['msngan']}",
         f"{what}; threads {record['threads']}; rounds {record['rounds']}, interleaved;"
         f" clock: {record['clock']}",
     ]
+    references = [f"{name}: {text}." for name, text in record.get("references", {}).items()]
+    notes = [INTERVAL, *references, *notes] if references else notes
+    return Table(title, columns, rows, lines, notes, frozenset(columns[keys:]), keys)
 
 
 def lower_bounds(record: Record) -> dict[str, Any]:
     """The bounds by norm; empty for a benchmark without them."""
-    found = record.get("lower_bounds") or record.get("floors") or {}  # older records: floors
-    return found.get("norms", {})
+    return record.get("lower_bounds", {}).get("norms", {})
 
 
-def _references(record: Record) -> list[str]:
-    return [f"{name}: {text}." for name, text in record["references"].items()]
+def _sizes(record: Record) -> str:
+    return f"width {record['settings']['width']}, batch {record['settings']['batch']}"
 
 
 def _spread(ratio: dict[str, float]) -> list[str]:
@@ -91,8 +91,8 @@ def _spread(ratio: dict[str, float]) -> list[str]:
     return [f"{ratio['median']:.3f}", interval, f"{ratio['of_minima']:.3f}"]
 
 
-def _by_median(rows: list[Record], key: str, *, reverse: bool = False) -> list[Record]:
-    return sorted(rows, key=lambda row: row[key]["median"], reverse=reverse)
+def _by_median(record: Record, key: str, *, reverse: bool = False) -> list[Record]:
+    return sorted(record["results"], key=lambda row: row[key]["median"], reverse=reverse)
 
 
 def _norms(record: Record) -> Iterator[Table]:
@@ -100,7 +100,7 @@ def _norms(record: Record) -> Iterator[Table]:
     columns += ["a step", "torch / own work", "activations", "peak"]
     bounds = lower_bounds(record)
     rows = []
-    for row in _by_median(record["results"], "ratio"):
+    for row in _by_median(record, "ratio"):
         own, counted, memory = row["own_work"], row["operations"], row["memory"]["ratio"]
         rows.append(
             [
@@ -114,113 +114,40 @@ def _norms(record: Record) -> Iterator[Table]:
                 f"{memory['peak']:.3f}",
             ]
         )
-    settings = record["settings"]
-    what = f"width {settings['width']}, batch {settings['batch']}, {settings['dtype']}"
-    yield Table(
-        "Forward, backward and update of the critic",
-        columns,
-        rows,
-        _about(record, what),
-        [INTERVAL, *_references(record), *NORMS_NOTES],
-        right=frozenset(columns[1:]),
-    )
+    what = f"{_sizes(record)}, {record['settings']['dtype']}"
+    title = "Forward, backward and update of the critic"
+    yield _table(record, title, columns, rows, what, NORMS_NOTES)
 
 
 def _step(record: Record) -> Iterator[Table]:
-    columns = ["variant", "throughput", "95%", "of minima"]
     rows = [
         [row["name"], *_spread(row["throughput"])]
-        for row in _by_median(record["results"], "throughput", reverse=True)
+        for row in _by_median(record, "throughput", reverse=True)
     ]
-    yield Table(
-        "GAN steps per second, relative to the plain loop",
-        columns,
-        rows,
-        _about(record),
-        [INTERVAL, *_references(record), STEP_NOTE],
-        right=frozenset(columns[1:]),
-    )
-
-
-def _fold(record: Record) -> Iterator[Table]:
-    columns = ["critic", "time / none", "95%", "of minima", "largest difference"]
-    rows = [
-        [row["name"], *_spread(row["ratio"]), f"{row['largest_difference']:.1e}"]
-        for row in _by_median(record["results"], "ratio")
-    ]
-    settings = record["settings"]
-    what = f"width {settings['width']}, batch {settings['batch']}, {settings['dtype']}"
-    notes = [INTERVAL, FOLD_NOTE]
-    right = frozenset(columns[1:])
-    yield Table("Inference of the critic", columns, rows, _about(record, what), notes, right)
+    columns = ["variant", "throughput", "95%", "of minima"]
+    title = "GAN steps per second, relative to the plain loop"
+    yield _table(record, title, columns, rows, _sizes(record), [STEP_NOTE])
 
 
 def _classify(record: Record) -> Iterator[Table]:
     """One table a network and layout."""
     columns = ["norm", "steps", "95%", "of minima", "faster", "the paper"]
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for row in _by_median(record["results"], "throughput", reverse=True):
-        groups.setdefault((row["network"], row["layout"]), []).append(row)
-    for network in record["settings"]["networks"]:
-        for layout in ("contiguous", "channels_last"):
-            rows = groups[network, layout]
-            cells = []
-            for row in rows:
-                norm, found = row["norm"], row["throughput"]
-                claim = record["claims"].get(norm)
-                faster = "" if norm == "batch" else f"{100 * (found['median'] - 1):+.1f} %"
-                cells.append([norm, *_spread(found), faster, f"{claim:+d} %" if claim else ""])
-            yield Table(
-                f"Training steps per second of {network}, {layout}, relative to batch norm",
-                columns,
-                cells,
-                _about(record, f"batch {rows[0]['batch']}, {record['settings']['dtype']}"),
-                [INTERVAL, *_references(record), CLAIM_NOTE],
-                right=frozenset(columns[1:]),
-            )
-
-
-def _scores(record: Record) -> Iterator[Table]:
-    sizes = record["settings"]
-    computed = [row for row in record["results"] if "ratio" in row]
-    shares = [row for row in record["results"] if "share" in row]
-    if computed:
-        columns = ["computation", "time / ours", "95%", "of minima", "value"]
-        notes = [
-            f"frechet: of {sizes['samples']} generated images, {sizes['dimensions']} features, with"
-            f" the reference's moments and root given. low-rank: of {sizes['few']} images.",
-            f"kernel: {sizes['samples']} generated against {sizes['kept']} real images; ours uses"
-            f" every pair once, torch-fidelity {sizes['subsets']} subsets of {sizes['subset_size']}"
-            " of each.",
-        ]
-        yield Table(
-            "The arithmetic of scores",
-            columns,
-            [[row["name"], *_spread(row["ratio"]), f"{row['value']:.9g}"] for row in computed],
-            _about(record, "float64, simulated features"),
-            [INTERVAL, *notes, *_references(record)],
-            right=frozenset(columns[1:]),
-        )
-    if shares:
-        columns = ["time of", "share", "95%"]
-        about = (
-            f"{sizes['runs']} x {sizes['samples']} images, a DCGAN generator of width"
-            f" {sizes['width']}, {record['extractor']}, every metric, {sizes['kept']} real images"
-            " with a warm cache. Wall-clock times."
-        )
-        yield Table(
-            "Where the time of an evaluation goes",
-            columns,
-            [[row["by"], *_spread(row["share"])[:2]] for row in shares],
-            _about(record, "float32 networks, float64 scores"),
-            [about],
-            right=frozenset(columns[1:]),
-        )
+    for network, layout in product(record["settings"]["networks"], LAYOUTS):
+        rows = []
+        for row in _by_median(record, "throughput", reverse=True):
+            if (row["network"], row["layout"]) != (network, layout):
+                continue
+            norm, found, batch = row["norm"], row["throughput"], row["batch"]
+            claim = record["claims"].get(norm)
+            faster = "" if norm == "batch" else f"{100 * (found['median'] - 1):+.1f} %"
+            rows.append([norm, *_spread(found), faster, f"{claim:+d} %" if claim else ""])
+        title = f"Training steps per second of {network}, {layout}, relative to batch norm"
+        what = f"batch {batch}, {record['settings']['dtype']}"
+        yield _table(record, title, columns, rows, what, [CLAIM_NOTE])
 
 
 def _sigma(record: Record) -> Iterator[Table]:
-    steps = dict.fromkeys(step for row in record["results"] for step in row["at"])
-    shown = sorted(steps, key=int)
+    shown = sorted({step for row in record["results"] for step in row["at"]}, key=int)
     columns = ["recipe", "estimator", *(f"step {step}" for step in shown), "largest", "at step"]
     columns += [f"above {record['allowed']}", "cost", "95%"]
     rows = []
@@ -229,15 +156,9 @@ def _sigma(record: Record) -> Iterator[Table]:
         above = f"{row['above_allowed']} of {row['measured_updates']}"
         largest = [f"{row['largest']:.3f}", str(row["largest_step"]), above]
         rows.append([row["recipe"], row["estimator"], *at, *largest, *_spread(row["cost"])[:2]])
-    yield Table(
-        "Largest singular value of W', 1 where sigma is exact",
-        columns,
-        rows,
-        _about(record, f"width {record['settings']['width']}, seed {record['settings']['seed']}"),
-        SIGMA_NOTES,
-        right=frozenset(columns[2:]),
-        keys=2,
-    )
+    what = f"width {record['settings']['width']}, seed {record['settings']['seed']}"
+    title = "Largest singular value of W', 1 where sigma is exact"
+    yield _table(record, title, columns, rows, what, SIGMA_NOTES, keys=2)
 
 
 def as_csv(record: Record) -> list[dict[str, Any]]:
@@ -245,7 +166,7 @@ def as_csv(record: Record) -> list[dict[str, Any]]:
     about = {
         "benchmark": record["benchmark"],
         "processor": record["hardware"]["processor"],
-        "gpu": record["hardware"]["gpu"] if record["settings"].get("device") == "cuda" else None,
+        "gpu": record["hardware"]["gpu"] if record["settings"]["device"] == "cuda" else None,
         "torch": record["versions"]["torch"],
         "threads": record["threads"],
         "rounds": record["rounds"],
@@ -255,7 +176,7 @@ def as_csv(record: Record) -> list[dict[str, Any]]:
 
 def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
-        if value is None or name in ("by_name", "total") or isinstance(value, list):
+        if value is None or name == "total" or isinstance(value, list):
             continue
         if name == "memory":
             value = {"ratio": value["ratio"]}
