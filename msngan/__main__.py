@@ -1,4 +1,4 @@
-"""The command table. Nothing heavy is imported before a command is chosen."""
+"""The commands of msngan/commands. Nothing heavy is imported before one is chosen."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ import os
 import sys
 import warnings
 from importlib import import_module
+from pathlib import Path
 
 from msngan import __version__
 from msngan.runs.folder import Failure, UserError, did_you_mean
 
-COMMANDS = {
-    "fit": "train a GAN or a classifier: --config NAME, then any option",
-    "resume": "continue a run exactly where it stopped",
-    "sample": "draw images from a run or checkpoint",
-    "export": "write a run's generator as a safetensors file, which contains no code",
-    "evaluate": "score runs, checkpoints or any images under a named protocol",
-    "leaderboard": "rank the runs, each protocol by itself",
-    "params": "count each norm's parameters in the paper's networks, beside its Table III",
-    "study": "train a grid of runs, resumable as a whole, and end in one table",
-    "figures": "draw the paper's Figures 1 to 6 from runs, as released and as stated",
-    "report": "write a run, a study or all runs as one self-contained HTML page",
-    "configs": "list the configs and studies that are known by name",
-    "bench": "measure what a norm costs",
-    "extractor": "train or list the small feature extractors that scores use",
-}
+FIRST = ("fit", "resume", "sample", "export", "evaluate", "leaderboard")  # as the help lists them
+
+
+def commands() -> dict[str, str]:
+    """Every command and what it does: its file begins with msngan, its name, a colon and that."""
+    found = {}
+    for path in sorted(Path(__file__).with_name("commands").glob("*.py")):
+        with path.open(encoding="utf-8") as file:
+            before, _, text = file.readline().partition(": ")
+        if before == f'"""msngan {path.stem}':
+            found[path.stem] = text.strip().strip('."')
+    return {name: found[name] for name in dict.fromkeys([*FIRST, *found])}
 
 
 def usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    known = commands()
+    width = max(map(len, known))
+    lines = [f"  {name:{width}}  {text}" for name, text in known.items()]
     return "\n".join(
         [
             "usage: msngan COMMAND [options]",
@@ -75,8 +74,8 @@ def _run(command: str, *arguments: str) -> int:
     if command == "--version":
         print(f"msngan {__version__}")
         return 0
-    if command not in COMMANDS:
-        near = did_you_mean(command, list(COMMANDS))
+    if command not in (known := commands()):
+        near = did_you_mean(command, list(known))
         raise UserError(f"unknown command {command!r}{near}; `msngan --help` lists them")
     code: int = import_module(f"msngan.commands.{command}").main(list(arguments))
     return code

@@ -36,7 +36,7 @@ from fuzz_inputs import (
 from PIL import Image
 from score_lines import FD
 
-from msngan.__main__ import COMMANDS, main
+from msngan.__main__ import commands, main
 from msngan.data.image_arrays import load_images
 from msngan.data.image_files import load_folder
 from msngan.networks import load_generator
@@ -66,6 +66,7 @@ def command(*arguments: Any) -> Callable[[], int]:
 
 # Options
 
+COMMANDS = [*commands()]
 WORDS = [*COMMANDS, "--help", "-h", "--", "-", "--root", "--format", "json", "--html", "--compare"]
 WORDS += ["--count", "--out", "--seed", "--step", "--run", "--all", "--raw", "--grid", "--metric"]
 WORDS += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import QUIET, TINY, same_bits, weights
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from msngan import __main__ as command_line
 from msngan.data.images import tile
 from msngan.gan import GAN
 from msngan.networks import draw_samples, load_generator
@@ -147,6 +149,18 @@ def test_evaluate_gives_the_numbers_of_training_and_the_leaderboard_shows_them(
     assert "mine" in shown
     assert "embed-digits-" in shown
     assert "29.8" not in shown  # a published number, of another data set
+
+
+@pytest.mark.quick
+def test_a_file_that_says_its_command_in_its_first_line_is_one(monkeypatch, tmp_path, capsys):
+    folder = Path(command_line.__file__).with_name("commands")
+    files = {path.stem for path in folder.glob("*.py") if "def main(argv" in path.read_text()}
+    assert files == set(command_line.commands())
+    shutil.copytree(folder, tmp_path / "commands")
+    (tmp_path / "commands/paint.py").write_text('"""msngan paint: make a picture: slowly."""\n')
+    monkeypatch.setattr(command_line, "__file__", str(tmp_path / "__main__.py"))
+    assert command_line.main(["--help"]) == 0
+    assert "  paint        make a picture: slowly\n" in capsys.readouterr().out
 
 
 @pytest.mark.quick

@@ -1,4 +1,4 @@
-"""`msngan bench`: what norms cost on this machine, as ratios of times taken in turns."""
+"""msngan bench: measure what a norm costs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from msngan.bench.settings import BENCHMARKS, Settings
-from msngan.commands.parser import Parser, chosen, words
+from msngan.commands.parser import Parser, add_format, chosen, number, words
 from msngan.report.tables.bench_tables import as_csv, bench_tables
-from msngan.report.tables.table import FORMATS, print_as
+from msngan.report.tables.table import print_as
 from msngan.runs.atomic import write_json
 from msngan.runs.configs import read_configs
 from msngan.runs.folder import UserError
-from msngan.runs.options import at_least
 
 DESCRIPTION = """\
 The variants take turns within each round and are compared with the baseline of the same round, so
@@ -46,19 +45,14 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="msngan bench", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="|".join(BENCHMARKS))
-    made = {}
     for name, kind in BENCHMARKS.items():
-        made[name] = commands.add_parser(name, help=kind.about, description=kind.about)
-        made[name].set_defaults(benchmark=name, plot=None)
-        _add_options(made[name], kind)
-    # A benchmark's own parser knows its options, and which of them an unknown one resembles.
-    own = made.get(argv[0]) if argv else None
-    options = own.parse_args(argv[1:]) if own else parser.parse_args(argv)
+        made = commands.add_parser(name, help=kind.about, description=kind.about)
+        made.set_defaults(benchmark=name, plot=None)
+        _add_options(made, kind)
+    options = parser.parse_args(argv)
     for each in fields(BENCHMARKS[options.benchmark]):
         value = getattr(options, each.name)
-        if isinstance(each.default, int):
-            at_least(_flag(each.name), value, each.metadata["least"])
-        elif isinstance(value, str) and each.metadata["choices"]:
+        if isinstance(value, str) and each.metadata["choices"]:
             chosen(_flag(each.name), value, each.metadata["choices"])
     for config in words(getattr(options, "config", None) or ""):
         read_configs([config])
@@ -79,14 +73,10 @@ def _add_options(made: argparse.ArgumentParser, kind: type[Settings]) -> None:
             text += f"; default: {','.join(default)}" if default else ""
             made.add_argument(_flag(each.name), metavar="A,B,...", help=text)
         else:
-            made.add_argument(
-                _flag(each.name),
-                type=type(default),
-                default=default,
-                choices=choices or None,
-                help=f"{text}; default: {default}",
-            )
-    made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+            kind_of = number(each.metadata["least"]) if isinstance(default, int) else str
+            given: dict[str, Any] = {"type": kind_of, "choices": choices or None}
+            made.add_argument(_flag(each.name), default=default, help=text, **given)
+    add_format(made)
     made.add_argument("--output", type=Path, metavar="FILE.json", help="write the whole record")
     if kind.plot:
         made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")

@@ -1,4 +1,4 @@
-"""msngan configs: the configs and studies that are known by name."""
+"""msngan configs: list the configs and studies that are known by name."""
 
 from __future__ import annotations
 

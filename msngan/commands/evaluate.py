@@ -8,11 +8,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msngan.commands.parser import Parser, add_weights
-from msngan.report.tables.table import FORMATS
+from msngan.commands.parser import (
+    Parser,
+    add_format,
+    add_root,
+    add_weights,
+    number,
+    option,
+)
 from msngan.runs.atomic import append_line
 from msngan.runs.folder import NAME, Failure, Run, UserError, find_checkpoint
-from msngan.runs.options import at_least
 from msngan.runs.score_records import score_line
 from msngan.scores.protocol import METRICS, PRESETS, check_sizes, metric_names, preset
 
@@ -31,71 +36,38 @@ VIA = ("own", "torchmetrics", "torch-fidelity")  # scores.evaluation.BACKENDS, w
 
 def parser() -> Parser:
     made = Parser(prog="msngan evaluate", description=DESCRIPTION)
-    made.add_argument(
-        "targets", nargs="*", metavar="RUN", help="names or folders of runs, or checkpoint files"
-    )
-    made.add_argument(
-        "--samples", metavar="PATH", help="score these images: a folder, .zip, .npz or .npy"
-    )
-    made.add_argument(
-        "--record", metavar="NAME", help="record the scores of --samples as this run's"
-    )
+    option(made, "targets RUN", "names or folders of runs, or checkpoint files", nargs="*")
+    option(made, "--samples PATH", "score these images: a folder, .zip, .npz or .npy")
+    option(made, "--record NAME", "record the scores of --samples as this run's")
     real = made.add_argument_group("reference", "the real images; default: the run's own")
-    real.add_argument("--against", metavar="PATH", help="images: a folder, .zip, .npz or .npy")
-    real.add_argument("--dataset", metavar="NAME", help="a data set: cifar10, mnist, digits, ...")
-    real.add_argument("--data-root", metavar="DIR", help="the data set's folder, if it has moved")
-    real.add_argument("--split", metavar="S", help="default: the protocol's")
-    real.add_argument(
-        "--size", type=int, metavar="N", help="resize all images; default: their own size"
-    )
-    real.add_argument("--channels", type=int, choices=(1, 3), help="default: the images' own")
+    option(real, "--against PATH", "images: a folder, .zip, .npz or .npy")
+    option(real, "--dataset NAME", "a data set: cifar10, mnist, digits, ...")
+    option(real, "--data-root DIR", "the data set's folder, if it has moved")
+    option(real, "--split S", "default: the protocol's")
+    option(real, "--size N", "resize all images; default: their own size", type=number(1))
+    option(real, "--channels", "default: the images' own", type=int, choices=(1, 3))
     how = made.add_argument_group("protocol")
-    how.add_argument(
-        "--protocol",
-        metavar="NAME",
-        default="paper",
-        help=f"{', '.join(PRESETS)}, or a .yaml file; default: paper",
-    )
-    how.add_argument(
-        "--metrics", metavar="A,B,...", help=f"some of {', '.join(METRICS)}; default: all"
-    )
-    how.add_argument(
-        "--via",
-        choices=VIA,
-        default="own",
-        help="library that computes or checks the scores; default: own",
-    )
-    how.add_argument(
-        "--runs", type=int, metavar="N", help="number of sample sets; overrides the protocol"
-    )
-    how.add_argument(
-        "--images", type=int, metavar="N", help="samples of each set; overrides the protocol"
-    )
-    how.add_argument("--seed", type=int, metavar="S", help="seed of the samples; default: 0")
-    how.add_argument(
-        "--extractor",
-        metavar="NAME",
-        default="auto",
-        help="auto, embedded, inception or a file; default: auto",
-    )
-    how.add_argument("--inception-weights", metavar="FILE", help="file with the official weights")
+    option(how, "--protocol NAME", f"{', '.join(PRESETS)}, or a .yaml file", default="paper")
+    option(how, "--metrics A,B,...", f"some of {', '.join(METRICS)}; default: all")
+    option(how, "--via", "library that computes or checks the scores", choices=VIA, default="own")
+    option(how, "--runs N", "number of sample sets; overrides the protocol", type=number(1))
+    option(how, "--images N", "samples of each set; overrides the protocol", type=number(2))
+    option(how, "--seed S", "seed of the samples; default: 0", type=number(0))
+    option(how, "--extractor NAME", "auto, embedded, inception or a file", default="auto")
+    option(how, "--inception-weights FILE", "file with the official weights")
     add_weights(how, "score")
-    made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
-    made.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all; default: 0"
-    )
-    made.add_argument(
-        "--root", default=".", metavar="DIR", help="folder that holds checkpoints/; default: ."
-    )
-    made.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    option(made, "--device", "cpu, cuda or cuda:N", default="cpu")
+    option(made, "--threads N", "CPU threads; 0: all", type=number(0), default=0)
+    add_root(made)
+    add_format(made)
     return made
 
 
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     _check(options)
-    record = _record(options.record, Path(options.root)) if options.record else None
-    found = [find_checkpoint(target, Path(options.root)) for target in options.targets]
+    record = _record(options.record, options.root) if options.record else None
+    found = [find_checkpoint(target, options.root) for target in options.targets]
     for run in (run for _, run in found if run):
         if not os.access(run.scores if run.scores.exists() else run.folder, os.W_OK):
             raise UserError(f"{run.scores} cannot be written, and the scores belong there")
@@ -129,8 +101,6 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("against", "samples", "record", "dataset", "data_root", "split"):
         if getattr(options, name) == "":
             raise UserError(f"--{name.replace('_', '-')} is empty; give a value, or leave it out")
-    for name, least in (("runs", 1), ("images", 2), ("seed", 0), ("threads", 0), ("size", 1)):
-        at_least(f"--{name}", getattr(options, name), least)
     sizes = options.sizes = preset(options.protocol)[1]
     check_sizes(options.runs or sizes.runs, options.images or sizes.samples, sizes.splits)
     options.metrics = metric_names("--metrics", options.metrics)
@@ -160,9 +130,9 @@ def _check_of_images(options: argparse.Namespace) -> None:
         raise UserError(f"--samples or runs ({', '.join(options.targets)}), not both at once")
     if not (options.against or options.dataset):
         raise UserError("--samples needs real images: --against PATH, or --dataset NAME")
-    for name, option in (("seed", "--seed"), ("ema", "--ema or --raw")):
+    for name, said in (("seed", "--seed"), ("ema", "--ema or --raw")):
         if getattr(options, name) is not None:
-            raise UserError(f"{option} is for runs: the images of --samples are there already")
+            raise UserError(f"{said} is for runs: the images of --samples are there already")
 
 
 def _record(name: str, root: Path) -> Run:

@@ -1,10 +1,10 @@
-"""msngan export: a run's generator as a safetensors file, which contains no code."""
+"""msngan export: write a run's generator as a safetensors file, which contains no code."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from msngan.commands.parser import Parser, add_weights
+from msngan.commands.parser import Parser, add_root, add_weights
 from msngan.runs.folder import UserError, find_checkpoint
 
 ENDING = ".safetensors"
@@ -17,14 +17,14 @@ def main(argv: list[str]) -> int:
         " code; `msngan sample` and `msngan evaluate` read it.",
     )
     parser.add_argument("target", help="a run's name or folder, or a checkpoint file")
-    parser.add_argument("--root", default=".", help="folder that holds checkpoints/; default: .")
+    add_root(parser)
     parser.add_argument("--format", choices=("safetensors",), default="safetensors")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: ./NAME-STEP{ENDING}")
     add_weights(parser, "write")
     options = parser.parse_args(argv)
     if options.out and options.out.suffix != ENDING:
         raise UserError(f"--out {options.out} must end in {ENDING}, by which commands know it")
-    path, run = find_checkpoint(options.target, Path(options.root))
+    path, run = find_checkpoint(options.target, options.root)
     from msngan.networks.generator_files import export
     from msngan.runs.checkpoint_files import read_checkpoint
 

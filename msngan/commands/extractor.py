@@ -1,4 +1,4 @@
-"""`msngan extractor`: train a feature extractor with its model card, or list those shipped."""
+"""msngan extractor: train or list the small feature extractors that scores use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msngan.commands.parser import Parser
-from msngan.report.tables.table import FORMATS, Table, print_as
+from msngan.commands.parser import Parser, add_format, number, option
+from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.options import at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,36 +32,19 @@ COLUMNS = ["data set", "name", "features", "classes", "channels", "test accuracy
 def parser() -> Parser:
     made = Parser(prog="msngan extractor", description=DESCRIPTION)
     commands = made.add_subparsers(dest="command", required=True, metavar="fit|list")
-    fit = commands.add_parser(
-        "fit",
-        help="train one and write it with its model card",
-        description="Train an extractor on a data set with labels; write it and its model card.",
-    )
-    fit.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME",
-        help="data set with labels: cifar10, folder, ...",
-    )
-    fit.add_argument("--root", metavar="DIR", help="the data's folder; default: MSNGAN_DATA")
-    fit.add_argument("--size", type=int, metavar="N", help="size of the images; default: 32")
-    fit.add_argument("--channels", type=int, choices=(1, 3), help="default: the images' own")
-    fit.add_argument(
-        "--epochs",
-        type=int,
-        metavar="N",
-        help="passes over the data; default: the data set's recipe",
-    )
-    fit.add_argument("--batch-size", type=int, metavar="N", help="default: the data set's recipe")
-    fit.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of weights and order; default: 0"
-    )
-    fit.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: ./NAME.safetensors, with NAME.md beside"
-    )
-    fit.add_argument("--no-download", action="store_true", help="use only local files")
-    shown = commands.add_parser("list", help="the shipped extractors")
-    shown.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    text = "train an extractor on a data set with labels; write it and its model card"
+    fit = commands.add_parser("fit", help=text, description=text)
+    option(fit, "--dataset NAME", "data set with labels: cifar10, folder, ...", required=True)
+    option(fit, "--root DIR", "the data's folder; default: MSNGAN_DATA")
+    option(fit, "--size N", "size of the images; default: 32", type=number(1))
+    option(fit, "--channels", "default: the images' own", type=int, choices=(1, 3))
+    own = "default: the data set's recipe"
+    option(fit, "--epochs N", f"passes over the data; {own}", type=number(1))
+    option(fit, "--batch-size N", own, type=number(1))
+    option(fit, "--seed S", "seed of weights and order", type=number(0), default=0)
+    option(fit, "--out FILE", "default: ./NAME.safetensors, with NAME.md beside", type=Path)
+    option(fit, "--no-download", "use only local files", action="store_true")
+    add_format(commands.add_parser("list", help="the shipped extractors"))
     return made
 
 
@@ -72,8 +54,6 @@ def main(argv: list[str]) -> int:
 
 
 def fit(args: argparse.Namespace) -> int:
-    for name, least in (("size", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
-        at_least(f"--{name.replace('_', '-')}", getattr(args, name), least)
     out = _writable(args.out or Path(f"{args.dataset}.safetensors"))
     from msngan.scores.embedded import fit_extractor
     from msngan.scores.model_card import save_with_model_card

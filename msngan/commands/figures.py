@@ -1,11 +1,11 @@
-"""`msngan figures`: the paper's figures from runs' own records."""
+"""msngan figures: draw the paper's Figures 1 to 6 from runs, as released and as stated."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from msngan.commands.parser import Parser, chosen, words
+from msngan.commands.parser import Parser, add_root, chosen, option, words
 from msngan.runs.folder import UserError
 
 FORMATS = ("png", "pdf", "svg")
@@ -17,55 +17,28 @@ Draw Figures 1 to 6 of the paper from what the runs recorded: on the left the re
 one arm, drawn as mean and sd. More than 8 arms are drawn on a page for each learning rate. A figure
 whose record is missing is named, with what would record it; the others are drawn."""
 
+LISTS = {
+    "figures": f"some of {', '.join(FIGURES)}, or all. drift: of pre-activation means; dead: units"
+    " that are 0 for every image; norms: of the layers; complexity: spectral complexity",
+    "layers": "layers to draw, a row of the figure each: indices, or patterns of names (critic.*);"
+    " default: the first, middle and last convolution (of a GAN, the critic's)",
+    "norms": "only runs with these norms",
+    "lr": "only these learning rates",
+    "seeds": "only these seeds",
+    "formats": f"some of {', '.join(FORMATS)}",
+}
+DEFAULTS = {"figures": "1,2,3,4,5,6", "formats": "png,pdf"}
 EPILOG = "Example: msngan figures table1 --lr 0.001 --figures 1,2,drift --layers 0,2 --formats pdf"
 
 
 def parser() -> Parser:
     made = Parser(prog="msngan figures", description=DESCRIPTION, epilog=EPILOG)
-    made.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="name or folder of a run, or of a study, which stands for its runs",
-    )
-    made.add_argument(
-        "--figures",
-        default="1,2,3,4,5,6",
-        metavar="LIST",
-        help=f"some of {', '.join(FIGURES)}, or all. drift: of pre-activation means; dead: units"
-        " that are 0 for every image; norms: of the layers; complexity: spectral complexity;"
-        " default: 1,2,3,4,5,6",
-    )
-    made.add_argument(
-        "--layers",
-        default="",
-        metavar="LIST",
-        help="layers to draw, a row of the figure each: indices, or patterns of names (critic.*);"
-        " default: the first, middle and last convolution (of a GAN, the critic's)",
-    )
-    made.add_argument("--norms", default="", metavar="LIST", help="only runs with these norms")
-    made.add_argument("--lr", default="", metavar="LIST", help="only these learning rates")
-    made.add_argument("--seeds", default="", metavar="LIST", help="only these seeds")
-    made.add_argument(
-        "--formats",
-        default="png,pdf",
-        metavar="LIST",
-        help="some of png, pdf, svg; default: png,pdf",
-    )
-    made.add_argument(
-        "--out",
-        type=Path,
-        default=Path("figures"),
-        metavar="DIR",
-        help="folder to write to; default: figures",
-    )
-    made.add_argument(
-        "--root",
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="folder that holds checkpoints/; default: .",
-    )
+    text = "name or folder of a run, or of a study, which stands for its runs"
+    option(made, "runs RUN", text, nargs="+")
+    for name, text in LISTS.items():
+        option(made, f"--{name} LIST", text, default=DEFAULTS.get(name, ""))
+    option(made, "--out DIR", "folder to write to", type=Path, default=Path("figures"))
+    add_root(made)
     return made
 
 

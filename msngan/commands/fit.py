@@ -1,4 +1,4 @@
-"""msngan fit: train a GAN or a classifier."""
+"""msngan fit: train a GAN or a classifier: --config NAME, then any option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`msngan leaderboard`: every run's scores, ranked within one protocol and never across two."""
+"""msngan leaderboard: rank the runs, each protocol by itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from msngan.commands.parser import Parser
+from msngan.commands.parser import Parser, add_format, add_root, option
 from msngan.leaderboard.board import Board, as_csv, as_json, comparison_csv, make_board
 from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.published import PUBLISHED, Published
@@ -17,7 +17,7 @@ from msngan.report.tables.leaderboard_tables import (
     comparison_tables,
     published_tables,
 )
-from msngan.report.tables.table import FORMATS, print_as
+from msngan.report.tables.table import print_as
 from msngan.runs.folder import Run
 from msngan.runs.safe_read import clean
 from msngan.runs.score_records import find_runs, read_scores
@@ -32,34 +32,24 @@ are never ranked with yours."""
 
 def parser() -> Parser:
     made = Parser(prog="msngan leaderboard", description=DESCRIPTION)
-    add = made.add_argument
-    add("runs", nargs="*", metavar="RUN", help="names of runs; default: all")
-    add("--dataset", metavar="NAME", help="only scores on this data set")
-    add("--protocol", metavar="ID_OR_NAME", help="only scores of this protocol")
+    option(made, "runs RUN", "names of runs; default: all", nargs="*")
+    option(made, "--dataset NAME", "only scores on this data set")
+    option(made, "--protocol ID_OR_NAME", "only scores of this protocol")
     names = ", ".join(BETTER)
-    add("--metric", metavar="NAME", help=f"rank by {names} or a whole name; default: fid or fd")
-    add("--by", choices=("last", "best"), default="last", help="step to rank by; default: last")
-    add(
-        "--compare",
-        nargs=2,
-        metavar=("A", "B"),
-        help="only two configs, their runs paired by training seed at the largest step that the"
-        " pairs share: a config's name, its id (4 digits or more) or one of its runs",
+    option(made, "--metric NAME", f"rank by {names} or a whole name; default: fid or fd")
+    option(made, "--by", "step to rank by", choices=("last", "best"), default="last")
+    text = (
+        "only two configs, their runs paired by training seed at the largest step that the"
+        " pairs share: a config's name, its id (4 digits or more) or one of its runs"
     )
+    made.add_argument("--compare", nargs=2, metavar=("A", "B"), help=text)
     output = made.add_mutually_exclusive_group()
-    output.add_argument("--format", choices=FORMATS, default="table", help="default: table")
-    output.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="write the page of `msngan report`, restricted to these runs, and print its path",
-    )
-    add(
-        "--no-published",
-        action="store_true",
-        help="leave out the published rows, which are of the data sets that runs were scored on",
-    )
-    add("--root", type=Path, default=Path(), metavar="DIR", help="parent of checkpoints/")
+    add_format(output)
+    text = "write the page of `msngan report`, restricted to these runs, and print its path"
+    option(output, "--html FILE", text, type=Path)
+    text = "leave out the published rows, which are of the data sets that runs were scored on"
+    option(made, "--no-published", text, action="store_true")
+    add_root(made)
     return made
 
 

@@ -1,4 +1,4 @@
-"""`msngan params`: Table III of the paper from built networks, and what each norm adds to them.
+"""msngan params: count each norm's parameters in the paper's networks, beside its Table III.
 
 Subramanian & Chong 2019, arXiv:1907.04003.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from msngan.bench.settings import PUBLISHED, SHAPES
-from msngan.commands.parser import Parser
+from msngan.commands.parser import Parser, add_format, number
 from msngan.report.tables.bench_tables import params_tables
-from msngan.report.tables.table import FORMATS, print_as
+from msngan.report.tables.table import print_as
 from msngan.runs.folder import UserError
-from msngan.runs.options import at_least
 
 DESCRIPTION = """\
 Count the parameters of the paper's networks under its norms, and their buffers: values that are
@@ -29,18 +28,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--network", choices=[*SHAPES], help="only this one; default: those of Table III"
     )
-    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    add_format(parser)
     for name in OPTIONS:
-        parser.add_argument(
-            f"--{name}",
-            type=int,
-            help=f"{name} of the network (of the critic without --network); default: Table III's",
-        )
+        text = f"{name} of the network (of the critic without --network); default: Table III's"
+        parser.add_argument(f"--{name}", type=number(1), help=text)
     args = parser.parse_args(argv)
-    sizes = {name: getattr(args, name) for name in OPTIONS}
-    for name, value in sizes.items():
-        at_least(f"--{name}", value, 1)
-    sizes = {name: value for name, value in sizes.items() if value is not None}
+    sizes = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
 
     from msngan.bench.parameters import counts
     from msngan.norms import NORMS

@@ -1,4 +1,4 @@
-"""`msngan report`: a run, a study or all runs as one HTML page that needs no network."""
+"""msngan report: write a run, a study or all runs as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msngan.commands.leaderboard import parser as board_parser
 from msngan.commands.leaderboard import ranked
-from msngan.commands.parser import Parser
+from msngan.commands.parser import Parser, add_root, option
 from msngan.report.html.records import find
 from msngan.report.html.runs_page import write_board, write_report
 from msngan.runs.folder import UserError, all_runs
@@ -21,26 +21,14 @@ last samples and a section for each run. The page stands alone: no network, no s
 
 def parser() -> Parser:
     made = Parser(prog="msngan report", description=DESCRIPTION)
-    made.add_argument(
-        "targets",
-        nargs="*",
-        metavar="RUN_OR_STUDY",
-        help="names or folders of runs or studies; default: a page of all runs",
+    text = "names or folders of runs or studies; default: a page of all runs"
+    option(made, "targets RUN_OR_STUDY", text, nargs="*")
+    text = (
+        "one page for all targets; default: report.html in the folder of each target, or in"
+        " checkpoints/ for all runs"
     )
-    made.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="one page for all targets; default: report.html in the folder of each target, or in"
-        " checkpoints/ for all runs",
-    )
-    made.add_argument(
-        "--root",
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="folder that holds checkpoints/; default: .",
-    )
+    option(made, "--out FILE", text, type=Path)
+    add_root(made)
     return made
 
 

@@ -1,21 +1,21 @@
-"""msngan resume: continue a run in its own folder."""
+"""msngan resume: continue a run exactly where it stopped."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from msngan.commands.parser import Parser
+from msngan.commands.parser import Parser, add_root
 from msngan.runs.folder import Run, UserError, all_runs, did_you_mean
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="msngan resume", description="Continue a run exactly where it stopped.")
+    text = "Continue a run exactly where it stopped."
+    more = "Any option of `msngan fit` may follow, --steps 20000 for instance."
+    parser = Parser(prog="msngan resume", description=text, epilog=more, others=True)
     parser.add_argument("run", help="name of the run, or its folder")
-    parser.add_argument("--root", default=".", help="folder that holds checkpoints/ and samples/")
-    parser.epilog = "Any option of `msngan fit` may follow, --steps 20000 for instance."
+    add_root(parser)
     known, overrides = parser.parse_known_args(argv)
-    root = Path(known.root)
-    run = Run(known.run, root)
+    root, run = known.root, Run(known.run, known.root)
     folder = Path(known.run)
     if (folder / "config.yaml").is_file() and not run.config.is_file():
         run = Run(folder.resolve().name, folder.resolve().parent.parent)

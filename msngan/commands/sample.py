@@ -1,14 +1,13 @@
-"""msngan sample: images from a run or checkpoint."""
+"""msngan sample: draw images from a run or checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from msngan.commands.parser import Parser, add_weights
+from msngan.commands.parser import Parser, add_root, add_weights, number, option
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError, find_checkpoint
-from msngan.runs.options import at_least
 
 PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif", ".bmp", ".tiff")
 MOST = 2**24  # images; their latents alone take 8 GiB at 128 numbers each
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     options = _parse(argv)
-    path, run = find_checkpoint(options.target, Path(options.root))
+    path, run = find_checkpoint(options.target, options.root)
     from msngan.networks import read_generator
 
     generator, about = read_generator(path, ema=options.ema)
@@ -39,32 +38,19 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="msngan sample", description="Draw images from a run or checkpoint.")
-    parser.add_argument(
-        "target", help="a run's name or folder, a checkpoint, or an exported generator"
-    )
-    parser.add_argument("--root", default=".", help="folder that holds checkpoints/ and samples/")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the latents; default: 0")
-    parser.add_argument("--n", type=int, help="number of single images, instead of a grid")
-    parser.add_argument("--grid", type=int, default=64, help="images in the grid; default: 64")
-    parser.add_argument(
-        "--interpolate",
-        type=int,
-        metavar="ROWS",
-        help="draw this many paths between samples (spherical interpolation), one in each row",
-    )
-    parser.add_argument("--columns", type=int, default=10, help="images of each path; default: 10")
-    parser.add_argument(
-        "--format", choices=("png", "npz"), default="png", help="format of --n; default: png"
-    )
-    parser.add_argument(
-        "--out", help="file to write, or folder for --n with png; default: in the run's samples/"
-    )
+    option(parser, "target", "a run's name or folder, a checkpoint, or an exported generator")
+    add_root(parser)
+    option(parser, "--seed", "seed of the latents", type=number(0), default=0)
+    option(parser, "--n", "number of single images, instead of a grid", type=number(1, MOST))
+    option(parser, "--grid", "images in the grid", type=number(1, MOST), default=64)
+    text = "draw this many paths between samples (spherical interpolation), one in each row"
+    option(parser, "--interpolate ROWS", text, type=number(1, MOST))
+    option(parser, "--columns", "images of each path", type=number(2, MOST), default=10)
+    option(parser, "--format", "format of --n", choices=("png", "npz"), default="png")
+    text = "file to write, or folder for --n with png; default: in the run's samples/"
+    option(parser, "--out", text)
     add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
-    for name, least in (("n", 1), ("grid", 1), ("interpolate", 1), ("columns", 2), ("seed", 0)):
-        at_least(f"--{name}", getattr(options, name), least)
-        if name != "seed" and (getattr(options, name) or 0) > MOST:
-            raise UserError(f"--{name} {getattr(options, name)} is more than {MOST}")
     if options.n is None and options.out and Path(options.out).suffix.lower() not in PICTURES:
         raise UserError(f"--out {options.out} must end in one of {', '.join(PICTURES)}")
     return options

@@ -1,4 +1,4 @@
-"""`msngan study`: a grid of runs, resumable as a whole, and the table that it ends in."""
+"""msngan study: train a grid of runs, resumable as a whole, and end in one table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from msngan.commands.parser import Parser
+from msngan.commands.parser import Parser, add_format, add_root, number, option
 from msngan.report.tables.study_tables import list_tables, show_results
-from msngan.report.tables.table import FORMATS, print_as
+from msngan.report.tables.table import print_as
 from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError
 from msngan.study.plan import Child, Study
@@ -27,39 +26,22 @@ cut, repeat the command. A study is a YAML file: a base config, arms or a grid, 
 
 def parser() -> Parser:
     made = Parser(prog="msngan study", description=DESCRIPTION)
-    add = made.add_argument
-    add("study", metavar="NAME_OR_YAML", help="a file, or the name of a packaged or started study")
-    add(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="change a fixed option of every run, epochs=5 for instance; may be repeated",
-    )
-    add("--name", help="name of the study, with which its runs' names begin; default: the file's")
-    add("--jobs", type=count, default=1, help="runs to train side by side; default: 1")
-    add("--threads", type=count, help="threads of each run; default: the cores divided by --jobs")
-    add("--retry", action="store_true", help="also retry runs that diverged")
-    add("--keep-going", action="store_true", help="train the others when one run is refused")
+    option(made, "study NAME_OR_YAML", "a file, or the name of a packaged or started study")
+    text = "change a fixed option of every run, epochs=5 for instance; may be repeated"
+    option(made, "--set OPTION=VALUE", text, dest="changes", action="append", default=[])
+    text = "name of the study, with which its runs' names begin; default: the file's"
+    option(made, "--name", text)
+    option(made, "--jobs", "runs to train side by side", type=number(1), default=1)
+    text = "threads of each run; default: the cores divided by --jobs"
+    option(made, "--threads", text, type=number(1))
+    option(made, "--retry", "also retry runs that diverged", action="store_true")
+    option(made, "--keep-going", "train the others when one run is refused", action="store_true")
     only = made.add_mutually_exclusive_group()
-    only.add_argument("--list", action="store_true", help="only print how far each run is")
-    only.add_argument("--table", action="store_true", help="only print the results so far")
-    add("--format", choices=FORMATS, default="table", help="default: table")
-    add(
-        "--root",
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="parent of checkpoints/",
-    )
+    option(only, "--list", "only print how far each run is", action="store_true")
+    option(only, "--table", "only print the results so far", action="store_true")
+    add_format(made)
+    add_root(made)
     return made
-
-
-def count(word: str) -> int:
-    if not (word.isascii() and word.isdigit() and int(word) > 0):
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
-    return int(word)
 
 
 def main(argv: list[str]) -> int:
