@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from msngan.networks import CLASSIFIERS, Critic
 from msngan.norms import Centring, SampleNorm, SigmaBank, convert, layers_of, stored
-from msngan.training.dynamics.dynamics_file import PER_LAYER, appended
-from msngan.training.dynamics.measure import (
+from msngan.training.callbacks.dynamics import (
     EDGES,
     THRESHOLD,
     Seen,
@@ -27,7 +26,8 @@ from msngan.training.dynamics.measure import (
     look,
     measure,
 )
-from msngan.training.dynamics.weight_measures import (
+from msngan.training.dynamics import PER_LAYER, appended
+from msngan.training.weight_measures import (
     TOLERANCE,
     effective_weight,
     kernel_singular,

@@ -209,7 +209,7 @@ def test_columns_that_do_not_fit_are_refused(tmp_path, name, value, word):
 def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "dynamics.npz"
     write(path, example(0, 1))
-    monkeypatch.setattr("msngan.training.dynamics.dynamics_file.LARGEST", 1000)
+    monkeypatch.setattr("msngan.training.dynamics.LARGEST", 1000)
     refused(path, "larger than")
 
 

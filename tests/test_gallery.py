@@ -35,9 +35,8 @@ from msngan.runs.safe_read import LARGEST_YAML
 from msngan.scores.evaluation import TOLERANCE
 from msngan.scores.model_card import SIZES
 from msngan.scores.protocol import PRESETS
-from msngan.training.callbacks.dynamics import Dynamics
+from msngan.training.callbacks.dynamics import THRESHOLD, Dynamics
 from msngan.training.callbacks.scores import PRESENT, SHARE, Scores
-from msngan.training.dynamics.measure import THRESHOLD
 
 ROOT = Path(__file__).parent.parent
 PARTS = re.split(r"^== (.*)\n", (ROOT / "tests/data/numbers.txt").read_text(), flags=re.MULTILINE)

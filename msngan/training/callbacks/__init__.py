@@ -1,11 +1,11 @@
 """What happens around training steps: checkpoints, scores, grids, curves, progress, signals."""
 
-from msngan.training.callbacks.anomaly import Anomaly, Dump
-from msngan.training.callbacks.checkpoints import AtomicIO, Checkpoints, Stop
+from msngan.training.callbacks.accuracy import Accuracy
+from msngan.training.callbacks.anomaly import Anomaly
+from msngan.training.callbacks.checkpoints import AtomicIO, Checkpoints, Dump, Stop
 from msngan.training.callbacks.collapse_checks import CollapseChecks
-from msngan.training.callbacks.curves import Accuracy, Gates, Records, TensorBoard
 from msngan.training.callbacks.dynamics import Dynamics
-from msngan.training.callbacks.progress import Progress
+from msngan.training.callbacks.progress import Gates, Progress, Records, TensorBoard
 from msngan.training.callbacks.run_callback import RunCallback
 from msngan.training.callbacks.samples import Samples
 from msngan.training.callbacks.scores import Scores

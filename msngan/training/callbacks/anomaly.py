@@ -1,82 +1,18 @@
-"""Divergence: the dump of the step that failed, and --detect-anomaly, which names the layer."""
+"""--detect-anomaly: the layer in which the first NaN or infinity of a run begins."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any, NoReturn, cast
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from msngan import __version__
 from msngan.gan import GAN
 from msngan.networks.updates import diverged
 from msngan.norms import NormLayer
-from msngan.runs.atomic import replacing
-from msngan.runs.folder import Diverged, UserError
-from msngan.training.callbacks.run_callback import RunCallback
-
-DUMP_FORMAT = 1
-
-
-class Dump(RunCallback):
-    """Writes diverged-XXXXXXXX.ckpt: the networks, optimizers and batch of a step that diverged.
-
-    The file holds plain tensors and values, to look at. It is not an msngan checkpoint: nothing
-    resumes from it. A run keeps the newest one. If it cannot be written, the error says so.
-    """
-
-    def __init__(self) -> None:
-        self._batch: Any = None
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._batch = batch
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        if not isinstance(exception, Diverged):
-            return
-        if exception.together and not trainer.is_global_zero:  # the first process writes for all
-            return
-        step = exception.step or trainer.global_step + 1
-        path = self.run.folder / f"diverged-{step:08d}.ckpt"
-        about = {
-            "format": DUMP_FORMAT,
-            "version": __version__,
-            "run": self.run.name,
-            "step": step,
-            "seed": pl_module.hparams["seed"],
-            "rank": trainer.global_rank,
-            "figures": dict(exception.figures),
-            "message": str(exception),
-        }
-        content = {
-            "diverged": about,
-            "hyper_parameters": dict(pl_module.hparams),
-            "state_dict": pl_module.state_dict(),
-            "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
-            "batch": self._batch,
-        }
-        try:
-            _write(path, content)
-            said = f"{path} holds the networks and the batch of that step"
-        except (OSError, RuntimeError) as problem:
-            reason = getattr(problem, "strerror", None) or str(problem).partition("\n")[0]
-            said = f"{path.name} could not be written: {reason}"
-        exception.args = (f"{exception}; {said}",)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
-    for older in path.parent.glob("diverged-*.ckpt"):
-        if older != path:
-            older.unlink()
+from msngan.runs.folder import UserError
 
 
 class Anomaly(Callback):
@@ -92,43 +28,29 @@ class Anomaly(Callback):
                 "--detect-anomaly with --model.compile: a compiled network has no layers to look"
                 " at; add --model.compile false"
             )
-        self._watch: LayerWatch | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         module = cast(GAN, pl_module)
-        networks = {name: getattr(module, name) for name in module.trained}
 
         def found(text: str) -> NoReturn:
             problem = diverged(trainer.global_step + 1, text, module.remedy)
             problem.together = False  # the other processes may have found nothing
             raise problem
 
-        self._watch = LayerWatch(networks, found)
+        self._watch = LayerWatch({name: getattr(module, name) for name in module.trained}, found)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        assert self._watch is not None
-        self._watch.active = True
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert self._watch is not None
-        self._watch.active = False
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._watch is not None:
-            self._watch.remove()
+    def on_train_batch_end(self, *step: Any) -> None:
+        self._watch.remove()
 
 
 class LayerWatch:
-    """Checks the output of each layer of some networks, and each gradient that it makes.
+    """Checks the output of each layer of some networks, and each gradient, until `remove`.
 
     networks: by name; a layer is named by its dotted name below it, as critic.body.3. found: called
-    with a sentence at the first tensor that is not finite; it may raise. Nothing is checked while
-    `active` is False. Tensors are never changed, so training keeps its bits; each check makes a GPU
-    wait.
+    with a sentence at the first tensor that is not finite; it may raise. Tensors are never changed,
+    so training keeps its bits; each check makes a GPU wait.
 
     A gradient is checked where it leaves a layer for the layer before it and where it reaches a
     parameter; the gradient of a gradient, as of a penalty, is checked too. If several layers share
@@ -136,7 +58,6 @@ class LayerWatch:
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], found: Callable[[str], None]) -> None:
-        self.active = False
         self._found = found
         self._handles: list[Any] = []
         for name, network in networks.items():
@@ -151,54 +72,41 @@ class LayerWatch:
         for name, module, leaf in _layers(network, network_name):
             kind = type(module).__name__
             what = f"{name} ({kind})" if name != network_name else name
-            self._handles.append(module.register_forward_hook(self._forward(what, module)))
+            self._handles.append(module.register_forward_hook(partial(self._output, what)))
             if leaf:
-                self._handles.append(module.register_forward_pre_hook(self._inputs(what)))
+                self._handles.append(module.register_forward_pre_hook(partial(self._follow, what)))
             for own, parameter in module.named_parameters(recurse=leaf):
                 hook = self._gradient(what, f" for its {own}")
                 self._handles.append(parameter.register_hook(hook))
         if network_name != "generator":  # whose output goes on into the critic, not into the loss
-            self._handles.append(network.register_forward_hook(self._end(network_name)))
+            hook = partial(self._follow, f"the loss behind {network_name}")
+            self._handles.append(network.register_forward_hook(hook))
 
-    def _forward(self, what: str, module: nn.Module) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            if not self.active or (wrong := _wrong(output)) is None:
-                return
-            causes = [
-                f"its {name} holds {held}"
-                for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-                if (held := _wrong(tensor)) is not None
-            ]
-            before = _wrong(inputs)
-            causes += [] if before is None else [f"its input held {before}"]
-            cause = f" ({causes[0]} already)" if causes else ""
-            self._found(f"{what} produced {wrong} in the forward pass{cause}")
+    def _output(self, what: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if (wrong := _wrong(output)) is None:
+            return
+        held: list[tuple[str, Any]]
+        held = [(f"its {name} holds", each) for name, each in module.named_parameters()]
+        held += [(f"its {name} holds", each) for name, each in module.named_buffers()]
+        held += [("its input held", inputs)]
+        causes = [f" ({where} {bad} already)" for where, value in held if (bad := _wrong(value))]
+        self._found(f"{what} produced {wrong} in the forward pass{''.join(causes[:1])}")
 
-        return hook
-
-    def _inputs(self, what: str) -> Callable[..., None]:
-        return lambda _, inputs: self._follow(inputs, what)
-
-    def _end(self, network: str) -> Callable[..., None]:
-        return lambda _, __, output: self._follow(output, f"the loss behind {network}")
-
-    def _follow(self, value: Any, what: str) -> None:
-        """Check the gradients that reach the tensors in `value` from `what`."""
-        for tensor in _tensors(value):
-            if self.active and tensor.requires_grad:
+    def _follow(self, what: str, module: nn.Module, *values: Any) -> None:
+        """Check the gradients that reach the last of the values from `what`."""
+        for tensor in _tensors(values[-1]):
+            if tensor.requires_grad:
                 tensor.register_hook(self._gradient(what))
 
     def _gradient(self, what: str, receiver: str = "") -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
-            if not self.active:
-                return
             if (wrong := _wrong(gradient)) is not None:
                 self._found(f"{what} produced a gradient of {wrong}{receiver} in the backward pass")
             if gradient.requires_grad and not receiver:  # part of a penalty: it has a gradient too
                 gradient.register_hook(again)
 
         def again(gradient: Tensor) -> None:
-            if self.active and (wrong := _wrong(gradient)) is not None:
+            if (wrong := _wrong(gradient)) is not None:
                 self._found(f"a penalty on the gradient of {what} produced a gradient of {wrong}")
 
         return hook

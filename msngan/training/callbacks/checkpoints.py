@@ -1,4 +1,4 @@
-"""When a run saves and when it stops; checkpoint files that a kill cannot damage."""
+"""When a run saves and stops; files that a kill cannot damage; the dump of a divergence."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from msngan import __version__
 from msngan.runs import distributed
 from msngan.runs.atomic import replacing, sync, sync_folder
 from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, load_plain
+from msngan.runs.folder import Diverged
 from msngan.runs.options import Every, Record
 from msngan.training.callbacks.run_callback import (
+    Figures,
     OnError,
     RunCallback,
     Saving,
@@ -28,6 +30,7 @@ from msngan.training.callbacks.run_callback import (
     reason,
 )
 
+DUMP_FORMAT = 1
 KEPT = 4  # last, previous, best and the one being written: never more at once
 # SLURM's --signal=USR1@90 warns that the job's time is almost over: the exit code is SIGTERM's.
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -109,9 +112,7 @@ class Stop(RunCallback):
         if distributed.rank() == 0:
             sys.stderr.write(f"\n{name}: saving after this step (Ctrl-C again leaves at once)\n")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         self.signal = distributed.largest(self._arrived) or None
         if self.signal or trainer.global_step >= last_step(trainer):
             trainer.should_stop = True
@@ -160,9 +161,7 @@ class Checkpoints(RunCallback):
             about["collapse"] = next(filter(None, collapses))
         checkpoint["msngan"] = about
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         if trainer.should_stop or (self.every and trainer.global_step % self.every == 0):
             self.save(trainer)
 
@@ -214,3 +213,57 @@ class Checkpoints(RunCallback):
                 os.replace(last, previous)
         os.replace(fresh, last)
         sync_folder(last.parent)
+
+
+class Dump(RunCallback):
+    """Writes diverged-XXXXXXXX.ckpt: the networks, optimizers and batch of a step that diverged.
+
+    The file holds plain tensors and values, to look at. It is not an msngan checkpoint: nothing
+    resumes from it. A run keeps the newest one. If it cannot be written, the error says so.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch = batch
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if not isinstance(exception, Diverged):
+            return
+        if exception.together and not trainer.is_global_zero:  # the first process writes for all
+            return
+        step = exception.step or trainer.global_step + 1
+        path = self.run.folder / f"diverged-{step:08d}.ckpt"
+        about = {
+            "format": DUMP_FORMAT,
+            "version": __version__,
+            "run": self.run.name,
+            "step": step,
+            "seed": pl_module.hparams["seed"],
+            "rank": trainer.global_rank,
+            "figures": dict(exception.figures),
+            "message": str(exception),
+        }
+        content = {
+            "diverged": about,
+            "hyper_parameters": dict(pl_module.hparams),
+            "state_dict": pl_module.state_dict(),
+            "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "batch": self._batch,
+        }
+        try:
+            with replacing(path) as temporary:
+                torch.save(content, temporary)
+            for older in path.parent.glob("diverged-*.ckpt"):
+                if older != path:
+                    older.unlink()
+            said = f"{path} holds the networks and the batch of that step"
+        except (OSError, RuntimeError) as problem:
+            reason = getattr(problem, "strerror", None) or str(problem).partition("\n")[0]
+            said = f"{path.name} could not be written: {reason}"
+        exception.args = (f"{exception}; {said}",)

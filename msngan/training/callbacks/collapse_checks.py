@@ -23,7 +23,7 @@ from msngan.runs import rng
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import Every, Record
 from msngan.runs.safe_read import number
-from msngan.training.callbacks.run_callback import RunCallback, data_of
+from msngan.training.callbacks.run_callback import Figures, RunCallback, data_of
 
 PROBES = 64  # real images, and samples
 LEAST = 0.01  # root mean square below which a weight's growth does not count
@@ -70,22 +70,15 @@ class CollapseChecks(RunCallback):
             real = convert.to_float(data.real[:PROBES]).to(pl_module.device, _dtype(pl_module))
             self._real, self._distance = real, _distance(real)
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Mapping[str, Tensor],  # type: ignore[override]
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         step = trainer.global_step
         if not self.every or step % self.every or not trainer.is_global_zero:
             return
         line: Line = {"step": step}
         if self._real is not None:
             with trainer.precision_plugin.forward_context():
-                line |= self._of_gan(cast(GAN, pl_module), outputs, step)
-        line |= _growth(self._start, weight_sizes(pl_module))
+                line |= self._of_gan(cast(GAN, module), figures, step)
+        line |= _growth(self._start, weight_sizes(module))
         self.append(trainer, self.run.health, line)
         self._lines.append(line)
         for text in warnings(self._lines):

@@ -1,29 +1,30 @@
-"""A live bar on a terminal; elsewhere one line every half minute."""
+"""What a run shows and records after a step: the bar, metrics.jsonl, gates.jsonl, TensorBoard.
+
+The .jsonl files survive a resume without a gap or a double line.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from torch import Tensor
 
-from msngan.runs import distributed as processes
-from msngan.runs.folder import clock
-from msngan.training.callbacks.run_callback import RunCallback, last_step
-
-if TYPE_CHECKING:
-    from msngan.gan import GAN
+from msngan.norms import OptionalSpectralNorm
+from msngan.runs import distributed
+from msngan.runs.folder import Run, clock
+from msngan.runs.options import AtLeastOne, Record
+from msngan.training.callbacks.run_callback import Figures, RunCallback, Saving, last_step
 
 HEARTBEAT_SECONDS = 30
 # How long the run will take is measured once, over this many steps and seconds after the first.
@@ -41,7 +42,6 @@ class Progress(RunCallback):
     """
 
     def __init__(self) -> None:
-        self.note = ""  # the newest score or accuracy; its callback sets it
         self._console = Console(file=sys.stderr)
         self._bar: Bar | None = None
         self._task: Any = None
@@ -52,38 +52,24 @@ class Progress(RunCallback):
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar; the first process speaks for all."""
-        if processes.rank() > 0:
+        if distributed.rank() > 0:
             return
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = (trainer.global_step, time.monotonic())
         self._shown = time.monotonic()
-        if self._console.is_terminal and processes.rank() == 0:
-            self._bar = Bar(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-                expand=True,
-            )
+        if self._console.is_terminal and distributed.rank() == 0:
+            columns = "step", MofNCompleteColumn(), BarColumn(bar_width=None), "{task.fields[text]}"
+            self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, expand=True)
             self._task = self._bar.add_task(
                 "train", total=last_step(trainer), completed=trainer.global_step, text=""
             )
             self._bar.start()
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Mapping[str, torch.Tensor],  # type: ignore[override]
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         now = time.monotonic()
-        self._estimate(trainer, pl_module, now)
+        self._estimate(trainer, module, now)
         # Reading a loss makes a GPU wait, so it is done a few times a second at the most.
         if now - self._shown < (0.5 if self._bar else HEARTBEAT_SECONDS):
             return
@@ -91,9 +77,9 @@ class Progress(RunCallback):
         step = trainer.global_step
         first, start = self._start
         speed = (step - first) / max(now - start, 1e-9)
-        shown = {word: name for word, name in SHOWN.items() if name in outputs}
-        losses = " ".join(f"{word} {float(outputs[name]):.3f}" for word, name in shown.items())
-        text = f"{speed:.1f} steps/s  {losses}  {self.note}"
+        shown = {word: name for word, name in SHOWN.items() if name in figures}
+        losses = " ".join(f"{word} {float(figures[name]):.3f}" for word, name in shown.items())
+        text = f"{speed:.1f} steps/s  {losses}  {self.saving.note}"
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
         else:
@@ -101,7 +87,7 @@ class Progress(RunCallback):
             left = (last - step) / max(speed, 1e-9)
             self.say(f"step {step}/{last}  {text}  {clock(left)} left")
 
-    def _estimate(self, trainer: Trainer, module: LightningModule, now: float) -> None:
+    def _estimate(self, trainer: Trainer, module: Any, now: float) -> None:
         """Say once how long the run will take, and whether its threads wait for each other."""
         if self._estimated:
             return
@@ -115,8 +101,8 @@ class Progress(RunCallback):
         self._estimated = True
         left = (last_step(trainer) - step) * wall / steps
         if left > LONG:
-            shorter = cast("GAN", module).shorter
-            self.say(f"about {clock(left)} to go at {steps / wall:.3g} steps/s; {shorter}")
+            speed = f"{steps / wall:.3g} steps/s"
+            self.say(f"about {clock(left)} to go at {speed}; {module.shorter}")
         threads, busy = torch.get_num_threads(), (cpu - self._measured[2]) / wall
         if module.device.type == "cpu" and threads > 1 and busy < ENOUGH * threads:
             self.say(
@@ -125,15 +111,125 @@ class Progress(RunCallback):
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close(trainer)
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._close(trainer)
-
-    def _close(self, trainer: Trainer) -> None:
         if self._bar:
             self._bar.update(self._task, completed=trainer.global_step)
             self._bar.stop()
             self._bar = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.on_train_end(trainer, pl_module)
+
+
+class Records(RunCallback):
+    """Writes the step's figures to metrics.jsonl and to the loggers.
+
+    Args:
+        every: steps between records of the losses in metrics.jsonl.
+    """
+
+    def __init__(self, every: Record[AtLeastOne] = 50) -> None:
+        self.every = every
+        self._since = (0, 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.keep_until(trainer, self.run.metrics)
+        self._since = (trainer.global_step, time.monotonic())
+
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
+        step = trainer.global_step
+        if not self.due(trainer, self.every):
+            return
+        before, then = self._since
+        now = time.monotonic()
+        found = {name: float(value) for name, value in figures.items()}
+        found["steps_per_second"] = (step - before) / max(now - then, 1e-9)
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+        found |= zip(module.rates, rates, strict=True)
+        self.append(trainer, self.run.metrics, {"step": step, **found})
+        self.to_loggers(trainer, found)
+        self._since = (step, now)
+
+
+class Gates(RunCallback):
+    """Writes each change of a gate of the norm `optional_spectral` to gates.jsonl.
+
+    A line has step, layer, on, criterion, value and sigma, the factor: a gate that goes on divides
+    the layer's output by it. Must come before the callback that saves, so that no decision of a
+    saved step is missing. Without gates there is no file.
+    """
+
+    def __init__(self) -> None:
+        self._gates: dict[str, OptionalSpectralNorm] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        gated: Any = getattr(pl_module, "critic", None) or pl_module.network
+        for name, layer in gated.named_modules():
+            gate = getattr(layer, "weight_norm", None)
+            if isinstance(gate, OptionalSpectralNorm):
+                self._gates[name] = gate
+        self.keep_until(trainer, self.run.folder / "gates.jsonl")
+
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
+        for name, gate in self._gates.items():
+            for decision in gate.decisions:
+                line = {"step": trainer.global_step, "layer": name, **decision}
+                self.append(trainer, self.run.folder / "gates.jsonl", line)
+            gate.decisions.clear()
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's TensorBoard logger; a write that fails is reported and never stops the run.
+
+    One event file per session. resumed_at: TensorBoard hides what an earlier session logged after
+    this step, because it is about to be logged again; None for a new run.
+    """
+
+    def __init__(self, run: Run, resumed_at: int | None = None) -> None:
+        purge: Any = {} if resumed_at is None else {"purge_step": resumed_at + 1}
+        super().__init__(run.folder, "tensorboard", version="", **purge)
+        self.saving = Saving("continue", run)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        def write() -> None:
+            for name, value in metrics.items():
+                self.experiment.add_scalar(name, value, step)
+
+        self._attempt(step, write)
+
+    @rank_zero_only
+    def log_picture(self, tag: str, picture: Tensor, step: int) -> None:
+        """picture: uint8 (C, H, W)."""
+        self._attempt(step, lambda: self.experiment.add_image(tag, picture, step))
+
+    @rank_zero_only
+    def log_hyperparams(self, *params: Any, **named: Any) -> None:
+        inherited = super().log_hyperparams
+        self._attempt(None, lambda: inherited(*params, **named))
+
+    def save(self) -> None:
+        """Write no hparams.yaml: the run's config.yaml has all options."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._experiment is not None:
+            self._attempt(None, self._experiment.close)
+            self._experiment = None
+
+    def _attempt(self, step: int | None, write: Callable[[], object]) -> None:
+        """Write, and wait until another thread has put the events on disk."""
+
+        def flushed() -> None:
+            write()
+            self.experiment.flush()
+
+        hook, threading.excepthook = threading.excepthook, lambda _: None  # raised here instead
+        try:
+            self.saving.attempt("tensorboard", step or 0, flushed)
+        finally:
+            threading.excepthook = hook
+        if self.saving.failing:  # the thread has ended; the next event opens another file
+            self._experiment = None
+            self._kwargs.pop("purge_step", None)

@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from msngan.data import ImageData
 from msngan.runs import distributed
@@ -18,6 +19,7 @@ from msngan.runs.atomic import append_line
 from msngan.runs.folder import Failure, Run
 from msngan.runs.jsonl import keep_until
 
+Figures = Mapping[str, Tensor]  # what the step of a module returns
 OnError = Literal["stop", "continue"]
 TORCH_WRITER = "inline_container.cc"  # torch names this source file when it cannot write
 LITTLE = 2**20  # bytes; a disk with less free space counts as full
@@ -41,6 +43,7 @@ class Saving:
     def __init__(self, on_error: OnError = "stop", run: Run | None = None) -> None:
         self.on_error, self.run = on_error, run
         self.remedy = "make room and resume it"
+        self.note = ""  # the newest score or accuracy, to be shown beside the losses
         self.failing: dict[str, tuple[int, str]] = {}  # by kind: first step without it, and why
         self.say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
 
@@ -122,6 +125,14 @@ class RunCallback(Callback):
 
     def attach(self, run: Run, config_name: str, saving: Saving) -> None:
         self.run, self.config_name, self.saving = run, config_name, saving
+
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
+        """What the callback does after a step; figures: what the module's step returned."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.after_step(trainer, pl_module, outputs)
 
     def due(self, trainer: Trainer, every: int) -> bool:
         """Whether the step just done is a multiple of `every` (0: never) or the run's last.

@@ -13,7 +13,7 @@ from msngan.data import images as convert
 from msngan.gan import GAN
 from msngan.runs.atomic import replacing
 from msngan.runs.options import Count, Every, Record
-from msngan.training.callbacks.run_callback import RunCallback, data_of, last_step
+from msngan.training.callbacks.run_callback import Figures, RunCallback, data_of, last_step
 
 
 class Samples(RunCallback):
@@ -44,13 +44,11 @@ class Samples(RunCallback):
         if trainer.global_step == 0 and self.every:
             self._draw(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         if not trainer.is_global_zero:
             return
         if self.due(trainer, self.every):
-            self._draw(trainer, pl_module)
+            self._draw(trainer, module)
         if self.film and trainer.global_step >= last_step(trainer):
             self.saving.attempt("training.webp", trainer.global_step, self._write_film)
 

@@ -26,8 +26,7 @@ from msngan.scores.protocol import KEYS, METRICS, Protocol, metric_names, preset
 from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
 from msngan.training.callbacks.checkpoints import Checkpoints
-from msngan.training.callbacks.progress import Progress
-from msngan.training.callbacks.run_callback import RunCallback, callbacks_of, last_step
+from msngan.training.callbacks.run_callback import Figures, RunCallback, callbacks_of, last_step
 
 SHARE = 0.05  # of a run's time; scores that take more are reported
 ROLES = {usual: role for role, (usual, _) in KEYS.items()}  # role by usual name, as --scores.best
@@ -157,13 +156,11 @@ class Scores(RunCallback):
         chosen = read_checkpoint(self.run.best)["msngan"].get("best")
         return str(chosen["score"]) if isinstance(chosen, dict) and "score" in chosen else None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         if self._scorer is None or not self.due(trainer, self.every):
             return
         start, step = time.monotonic(), trainer.global_step
-        scored = self._scorer.score(cast(GAN, pl_module).sampler())
+        scored = self._scorer.score(cast(GAN, module).sampler())
         seconds = time.monotonic() - start
         line = score_line(self.run.name, step, self._weights, "fit", scored.line, seconds)
         line["config"] = self.config_name
@@ -192,8 +189,7 @@ class Scores(RunCallback):
         text = scored.text.replace(f"/{name}", "")
         self.saving.say(f"step {trainer.global_step}: {text}  ({name}, {note})")
         if self._key in means:
-            for progress in callbacks_of(trainer, Progress):
-                progress.note = f"{self._key.partition('/')[0]} {means[self._key]:.4g}"
+            self.saving.note = f"{self._key.partition('/')[0]} {means[self._key]:.4g}"
 
     def _check_collapse(self, trainer: Trainer) -> None:
         """Report signs in the newest score; stop if one is a collapse and that was asked for."""
