@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from msngan.report.figures.style import COLOURS, save, settings
-from msngan.report.tables.bench_tables import lower_bounds
+from msngan.report.figures.style import COLOURS, new_figure, save, settings
+from msngan.report.tables.bench_tables import by_median, lower_bounds, measured
 
 OURS, REFERENCE, BOUND = COLOURS[1], COLOURS[2], COLOURS[7]
 WORDS = {
@@ -25,30 +25,20 @@ def draw(record: Record, path: Path) -> None:
         save(figure, path)
 
 
-def _figure(width: float, height: float) -> Any:  # noqa: ANN401  matplotlib's
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _ratios(record: Record) -> Any:  # noqa: ANN401
-    """A dot for the median of each variant, with its interval."""
-    from matplotlib.lines import Line2D
-
+def _ratios(record: Record) -> Any:  # noqa: ANN401  a figure
+    """A dot for the median of each variant, with its interval; the fastest at the top."""
     key, label = WORDS[record["benchmark"]]
     bounds = lower_bounds(record)
-    rows = sorted(record["results"], key=lambda row: row[key]["median"], reverse=key == "ratio")
-    figure = _figure(9, 1.3 + 0.25 * len(rows))
+    rows = by_median(record, key)[::-1]
+    figure = new_figure(9, 1.3 + 0.25 * len(rows))
     axes = figure.subplots()
     axes.axvline(1, color="#999999", linewidth=1, zorder=1)
     for height, row in enumerate(rows):
         found = row[key]
-        colour = REFERENCE if row["kind"] == "reference" else OURS
+        kind = "PyTorch" if row["kind"] == "reference" else "msngan"
+        colour = REFERENCE if kind == "PyTorch" else OURS
         axes.hlines(height, found["low"], found["high"], color=colour, linewidth=2, zorder=2)
-        axes.plot(found["median"], height, "o", color=colour, markersize=5, zorder=3)
+        axes.plot(found["median"], height, "o", color=colour, markersize=5, zorder=3, label=kind)
         axes.annotate(
             f"{found['median']:.3f}",
             (max(found["high"], found["median"]), height),
@@ -59,42 +49,43 @@ def _ratios(record: Record) -> Any:  # noqa: ANN401
             color=colour,
         )
         if row["name"] in bounds:
-            axes.plot(bounds[row["name"]]["ratio"], height, "|", color=BOUND, markersize=14)
+            bound = bounds[row["name"]]["ratio"]
+            axes.plot(bound, height, "|", color=BOUND, markersize=14, label="lower bound")
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlabel(label)
+    axes.set_xlabel(f"{label}: median with its 95% interval")
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
     axes.tick_params(axis="y", length=0)
-    handles = [Line2D([], [], color=OURS, marker="o", label="msngan")]
-    if any(row["kind"] == "reference" for row in rows):
-        handles.append(Line2D([], [], color=REFERENCE, marker="o", label="PyTorch"))
-    if bounds:
-        bar = Line2D([], [], color=BOUND, marker="|", linestyle="", markersize=12)
-        bar.set_label("lower bound")
-        handles.append(bar)
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.set_title(
-        f"{_about(record)}; width {record['settings']['width']}, batch"
-        f" {record['settings']['batch']}\nmedian of {record['rounds']} interleaved rounds with its"
-        " 95% interval"
-    )
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axes.legend(once.values(), once, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.set_title("\n".join(measured(record)))
     return figure
 
 
-def _sigma(record: Record) -> Any:  # noqa: ANN401
+def _sigma(record: Record) -> Any:  # noqa: ANN401  a figure
     """How far sigma(W') is from what a norm promises, by step; a panel for each recipe."""
     recipes: dict[str, list[Record]] = {}
     for row in record["results"]:
         recipes.setdefault(row["recipe"], []).append(row)
     across = min(ACROSS, len(recipes))
     down = -(-len(recipes) // across)
-    figure = _figure(4.2 * across, 0.9 + 2.3 * down)
+    figure = new_figure(4.2 * across, 0.9 + 2.3 * down)
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for axes, (recipe, rows) in zip(panels.flat, recipes.items(), strict=False):
         axes.axhspan(1, record["allowed"], color="#e3e3e3", linewidth=0)
         for row in rows:
-            _curve(axes, row)
+            ours = row["kind"] == "norm"
+            own = f"{row['vectors']} vectors, one or more iterations"
+            axes.plot(
+                row["steps"],
+                row["sigma"],
+                color=OURS if ours else REFERENCE,
+                linewidth=1.4 if ours else 1.0,
+                zorder=3 if ours else 2,
+                label=f"{own if ours else row['estimator']}: {100 * row['cost']['median']:.1f} %",
+            )
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_title(recipe)
@@ -107,33 +98,8 @@ def _sigma(record: Record) -> Any:  # noqa: ANN401
     top = max(value for row in record["results"] for value in row["sigma"])
     panels[0, 0].set_ylim(top=1 + 1.6 * (max(top, record["allowed"]) - 1))  # for the legends
     figure.supylabel("largest singular value of W' over all layers", fontsize=8.5)
-    width, seed = record["settings"]["width"], record["settings"]["seed"]
-    figure.suptitle(
-        "Weights in training over the bound of their norm: 1 where sigma is exact; grey: up to"
-        f" {record['allowed']}\nwidth {width}, seed {seed}; {_about(record)}",
-        fontsize=8.5,
-        x=0.01,
-        ha="left",
-    )
+    bound = f"1 where sigma is exact; grey: up to {record['allowed']}"
+    words = [f"Weights in training over the bound of their norm: {bound}"]
+    words += measured(record)
+    figure.suptitle("\n".join(words), fontsize=8.5, x=0.01, ha="left")
     return figure
-
-
-def _curve(axes: Any, row: Record) -> None:  # noqa: ANN401
-    ours = row["kind"] == "norm"
-    words = f"{row['vectors']} vectors, one or more iterations" if ours else row["estimator"]
-    axes.plot(
-        row["steps"],
-        row["sigma"],
-        color=OURS if ours else REFERENCE,
-        linewidth=1.4 if ours else 1.0,
-        zorder=3 if ours else 2,
-        label=f"{words}: {100 * row['cost']['median']:.1f} %",
-    )
-
-
-def _about(record: Record) -> str:
-    hardware, settings = record["hardware"], record["settings"]
-    device = hardware["gpu"] if settings["device"] == "cuda" else hardware["processor"]
-    threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
-    kind = f", {settings['dtype']}" if "dtype" in settings and record["benchmark"] != "step" else ""
-    return f"{device}, {threads}, torch {record['versions']['torch']}{kind}"

@@ -101,6 +101,16 @@ def settings() -> Iterator[None]:
         yield
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write `figure` atomically, within `settings`; the format follows from the suffix."""
     if figure.get_layout_engine():  # its solver leaves other last digits in other processes
@@ -132,9 +142,6 @@ class Sheet:
         panel: tuple[float, float] = (3.4, 2.1),
         aside: float = 0,
     ) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         rows, columns = shape
         self.letters = int((panel[0] - 0.72) * 14.9)
         width = max(panel[0] * columns, 6.8) + aside
@@ -143,8 +150,7 @@ class Sheet:
         small = [line for note in notes for line in textwrap.wrap(note, int(width * 19))]
         top, bottom = 0.34 + LINE * lines + 0.08, SMALL * len(small) + 0.08
         height = panel[1] * rows + top + bottom
-        self.figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(self.figure)
+        self.figure = new_figure(width, height)
         engine: Any = self.figure.get_layout_engine()
         engine.set(rect=(0, bottom / height, 1, 1 - (top + bottom) / height), wspace=0.06)
         self.axes: Any = self.figure.subplots(rows, columns, squeeze=False)
