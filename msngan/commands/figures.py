@@ -55,9 +55,7 @@ def main(argv: list[str]) -> int:
     from msngan.report.figures.arms import find_sources
 
     sources = find_sources(args.runs, args.root, seeds=seeds, norms=words(args.norms), rates=rates)
-    paths, remarks = write(
-        sources, args.out, figures=asked, layers=words(args.layers), formats=formats
-    )
+    paths, remarks = write(sources, args.out, asked, words(args.layers), formats)
     if not paths:
         raise UserError(f"nothing to draw: {'; '.join(remarks)}")
     for remark in remarks:

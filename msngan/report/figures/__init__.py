@@ -7,7 +7,6 @@ paper's text says of it). Subramanian & Chong 2019, arXiv 1907.04003.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,60 +39,52 @@ FIGURES: dict[str, tuple[str, Maker]] = {
 DEFAULT = ("1", "2", "3", "4", "5", "6")
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure by its file's name without suffix, or None and the reason; and what is missing."""
-
-    name: str
-    figure: Figure | None
-    remarks: tuple[str, ...]
-
-
 def draw(
     sources: Sequence[Source], figures: Sequence[str] = DEFAULT, layers: Sequence[str] = ()
-) -> Iterator[Drawn]:
-    """Each figure in turn; draw and save them within `style.settings`.
+) -> Iterator[tuple[str, Figure | None, list[str]]]:
+    """The name of a file without suffix, its figure, and lines on what is missing, for each figure.
 
-    figures: keys of FIGURES. layers: indices or patterns of names. More than 8 arms are drawn on a
-    page for each learning rate. UserError for a layer that no run has.
+    Draw and save them within `style.settings`. figures: keys of FIGURES. layers: indices or
+    patterns of names. More than 8 arms are drawn on a page for each learning rate. Of a figure that
+    cannot be drawn there is None and the reason. UserError for a layer that no run has.
     """
     for suffix, arms in pages(make_arms(sources)):
         for key in figures:
             stem, make = FIGURES[key]
             try:
                 sheet, remarks = make(arms, layers)
+                yield f"{stem}{suffix}", sheet.figure, remarks
             except Unavailable as problem:
-                yield Drawn(f"{stem}{suffix}", None, (str(problem),))
-            else:
-                yield Drawn(f"{stem}{suffix}", sheet.figure, tuple(remarks))
+                yield f"{stem}{suffix}", None, [str(problem)]
 
 
 def write(
     sources: Sequence[Source],
     folder: Path,
-    *,
-    figures: Sequence[str] = DEFAULT,
-    layers: Sequence[str] = (),
-    formats: Sequence[str] = ("png", "pdf"),
+    figures: Sequence[str],
+    layers: Sequence[str],
+    formats: Sequence[str],
 ) -> tuple[list[Path], list[str]]:
     """Write the files into `folder`; returns their paths and a line on whatever is missing.
 
     UserError if the folder cannot be written.
     """
     paths: list[Path] = []
-    remarks: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}  # of the figures, by remark
     with settings():
-        for drawn in draw(sources, figures, layers):
-            for remark in drawn.remarks:
-                remarks.setdefault(remark, []).append(drawn.name)
-            for kind in formats if drawn.figure else ():
-                path = folder / f"{drawn.name}.{kind}"
+        for name, figure, remarks in draw(sources, figures, layers):
+            for remark in remarks:
+                names.setdefault(remark, []).append(name)
+            if figure is None:
+                continue
+            for kind in formats:
+                path = folder / f"{name}.{kind}"
                 try:
-                    save(drawn.figure, path)  # type: ignore[arg-type]
+                    save(figure, path)
                 except OSError as problem:
                     reason = problem.strerror or problem
                     raise UserError(
                         f"--out {folder}: {path.name} cannot be written: {reason}"
                     ) from problem
                 paths.append(path)
-    return paths, [f"{', '.join(names)}: {remark}" for remark, names in remarks.items()]
+    return paths, [f"{', '.join(own)}: {remark}" for remark, own in names.items()]

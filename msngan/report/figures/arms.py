@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from msngan.report.html.records import find
 from msngan.runs.folder import Run, UserError, all_runs, did_you_mean
 from msngan.runs.options import flat, is_free
 from msngan.runs.safe_read import read_config
+from msngan.training.dynamics import Dynamics, read
 
 FIRST = ("none", "batch", "spectral", "mean_spectral")  # the paper's norms, in its order
 MOST = 8  # arms that one panel can hold
@@ -19,10 +21,10 @@ MOST = 8  # arms that one panel can hold
 
 @dataclass(frozen=True)
 class Source:
-    """A run and its resolved config."""
+    """A run and the options of its config, by dotted names."""
 
     run: Run
-    config: dict[str, Any]
+    options: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -30,23 +32,24 @@ class Source:
 
     @property
     def norm(self) -> str:
-        return str(self._model.get("norm", "none"))
+        return str(self.options.get("model.norm", "none"))
 
     @property
     def rate(self) -> float | None:
         """The learning rate; of a GAN the critic's."""
-        value = self._model.get("lr", self._model.get("critic_lr"))
+        value = self.options.get("model.lr", self.options.get("model.critic_lr"))
         return float(value) if isinstance(value, int | float) else None
 
     @property
     def seed(self) -> int:
-        value = self.config.get("seed", 0)
+        value = self.options.get("seed", 0)
         return value if isinstance(value, int) else 0
 
-    @property
-    def _model(self) -> dict[str, Any]:
-        model = self.config.get("model")
-        return model if isinstance(model, dict) else {}
+    @cached_property
+    def dynamics(self) -> Dynamics | None:
+        """Its record; None without a measurement. ValueError if it cannot be read."""
+        record = read(self.run.dynamics) if self.run.dynamics.exists() else None
+        return record if record is not None and len(record) else None
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,8 @@ def find_sources(
     selection of seeds, norms or learning rates keeps all. UserError for a target that is neither, a
     config that cannot be read, and a selection that leaves nothing.
     """
-    runs: dict[Path, Run] = {}
-    for target in targets:
-        for run in runs_of(target, root):
-            runs.setdefault(run.folder.resolve(), run)
-    every = [_source(run) for run in runs.values()]
-    found = every
+    runs = {run.folder.resolve(): run for target in targets for run in runs_of(target, root)}
+    found = every = [_source(run) for run in runs.values()]
     for option, wanted, of in (
         ("--seeds", seeds, lambda each: each.seed),
         ("--norms", norms, lambda each: each.norm),
@@ -132,7 +131,7 @@ def runs_of(target: str, root: Path = Path()) -> list[Run]:
 
 def _source(run: Run) -> Source:
     try:
-        return Source(run, read_config(run.config))
+        return Source(run, flat(read_config(run.config)))
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise UserError(f"{run.config}: {reason}") from problem
@@ -142,9 +141,9 @@ def make_arms(sources: Sequence[Source]) -> list[Arm]:
     """The paper's norms first, then by name, each from the largest learning rate down."""
     groups: dict[tuple[tuple[str, str], ...], list[Source]] = {}
     for source in sorted(sources, key=lambda each: (each.seed, each.name)):
-        key = tuple(sorted((name, repr(value)) for name, value in _options(source.config)))
+        key = tuple(sorted((name, repr(value)) for name, value in _options(source)))
         groups.setdefault(key, []).append(source)
-    options = [dict(_options(group[0].config)) for group in groups.values()]
+    options = [dict(_options(group[0])) for group in groups.values()]
     names = sorted({name for each in options for name in each})
     differing = [name for name in names if len({repr(each.get(name)) for each in options}) > 1]
     made = [
@@ -154,10 +153,9 @@ def make_arms(sources: Sequence[Source]) -> list[Arm]:
     made.sort(key=lambda each: (_rank(each[0][0].norm), each[1], -(each[0][0].rate or 0)))
     # The paper's norms have the first lines in every figure.
     kinds = [(norm, "") for norm in FIRST] + [(group[0].norm, extra) for group, extra in made]
-    kinds = list(dict.fromkeys(kinds))
+    lines = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
     return [
-        Arm(_label(group[0], extra), group, kinds.index((group[0].norm, extra)))
-        for group, extra in made
+        Arm(_label(group[0], extra), group, lines[group[0].norm, extra]) for group, extra in made
     ]
 
 
@@ -169,13 +167,8 @@ def pages(arms: Sequence[Arm]) -> list[tuple[str, list[Arm]]]:
     rates = sorted({arm.rate for arm in arms}, key=lambda rate: -(rate or 0))
     if len(arms) <= MOST or len(rates) == 1:
         return [("", _told_apart(arms))]
-    return [
-        (
-            f"_lr{rate:g}" if rate is not None else "_no_lr",
-            _told_apart([arm for arm in arms if arm.rate == rate]),
-        )
-        for rate in rates
-    ]
+    made = {rate: _told_apart([arm for arm in arms if arm.rate == rate]) for rate in rates}
+    return [("_no_lr" if rate is None else f"_lr{rate:g}", own) for rate, own in made.items()]
 
 
 def _told_apart(arms: Sequence[Arm]) -> list[Arm]:
@@ -185,11 +178,10 @@ def _told_apart(arms: Sequence[Arm]) -> list[Arm]:
     return [replace(arm, style=index) for index, arm in enumerate(arms)]
 
 
-def _options(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _options(source: Source) -> Iterator[tuple[str, Any]]:
     """The options that make an arm, by dotted names; null means the same as no such option."""
-    options = flat(config)
-    for name, value in options.items():
-        if is_free(name, options):
+    for name, value in source.options.items():
+        if is_free(name, source.options):
             continue
         inner = value if isinstance(value, dict) else {"": value}
         for key, each in inner.items():

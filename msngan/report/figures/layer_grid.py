@@ -7,7 +7,7 @@ whether the mean drifts: the means of the pre-activations over training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,26 +102,19 @@ def layer_sheet(
         if figure.share and alike:
             figure.share(alike)
         if figure.beside and row[-1].lines:
-            words = [figure.beside(each, layer) for each in recorded]
-            _beside(row[-1], recorded, words, figure.beside_title)
+            row[-1].legend(
+                handles=[each.arm.look.line(figure.beside(each, layer)) for each in recorded],
+                loc="upper left",
+                bbox_to_anchor=(1.01, 1.02),
+                fontsize=7.5,
+                title=figure.beside_title,
+                title_fontsize=7.5,
+                alignment="left",
+                handlelength=2.6,
+                labelspacing=0.3,
+                borderpad=0.1,
+            )
     return sheet, remarks
-
-
-def _beside(axes: Axes, recorded: Sequence[Recorded], words: Sequence[str], title: str) -> None:
-    """A legend of words, one for each arm with its line, right of a panel."""
-    axes.legend(
-        [each.arm.look.line() for each in recorded],
-        words,
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.02),
-        fontsize=7.5,
-        title=title,
-        title_fontsize=7.5,
-        alignment="left",
-        handlelength=2.6,
-        labelspacing=0.3,
-        borderpad=0.1,
-    )
 
 
 def column_of(record: Any, name: str, layer: Layer) -> Any:  # noqa: ANN401  arrays
@@ -130,8 +123,7 @@ def column_of(record: Any, name: str, layer: Layer) -> Any:  # noqa: ANN401  arr
 
 def mean_curve(each: Recorded, name: str, layer: Layer) -> Curve:
     """A quantity of the record over steps: the mean over the arm's runs with their sd."""
-    curves = [Curve(record.step * 1.0, column_of(record, name, layer)) for _, record in each.runs]
-    return over_runs(curves)
+    return over_runs([Curve(r.step * 1.0, column_of(r, name, layer)) for _, r in each.runs])
 
 
 def stated(name: str, thick: float = 1.5) -> Draw:
@@ -152,14 +144,13 @@ def released(name: str, smooth: bool = False, spread: str | None = None) -> Draw
     """
 
     def draw(axes: Axes, each: Recorded, layer: Layer, look: Style) -> None:
-        record = each.runs[0][1]
-        values: list[Array] = [column_of(record, name, layer)]
+        values: list[Array] = [column_of(each.first, name, layer)]
         if spread is not None:
-            half = column_of(record, spread, layer) / 2
+            half = column_of(each.first, spread, layer) / 2
             values += [values[0] - half, values[0] + half]
         if smooth:
             values = [running_mean(each) for each in values]
-        x = np.arange(len(record), dtype=float)[-len(values[0]) :]
+        x = np.arange(len(each.first), dtype=float)[-len(values[0]) :]
         line(axes, Curve(x, *values), look)
 
     return draw
@@ -167,20 +158,15 @@ def released(name: str, smooth: bool = False, spread: str | None = None) -> Draw
 
 def channels(axes: Axes, each: Recorded, layer: Layer, look: Style) -> None:
     """The mean over channels of the pre-activation means, and where 80 % of the channels lie."""
-    curves = []
+    curves = []  # of each run: the mean, and both ends of the band
     for _, record in each.runs:
         means = np.asarray(record.channel_mean[layer.index], dtype=float)
-        if not means.shape[1] or not np.isfinite(means).any():
-            continue
-        low, high = np.quantile(means, [0.1, 0.9], axis=1)
-        curves.append((Curve(record.step * 1.0, means.mean(axis=1, dtype=np.float64)), low, high))
-    if not curves:
-        return
-    mean = over_runs([curve for curve, _, _ in curves])
-    lows, highs = (
-        over_runs([replace(curve, y=pair[side]) for curve, *pair in curves]).y for side in (0, 1)
-    )
-    line(axes, Curve(mean.x, mean.y, lows, highs), look)
+        if means.shape[1] and np.isfinite(means).any():
+            ends = np.quantile(means, [0.1, 0.9], axis=1)
+            curves.append([Curve(record.step * 1.0, y) for y in (means.mean(axis=1), *ends)])
+    if curves:
+        mean, low, high = map(over_runs, zip(*curves, strict=True))
+        line(axes, Curve(mean.x, mean.y, low.y, high.y), look)
 
 
 def both(*draws: Draw) -> Draw:
@@ -192,9 +178,6 @@ def both(*draws: Draw) -> Draw:
 
     return draw
 
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 DRIFT = (
     "Mean over channels of |mean now - mean at the first measurement| / sd now, of what enters the"
@@ -234,22 +217,18 @@ def course(each: Recorded, layer: Layer) -> Course | None:
     last, top = known[-1], known[mean.y[known].argmax()]
     step = mean.x[last]
     ends = [float(column_of(r, "drift", layer)[r.step == step][0]) for _, r in each.runs]
-    whole = (int(step), float(mean.y[last]), min(ends), max(ends))
-    return Course(*whole, int(mean.x[top]), float(mean.y[top]))
+    end, most = float(mean.y[last]), float(mean.y[top])
+    return Course(int(step), end, min(ends), max(ends), int(mean.x[top]), most)
 
 
 def drift(recorded: Sequence[Recorded]) -> LayerFigure:
+    title, heading = "Mean drift: does it drift?", "Drift of the pre-activation means"
+    ringed = both(stated("drift"), _ring)
     columns = [
         Column("Pre-activation means", "mean of a channel", channels),
-        Column(
-            "Drift of the pre-activation means",
-            "drift (sd)",
-            both(stated("drift"), _ring),
-            adjust=_early_steps_and_bound,
-        ),
+        Column(heading, "drift (sd)", ringed, adjust=_early_steps_and_bound),
     ]
-    notes = [*NOTES, *seeds(recorded, MEANS), *(all_layers(each) for each in recorded)]
-    title = "Mean drift: does it drift?"
+    notes = [*NOTES, *seeds(recorded, MEANS), *map(all_layers, recorded)]
     return LayerFigure(title, columns, notes, beside=verdict, aside=2.6)
 
 
@@ -285,17 +264,15 @@ def verdict(each: Recorded, layer: Layer) -> str:
 
 def all_layers(each: Recorded) -> str:
     """How many layers of the network end above our bound, and the largest drift of all."""
-    source, record = each.runs[0]
-    layers = choose(record, ("*",), source.name)
-    found = {each_layer.name: course(each, each_layer) for each_layer in layers}
-    known = {name: one for name, one in found.items() if one is not None}
+    layers = choose(each.first, ("*",), each.arm.label)
+    known = [(found, layer.name) for layer in layers if (found := course(each, layer)) is not None]
     if not known:
         return f"{each.arm.label}: no drift on record."
-    beyond = sum(one.end > DRIFTS for one in known.values())
-    end = max(known, key=lambda name: known[name].end)
-    most = max(known, key=lambda name: known[name].most)
+    beyond = sum(found.end > DRIFTS for found, _ in known)
+    last, at_end = max(known, key=lambda one: one[0].end)
+    top, at_most = max(known, key=lambda one: one[0].most)
     return (
         f"{each.arm.label}: of {len(known)} layers {beyond} above {DRIFTS:g} sd at step"
-        f" {known[end].step}, the largest {known[end].end:.2f} ({end}); the most ever measured"
-        f" {known[most].most:.2f} ({most}, step {known[most].peak})."
+        f" {last.step}, the largest {last.end:.2f} ({at_end}); the most ever measured"
+        f" {top.most:.2f} ({at_most}, step {top.peak})."
     )

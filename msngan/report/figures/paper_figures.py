@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msngan.report.figures import quantities, run_records
 from msngan.report.figures.arms import Arm
@@ -41,25 +42,18 @@ WEIGHTS = (
     " labelled as epoch. Of a layer under a spectral norm it is the normed weight, which the code"
     " writes over the weight."
 )
+Points = tuple[NDArray[Any], NDArray[Any]]  # x and y
 RANGE = 1e-4  # of the largest singular value; smaller ones are not drawn
 
 
 def sparsity(recorded: Sequence[Recorded]) -> LayerFigure:
-    share = recorded[0].runs[0][1].threshold
+    share = recorded[0].first.threshold
+    first = "(a) As released: exact zeros of the gradient"
+    second = f"(b) As stated: |gradient| < {share:g} of its rms"
+    small = both(stated("gradient_small"), stated("gradient_zero", 0.7))
     columns = [
-        Column(
-            "(a) As released: exact zeros of the gradient",
-            "zero entries (fraction)",
-            released("gradient_zero"),
-            LOG_INDEX,
-            on_zero,
-        ),
-        Column(
-            f"(b) As stated: |gradient| < {share:g} of its rms",
-            "small entries (fraction)",
-            both(stated("gradient_small"), stated("gradient_zero", 0.7)),
-            adjust=on_zero,
-        ),
+        Column(first, "zero entries (fraction)", released("gradient_zero"), LOG_INDEX, on_zero),
+        Column(second, "small entries (fraction)", small, adjust=on_zero),
     ]
     notes = [
         "(a) The code counts entries of one batch's weight gradient that are exactly 0. After ReLU"
@@ -72,13 +66,9 @@ def sparsity(recorded: Sequence[Recorded]) -> LayerFigure:
 
 
 def weight_spread(recorded: Sequence[Recorded]) -> LayerFigure:
+    weights = released("effective_mean", run_records.smooths(recorded), "effective_sd")
     columns = [
-        Column(
-            "(a) As released: weights, mean ± sd/2",
-            "weight",
-            released("effective_mean", run_records.smooths(recorded), spread="effective_sd"),
-            LOG_INDEX,
-        ),
+        Column("(a) As released: weights, mean ± sd/2", "weight", weights, LOG_INDEX),
         Column("(b) As stated: pre-activation means", "mean of a channel", channels),
     ]
     notes = [
@@ -91,13 +81,9 @@ def weight_spread(recorded: Sequence[Recorded]) -> LayerFigure:
 
 
 def weight_means(recorded: Sequence[Recorded]) -> LayerFigure:
+    weights = released("effective_mean", run_records.smooths(recorded))
     columns = [
-        Column(
-            "(a) As released: mean of the weights",
-            "weight",
-            released("effective_mean", run_records.smooths(recorded)),
-            LOG_INDEX,
-        ),
+        Column("(a) As released: mean of the weights", "weight", weights, LOG_INDEX),
         Column("(b) As stated: drift of pre-activations", "drift (sd)", stated("drift")),
     ]
     notes = [f"{WEIGHTS} {run_records.smoothing(recorded)}", f"(b) {DRIFT}"]
@@ -106,19 +92,10 @@ def weight_means(recorded: Sequence[Recorded]) -> LayerFigure:
 
 def gradients(recorded: Sequence[Recorded]) -> LayerFigure:
     times = run_records.moments(recorded, lambda record: record.histogram.sum(axis=(1, 2, 3)) > 0)
-    first = "(a) As released: first gradient"
-    columns = [Column(first, "density", _density, "gradient", _few_ticks)]
-    columns += [
-        Column(
-            f"(b) As stated: at step {step}",
-            "share per decade",
-            _magnitudes(step),
-            "|gradient|",
-            lambda axes: axes.set_xscale("log"),
-            alike=True,
-        )
-        for step in times
+    columns = [
+        Column("(a) As released: first gradient", "density", _density, "gradient", _few_ticks)
     ]
+    columns += _at_each(times, "share per decade", _magnitudes, "|gradient|")
     notes = [
         f"(a) As released: the first gradient only, at initialisation; {quantities.BINS} bins over"
         " each net's own range, density. The authors also average 5 neighbouring entries before"
@@ -133,20 +110,58 @@ def gradients(recorded: Sequence[Recorded]) -> LayerFigure:
         "Figure 5: gradient histograms",
         columns,
         notes,
-        panel=NARROW,
-        share=_share_gradients,
+        NARROW,
+        _share_gradients,
         beside=lambda each, layer: variances(each, layer, times),
         beside_title="variance / first:\nmiddle, last",
         aside=1.1,
     )
 
 
+def _at_each(
+    times: Sequence[int], up: str, values: Callable[[Any, int, int], Points | None], across: str
+) -> list[Column]:
+    """A column for each step, which shows the mean over the arm's runs.
+
+    values: the points of a layer, by its index, at a measurement of a record; None without any.
+    """
+
+    def panel(step: int) -> Draw:
+        def draw(axes: Any, each: Recorded, layer: Layer, look: Style) -> None:  # noqa: ANN401
+            places = [(record, at(record, step)) for _, record in each.runs]
+            found = [
+                points
+                for record, place in places
+                if place is not None and (points := values(record, place, layer.index)) is not None
+            ]
+            if not found:
+                return
+            x, mean = found[0][0], np.mean([y for _, y in found], axis=0, dtype=float)
+            filled = np.flatnonzero(mean > 0)
+            kept = slice(filled[0], filled[-1] + 1) if len(filled) else slice(0)
+            axes.plot(
+                x[kept],
+                mean[kept],
+                color=look.colour,
+                linestyle=look.dash,
+                linewidth=1.4,
+                marker=look.marker,
+                markevery=max(1, len(x[kept]) // 5),
+            )
+
+        return draw
+
+    return [
+        Column(f"(b) As stated: at step {step}", up, panel(step), across, alike=True)
+        for step in times
+    ]
+
+
 def _density(axes: Any, each: Recorded, layer: Layer, look: Style) -> None:  # noqa: ANN401
-    record = each.runs[0][1]
-    counts = record.histogram[:, layer.index]
+    counts = each.first.histogram[:, layer.index]
     measured = np.flatnonzero(counts.sum(axis=(1, 2)))
     if len(measured):
-        edges, density = quantities.linear_density(record.edges, counts[measured[0]])
+        edges, density = quantities.linear_density(each.first.edges, counts[measured[0]])
         axes.stairs(density, edges, color=look.colour, linestyle=look.dash, linewidth=1.3)
 
 
@@ -156,28 +171,10 @@ def _few_ticks(axes: Any) -> None:  # noqa: ANN401
     axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
 
 
-def _magnitudes(step: int) -> Draw:
-    def draw(axes: Any, each: Recorded, layer: Layer, look: Style) -> None:  # noqa: ANN401
-        shares = [
-            quantities.by_magnitude(record.edges, record.histogram[place, layer.index])
-            for _, record in each.runs
-            if (place := at(record, step)) is not None
-        ]
-        if not shares or not np.isfinite(shares).any():
-            return
-        mean = np.nanmean(shares, axis=0)
-        filled = np.flatnonzero(mean > 0)
-        if len(filled):
-            edges = each.runs[0][1].edges
-            kept = slice(filled[0], filled[-1] + 1)
-            _points(axes, np.sqrt(edges[1:] * edges[:-1])[kept], mean[kept], look)
-
-    return draw
-
-
-def _points(axes: Any, x: Any, y: Any, look: Style) -> None:  # noqa: ANN401
-    look_of = {"color": look.colour, "linestyle": look.dash, "marker": look.marker}
-    axes.plot(x, y, markevery=max(1, len(x) // 5), linewidth=1.4, **look_of)
+def _magnitudes(record: Dynamics, place: int, layer: int) -> Points | None:
+    share = quantities.by_magnitude(record.edges, record.histogram[place, layer])
+    middles = np.sqrt(record.edges[1:] * record.edges[:-1])
+    return (middles, share) if np.isfinite(share).any() else None
 
 
 def _share_gradients(panels: Sequence[Any]) -> None:
@@ -187,6 +184,7 @@ def _share_gradients(panels: Sequence[Any]) -> None:
     kept = x[y > 0.004 * y.max()]
     top = max(axes.get_ylim()[1] for axes in panels)
     for axes in panels:
+        axes.set_xscale("log")
         axes.set_ylim(0, top)
         axes.set_xlim(kept.min() / 1.5, kept.max() * 1.5)
 
@@ -216,16 +214,7 @@ def spectra(recorded: Sequence[Recorded]) -> LayerFigure:
     times = run_records.moments(recorded, _with_spectra)
     top = released("kernel_singular", run_records.smooths(recorded))
     columns = [Column("(a) As released: mean top value", "singular value", top, LOG_INDEX)]
-    columns += [
-        Column(
-            f"(b) As stated: at step {step}",
-            "singular value",
-            _spectrum(step),
-            "index",
-            alike=True,
-        )
-        for step in times
-    ]
+    columns += _at_each(times, "singular value", _spectrum, "index")
     norms = both(stated("operator_norm"), stated("matrix_norm", 0.7))
     columns.append(Column("(c) As stated: norms", "norm", norms, adjust=logarithmic))
     notes = [
@@ -245,21 +234,11 @@ def _with_spectra(record: Dynamics) -> Any:  # noqa: ANN401  (T,) bool
     return np.array([bool(np.isfinite(norms).any()) for norms in record.matrix_norm])
 
 
-def _spectrum(step: int) -> Draw:
-    """The singular values near a step, descending, the mean over the arm's runs."""
-
-    def draw(axes: Any, each: Recorded, layer: Layer, look: Style) -> None:  # noqa: ANN401
-        found = [
-            record.singular[layer.index][place]
-            for _, record in each.runs
-            if (place := at(record, step)) is not None
-        ]
-        found = [values for values in found if len(values) and np.isfinite(values).all()]
-        if found:
-            mean = np.mean(found, axis=0, dtype=float)
-            _points(axes, np.arange(1, len(mean) + 1), mean, look)
-
-    return draw
+def _spectrum(record: Dynamics, place: int, layer: int) -> Points | None:
+    """The singular values by their number, descending."""
+    values = record.singular[layer][place]
+    numbers = np.arange(1, len(values) + 1)
+    return (numbers, values) if len(values) and np.isfinite(values).all() else None
 
 
 def _share_spectra(panels: Sequence[Any]) -> None:
@@ -311,7 +290,7 @@ def accuracy(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Sheet, list[st
     left, middle, right = sheet.axes[0]
     for each in recorded:
         look = each.arm.look
-        places, values = quantities.within_epochs(each.runs[0][1])
+        places, values = quantities.within_epochs(each.first)
         smooth = 100 * quantities.running_mean(values)
         if len(smooth):
             line(left, Curve(places[-len(smooth) :], smooth), look, 1.2)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,7 @@ from msngan.report.figures.quantities import WINDOW
 from msngan.report.figures.style import Style
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.jsonl import read_lines
-from msngan.runs.options import flat
 from msngan.runs.safe_read import object_or_empty
-from msngan.training import dynamics
 from msngan.training.dynamics import Dynamics
 
 NEAR = 0.02  # of the longest run's steps: measurements as near as this are of the same moment
@@ -59,11 +55,15 @@ class Recorded:
     arm: Arm
     runs: tuple[tuple[Source, Any], ...]
 
+    @property
+    def first(self) -> Any:  # noqa: ANN401  a record
+        return self.runs[0][1]
+
 
 def with_dynamics(arms: Sequence[Arm]) -> tuple[list[Recorded], list[str]]:
     """The runs with a dynamics.npz, and a line on those without; Unavailable if none has one."""
     how = "train with --dynamics.every N (0 records none)"
-    return _with(arms, _dynamics, "dynamics.npz", how)
+    return _with(arms, lambda source: source.dynamics, "dynamics.npz", how)
 
 
 def with_accuracy(arms: Sequence[Arm]) -> tuple[list[Recorded], list[str]]:
@@ -101,20 +101,6 @@ def _with(
     return found, remarks
 
 
-def _dynamics(source: Source) -> Dynamics | None:
-    path = source.run.dynamics
-    if not path.exists():
-        return None
-    stat = path.stat()
-    record = _read(path, stat.st_mtime_ns, stat.st_size)
-    return record if len(record) else None
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path, changed: int, size: int) -> Dynamics:
-    return dynamics.read(path)
-
-
 def _accuracy(source: Source) -> list[dict[str, Any]] | None:
     """The lines in order of step, without those that lack a number."""
     needed = ("step", "epoch", "test_accuracy")
@@ -138,8 +124,8 @@ def choose(record: Dynamics, wanted: Sequence[str], name: str) -> list[Layer]:
     the run `name` and its layers if a wanted one is not among them.
     """
     layers = [
-        Layer(index, str(each), tuple(shape))
-        for index, (each, shape) in enumerate(zip(record.layers, record.shapes, strict=True))
+        Layer(index, *each)
+        for index, each in enumerate(zip(record.layers, record.shapes, strict=True))
     ]
     if not wanted:
         critic = [layer for layer in layers if layer.name.startswith("critic.")]
@@ -154,12 +140,11 @@ def choose(record: Dynamics, wanted: Sequence[str], name: str) -> list[Layer]:
             found = [layer for layer in layers if fnmatch.fnmatchcase(layer.name, word)]
             found = found or [layer for layer in layers if word in layer.name]
         if not found:
-            names = [layer.name for layer in layers]
+            near = did_you_mean(word, list(record.layers))
             listed = ", ".join(f"{layer.index} {layer.name}" for layer in layers[:20])
             more = " ..." if layers[20:] else ""
             raise UserError(
-                f"--layers {word}: no such layer in run {name!r}{did_you_mean(word, names)};"
-                f" it has {listed}{more}"
+                f"--layers {word}: no such layer in run {name!r}{near}; it has {listed}{more}"
             )
         chosen |= {layer.index: layer for layer in found}
     return list(chosen.values())
@@ -171,26 +156,19 @@ def shared_layers(recorded: Sequence[Recorded], wanted: Sequence[str]) -> list[L
     The same: of one shape, and at one place of equal networks or under one name. A norm that is a
     module of its own may change names, but not places.
     """
-    runs = [run for each in recorded for run in each.runs]
-    first_source, first = runs[0]
-    chosen = choose(first, wanted, first_source.name)
-    for source, record in runs[1:]:
-        other = choose(record, wanted, source.name)
-        same = [tuple(each) for each in record.shapes] == [tuple(each) for each in first.shapes]
+    (first, record), *others = [run for each in recorded for run in each.runs]
+    chosen = choose(record, wanted, first.name)
+    for source, other in others:
+        same = other.shapes == record.shapes
         here, there = (
-            [(layer.index if same else layer.name, layer.shape) for layer in layers]
-            for layers in (other, chosen)
+            [(layer.index, layer.shape, same or layer.name) for layer in layers]
+            for layers in (choose(other, wanted, source.name), chosen)
         )
         if here != there:
             raise Unavailable(
-                f"{first_source.name} and {source.name} have different networks, whose layers are"
-                " not comparable; draw them apart, or choose layers of one name and shape with"
+                f"{first.name} and {source.name} have different networks, whose layers are not"
+                " comparable; draw them apart, or choose layers of one name, shape and place with"
                 " --layers"
-            )
-        if [layer.index for layer in other] != [layer.index for layer in chosen]:
-            raise Unavailable(
-                f"the chosen layers are at other places in {source.name} than in"
-                f" {first_source.name}; draw them apart"
             )
     return chosen
 
@@ -238,29 +216,27 @@ def entries(arms: Sequence[Arm], recorded: Sequence[Recorded]) -> list[tuple[str
 
 def subject(arms: Sequence[Arm]) -> str:
     """What all arms have in common: the data set and the network."""
-    configs = [flat(source.config) for arm in arms for source in arm.sources]
-    words = []
-    for names in (("data.dataset",), ("model.network", "model.critic")):
-        values = {next((each[n] for n in names if n in each), None) for each in configs}
-        if len(values) == 1 and None not in values:
-            words.append(str(values.pop()))
+    options = [source.options for arm in arms for source in arm.sources]
+    words: list[str] = []
+    for name, other in (("data.dataset", ""), ("model.network", "model.critic")):
+        values = {str(each.get(name, each.get(other))) for each in options}
+        words += values if len(values) == 1 and "None" not in values else ()
     return f" ({', '.join(words)})" if words else ""
 
 
 def smooths(recorded: Sequence[Recorded]) -> bool:
     """Whether the released panels are smoothed: those of all arms or of none, to compare."""
-    lengths = [len(each.runs[0][1]) for each in recorded]
+    lengths = [len(each.first) for each in recorded]
     return min(lengths) >= WINDOW and max(lengths) >= 3 * WINDOW
 
 
 def smoothing(recorded: Sequence[Recorded]) -> str:
     """What the running mean of the released panels spans."""
-    records = [each.runs[0][1] for each in recorded]
+    records = sorted((each.first for each in recorded), key=len)
     if not smooths(recorded):
-        counts = sorted({min(map(len, records)), max(map(len, records))})
-        found = " to ".join(map(str, counts))
+        found = " to ".join(map(str, dict.fromkeys([len(records[0]), len(records[-1])])))
         return f"Too few measurements ({found}) for the authors' running mean of {WINDOW}."
-    every = int(np.median(np.diff(max(records, key=len).step)))
+    every = int(np.median(np.diff(records[-1].step)))
     return f"Running mean of {WINDOW} measurements, {every} steps apart."
 
 
