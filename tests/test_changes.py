@@ -18,7 +18,6 @@ from conftest import Shown, same_bits, weights
 
 from msngan.gan import GAN
 from msngan.networks import read_generator
-from msngan.runs import checkpoint_files as checkpoints
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError
 
@@ -193,28 +192,6 @@ def test_lightning_reads_the_former_names_of_options_too(first):
 def test_a_younger_checkpoint_is_refused_by_its_format(first):
     first.write_bytes(hostile.saved(hostile.put(3, "msngan", "format")))
     with pytest.raises(UserError, match=r"is of format 3, this msngan reads up to 1; upgrade"):
-        read_checkpoint(first)
-
-
-def test_an_older_checkpoint_is_brought_up_one_format_after_the_other(run, first, monkeypatch):
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_FORMAT", 3)
-    with pytest.raises(UserError, match=r"is of format 1, this msngan reads none before 2"):
-        read_checkpoint(first)
-
-    def second(checkpoint: dict[str, Any]) -> dict[str, Any]:
-        checkpoint["hyper_parameters"]["slop"] = checkpoint["hyper_parameters"].pop("slope")
-        return checkpoint
-
-    def third(checkpoint: dict[str, Any]) -> dict[str, Any]:
-        checkpoint["hyper_parameters"]["slope"] = checkpoint["hyper_parameters"].pop("slop")
-        return checkpoint
-
-    monkeypatch.setattr(checkpoints, "UPGRADES", {1: second, 2: third})
-    assert read_checkpoint(first)["msngan"]["format"] == 3
-    assert run("resume", "format1", "--steps", "7") == 0  # Lightning gets what was brought up
-    monkeypatch.setattr(checkpoints, "UPGRADES", {1: second, 2: lambda checkpoint: {}["x"]})
-    first.write_bytes(hostile.sound())
-    with pytest.raises(UserError, match="not a valid checkpoint of format 1"):
         read_checkpoint(first)
 
 

@@ -3,7 +3,7 @@
 1. the archive: a zip file as torch.save writes it, of plain values. torch.load(weights_only=True)
    runs no code, but it unpacks whatever a file claims; a file that passes takes no more memory
    than a small multiple of its own size;
-2. the format: older ones are upgraded, newer ones are refused;
+2. the format: a newer one is refused;
 3. the schema: known keys, plain values of known kinds, and tensors that hold what they claim, so
    that neither sampling nor Lightning's own loading meets anything that it does not expect.
 """
@@ -16,7 +16,6 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,9 +28,6 @@ from msngan.runs.options import SOURCES, group, present_names
 from msngan.runs.safe_read import is_regular
 
 CHECKPOINT_FORMAT = 1
-Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-# Each from its format to the next: it adds what is missing and moves what has moved.
-UPGRADES: dict[int, Upgrade] = {}
 # What torch raises for a damaged file, and what a foreign one may cause in this module.
 DAMAGED: tuple[type[Exception], ...] = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError),
@@ -57,7 +53,13 @@ def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {problem.strerror or problem}") from problem
     except DAMAGED as problem:
         raise UserError(f"{path} is not a readable checkpoint: {_reason(problem)}") from problem
-    checkpoint = _upgraded(checkpoint, path)
+    about = checkpoint.get("msngan") if isinstance(checkpoint, dict) else None
+    found = about.get("format") if isinstance(about, dict) else None
+    if type(found) is not int or not 0 < found < 10**6:
+        raise UserError(f"{path} is not a msngan checkpoint: it does not state a format")
+    if found > CHECKPOINT_FORMAT:
+        newest = f"this msngan reads up to {CHECKPOINT_FORMAT}; upgrade msngan"
+        raise UserError(f"{path} is of format {found}, {newest}")
     try:
         checkpoint["hyper_parameters"] = present_names(checkpoint["hyper_parameters"], "model")
         check_schema(checkpoint, size)
@@ -74,31 +76,6 @@ def load_plain(path: Path, map_location: Any = None) -> Any:  # noqa: ANN401  as
 def _reason(problem: BaseException) -> str:
     """The text of our own errors; torch's are about its internals."""
     return str(problem) if type(problem) is ValueError else FOREIGN
-
-
-def _upgraded(checkpoint: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401  any plain value
-    """The checkpoint in this format, by one upgrade after the other."""
-    about = checkpoint.get("msngan") if isinstance(checkpoint, dict) else None
-    found = about.get("format") if isinstance(about, dict) else None
-    if type(found) is not int or not 0 < found < 10**6:
-        raise UserError(f"{path} is not a msngan checkpoint: it does not state a format")
-    if found > CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{path} is of format {found}, this msngan reads up to {CHECKPOINT_FORMAT}; upgrade"
-            " msngan"
-        )
-    for older in range(found, CHECKPOINT_FORMAT):
-        if older not in UPGRADES:
-            raise UserError(
-                f"{path} is of format {found}, this msngan reads none before {older + 1}; use the"
-                " version that wrote it"
-            )
-        try:
-            checkpoint = UPGRADES[older](checkpoint)
-            checkpoint["msngan"]["format"] = older + 1
-        except DAMAGED as problem:
-            raise UserError(f"{path} is not a valid checkpoint of format {found}") from problem
-    return checkpoint
 
 
 def _owned(value: Any) -> Any:  # noqa: ANN401  any plain value

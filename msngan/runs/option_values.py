@@ -38,9 +38,11 @@ def check_ranges(task: str, group: str, values: Mapping[str, Any]) -> None:
     """UserError for the first number outside of its option's range; for classes used in Python."""
     for name, option in options.group(task, group).items():
         try:
-            _check_range(option.type, values[name])
+            _read(option.type, values[name])
         except OutOfRange as problem:
             raise UserError(f"--{option.name} {problem}") from None
+        except ValueError:
+            continue  # not of the option's type: a module in place of its name, say
 
 
 def members(kind: Any) -> list[Any]:
@@ -98,7 +100,8 @@ def _read(kind: Any, value: Any) -> Any:
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         value = _read(parts[0], value)
-        _check_range(kind, value)
+        if isinstance(value, int | float) and (problem := parts[1].problem(value)):
+            raise OutOfRange(problem)
         return value
     if origin in (Union, UnionType):
         return _read_union(parts, value)
@@ -106,16 +109,17 @@ def _read(kind: Any, value: Any) -> Any:
         plain = value if isinstance(parts[0], str) else _plain(value)
         if type(plain) is type(parts[0]) and plain in parts:
             return plain
-        near = did_you_mean(str(value), [*map(str, parts)])
-        raise ValueError(
-            f"unknown value {value!r:.80}{near}; choose from {', '.join(map(str, parts))}"
-        )
+        names = [*map(str, parts)]
+        if type(value) is type(parts[0]) is int:
+            raise OutOfRange(f"{value} is not {' or '.join(names)}")
+        near = did_you_mean(str(value), names)
+        raise ValueError(f"unknown value {value!r:.80}{near}; choose from {', '.join(names)}")
     if isinstance(value, str) and "\0" in value:
         raise ValueError(f"{value!r:.80} holds a NUL byte")
     plain = value if kind is str else _plain(value)
     if kind is float and type(plain) is int:
         plain = float(plain) if abs(plain) <= LARGEST else math.inf
-    if kind in WORDS and type(plain) is kind:
+    if kind in WORDS and isinstance(plain, kind) and (kind is bool or type(plain) is not bool):
         if kind is float and not math.isfinite(plain):
             raise OutOfRange(f"{value} is not a finite number")
         return plain
@@ -162,21 +166,6 @@ def _plain(value: Any) -> Any:
         except ValueError:
             return found
     return found
-
-
-def _check_range(kind: Any, value: Any) -> None:
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated and value is not None:
-        if isinstance(value, int | float) and (problem := parts[1].problem(value)):
-            raise OutOfRange(problem)
-    elif origin in (Union, UnionType):
-        for part in parts:
-            _check_range(part, value)
-    elif origin is Literal and type(value) is type(parts[0]) is int and value not in parts:
-        raise OutOfRange(f"{value} is not {words(kind).replace(', ', ' or ')}")
-    elif origin in (list, tuple) and isinstance(value, list | tuple):
-        for each in value:
-            _check_range(parts[0], each)
 
 
 # ---- what a file stores ----

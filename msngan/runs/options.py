@@ -67,12 +67,6 @@ class Range:
         return f"at least {self.least:g}" if self.most is None else f"{self.least} to {self.most:,}"
 
 
-def at_least(option: str, value: float | None, least: int, meaning: str = "") -> None:
-    """UserError for a smaller value. None passes: it means a default."""
-    if value is not None and (problem := Range(least).problem(value)):
-        raise UserError(f"{option} {problem}{meaning and '; ' + meaning}")
-
-
 @contextmanager
 def named(option: str) -> Iterator[None]:
     """A ValueError inside is the user's, about this option."""

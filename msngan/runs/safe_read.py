@@ -16,7 +16,6 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -167,7 +166,12 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401  any YAML value
         raise ValueError("not valid YAML: it holds a NUL byte")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_events(yaml.parse(text, Loader=loader), yaml)
+        events = yaml.parse(text, Loader=loader)
+        nodes = (event for event in events if isinstance(event, yaml.NodeEvent))
+        for number, node in enumerate(nodes):
+            if number:
+                raise ValueError("not valid YAML: more than one document")
+            _check_node(node, events, yaml)
     except yaml.MarkedYAMLError as problem:
         line = f"line {problem.problem_mark.line + 1}: " if problem.problem_mark else ""
         raise ValueError(f"not valid YAML: {line}{problem.problem}") from None
@@ -179,57 +183,34 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401  any YAML value
         raise ValueError(f"not valid YAML: {_in_one_line(problem)}") from None  # a date 2026-99-99
 
 
-def _check_events(events: Iterator[Any], yaml: Any) -> None:  # noqa: ANN401  PyYAML's
-    documents = 0
-    open_now: list[_Mapping | None] = []  # None: a list
-    for event in events:
-        _check_event(event, yaml)
-        documents += isinstance(event, yaml.DocumentStartEvent)
-        if documents > 1:
-            raise ValueError("not valid YAML: more than one document")
-        if isinstance(event, yaml.CollectionEndEvent):
-            open_now.pop()
-        elif isinstance(event, yaml.NodeEvent):
-            if open_now and (mapping := open_now[-1]) is not None:
-                mapping.add(event.value if isinstance(event, yaml.ScalarEvent) else None)
-            if isinstance(event, yaml.CollectionStartEvent):
-                open_now.append(_Mapping() if isinstance(event, yaml.MappingStartEvent) else None)
-                if len(open_now) > LEVELS:
-                    raise ValueError("not valid YAML: nested too deep")
-
-
-@dataclass
-class _Mapping:
-    """The keys of a mapping as its nodes come, key and value in turns."""
-
-    keys: set[str] = field(default_factory=set)
-    nodes: int = 0
-
-    def add(self, word: str | None) -> None:
-        """None: a node that is not a scalar."""
-        self.nodes += 1
-        if self.nodes % 2 == 0:
-            return
-        if word is None:
-            raise ValueError("not valid YAML: a key is not a word")
-        if word == "<<":
-            raise ValueError("merge keys (<<) are not supported; write the values out")
-        if word in self.keys:
-            raise ValueError(f"{word[:80]!r} is there twice")
-        self.keys.add(word)
-
-
-def _check_event(event: Any, yaml: Any) -> None:  # noqa: ANN401  PyYAML's
+def _check_node(event: Any, events: Iterator[Any], yaml: Any, level: int = 0) -> str | None:  # noqa: ANN401
+    """Check the node that begins with this event; its text where it is a scalar."""
     if isinstance(event, yaml.AliasEvent):
         raise ValueError(f"the alias *{event.anchor[:80]} is not supported; write the value out")
-    if getattr(event, "tag", None):
+    if event.tag:
         raise ValueError(f"the tag {event.tag[:80]} is not supported; write a plain value")
     if isinstance(event, yaml.ScalarEvent):
-        if len(event.value) > LONGEST_SCALAR:
-            raise ValueError(f"a value has {len(event.value):,} characters")
-        plain = event.implicit[0] and DIGITS.fullmatch(event.value)
-        if plain and len(event.value) > LONGEST_NUMBER:
-            raise ValueError(f"a number has {len(event.value)} digits")
+        text: str = event.value
+        if len(text) > LONGEST_SCALAR:
+            raise ValueError(f"a value has {len(text):,} characters")
+        if len(text) > LONGEST_NUMBER and event.implicit[0] and DIGITS.fullmatch(text):
+            raise ValueError(f"a number has {len(text)} digits")
+        return text
+    if level == LEVELS:
+        raise ValueError("not valid YAML: nested too deep")
+    keys: set[str] = set()
+    while not isinstance(inner := next(events), yaml.CollectionEndEvent):
+        word = _check_node(inner, events, yaml, level + 1)
+        if isinstance(event, yaml.MappingStartEvent):
+            if word is None:
+                raise ValueError("not valid YAML: a key is not a word")
+            if word == "<<":
+                raise ValueError("merge keys (<<) are not supported; write the values out")
+            if word in keys:
+                raise ValueError(f"{word[:80]!r} is there twice")
+            keys.add(word)
+            _check_node(next(events), events, yaml, level + 1)
+    return None
 
 
 def _in_one_line(problem: Exception) -> str:
