@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
-from msngan.data.image_files import BadImagesError, DataError, load_folder
+from msngan.data.image_files import DataError, load_folder
 
 
 @dataclass(frozen=True)
@@ -206,10 +206,7 @@ def folder(
     skip_bad: bool = False,
 ) -> Images:
     """A folder or zip file of images: see msngan.data.image_files."""
-    try:
-        return Images(*load_folder(root, size, channels, skip_bad))
-    except BadImagesError as problem:
-        raise DataError(f"{problem}, or set --data.on_bad_image skip") from problem
+    return Images(*load_folder(root, size, channels, skip_bad))
 
 
 DATASETS: dict[str, Dataset] = {

@@ -65,10 +65,6 @@ class UnreadableError(DataError):
         self.reason = reason
 
 
-class BadImagesError(DataError):
-    """Some of the images cannot be read."""
-
-
 @dataclass(frozen=True)
 class Source:
     """names: all files but hidden ones, sorted, '/' between parts; read: the bytes of one."""
@@ -77,57 +73,72 @@ class Source:
     names: list[str]
     read: Callable[[str], bytes]
 
+    @contextmanager
+    def picture(self, name: str) -> Iterator[Image]:
+        """As `picture`; UnreadableError if it cannot be read."""
+        with reading(self.root / name), picture(self.read(name)) as image:
+            yield image
+
 
 @dataclass(frozen=True)
 class Look:
     """What must agree between images, without their pixels. A palette counts as colour."""
 
+    name: str
     width: int
     height: int
-    grey: bool
+    kind: str  # grey or colour
 
     @classmethod
-    def of(cls, image: Image) -> Look:
+    def of(cls, name: str, image: Image) -> Look:
         grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-        return cls(image.width, image.height, grey)
+        return cls(name, image.width, image.height, "grey" if grey else "colour")
 
-    def __str__(self) -> str:
+    @property
+    def size(self) -> str:
         return f"{self.width}x{self.height}"
 
 
 def load_folder(
-    root: Path, size: int | None, channels: int | None, skip_bad: bool = False
+    root: Path, size: int | None, channels: int | None, skip_bad: bool | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Images, uint8 (N, C, H, W), in the order of their names, and labels, int64 (N,), or None.
 
     size: the shorter side is resized to it (Lanczos) and the centre cut out; None if all images
     are squares of one size. channels: 1 or 3; None if all are grey or all in colour. skip_bad:
     leave out files that cannot be read, with a warning that counts them; otherwise they are a
-    BadImagesError, which counts and names them.
+    DataError that counts and names them, and, if this is False, the option to skip them.
     Labels come from dataset.json if it has "labels" (null: none), otherwise from the subfolders of
     the first level, in order of name, if every image lies in one. Any other input is a DataError.
     """
     root = Path(root)
+    bad: dict[str, str] = {}
     with _opened(root) as source, _strict_pillow():
         names = [name for name in source.names if name.lower().endswith(ENDINGS)]
         others = [name for name in source.names if name.lower().endswith(OTHER_ENDINGS)]
         if not names:
             raise DataError(f"no images in {root}; it needs files ending in {' '.join(ENDINGS)}")
         labels = _labels(source, names)
-        first, looked = _first_look(source, names)
-        images = torch.empty(_shape(root, names, first, looked, size, channels), dtype=torch.uint8)
-        bad: dict[int, str] = {}
+        for name in names:
+            try:
+                with source.picture(name) as image:
+                    first = Look.of(name, image)
+                break
+            except UnreadableError as problem:
+                bad[name] = problem.reason
+        else:
+            _report_bad(root, names, bad, skip_bad)
+        images = torch.empty(_shape(root, len(names), first, size, channels), dtype=torch.uint8)
 
         def fill(chunk: range) -> None:
             for index in chunk:
                 name = names[index]
                 try:
-                    with reading(root / name), picture(source.read(name)) as image:
-                        pair = (first, looked), (name, Look.of(image))
-                        _check_alike(root, size, channels, *pair)
+                    with source.picture(name) as image:
+                        _check_alike(root, size, channels, first, Look.of(name, image))
                         images[index] = pixels(image, *images.shape[1:3])
                 except UnreadableError as problem:
-                    bad[index] = problem.reason
+                    bad[name] = problem.reason
 
         in_chunks(fill, len(names))
     if others:
@@ -139,22 +150,24 @@ def load_folder(
     if not bad:
         return images, labels
     _report_bad(root, names, bad, skip_bad)
-    kept = torch.tensor([index for index in range(len(names)) if index not in bad])
+    kept = torch.tensor([index for index, name in enumerate(names) if name not in bad])
     return images[kept], None if labels is None else labels[kept]
 
 
-def _report_bad(root: Path, names: list[str], bad: dict[int, str], skip: bool) -> None:
+def _report_bad(root: Path, names: list[str], bad: dict[str, str], skip: bool | None) -> None:
+    """A DataError, or a warning where the bad images are to be skipped and others are left."""
+    named = ", ".join(f"{name} ({bad[name]})" for name in sorted(bad)[:MOST_NAMED])
+    if len(bad) > MOST_NAMED:
+        named += f" and {len(bad) - MOST_NAMED} more"
+    what = f"{len(bad)} of {len(names)} images in {root} cannot be read"
+    if skip and len(bad) < len(names):
+        warnings.warn(f"{what} and are skipped: {named}", stacklevel=3)
+        return
+    refusal = f"{what}: {named}; repair or remove them"
     if len(bad) == 1 and not skip:
-        ((index, reason),) = bad.items()
-        raise BadImagesError(str(UnreadableError(str(root / names[index]), reason)))
-    named = [f"{names[index]} ({bad[index]})" for index in sorted(bad)[:MOST_NAMED]]
-    more = f" and {len(bad) - len(named)} more" if len(bad) > len(named) else ""
-    what = f"{len(bad)} of {len(names)} images in {root}"
-    if not skip or len(bad) == len(names):
-        raise BadImagesError(
-            f"{what} cannot be read: {', '.join(named)}{more}; repair or remove them"
-        )
-    warnings.warn(f"{what} cannot be read and are skipped: {', '.join(named)}{more}", stacklevel=3)
+        ((name, reason),) = bad.items()
+        refusal = str(UnreadableError(str(root / name), reason))
+    raise DataError(refusal + (", or set --data.on_bad_image skip" if skip is False else ""))
 
 
 def in_chunks(work: Callable[[range], None], count: int) -> None:
@@ -165,44 +178,31 @@ def in_chunks(work: Callable[[range], None], count: int) -> None:
             pass
 
 
-def _first_look(source: Source, names: list[str]) -> tuple[str, Look]:
-    """The name and look of the first image that can be read."""
-    bad: dict[int, str] = {}
-    for index, name in enumerate(names):
-        try:
-            with reading(source.root / name), picture(source.read(name)) as image:
-                return name, Look.of(image)
-        except UnreadableError as problem:
-            bad[index] = problem.reason
-    _report_bad(source.root, names, bad, skip=False)
-    raise AssertionError("all are bad")
-
-
 def _shape(
-    root: Path, names: list[str], first: str, look: Look, size: int | None, channels: int | None
+    root: Path, count: int, look: Look, size: int | None, channels: int | None
 ) -> tuple[int, int, int, int]:
     if size is None and look.width != look.height:
-        raise DataError(f"images in {root} are not square ({look} {first}); set --data.size")
-    side, channels = size or look.width, channels or (1 if look.grey else 3)
-    need = len(names) * channels * side * side
+        raise DataError(
+            f"images in {root} are not square ({look.size} {look.name}); set --data.size"
+        )
+    side, channels = size or look.width, channels or (1 if look.kind == "grey" else 3)
+    need = count * channels * side * side
     if need > MOST_BYTES:
         raise DataError(
-            f"{len(names)} images from {root} at {side}x{side} need {need / 2**30:.0f} GiB"
+            f"{count} images from {root} at {side}x{side} need {need / 2**30:.0f} GiB"
             f" of memory, over {MOST_BYTES / 2**30:.0f}; set a smaller --data.size or give fewer"
         )
-    return len(names), channels, side, side
+    return count, channels, side, side
 
 
 def _check_alike(
-    root: Path, size: int | None, channels: int | None, *pair: tuple[str, Look]
+    root: Path, size: int | None, channels: int | None, first: Look, other: Look
 ) -> None:
-    (_, first), (_, other) = pair
-    if size is None and str(first) != str(other):
-        both = ", ".join(f"{look} {name}" for name, look in pair)
+    if size is None and first.size != other.size:
+        both = f"{first.size} {first.name}, {other.size} {other.name}"
         raise DataError(f"images in {root} differ in size ({both}); set --data.size")
-    if channels is None and first.grey != other.grey:
-        kinds = ((name, "grey" if look.grey else "colour") for name, look in pair)
-        both = ", ".join(f"{name} is {kind}" for name, kind in kinds)
+    if channels is None and first.kind != other.kind:
+        both = f"{first.name} is {first.kind}, {other.name} is {other.kind}"
         raise DataError(f"images in {root} mix grey and colour ({both}); set --data.channels")
 
 
@@ -243,7 +243,7 @@ def picture(data: bytes) -> Iterator[Image]:
     Only one large image is in memory at a time, however many threads there are. ValueError if the
     data are not an image, or too large; for damaged ones Pillow raises nearly anything.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         known = [name for name in FORMATS if name in Image.OPEN]  # an old Pillow has no AVIF
@@ -258,7 +258,9 @@ def picture(data: bytes) -> Iterator[Image]:
             )
         with _one_at_a_time if count > MANY_PIXELS else nullcontext():
             image.load()
-            yield _upright(image)
+            with suppress(Exception):  # unreadable EXIF data, common, says nothing about the pixels
+                ImageOps.exif_transpose(image, in_place=True)
+            yield image
 
 
 def pixels(image: Image, channels: int, size: int) -> Tensor:
@@ -275,14 +277,6 @@ def pixels(image: Image, channels: int, size: int) -> Tensor:
     # Resized through a box: the whole of a long thin image may not fit into memory.
     image = image.resize((size, size), Resampling.LANCZOS, (left, top, left + side, top + side))
     return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1)
-
-
-def _upright(image: Image) -> Image:
-    from PIL import ImageOps
-
-    with suppress(Exception):  # unreadable EXIF data, common, says nothing about the pixels
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
 
 
 def _flat(image: Image) -> Image:
@@ -354,27 +348,27 @@ def _check_bytes(count: int) -> None:
 
 
 def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
-    files = {
-        member.filename.replace("\\", "/"): member
-        for member in archive.infolist()
-        if not member.filename.endswith("/")
-    }
-    for name, member in files.items():
+    members = {}
+    for member in archive.infolist():
+        name = member.filename.replace("\\", "/")
+        if name.endswith("/"):
+            continue
         if why := _unfit(name, member):
             raise DataError(
                 f"{root} holds {name[:80]!r}, {why}; make the file anew, of images only"
             )
-    members = {
-        name: member
-        for name, member in files.items()
-        if not any(part.startswith(".") for part in PurePosixPath(name).parts)
-    }
+        if not any(part.startswith(".") for part in PurePosixPath(name).parts):
+            members[name] = member
     turn = threading.Lock()  # ZipFile counts its open members without one
 
     def read(name: str) -> bytes:
-        _check_bytes(members[name].file_size)
-        with turn:
-            return _read_member(archive, members[name])
+        size = members[name].file_size
+        _check_bytes(size)
+        with turn, archive.open(members[name]) as file:
+            data = file.read(size)  # zipfile inflates no more than it is asked for
+            if file.read(1):
+                raise OSError("it is larger than the file's index says")
+            return data
 
     return Source(root, sorted(members), read)
 
@@ -390,18 +384,6 @@ def _unfit(name: str, member: zipfile.ZipInfo) -> str | None:
     if member.file_size > SMALL and member.file_size > MOST_RATIO * member.compress_size:
         return f"which inflates to {member.file_size:,} bytes from {member.compress_size:,}"
     return None
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """A member's bytes; OSError if it inflates to more than the index says.
-
-    zipfile inflates no more than the number of bytes it is asked for.
-    """
-    with archive.open(member) as file:
-        data = file.read(member.file_size)
-        if file.read(1):
-            raise OSError("it is larger than the file's index says")
-        return data
 
 
 # Labels
