@@ -20,27 +20,20 @@ from PIL import Image
 from test_architecture import loaded_after
 
 from msngan.__main__ import main
-from msngan.bench import classify, timing
-from msngan.bench.settings import BENCHMARKS, NETWORKS, ClassifySettings
-from msngan.networks import CLASSIFIERS
+from msngan.bench import timing
+from msngan.bench.settings import BENCHMARKS
 from msngan.report.figures.bench_plots import draw
 from msngan.report.tables import progress_bars
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_csv, print_markdown, print_terminal
 
 Run = Callable[..., int]
-GALLERY = [
-    path
-    for path in sorted((Path(__file__).parents[1] / "samples/gallery").glob("bench_*.json"))
-    if path.stem not in ("bench_fold", "bench_scores")  # no command makes these any more
-]
+GALLERY = Path(__file__).parents[1] / "samples/gallery"
 TINY = {
     "norms": "--width 4 --batch 4 --norms spectral,spectral --dtype bfloat16",
     "step": "--width 4 --batch 4 --norms mean_spectral",
-    "classify": "--networks cnn3 --norms batch,spectral",
     "sigma": "--critic-batch joint --width 4 --steps 3",
 }
-SMALL = {"width": 16, "size": 8, "channels": 1}
 KEYS = {"format", "benchmark", "command", "time", "hardware", "versions", "threads", "clock"}
 KEYS |= {"rounds", "settings", "baseline", "results"}
 
@@ -52,14 +45,12 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     @cache
     def measured(name: str) -> Any:
         folder = tmp_path_factory.mktemp(name)
-        files = {"--output": folder / "new" / "x.json"}
-        files |= {"--plot": folder / "x.png"} if BENCHMARKS[name].plot else {}
+        files = {"--output": folder / "new" / "x.json", "--plot": folder / "x.png"}
         options = [str(word) for pair in files.items() for word in pair]
         torch.manual_seed(5)
         before = torch.get_rng_state()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as shown:
             patch.setattr(timing, "LEAST_SECONDS", 0.0)  # nothing is repeated to be timed well
-            patch.setitem(classify.SHAPES, "cnn3", SMALL)
             arguments = [*TINY[name].split(), "--rounds", "1", *options, "--format", "json"]
             assert main(["bench", name, *arguments]) == 0
         assert torch.equal(torch.get_rng_state(), before)
@@ -67,9 +58,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
         assert json.loads(files["--output"].read_text()) == found
         written = [path for path in folder.rglob("*") if path.is_file()]
         assert sorted(written) == sorted(files.values())
-        if "--plot" in files:
-            with Image.open(files["--plot"]) as image:
-                assert min(image.size) > 200
+        with Image.open(files["--plot"]) as image:
+            assert min(image.size) > 200
         return found
 
     return measured
@@ -90,7 +80,7 @@ def test_a_record_has_the_machine_the_settings_and_every_time(record, name):
         assert min(row["seconds"]) > 0
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
         assert ratio["of_minima"] > 0
-        if name in ("norms", "step") and row["name"] == found["baseline"]:
+        if row["name"] == found["baseline"]:
             assert row is found["results"][0]
             assert ratio["median"] == 1
 
@@ -100,12 +90,11 @@ def test_every_format_shows_ratios_and_no_times(record, name):
     check_formats(record(name))
 
 
-@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
-def test_the_records_of_the_gallery_are_still_shown_and_drawn(path, tmp_path):
-    found = json.loads(path.read_text())
+@pytest.mark.parametrize("name", ["core", "norms", "sigma", "step"])
+def test_the_records_of_the_gallery_are_still_shown_and_drawn(name, tmp_path):
+    found = json.loads((GALLERY / f"bench_{name}.json").read_text())
     check_formats(found)
-    if BENCHMARKS[found["benchmark"]].plot:
-        draw(found, tmp_path / "x.png")
+    draw(found, tmp_path / "x.png")
 
 
 def check_formats(found: Any) -> None:
@@ -138,11 +127,6 @@ NAMES = {  # in the order of the record
             for each in STEP
         ),
     ],
-    "classify": [
-        f"cnn3, {norm}, {layout}"
-        for layout in ("contiguous", "channels_last")
-        for norm in ("batch", "spectral", "torch SN", "naive MSN")
-    ],
 }
 
 
@@ -158,8 +142,6 @@ def test_a_benchmark_compares(record, name):
         assert rows["spectral"]["own_work"]["less_than_torch"]["median"] > 0
         assert rows["none"]["own_work"] is None
         assert rows["none"]["operations"]["step"]["extra"] == 0
-    if name == "classify":
-        assert set(classify.BATCHES) == set(CLASSIFIERS) == set(NETWORKS)
 
 
 def test_sigma_records_both_estimators(record):
@@ -170,29 +152,6 @@ def test_sigma_records_both_estimators(record):
         assert row["steps"] == [1, 2, 3]
         assert max(row["sigma"]) == pytest.approx(row["largest"], abs=1e-6)
     assert rows[0]["largest"] < 1.02
-
-
-def test_a_faster_norm_has_more_than_batch_norm_s_steps(monkeypatch):
-    seconds = {"none": 1.0, "batch": 2.0, "mean_spectral": 1.6, "torch SN": 4.0, "naive MSN": 2.5}
-
-    def taken(measures: dict, *_: object) -> dict[str, list[float]]:
-        return {name: [seconds[name.split(", ")[1]]] * 3 for name in measures}
-
-    monkeypatch.setattr(classify, "interleaved", taken)
-    monkeypatch.setitem(classify.SHAPES, "cnn3", SMALL)
-    settings = ClassifySettings(networks=("cnn3",), norms=("none", "batch", "mean_spectral"))
-    found = timing.record("classify", settings, classify.run, print)
-    rows = {row["name"]: row for row in found["results"]}
-    assert rows["cnn3, mean_spectral, channels_last"]["throughput"]["median"] == 1.25
-    assert rows["cnn3, torch SN, contiguous"]["steps_per_second"] == 0.25
-    first, second = bench_tables(found)
-    assert "contiguous" in first.title
-    assert "channels_last" in second.title
-    assert [row[0] for row in first.rows][:3] == ["none", "mean_spectral", "batch"]
-    cells = {row[0]: row[-2:] for row in first.rows}
-    assert cells["mean_spectral"] == ["+25.0 %", "+16 %"]
-    assert cells["none"] == ["+100.0 %", ""]
-    assert cells["batch"] == ["", ""]
 
 
 @pytest.mark.parametrize("place", ["between measurements", "in a training step"])
@@ -230,7 +189,7 @@ def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(capfd
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("", "norms|step|classify|sigma"),
+        ("", "norms|step|sigma"),
         ("nroms", "did you mean 'norms'"),
         ("norms --norms spectrall", "unknown 'spectrall' (did you mean 'spectral'?)"),
         ("norms --norms ,", "--norms is empty"),
@@ -242,7 +201,6 @@ def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(capfd
         ("norms --output /proc/1/x.json", "--output /proc/1/x.json cannot be written"),
         ("norms --output .", "--output . cannot be written"),
         ("step --plot x.gif", ".png"),
-        ("classify --networks cnn4", "unknown 'cnn4' (did you mean 'cnn3'?)"),
         ("sigma --critic-batch join", "unknown 'join' (did you mean 'joint'?)"),
         ("sigma --config cifar_mns", "did you mean 'cifar_msn'"),
         ("sigma --step 2", "did you mean '--steps'"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +12,12 @@ import torch
 import yaml
 from torch import nn
 
-from msngan.bench import classify, norms
+from msngan.bench import norms
 from msngan.bench.norms import NEEDS, Variant, against, counted, flops_of, lower_bounds, sizes
 from msngan.bench.references import NAIVE, REFERENCES, TORCH, Centred, built, layers_of
-from msngan.bench.settings import ClassifySettings, NormSettings
+from msngan.bench.settings import NormSettings
 from msngan.bench.step import Recipe
 from msngan.bench.timing import Clock, clock_of, interleaved, live_bytes, operations, ratio
-from msngan.classifier import Classifier
 from msngan.networks import Critic
 from msngan.norms import NORMS, convert
 from msngan.runs.configs import find_config
@@ -189,23 +187,3 @@ def test_the_recipe_of_step_is_that_of_the_flagship_s_config():
     assert {name: made[name] for name in model} == model
     rest = {"power_iteration": "update", "penalty": "none", "critic_steps": 1, "ema_decay": 0.999}
     assert {name: made[name] for name in rest} == rest
-
-
-@pytest.mark.parametrize("norm", ["none", "mean_spectral"])
-def test_a_step_of_classify_is_the_classifier_s_training_step(monkeypatch, norm):
-    monkeypatch.setitem(classify.BATCHES, "cnn3", 4)
-    monkeypatch.setitem(classify.SHAPES, "cnn3", {"width": 16, "size": 8, "channels": 1})
-    variant = classify.Variant("cnn3", norm, "channels_last", ClassifySettings())
-    module = Classifier("cnn3", norm, channels=1, size=8)
-    module.network.load_state_dict(variant.module.state_dict())
-    optimizer = module.configure_optimizers()
-    module.optimizers = lambda: optimizer  # type: ignore[method-assign]
-    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
-    trainer = SimpleNamespace(global_step=0, global_rank=0, optimizers=[optimizer])
-    module._trainer = trainer  # type: ignore[assignment]
-    for _ in range(2):
-        variant.step()
-        module.training_step((variant.images, variant.labels), 0)
-    expected = module.network.state_dict()
-    for name, value in variant.module.state_dict().items():
-        torch.testing.assert_close(value, expected[name])

@@ -25,7 +25,6 @@ PUBLISHED: dict[str, dict[str, int]] = {  # the counts of Table III
     "critic": {"batch": 2_938_689, "spectral": 2_935_873, "mean_spectral": 2_937_282},
 }
 REBUILT = ("as_released", "rebuilt")  # the forms of a network that Table III counts
-NETWORKS = tuple(name for name in SHAPES if name != "critic")
 
 
 def option(default: Any, text: str, *, least: int = 1, choices: tuple[str, ...] = ()) -> Any:
@@ -37,19 +36,11 @@ def rounds_of(count: int) -> Any:
     return option(count, "rounds in which every variant is measured once")
 
 
-def dtype_of_autocast() -> Any:
-    return option("float32", "precision of autocast", choices=("float32", "bfloat16"))
-
-
 @dataclass(frozen=True)
 class Settings:
-    """What all benchmarks share.
-
-    about: the benchmark in words. plot: whether its record can be drawn.
-    """
+    """What all benchmarks share. about: the benchmark in words."""
 
     about: ClassVar[str]
-    plot: ClassVar[bool] = True
     rounds: int = rounds_of(20)
     threads: int = option(1, "CPU threads")
     device: str = option("cpu", "device", choices=("cpu", "cuda"))
@@ -63,7 +54,7 @@ class NormSettings(Settings):
     norms: tuple[str, ...] = option((), "norms to measure; default: all")
     width: int = option(64, "width of the critic")
     batch: int = option(64, "images in a batch")
-    dtype: str = dtype_of_autocast()
+    dtype: str = option("float32", "precision of autocast", choices=("float32", "bfloat16"))
 
 
 @dataclass(frozen=True)
@@ -73,19 +64,6 @@ class StepSettings(Settings):
     norms: tuple[str, ...] = option(("none", "spectral", "mean_spectral"), "norms to measure")
     width: int = option(64, "width of the networks")
     batch: int = option(64, "images in a batch")
-
-
-@dataclass(frozen=True)
-class ClassifySettings(Settings):
-    """dtype: of autocast; weights are always float32."""
-
-    about = "training steps of the paper's classifiers, relative to batch norm"
-    plot = False
-    networks: tuple[str, ...] = option(NETWORKS[:2], "networks to train", choices=NETWORKS)
-    norms: tuple[str, ...] = option(
-        ("none", "batch", "spectral", "mean_spectral"), "norms to measure"
-    )
-    dtype: str = dtype_of_autocast()
 
 
 @dataclass(frozen=True)
@@ -107,6 +85,5 @@ class SigmaSettings(Settings):
 BENCHMARKS: dict[str, type[Settings]] = {
     "norms": NormSettings,
     "step": StepSettings,
-    "classify": ClassifySettings,
     "sigma": SigmaSettings,
 }

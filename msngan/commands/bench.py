@@ -47,7 +47,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="|".join(BENCHMARKS))
     for name, kind in BENCHMARKS.items():
         made = commands.add_parser(name, help=kind.about, description=kind.about)
-        made.set_defaults(benchmark=name, plot=None)
+        made.set_defaults(benchmark=name)
         _add_options(made, kind)
     options = parser.parse_args(argv)
     for each in fields(BENCHMARKS[options.benchmark]):
@@ -78,8 +78,7 @@ def _add_options(made: argparse.ArgumentParser, kind: type[Settings]) -> None:
             made.add_argument(_flag(each.name), default=default, help=text, **given)
     add_format(made)
     made.add_argument("--output", type=Path, metavar="FILE.json", help="write the whole record")
-    if kind.plot:
-        made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")
+    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")
 
 
 def _flag(name: str) -> str:

@@ -86,7 +86,7 @@ def _train(
     done = len(study.children) - len(left)
     sys.stderr.write(f"study {study.name}: {len(left)} runs to train, {done} done; checking\n")
     if (problem := ask(check, left)) is not None:
-        raise UserError(str(problem))
+        raise UserError(problem)
     _say_change(study, place)
     with writing(place):
         save_study(study, place)

@@ -6,6 +6,7 @@ Images stay uint8 in memory; a batch becomes float on the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -35,6 +36,7 @@ Part = Literal["train", "validation", "test"]
 LABELLED = [name for name, entry in DATASETS.items() if {"train", "test"} <= {*entry.splits}]
 
 
+@dataclass(eq=False)
 class StepLoader:
     """Yields the uint8 images (with labels, if any) of one step after another, without end.
 
@@ -46,23 +48,21 @@ class StepLoader:
 
     It has no length on purpose: Lightning then sees a single epoch, whose bookkeeping on resume
     cannot go wrong.
+
+    chunk: images of a step, per process, for `parts` updates of the same size.
     """
 
-    def __init__(
-        self,
-        images: Tensor | Images,
-        chunk: int,
-        seed: int,
-        step: Callable[[], int],
-        rank: int = 0,
-        world_size: int = 1,
-        parts: int = 1,
-    ) -> None:
-        """chunk: images of a step, per process, for `parts` updates of the same size."""
-        assert chunk % parts == 0
-        assert 0 < chunk * world_size <= len(images)
-        self.images, self.chunk, self.seed, self.step = images, chunk, seed, step
-        self.rank, self.world_size, self.parts = rank, world_size, parts
+    images: Tensor | Images
+    chunk: int
+    seed: int
+    step: Callable[[], int]
+    rank: int = 0
+    world_size: int = 1
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.chunk % self.parts == 0
+        assert 0 < self.chunk * self.world_size <= len(self.images)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,9 +76,8 @@ class StepLoader:
             order = torch.randperm(len(self.images), generator=draw)
             for index in range(place, self.steps_per_epoch):
                 step = order[index * whole : (index + 1) * whole]
-                yield self.images[
-                    step.view(self.parts, self.world_size, -1)[:, self.rank].flatten()
-                ]
+                own = step.view(self.parts, self.world_size, -1)[:, self.rank]
+                yield self.images[own.flatten()]
             epoch, place = epoch + 1, 0
 
 
@@ -312,15 +311,17 @@ class LabelledData(ImageData):
     def scale(self) -> tuple[Tensor, Tensor]:
         """mean and sd, float32 (C, 1, 1), in [0, 1]: those given, or of the training images."""
         found = []
-        for name, values, own in (("mean", self.mean, "mean"), ("sd", self.sd, "std")):
-            if values is not None and len(values) != self.real.shape[1]:
+        for name, values in (("mean", self.mean), ("sd", self.sd)):
+            if values is None:
+                own = Tensor.mean if name == "mean" else Tensor.std
+                # in float64: float32 sums of this many pixels lose digits
+                values = [float(own(x.double() / 255)) for x in self.real.unbind(1)]
+            elif len(values) != self.real.shape[1]:
                 raise DataError(
                     f"--data.{name} {values} has {len(values)} values, the images have"
                     f" {self.real.shape[1]} channels; give one for each"
                 )
-            # in float64: float32 sums of this many pixels lose digits
-            of_images = [float(getattr(x.double() / 255, own)()) for x in self.real.unbind(1)]
-            found.append(torch.tensor(of_images if values is None else values).view(-1, 1, 1))
+            found.append(torch.tensor(values).view(-1, 1, 1))
         return found[0], found[1].clamp_min(1e-6)
 
     def prepared(self, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -94,9 +95,7 @@ def make_study(name: str, content: dict[str, Any], changes: Options | None = Non
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} is not a name of a study; use {LETTERS}")
     for key in content:
-        if key not in KEYS:
-            near = did_you_mean(str(key), list(KEYS))
-            raise UserError(f"{name}: a study has no {str(key)!r}{near}; use {', '.join(KEYS)}")
+        _known(key, KEYS, f"{name}: a study has no")
     fixed = flat(content.get("options"), "options") | (changes or {})
     axes = _axes(content)
     _refuse_double(fixed, changes or {}, axes)
@@ -104,19 +103,16 @@ def make_study(name: str, content: dict[str, Any], changes: Options | None = Non
     columns_axes = [axis for axis in axes if axis not in (rows_axis, SEED)]
     children = _children(name, axes, fixed, rows_axis, columns_axes)
     rows = [point.label for point in axes[rows_axis]]
-    source = {key: content[key] for key in KEYS if key in content}
-    if fixed:
-        source["options"] = fixed
     return Study(
-        name,
-        rows_axis,
-        rows,
-        columns_axes,
-        list(dict.fromkeys(child.column for child in children)),
-        list(dict.fromkeys(child.seed for child in children)),
-        _pairs(content, rows, rows_axis),
-        children,
-        source,
+        name=name,
+        rows_axis=rows_axis,
+        rows=rows,
+        columns_axes=columns_axes,
+        columns=list(dict.fromkeys(child.column for child in children)),
+        seeds=list(dict.fromkeys(child.seed for child in children)),
+        pairs=_pairs(content, rows, rows_axis),
+        children=children,
+        source={**content, "options": fixed} if fixed else content,
     )
 
 
@@ -139,6 +135,14 @@ def flat(options: object, where: str) -> Options:
                 raise UserError(f"{where}: {key!r} is set twice")
             found[key] = inner
     return found
+
+
+def _known(value: object, words: Sequence[str], what: str) -> str:
+    word = text_of(value)
+    if word not in words:
+        near = did_you_mean(word, list(words))
+        raise UserError(f"{what} {word!r}{near}; choose from {', '.join(words)}")
+    return word
 
 
 def text_of(value: object) -> str:
@@ -227,12 +231,8 @@ def _refuse_double(fixed: Options, changes: Options, axes: Axes) -> None:
 def _rows_axis(content: dict[str, Any], axes: Axes) -> str:
     """The axis whose values are compared: the one that `rows` names, or the first of several."""
     names = [name for name in axes if name != SEED]
-    wanted = content.get("rows")
-    if wanted is not None:
-        if wanted not in names:
-            near = did_you_mean(str(wanted), names)
-            raise UserError(f"rows: no axis {wanted!r}{near}; there are {', '.join(names)}")
-        return str(wanted)
+    if content.get("rows") is not None:
+        return _known(content["rows"], names, "rows: no axis")
     several = (name for name in ("arm", *names) if len(axes.get(name, [])) > 1)
     return next(several, "arm" if "arm" in axes else names[0])
 
@@ -280,23 +280,16 @@ def _column(points: dict[str, Point]) -> str:
 
 def _pairs(content: dict[str, Any], rows: list[str], axis: str) -> list[tuple[str, str]]:
     """compare's pairs, and each row against the baseline."""
-
-    def known(label: object, key: str) -> str:
-        word = text_of(label)
-        if word not in rows:
-            near = did_you_mean(word, rows)
-            raise UserError(f"{key}: no {axis} {word!r}{near}; there are {', '.join(rows)}")
-        return word
-
     pairs = []
     wanted = content.get("compare") or []
     if not isinstance(wanted, list) or not all(isinstance(p, list) and len(p) == 2 for p in wanted):
         raise UserError("compare: write pairs, [[mean_spectral, spectral], [spectral, none]]")
-    for one, other in wanted:
+    for pair in wanted:
+        one, other = (_known(each, rows, f"compare: no {axis}") for each in pair)
         if one == other:
             raise UserError(f"compare: {one!r} is compared with itself")
-        pairs.append((known(one, "compare"), known(other, "compare")))
+        pairs.append((one, other))
     if "baseline" in content:
-        base = known(content["baseline"], "baseline")
+        base = _known(content["baseline"], rows, f"baseline: no {axis}")
         pairs += [(row, base) for row in rows if row != base]
     return list(dict.fromkeys(pairs))

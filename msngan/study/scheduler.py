@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -49,24 +48,14 @@ def leave_with_parent() -> None:
 
 
 def check(sender: Connection, children: list[Child]) -> None:
-    """Send None where all options are sound, else the first complaint as a ValueError.
+    """Send None where all options are sound, else the first complaint.
 
     Options are parsed for all runs, networks are built and data is read for one seed.
     """
-    leave_with_parent()
-    try:
-        _check(children)
-        sender.send(None)
-    except (ValueError, Failure) as problem:
-        sender.send(ValueError(" ".join(str(problem).split())))
-    except OSError as problem:
-        sender.send(ValueError(f"{problem.filename}: {problem.strerror}"))
-
-
-def _check(children: list[Child]) -> None:
     from msngan.runs.configs import parse
     from msngan.training.tasks import TASKS
 
+    leave_with_parent()
     data: dict[str, Any] = {}
     tasks = {}
     for child in children:
@@ -78,11 +67,11 @@ def _check(children: list[Child]) -> None:
                 task = TASKS[config.task](config, data.get(same))
                 data[same] = task.data
                 task.build()
-        except ValueError as problem:
-            raise ValueError(f"{child.name}: {problem}") from problem
-    if len(tasks) > 1:
-        named = " and ".join(f"{name} is a {task}" for task, name in tasks.items())
-        raise ValueError(f"all runs of a study train the same task, but {named}")
+        except (ValueError, OSError, Failure) as problem:
+            sender.send(f"{child.name}: {' '.join(str(problem).split())}")
+            return
+    named = " and ".join(f"{name} is a {task}" for task, name in tasks.items())
+    sender.send(f"all runs of a study train the same task, but {named}" if len(tasks) > 1 else None)
 
 
 def train(child: Child, place: Place, threads: int | None, jobs: int, retry: bool) -> None:
@@ -146,8 +135,8 @@ class Display(Protocol):
     def say(self, line: str) -> None: ...
 
 
-def context() -> Any:  # noqa: ANN401  one of multiprocessing's contexts
-    """The server's, or where the system has none, new interpreters."""
+def context() -> Any:
+    """The context of the server, or where the system has none, of new interpreters."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     chosen = multiprocessing.get_context("forkserver")
@@ -165,7 +154,7 @@ def context() -> Any:  # noqa: ANN401  one of multiprocessing's contexts
     return chosen
 
 
-def ask(target: Callable[..., None], *arguments: Any) -> Any:  # noqa: ANN401  what target sends
+def ask(target: Callable[..., None], *arguments: Any) -> Any:
     """What `target(connection, *arguments)` sends from a process of its own."""
     receiver, sender = context().Pipe(duplex=False)
     process = context().Process(target=target, args=(sender, *arguments), daemon=True)
@@ -320,13 +309,9 @@ class Scheduler:
         """The last line that the run's process printed, or how it was ended."""
         if code < 0:
             return f"killed by signal {-code}"
-        said = _last_line(self.reader.place.log(child.name))
-        return said.removeprefix("msngan: error: ") or f"exit code {code}"
-
-
-def _last_line(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+        try:
+            said = self.reader.place.log(child.name).read_text("utf-8", "replace").splitlines()
+        except OSError:
+            said = []
+        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        return last.removeprefix("msngan: error: ") or f"exit code {code}"

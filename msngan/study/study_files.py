@@ -48,12 +48,9 @@ def open_study(word: str, root: Path, name: str | None, changes: list[str]) -> S
     """The study that `word` names: a file, a known config, or the copy of one started here."""
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"--name {name!r} is not a name of a study; use {LETTERS}")
-    path, options = _find(word, root), read_changes(changes)
+    path = _find(word, root)
     stem = path.parent.name if path.name == "study.yaml" else path.stem
-    try:
-        return make_study(name or stem, read_yaml(path), options)
-    except UserError as problem:
-        raise UserError(f"{path}: {problem}") from problem
+    return _study_in(path, name or stem, read_changes(changes))
 
 
 def started_study(place: Place) -> Study | None:
@@ -61,12 +58,20 @@ def started_study(place: Place) -> Study | None:
     if not place.copy.is_file():
         return None
     try:
-        return make_study(place.name, read_yaml(place.copy))
+        return _study_in(place.copy, place.name)
     except UserError as problem:
         raise UserError(
-            f"{place.copy}: {problem}; it is only a copy of the study as it was started: remove it"
-            " to continue without it"
+            f"{problem}; it is only a copy of the study as it was started: remove it to continue"
+            " without it"
         ) from problem
+
+
+def _study_in(path: Path, name: str, changes: Options | None = None) -> Study:
+    content = read_yaml(path)
+    try:
+        return make_study(name, content, changes)
+    except UserError as problem:
+        raise UserError(f"{path}: {problem}") from problem
 
 
 def save_study(study: Study, place: Place) -> None:
@@ -92,9 +97,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         return {name: _numbered(value) for name, value in read_config(path).items()}
     except OSError as problem:
-        raise UserError(f"it cannot be read: {problem.strerror}") from problem
+        raise UserError(f"{path}: it cannot be read: {problem.strerror}") from problem
     except ValueError as problem:
-        raise UserError(str(problem)) from problem
+        raise UserError(f"{path}: {problem}") from problem
 
 
 def _numbered(value: Any) -> Any:  # noqa: ANN401  any YAML value
@@ -120,13 +125,9 @@ def read_changes(changes: list[str]) -> Options:
     return found
 
 
-def base_options(path: Path) -> Options:
+def options_of(path: Path) -> Options:
     """What a run's config says, by dotted names."""
-    try:
-        content = read_yaml(path)
-    except UserError as problem:
-        raise UserError(f"{path}: {problem}") from problem
-    return flat({key: value for key, value in content.items() if key not in OWN}, str(path))
+    return flat({key: value for key, value in read_yaml(path).items() if key not in OWN}, str(path))
 
 
 BUDGET = ("steps", "epochs")  # may grow: the run is resumed with more
@@ -174,7 +175,7 @@ class Reader:
         running = not own and any(map(is_locked, locks))
         if not run.config.is_file():
             return State("running" if running else "to do")
-        config = _config(run)
+        config = options_of(run.config)
         grown = self._grown(child, config)
         result = object_or_empty(run.result)
         word = result.get("status")
@@ -187,11 +188,11 @@ class Reader:
 
         UserError where the two differ in anything that the trained network depends on.
         """
-        return self._grown(child, _config(self.run(child)))
+        return self._grown(child, options_of(self.run(child).config))
 
     def _grown(self, child: Child, config: Options) -> Options:
         if child.config not in self._bases:
-            self._bases[child.config] = base_options(find_config(child.config))
+            self._bases[child.config] = options_of(find_config(child.config))
         grown, different = {}, []
         for name, wanted in (self._bases[child.config] | child.options).items():
             have = config.get(name, wanted)  # an older run lacks a newer option
@@ -223,15 +224,6 @@ class Reader:
         steps = [number(each.get("step")) or 0 for each in (metrics, accuracy, result)]
         step, speed = int(max(steps)), number(metrics.get("steps_per_second"))
         return State(word, step, total, speed, _in_words(run, accuracy), result.get("reason"))
-
-
-def _config(run: Run) -> Options:
-    try:
-        found = read_config(run.config)
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{run.config} cannot be read: {problem}") from problem
-    kept = {name: value for name, value in found.items() if name not in OWN}
-    return flat(kept, str(run.config))
 
 
 def _in_words(run: Run, accuracy: dict[str, Any]) -> str:

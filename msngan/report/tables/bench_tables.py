@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 from msngan.bench.settings import REBUILT
 from msngan.report.tables.table import Table
 
 Record = dict[str, Any]
-LAYOUTS = ("contiguous", "channels_last")
 
 INTERVAL = (
     "95%: interval of the median, by bootstrap over rounds. of minima: the smallest time over the"
@@ -32,10 +30,6 @@ STEP_NOTE = (
     "ours: GAN under Trainer.fit by the recipe of configs/cifar_msn.yaml, from the end of one batch"
     " to the end of a later one, including the loader and the moving average."
 )
-CLAIM_NOTE = (
-    "the paper: arXiv:1907.04003, section IV-B, says how much faster than batch norm; it gives no"
-    " machine, batch size or repetition, and nothing in the released code measures it."
-)
 SIGMA_NOTES = [
     "step N: the largest singular value of W', in float64, over what the norm promises, of all"
     " layers, after the critic's N-th update; for scaled and bidirectional norms of what each"
@@ -49,7 +43,7 @@ SIGMA_NOTES = [
 
 def bench_tables(record: Record) -> Iterator[Table]:
     """The tables of any benchmark's record."""
-    made = {"norms": _norms, "step": _step, "classify": _classify, "sigma": _sigma}
+    made = {"norms": _norms, "step": _step, "sigma": _sigma}
     yield from made[record["benchmark"]](record)
 
 
@@ -128,24 +122,6 @@ def _step(record: Record) -> Iterator[Table]:
     columns = ["variant", "throughput", "95%", "of minima"]
     title = "GAN steps per second, relative to the plain loop"
     yield _table(record, title, columns, rows, [STEP_NOTE])
-
-
-def _classify(record: Record) -> Iterator[Table]:
-    """One table a network and layout."""
-    columns = ["norm", "steps", "95%", "of minima", "faster", "the paper"]
-    for network, layout in product(record["settings"]["networks"], LAYOUTS):
-        rows = []
-        for row in by_median(record, "throughput"):
-            if (row["network"], row["layout"]) != (network, layout):
-                continue
-            norm, found, batch = row["norm"], row["throughput"], row["batch"]
-            claim = record["claims"].get(norm)
-            faster = "" if norm == "batch" else f"{100 * (found['median'] - 1):+.1f} %"
-            rows.append([norm, *_spread(found), faster, f"{claim:+d} %" if claim else ""])
-        title = (
-            f"Training steps per second of {network}, {layout}, batch {batch}, over batch norm's"
-        )
-        yield _table(record, title, columns, rows, [CLAIM_NOTE])
 
 
 def _sigma(record: Record) -> Iterator[Table]:
