@@ -3,15 +3,15 @@
 Fréchet distance: Heusel et al. 2017, arXiv:1706.08500, equation 6. Kernel distance: Binkowski et
 al. 2018, arXiv:1801.01401, section 4. Inception score: Salimans et al. 2016, arXiv:1606.03498.
 Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991, equations 1 to 3. Density and
-coverage: Naeem et al. 2020, arXiv:2002.09797, equations 3 and 4. A ball includes its surface, so a
-fake at exactly the place of a real row's neighbour is inside.
+coverage: Naeem et al. 2020, arXiv:2002.09797, equations 3 and 4. A ball includes its surface, up to
+rounding, so a fake at exactly the place of a real row's neighbour is inside.
 Whether a number may be called FID, KID or IS depends on the extractor, not on this file.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -167,8 +167,6 @@ def frechet_distance(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> float:
     negative. ValueError for other shapes, fewer than 2 rows, NaN or Inf.
     """
     a, b = _pair(a, b)
-    if len(a) >= a.shape[1] > len(b):
-        a, b = b, a  # the distance is symmetric; the smaller set takes the low-rank path
     mean = b.mean(0)
     of_b = _thin_root(b - mean).T if len(b) < b.shape[1] else root(moments(b).covariance)
     return frechet_to_root(a, mean, of_b)
@@ -211,15 +209,20 @@ def inception_score(logits: ArrayLike | Tensor, splits: int = 1) -> float:
     Between 1 and K. Computed from log-probabilities, so that logits a thousand apart stay finite.
     """
     logits = finite_rows("logits", logits, least=1)
-    if splits < 1 or len(logits) < splits:
-        raise ValueError(f"{len(logits)} row(s) of logits cannot be put in {splits} split(s)")
-    bounds = [i * len(logits) // splits for i in range(splits + 1)]
     scores = []
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        given = logits[start:stop].log_softmax(1)
-        marginal = given.logsumexp(0) - math.log(stop - start)
+    for part in in_splits(logits, splits):
+        given = part.log_softmax(1)
+        marginal = given.logsumexp(0) - math.log(len(part))
         scores.append(math.exp(float((given.exp() * (given - marginal)).sum(1).mean())))
     return sum(scores) / splits
+
+
+def in_splits(logits: Tensor, splits: int) -> list[Tensor]:
+    """The rows in so many parts of nearly equal size, in order."""
+    if not 1 <= splits <= len(logits):
+        raise ValueError(f"{len(logits)} row(s) of logits cannot be put in {splits} split(s)")
+    bounds = [i * len(logits) // splits for i in range(splits + 1)]
+    return [logits[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def frechet_bias(eigenvalues: Tensor, n: float, m: float) -> float:
@@ -233,19 +236,19 @@ def frechet_bias(eigenvalues: Tensor, n: float, m: float) -> float:
     return float(1.25 * values.sum() + 0.5 * pairs.sum()) * (1 / n + 1 / m)
 
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-ROWS = 256  # rows whose distances to all others are held at once: 20 MB to 10,000
-PART = 1024  # rows of the other set that are centred at once
-
-
 def radii(features: ArrayLike | Tensor, k: int) -> Tensor:
     """Distance (N,) from each row of features (N, d) to the k-th nearest other row.
 
     ValueError for k < 1, N < k + 1, other shapes, NaN or Inf.
     """
-    return _radii(_enough("features", features, k), (k,))[0]
+    x = _enough("features", features, k)
+    centred = x - x.mean(0)
+    found = []
+    for start in range(0, len(x), BLOCK):
+        squares = _squares(centred[start : start + BLOCK], centred)
+        squares.diagonal(start).fill_(torch.inf)
+        found.append(squares.topk(k, largest=False).indices[:, -1])
+    return torch.linalg.vector_norm(x - x[torch.cat(found)], dim=1)
 
 
 def neighbours(
@@ -262,7 +265,6 @@ def neighbours(
     fakes in a real ball; recall: share of real rows in a fake ball; density: real balls that a fake
     lies in, over k, which may exceed 1; coverage: share of real balls that hold a fake. k is
     precision_neighbours for the first two and coverage_neighbours for the others.
-
     real_radii: if known, `radii` of the same real rows for both k, in this order.
     ValueError for fewer rows than neighbours and one, other shapes, NaN or Inf.
     """
@@ -272,13 +274,17 @@ def neighbours(
         raise ValueError(
             f"real has {real.shape[1]} features and fake has {fake.shape[1]}; they must agree"
         )
-    small, large = _radii(real, ks) if real_radii is None else _checked(real_radii, len(real))
-    (of_fake,) = _radii(fake, (precision_neighbours,))
+    small, large = (each.square()[:, None] for each in real_radii or (radii(real, k) for k in ks))
+    of_fake = radii(fake, precision_neighbours).square()
+    centre = fake.mean(0)
+    real, fake = real - centre, fake - centre
     held, recalled, covered, balls = torch.zeros(len(fake), dtype=torch.bool), 0, 0, 0
-    for rows, distances in _distances(real, fake, small, large, of_fake):
-        held |= (distances <= small[rows, None]).any(0)
-        recalled += int((distances <= of_fake).any(1).sum())
-        inside = distances <= large[rows, None]
+    for start in range(0, len(real), BLOCK):
+        rows = slice(start, start + BLOCK)
+        squares = _squares(real[rows], fake)
+        held |= (squares <= small[rows]).any(0)
+        recalled += int((squares <= of_fake).any(1).sum())
+        inside = squares <= large[rows]
         covered += int(inside.any(1).sum())
         balls += int(inside.sum())
     return {
@@ -301,100 +307,11 @@ def _enough(what: str, values: ArrayLike | Tensor, *ks: int) -> Tensor:
     return matrix
 
 
-def _checked(real_radii: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    small, large = (each.detach().cpu().double() for each in real_radii)
-    for each in (small, large):
-        if each.shape != (count,) or not (each >= 0).all() or each.isinf().any():
-            raise ValueError(
-                f"real_radii of shape {tuple(each.shape)} are not the distances of {count} real"
-                " rows to their neighbours; take them from radii() of the same rows"
-            )
-    return small, large
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances (N, M) between rows, by products, less the bound of their error.
 
-
-def _exact(a: Tensor, b: Tensor) -> Tensor:
-    """Distances (..., N, M) of rows from their differences: the same bits for a pair everywhere.
-
-    Products do not have this property: where two rows are close, |a|^2 + |b|^2 - 2 a'b cancels.
+    The bound is relative to the norms, which centred rows keep as small as their spread.
     """
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-class _Products:
-    """Squared distances to the rows of b by products, which is fast, and the bound of their error.
-
-    b's mean is subtracted first: the terms that cancel are then no larger than the spread.
-    """
-
-    def __init__(self, a: Tensor, b: Tensor) -> None:
-        self.b, self.centre = b, b.mean(0)
-        self.norms = torch.cat([self._squared_norms(part) for part in b.split(ROWS)])
-        largest = max(float(self._squared_norms(part).max()) for part in a.split(ROWS))
-        rounding = 4 * (b.shape[1] + 8) * torch.finfo(torch.float64).eps
-        self.error = rounding * (largest + float(self.norms.max()))
-
-    def squares(self, a: Tensor) -> Tensor:
-        """(N, M) of a few rows of a, within `error`."""
-        a = a - self.centre
-        found = a.new_empty(len(a), len(self.b))
-        for start in range(0, len(self.b), PART):
-            part = slice(start, start + PART)
-            b = self.b[part] - self.centre
-            torch.addmm(self.norms[None, part], a, b.T, alpha=-2, out=found[:, part])
-        return found.add_(a.square().sum(1, keepdim=True))
-
-    def _squared_norms(self, rows: Tensor) -> Tensor:
-        return (rows - self.centre).square().sum(1)
-
-
-def _radii(x: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
-    """`radii` for each of ks.
-
-    Products find the neighbour, the difference of the two rows gives the distance. If products
-    cannot tell two candidates apart, as with equal rows, all distances of the row are exact.
-    """
-    products = _Products(x, x)
-    count = len(x)
-    found = [x.new_empty(count) for _ in ks]
-    for start in range(0, count, ROWS):
-        rows = slice(start, min(start + ROWS, count))
-        squares = products.squares(x[rows])
-        squares.diagonal(start).fill_(torch.inf)
-        values, places = squares.topk(max(ks) + 1, largest=False)
-        gaps = values.diff(dim=1, prepend=values.new_full((len(values), 1), -torch.inf))
-        for k, target in zip(ks, found, strict=True):
-            nearest = x[places[:, k - 1]]
-            exact = _exact(x[rows][:, None], nearest[:, None])[:, 0, 0]
-            unsure = (gaps[:, k - 1 : k + 1] <= 2 * products.error).any(1)
-            if unsure.any():
-                exact[unsure] = _kth(x, unsure.nonzero()[:, 0] + start, k)
-            target[rows] = exact
-    return found
-
-
-def _kth(x: Tensor, rows: Tensor, k: int) -> Tensor:
-    distances = _exact(x[rows], x)
-    distances[torch.arange(len(rows)), rows] = torch.inf
-    return distances.kthvalue(k).values
-
-
-def _distances(
-    real: Tensor, fake: Tensor, small: Tensor, large: Tensor, of_fake: Tensor
-) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of real rows with their distances to all fakes, exact in every row where it matters:
-
-    where products cannot decide whether a distance is above or below one of the radii.
-    """
-    products = _Products(real, fake)
-    for start in range(0, len(real), ROWS):
-        rows = slice(start, min(start + ROWS, len(real)))
-        squares = products.squares(real[rows])
-        unsure = torch.zeros(len(squares), dtype=torch.bool)
-        for radius in (small[rows, None], large[rows, None], of_fake):
-            bound = radius.square()
-            below, above = squares < bound - products.error, squares > bound + products.error
-            unsure |= (below == above).any(1)
-        distances = squares.clamp_(min=0).sqrt_()
-        if unsure.any():
-            distances[unsure] = _exact(real[rows][unsure], fake)
-        yield rows, distances
+    rounding = 4 * (a.shape[1] + 8) * torch.finfo(torch.float64).eps
+    norms = a.square().sum(1, keepdim=True) + b.square().sum(1)
+    return torch.addmm(norms.mul_(1 - rounding), a, b.T, alpha=-2)

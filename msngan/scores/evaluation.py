@@ -250,16 +250,15 @@ def torchmetrics_score(logits: Tensor, splits: int) -> float:
     """Mean over `splits` parts in order; torchmetrics shuffles, so it gets one part at a time."""
     from torchmetrics.image.inception import InceptionScore
 
-    bounds = [i * len(logits) // splits for i in range(splits + 1)]
     scores = []
     with rng.untouched(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about buffering, which is wanted, and the sd of one split
         torch.manual_seed(0)  # its shuffle changes the last bits
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for part in distances.in_splits(logits, splits):
             metric = InceptionScore(
                 feature=_Precomputed(logits.shape[1]), splits=1, sync_on_compute=False
             )
-            metric.update(logits[start:stop])
+            metric.update(part)
             scores.append(float(metric.compute()[0]))
     return sum(scores) / splits
 
