@@ -1,8 +1,8 @@
 """What the real images are to a score: their statistics, and what real images themselves score.
 
-Both are computed once and cached. The cache is keyed by content: the pixels, the extractor's
-weights and the version of this file. Its files hold no pickles; they are written beside their place
-and renamed, and checked when they are read: a damaged file counts as absent.
+Both are computed once and cached. The name of a cache file is the hash of what it depends on: the
+pixels, the extractor's weights and the version of this file. It holds no pickles; it is written
+beside its place and renamed, and checked when it is read: a damaged file counts as absent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import statistics
 import warnings
@@ -25,14 +24,16 @@ import torch
 from torch import Tensor
 
 from msngan.runs import distributed, rng
-from msngan.runs.atomic import replacing, write_json
+from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError
-from msngan.runs.safe_read import read_json, read_npy, read_npz, read_object
+from msngan.runs.safe_read import read_npy, read_npz
 from msngan.scores import distances
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import KERNEL_IMAGES, NEIGHBOURS, ROLES
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from msngan.scores.protocol import Protocol
 
 VERSION = 1  # of the cached arrays: raise it when a computation below changes
@@ -51,7 +52,7 @@ class Reference:
     mean (d,) and root (d, r) are float64, root @ root.T the covariance. features (n, d) and
     logits (n, K) are float32, of at most KERNEL_IMAGES images in a fixed random order.
     kernel_within: the kernel distance's term of those alone. sha256: of all images' pixels.
-    known, radii: real-data scores and neighbours' distances computed so far.
+    known: real-data scores and neighbours' distances so far, see `cached`.
     """
 
     extractor: str
@@ -63,8 +64,7 @@ class Reference:
     logits: Tensor
     kernel_within: float
     cache: Path  # the file that holds these numbers, if it could be written
-    known: dict[str, dict[str, list[float]]] = field(default_factory=dict, repr=False)
-    radii: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -83,7 +83,7 @@ class Reference:
         if len(images) < 2:
             raise UserError(f"a reference needs at least 2 images, not {len(images)}")
         sha256 = pixels_sha256(images)
-        identity: dict[str, object] = {
+        identity = {
             "version": VERSION,
             "pixels": sha256,
             "extractor": extractor.name,
@@ -97,10 +97,10 @@ class Reference:
         key = hashlib.sha256(text.encode()).hexdigest()
         path = (cache or cache_folder()) / f"{key}.npz"
         with distributed.first_goes_first():
-            arrays = _read_arrays(path, identity, extractor.dimensions)
+            arrays = _read_arrays(path, extractor.dimensions)
             if arrays is None:
                 arrays = _compute(images, extractor, progress)
-                _write_arrays(path, identity, arrays)
+                _write_arrays(path, arrays)
         mean, root, features, logits = (torch.from_numpy(arrays[name]) for name in ARRAYS[:4])
         within = float(arrays["kernel_within"])
         return cls(extractor.name, len(images), sha256, mean, root, features, logits, within, path)
@@ -117,10 +117,7 @@ class Reference:
     def measure(
         self, features: Features, protocol: Protocol, roles: Collection[str]
     ) -> dict[str, float]:
-        """The number of each role for one run's features.
-
-        Precision and its like are left out if there are no more images than neighbours.
-        """
+        """The number of each role for one run's features; see `computable`."""
         found: dict[str, float] = {}
         if "frechet" in roles:
             found["frechet"] = self.frechet(features.pool)
@@ -128,12 +125,17 @@ class Reference:
             found["score"] = distances.inception_score(features.logits, protocol.splits)
         if "kernel" in roles:
             found["kernel"] = self.kernel(features.pool)
-        nearest = (protocol.precision_neighbours, protocol.coverage_neighbours)
-        wanted = [role for role in NEIGHBOURS if role in roles]
-        if wanted and min(len(features), len(self.features)) > max(nearest):
-            near = self.neighbours(features.pool, nearest)
-            found |= {role: near[role] for role in wanted}
-        return {role: found[role] for role in ROLES if role in found}
+        wanted = self.computable(roles, len(features), protocol)
+        if not set(NEIGHBOURS).isdisjoint(wanted):
+            nearest = (protocol.precision_neighbours, protocol.coverage_neighbours)
+            found |= self.neighbours(features.pool, nearest)
+        return {role: found[role] for role in wanted}
+
+    def computable(self, roles: Collection[str], images: int, protocol: Protocol) -> list[str]:
+        """The roles in order, without precision and its like if images are too few for those."""
+        nearest = max(protocol.precision_neighbours, protocol.coverage_neighbours)
+        enough = min(images, len(self.features)) > nearest
+        return [role for role in ROLES if role in roles and (enough or role not in NEIGHBOURS)]
 
     def frechet(self, pool: Tensor) -> float:
         """Fréchet distance of features (N, d) to all `count` images."""
@@ -162,15 +164,23 @@ class Reference:
         )
 
     def _radii(self, real: Tensor, k: int) -> Tensor:
-        """Distances (n,) of the first n kept features to their k-th neighbours, from the cache."""
-        path = self.cache.with_name(f"{self.cache.stem}-radii-{len(real)}-{k}.npy")
-        if path.name not in self.radii:
-            found = read_array(path, (len(real),))
+        """Distances (n,) of the first n kept features to their k-th neighbours."""
+        shape = (len(real),)
+        found = self.cached(f"radii-{len(real)}-{k}", shape, lambda: distances.radii(real, k))
+        return torch.from_numpy(found)
+
+    def cached(
+        self, what: str, shape: tuple[int, ...], compute: Callable[[], ArrayLike]
+    ) -> np.ndarray:
+        """A finite float64 array of this shape: from memory, a file beside `cache`, or computed."""
+        path = self.cache.with_name(f"{self.cache.stem}-{what}.npy")
+        if path.name not in self.known:
+            found = read_array(path, shape)
             if found is None:
-                found = distances.radii(real, k).numpy()
+                found = np.asarray(compute())
                 write_array(path, found)
-            self.radii[path.name] = torch.from_numpy(found)
-        return self.radii[path.name]
+            self.known[path.name] = found
+        return self.known[path.name]
 
 
 def pixels_sha256(images: Tensor) -> str:
@@ -191,27 +201,23 @@ def in_random_order(count: int) -> Tensor:
 def _compute(
     images: Tensor, extractor: Extractor, progress: Progress | None
 ) -> dict[str, np.ndarray]:
-    order = in_random_order(len(images))
-    rank = torch.empty_like(order)
-    rank[order[:KERNEL_IMAGES]] = torch.arange(min(KERNEL_IMAGES, len(images)))
-    rank[order[KERNEL_IMAGES:]] = -1
-    kept = min(KERNEL_IMAGES, len(images))
-    pool = torch.empty(kept, extractor.dimensions)
-    logits = torch.empty(kept, extractor.classes)
     total: distances.Moments | None = None
+    kept: list[Features] = []
     done = 0
-    for some in images.split(4 * extractor.batch):  # 50,000 of Inception's features fill a gigabyte
-        part = extractor.features(some)
+    # Not all at once: 50,000 of Inception's features fill a gigabyte.
+    for index in in_random_order(len(images)).split(4 * extractor.batch):
+        part = extractor.features(images[index])
         if not part.finite:
             raise ValueError(f"{extractor.name} gives NaN or Inf for reference images")
         own = distances.moments(part.pool)
         total = own if total is None else distances.merge(total, own)
-        place = rank[done : done + len(part)]
-        pool[place[place >= 0]] = part.pool[place >= 0].float()
-        logits[place[place >= 0]] = part.logits[place >= 0].float()
+        if done < KERNEL_IMAGES:
+            kept.append(part)
         done += len(part)
         if progress:
             progress(done, len(images))
+    pool = torch.cat([part.pool for part in kept])[:KERNEL_IMAGES].float()
+    logits = torch.cat([part.logits for part in kept])[:KERNEL_IMAGES].float()
     assert total is not None
     return {
         "mean": total.mean.numpy(),
@@ -263,23 +269,20 @@ def _measured(
 ) -> dict[str, Score]:
     samples = protocol.samples
     runs = min(protocol.runs, len(held_out) // samples)
+    roles = reference.computable(DISTANCES, samples, protocol)
+
+    def compute() -> list[list[float]]:
+        parts = in_random_order(len(held_out))[: runs * samples].split(samples)
+        each = [extractor.features(held_out[part]) for part in parts]
+        return [[*reference.measure(features, protocol, roles).values()] for features in each]
+
     near = f"{protocol.precision_neighbours}-{protocol.coverage_neighbours}"
-    path = reference.cache.with_name(
-        f"{reference.cache.stem}-{pixels_sha256(held_out)[:32]}-{runs}x{samples}-{near}.json"
-    )
-    values = reference.known.get(path.name) or _read_values(path, runs)
-    if values is None:
-        order = in_random_order(len(held_out))
-        values = {}
-        for run in range(runs):
-            part = held_out[order[run * samples : (run + 1) * samples]]
-            numbers = reference.measure(extractor.features(part), protocol, DISTANCES)
-            for role, number in numbers.items():
-                values.setdefault(role, []).append(number)
-        with contextlib.suppress(OSError):  # the reference has warned of it
-            write_json(path, values)
-    reference.known[path.name] = values
-    return {role: {**summary(each), "kind": "real-vs-real"} for role, each in values.items()}
+    what = f"{pixels_sha256(held_out)[:32]}-{runs}x{samples}-{near}"
+    values = reference.cached(what, (runs, len(roles)), compute)
+    return {
+        role: {**summary(each), "kind": "real-vs-real"}
+        for role, each in zip(roles, values.T.tolist(), strict=True)
+    }
 
 
 def _real_inception_score(reference: Reference, protocol: Protocol) -> Score:
@@ -308,14 +311,10 @@ def cache_folder() -> Path:
     return Path(root) / "references"
 
 
-def _read_arrays(
-    path: Path, identity: dict[str, object], dimensions: int
-) -> dict[str, np.ndarray] | None:
-    """The arrays of a cache file; None if it is absent, damaged or another's."""
+def _read_arrays(path: Path, dimensions: int) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file; None if it is absent or damaged."""
     try:
         found = read_npz(path, MOST_BYTES)
-        if read_json(str(found["identity"])) != identity:
-            return None
         arrays = {name: found[name] for name in ARRAYS}
     except (OSError, ValueError, KeyError):
         return None
@@ -326,11 +325,10 @@ def _read_arrays(
     return arrays if all(sound) else None
 
 
-def _write_arrays(path: Path, identity: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     try:
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            content: dict[str, Any] = {"identity": np.array(json.dumps(identity)), **arrays}
-            np.savez(file, **content)
+            np.savez(file, **arrays)
     except OSError as problem:
         warnings.warn(
             f"reference statistics are not cached in {path.parent} ({problem.strerror}); set"
@@ -353,14 +351,3 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """A file for read_array, if it can be written; writing the reference has warned otherwise."""
     with contextlib.suppress(OSError), replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
-
-
-def _read_values(path: Path, runs: int) -> dict[str, list[float]] | None:
-    """Cached real-data scores; None if the file is absent or not as it was written."""
-    try:
-        values = read_object(path)
-        known = "frechet" in values and set(values) <= set(DISTANCES)
-        whole = known and all(len(each) == runs for each in values.values())
-        return values if whole and math.isfinite(sum(map(sum, values.values()))) else None
-    except (OSError, ValueError, TypeError):
-        return None
