@@ -136,8 +136,7 @@ READERS = {  # who may call what reads a format; each has one policy, in msngan/
     r"yaml\.(safe_|full_|unsafe_)?load\(": {"runs/safe_read.py"},
     r"np\.load\(|NpzFile": set[str](),
     r"safe_open\(|safetensors\.torch\.load": {"runs/safe_read.py"},
-    # The latter reads moments that torch-fidelity has written a line before.
-    r"torch\.load\(": {"runs/checkpoint_files.py", "scores/torch_fidelity_check.py"},
+    r"torch\.load\(": {"runs/checkpoint_files.py"},
 }
 
 

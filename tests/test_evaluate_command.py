@@ -24,6 +24,7 @@ from msngan import data
 from msngan.__main__ import main
 from msngan.commands import evaluate, evaluate_subjects
 from msngan.report.tables import progress_bars
+from msngan.scores import evaluation
 from msngan.scores.embedded import shipped
 from msngan.scores.evaluation import BACKENDS
 from msngan.scores.protocol import METRICS
@@ -320,16 +321,14 @@ def test_what_is_done_before_an_interruption_is_kept_and_printed(runs, capfd, mo
 
 
 def test_two_libraries_that_disagree_fail_one_target_and_not_the_next(runs, capfd, monkeypatch):
-    from msngan.scores import torch_fidelity_check
+    scores, calls = evaluation.torch_fidelity_scores, []
 
-    scores, calls = torch_fidelity_check.scores, []
-
-    def wrong(*arguments: Any, **options: Any) -> dict[str, float]:
+    def wrong(*arguments: Any) -> dict[str, float]:
         calls.append(arguments)
-        found = scores(*arguments, **options)
+        found = scores(*arguments)
         return {role: value + (len(calls) == 1) for role, value in found.items()}
 
-    monkeypatch.setattr(torch_fidelity_check, "scores", wrong)
+    monkeypatch.setattr(evaluation, "torch_fidelity_scores", wrong)
     capfd.readouterr()
     options = [*SHORT, "--via", "torch-fidelity", "--format", "json"]
     assert runs("evaluate", "mine", "other", *options) == 1

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import re
-import threading
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from msngan.runs import hardware as machine
 from msngan.runs.folder import UserError
 from msngan.scores import embedded, extractors, scorer
 from msngan.scores.embedded import EmbeddedExtractor
-from msngan.scores.extractors import InceptionExtractor, file_sha256, full_float32
+from msngan.scores.extractors import InceptionExtractor, file_sha256
 from msngan.scores.scorer import choose
 
 SHIPPED = embedded.shipped()
@@ -238,33 +237,10 @@ def test_features_are_computed_in_full_float32_whatever_training_uses(toy, hurri
     found = toy.features(photographs(3))
     assert inside == [["ieee"] * 4]
     assert precisions() == hurried
+    assert torch.backends.cudnn.allow_tf32  # which raises where the two ways to set it disagree
     torch.set_float32_matmul_precision("highest")
     assert torch.equal(found.pool, toy.features(photographs(3)).pool)
     assert torch.equal(found.logits, toy.features(photographs(3)).logits)
-
-
-def test_precisions_are_as_before_whichever_of_two_threads_leaves_last(hurried):
-    """Each enters while the other is inside; the first to enter leaves first."""
-    entered, left = threading.Event(), threading.Event()
-    inside: list[list[str]] = []
-
-    def second() -> None:
-        with full_float32():
-            entered.set()
-            left.wait(10)
-            inside.append(precisions())
-
-    other = threading.Thread(target=second)
-    with full_float32():
-        other.start()
-        assert entered.wait(10)
-        with full_float32():
-            pass
-    left.set()
-    other.join()
-    assert inside == [["ieee"] * 4]
-    assert precisions() == hurried
-    assert torch.backends.cudnn.allow_tf32  # which raises where the two ways to set it disagree
 
 
 def test_a_file_of_another_hash_is_refused_unopened(tmp_path, monkeypatch):

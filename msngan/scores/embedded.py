@@ -128,8 +128,11 @@ class EmbeddedExtractor(Extractor):
         try:
             metadata, state = read_tensors(path)
             _check(metadata)
-            net = _network(metadata, state)
-            net.load_state_dict({name: _loaded(value) for name, value in state.items()})
+            widths = tuple(read_json(metadata["widths"]))
+            with torch.device("meta"):  # nothing is allocated before the claims are checked
+                net = EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths)
+            loaded = {name: _loaded(value) for name, value in state.items()}
+            net.load_state_dict(loaded, assign=True)
         except (OSError, ValueError, RuntimeError, TypeError) as problem:
             reason = str(problem).splitlines()[0][:200]
             raise UserError(
@@ -159,23 +162,6 @@ def _check(metadata: dict[str, str]) -> None:
         raise ValueError(f"it does not say {', '.join(missing)}")
     if metadata["channels"] not in ("1", "3"):
         raise ValueError(f"it says {metadata['channels'][:80]} channels, which can be 1 or 3")
-
-
-def _network(metadata: dict[str, str], state: dict[str, Tensor]) -> EmbedNet:
-    """The network that the metadata describe; ValueError if the tensors are of another."""
-    widths = tuple(read_json(metadata["widths"]))
-    if len(widths) != 4 or not all(type(w) is int and 0 < w <= 4096 for w in widths):
-        raise ValueError(f"its widths are {metadata['widths'][:80]}")
-    if not 0 < int(metadata["classes"]) <= 10**6:
-        raise ValueError(f"it says {metadata['classes'][:80]} classes")
-    with torch.device("meta"):  # nothing is allocated before the claims are checked
-        claimed = EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths).state_dict()
-    if {name: x.shape for name, x in claimed.items()} != {
-        name: x.shape for name, x in state.items()
-    }:
-        raise ValueError("its tensors are not those of the network that it describes")
-    with torch.random.fork_rng(devices=[]):  # the initial weights are random, then replaced
-        return EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths)
 
 
 def halved(net: EmbedNet) -> dict[str, Tensor]:

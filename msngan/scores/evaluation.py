@@ -1,7 +1,7 @@
 """Score a sampler: sample once, embed once, and compute every score from the same features.
 
-BACKENDS names whose arithmetic computes the scores: ours, torchmetrics' (training uses it), or
-torch-fidelity's, which checks ours. All agree to rounding.
+BACKENDS names whose arithmetic computes the scores from the features: ours, torchmetrics' (training
+uses it), or torch-fidelity's, which checks ours. All agree to rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from msngan.runs import distributed, rng
-from msngan.runs.folder import Diverged, Failure, UserError
+from msngan.runs.folder import Diverged, Failure
 from msngan.scores import distances
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import METRICS, Protocol, roles_of
@@ -46,19 +46,14 @@ class _Failed(Exception):
     """A run has no score; the message says why."""
 
 
-class _Clock:
-    """Seconds spent in each of PHASES."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-
-    @contextmanager
-    def on(self, what: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[what] += time.perf_counter() - start
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the time of the block to that of the phase."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] += time.perf_counter() - start
 
 
 def evaluate_sampler(
@@ -69,7 +64,6 @@ def evaluate_sampler(
     *,
     metrics: Collection[str] = tuple(METRICS),
     backend: str = "own",
-    real: Tensor | None = None,
     held_out: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -77,23 +71,21 @@ def evaluate_sampler(
 
     Run k asks the sampler for protocol.samples images with seed protocol.seed_of(k); with several
     processes, each asks for those that distributed.share() gives it, and all get the same result.
-    backend: of BACKENDS. real: the reference's images, for backends that embed them again.
-    held_out: other real images, for the real-data scores. progress is called with the number of
-    images done and in all. NaN in images or features makes every score None with a reason; a
-    protocol of another extractor or reference is a ValueError.
+    backend: of BACKENDS. held_out: other real images, for the real-data scores. progress is called
+    with the number of images done and in all. NaN in images or features makes every score None with
+    a reason.
     """
-    _check(protocol, extractor, reference)
-    compute = BACKENDS[backend]
-    roles, clock = roles_of(metrics), _Clock()
+    compute, roles = BACKENDS[backend], roles_of(metrics)
+    seconds = dict.fromkeys(PHASES, 0.0)
     values: dict[str, list[float]] = {role: [] for role in roles}
     failed = ""
-    with clock.on("real data"):  # first: it takes as long as a score if it is not cached
+    with _timed(seconds, "real data"):  # first: it takes as long as a score if it is not cached
         real_data = real_data_scores(reference, extractor, protocol, held_out, roles)
     try:
         for index in range(protocol.runs):
-            images, features = _sampled(sampler, protocol, index, extractor, clock, progress)
-            with clock.on("scores"):
-                run = Run(features, images, extractor, reference, real, protocol)
+            features = _sampled(sampler, protocol, index, extractor, seconds, progress)
+            with _timed(seconds, "scores"):
+                run = Run(features, extractor, reference, protocol)
                 for role, value in compute(run, roles).items():
                     if not math.isfinite(value):
                         raise _Failed(f"{extractor.keys[role]} of run {index} is {value}")
@@ -107,23 +99,7 @@ def evaluate_sampler(
         else {"mean": None, "reason": failed or few}
         for role, each in values.items()
     }
-    return Result(scores, real_data, clock.seconds)
-
-
-def _check(protocol: Protocol, extractor: Extractor, reference: Reference) -> None:
-    """Refuse a protocol that does not describe the numbers it would be written beside."""
-    facts = {
-        "extractor": extractor.name,
-        "official_inception": extractor.official_inception,
-        "resize": extractor.resize,
-        "reference_sha256": reference.sha256,
-        "reference_images": reference.count,
-    }
-    for name, fact in facts.items():
-        if getattr(protocol, name) != fact:
-            raise ValueError(f"the protocol's {name} is {getattr(protocol, name)!r}, not {fact!r}")
-    if reference.extractor != extractor.name:
-        raise ValueError(f"the reference is of {reference.extractor}, not of {extractor.name}")
+    return Result(scores, real_data, seconds)
 
 
 def _sampled(
@@ -131,19 +107,17 @@ def _sampled(
     protocol: Protocol,
     run: int,
     extractor: Extractor,
-    clock: _Clock,
+    seconds: dict[str, float],
     progress: Progress | None,
-) -> tuple[Tensor, Features]:
-    """One run's images, those of this process, and the features of all processes' images."""
+) -> Features:
+    """The features of one run's images, of all processes."""
     share = distributed.share(protocol.samples)
     parts: list[Features] = []
-    kept: list[Tensor] = []
     done, reason = 0, f"features of run {run} hold NaN or Inf"
     try:
-        for images in _batches(sampler, protocol, run, clock):
-            with clock.on("extractor"):
+        for images in _batches(sampler, protocol, run, seconds):
+            with _timed(seconds, "extractor"):
                 parts.append(extractor.features(images))
-            kept.append(images)
             done += len(images)
             if progress:
                 progress(run * len(share) + done, protocol.runs * len(share))
@@ -152,24 +126,23 @@ def _sampled(
         # All processes meet in gather(), and learn there of this one's failure.
         nan = torch.full((len(share), 1), math.nan, dtype=torch.float64)
         parts = [Features(nan.repeat(1, extractor.dimensions), nan.repeat(1, extractor.classes))]
-    else:
-        if done != len(share):
-            raise ValueError(f"the sampler gave {done} images, not the {len(share)} asked for")
     features = Features(
         distributed.gather(torch.cat([part.pool for part in parts]), share, protocol.samples),
         distributed.gather(torch.cat([part.logits for part in parts]), share, protocol.samples),
     )
     if not features.finite:
         raise _Failed(reason)
-    return torch.cat(kept), features
+    return features
 
 
-def _batches(sampler: Sampler, protocol: Protocol, run: int, clock: _Clock) -> Iterator[Tensor]:
+def _batches(
+    sampler: Sampler, protocol: Protocol, run: int, seconds: dict[str, float]
+) -> Iterator[Tensor]:
     """One run's batches; ValueError if they do not have the protocol's shape."""
     batches = iter(sampler(protocol.samples, protocol.seed_of(run)))
     shape = (protocol.channels, protocol.size, protocol.size)
     while True:
-        with clock.on("generator"):
+        with _timed(seconds, "generator"):
             images = next(batches, None)
         if images is None:
             return
@@ -182,21 +155,16 @@ def _batches(sampler: Sampler, protocol: Protocol, run: int, clock: _Clock) -> I
 
 
 class Disagreement(Failure):
-    """Two libraries give two numbers for the same images, so neither can be trusted."""
+    """Two libraries give two numbers for the same features, so neither can be trusted."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: features of all its images, and the images that this process drew.
-
-    real: the reference's images, or None if the caller has only their statistics.
-    """
+    """One run, by the features of all its images."""
 
     features: Features
-    images: Tensor
     extractor: Extractor
     reference: Reference
-    real: Tensor | None
     protocol: Protocol
 
     def measure(self, roles: Collection[str]) -> dict[str, float]:
@@ -264,37 +232,21 @@ def torchmetrics_score(logits: Tensor, splits: int) -> float:
 
 
 def torch_fidelity(run: Run, roles: Collection[str]) -> dict[str, float]:
-    """torch-fidelity's own loop and arithmetic; a Disagreement if ours gives other numbers.
+    """torch-fidelity's numbers; a Disagreement if ours are others.
 
     Its kernel distance compares sets of one size, so it checks ours against as many real images as
     there are samples; the score itself is of all kept images. It has no density and no coverage.
     With fewer samples than features its Fréchet distance is off by rounding, and ours counts.
     """
-    from msngan.scores.torch_fidelity_check import scores
-
-    if run.real is None or len(run.images) != run.protocol.samples:
-        raise UserError("--via torch-fidelity needs all images in one process; use --via own")
-    theirs = scores(
-        run.extractor,
-        run.images,
-        run.real,
-        run.reference.cache.stem,
-        splits=run.protocol.splits,
-        neighbours=run.protocol.precision_neighbours,
-        roles=roles,
-    )
     found = run.measure(roles)
     ours = dict(found)
     if "kernel" in roles:
-        kept = min(len(run.images), len(run.reference.features))
-        ours["kernel"] = distances.kernel_distance(
-            run.features.pool[:kept], run.reference.features[:kept]
-        )
-    for role, value in theirs.items():
-        if role not in ours:
-            continue
+        ours["kernel"] = distances.kernel_distance(*_equally_many(run))
+    theirs = torch_fidelity_scores(run, roles)
+    for role in found.keys() & theirs.keys():
+        value = theirs[role]
         noise = _rounding(run) if role == "frechet" else 0.0
-        if not agree(ours[role], value, noise):
+        if abs(ours[role] - value) > TOLERANCE * max(1.0, abs(value)) + noise:
             key = run.extractor.keys[role]
             raise Disagreement(f"{key} is {ours[role]!r}, but {value!r} by torch-fidelity")
         if role != "kernel" and not noise:
@@ -302,9 +254,35 @@ def torch_fidelity(run: Run, roles: Collection[str]) -> dict[str, float]:
     return found
 
 
-def agree(one: float, other: float, noise: float = 0.0) -> bool:
-    """Whether two numbers differ by at most 1e-6 (relative above 1) and `noise`."""
-    return abs(one - other) <= TOLERANCE * max(1.0, abs(other)) + noise
+def torch_fidelity_scores(run: Run, roles: Collection[str]) -> dict[str, float]:
+    """What torch-fidelity computes from the same float64 features; Obukhov et al. 2020."""
+    from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
+
+    real, pool = run.reference, run.features.pool
+    pair = _equally_many(run)
+    found = {}
+    if "frechet" in roles:
+        known = {"mu": real.mean.numpy(), "sigma": real.covariance.numpy()}
+        own = metric_fid.fid_features_to_statistics(pool)
+        distance = metric_fid.fid_statistics_to_metric(own, known, False)
+        found["frechet"] = distance[metric_fid.KEY_METRIC_FID]
+    if "score" in roles:
+        score = metric_isc.isc_features_to_metric(run.features.logits, run.protocol.splits, False)
+        found["score"] = score[metric_isc.KEY_METRIC_ISC_MEAN]
+    if "kernel" in roles:
+        sizes = {"kid_subsets": 1, "kid_subset_size": len(pair[0])}
+        distance = metric_kid.kid_features_to_metric(*pair, **sizes, verbose=False)
+        found["kernel"] = distance[metric_kid.KEY_METRIC_KID_MEAN]
+    if "precision" in roles and len(pair[0]) > run.protocol.precision_neighbours:
+        near = {"prc_neighborhood": run.protocol.precision_neighbours, "prc_batch_size": 1000}
+        found |= metric_prc.prc_features_to_metric(*pair, **near, save_cpu_ram=True, verbose=False)
+    return found
+
+
+def _equally_many(run: Run) -> tuple[Tensor, Tensor]:
+    """Features of as many samples as kept real images."""
+    count = min(len(run.features), len(run.reference.features))
+    return run.features.pool[:count], run.reference.features[:count].double()
 
 
 def _rounding(run: Run) -> float:

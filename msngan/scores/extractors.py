@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -128,39 +129,23 @@ class Extractor(ABC):
         """(N, d) and (N, K) of uint8 images on this extractor's device."""
 
 
-class full_float32:  # noqa: N801  used as a function: `with full_float32():`
+@contextmanager
+def full_float32() -> Iterator[None]:
     """Inside, convolutions and products of float32 are computed in float32.
 
     TensorFloat-32 or bfloat16, enabled by the GPU or for speed in training, would change scores.
-    The switches belong to the process, so the last of several threads to leave restores them.
     """
-
-    _lock = threading.Lock()
-    _inside = 0
-    _before: ClassVar[list[str]] = []
-
-    @staticmethod
-    def _places() -> list[Any]:
-        backends: Any = torch.backends  # its modules are replaced when they are imported
-        cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
-        return [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
-
-    def __enter__(self) -> None:
-        shared = full_float32
-        with shared._lock:
-            if not shared._inside:
-                shared._before = [place.fp32_precision for place in self._places()]
-                for place in self._places():
-                    place.fp32_precision = "ieee"
-            shared._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        shared = full_float32
-        with shared._lock:
-            shared._inside -= 1
-            if not shared._inside:
-                for place, value in zip(self._places(), shared._before, strict=True):
-                    place.fp32_precision = value
+    backends: Any = torch.backends  # its modules are replaced when they are imported
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+    places = [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
 
 
 def file_sha256(path: Path) -> str:

@@ -175,10 +175,12 @@ class Reference:
         """A finite float64 array of this shape: from memory, a file beside `cache`, or computed."""
         path = self.cache.with_name(f"{self.cache.stem}-{what}.npy")
         if path.name not in self.known:
-            found = read_array(path, shape)
+            found = _read_array(path, shape)
             if found is None:
                 found = np.asarray(compute())
-                write_array(path, found)
+                # Where it cannot be written, the reference has warned of it.
+                with contextlib.suppress(OSError), replacing(path) as new, open(new, "wb") as file:
+                    np.save(file, found)
             self.known[path.name] = found
         return self.known[path.name]
 
@@ -337,7 +339,7 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
         )
 
 
-def read_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def _read_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A finite float64 array of this shape; None if the file is absent or holds another."""
     try:
         array = read_npy(path, MOST_BYTES)
@@ -345,9 +347,3 @@ def read_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         return None
     sound = array.shape == shape and array.dtype == np.float64
     return array if sound and np.isfinite(array).all() else None
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """A file for read_array, if it can be written; writing the reference has warned otherwise."""
-    with contextlib.suppress(OSError), replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)

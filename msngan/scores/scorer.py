@@ -246,7 +246,6 @@ class Scorer:
             self.reference,
             metrics=self.metrics,
             backend=self.via,
-            real=self.real.images,
             held_out=self.real.held_out,
             progress=progress,
         )

@@ -15,7 +15,7 @@ COLUMNS = ["metric", "mean ± sd", "real data", "kind", "n"]
 NONE = "–"
 VIA = {
     "torchmetrics": "Fréchet distance and score are computed by torchmetrics",
-    "torch-fidelity": "torch-fidelity embedded the images itself and finds the same numbers within"
+    "torch-fidelity": "torch-fidelity finds the same numbers from the same features within"
     " 1e-6 (relative above 1; its Fréchet distance of fewer samples than features: within its"
     " rounding; kernel distance: against as many real images as samples; no density, coverage)",
 }
