@@ -8,8 +8,11 @@ tell apart lines of the same colour. templates/style.css holds both.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -32,43 +35,37 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def linear(values: Iterable[float], most: int = 5, padding: float = 0.04) -> Axis:
-    """An axis that holds every finite value; one value, or none, gets a range around it.
+def linear(values: Sequence[float], padding: float = 0.04) -> Axis:
+    """An axis that holds every value; equal ones get a range around them.
 
-    most: the number of ticks at most. padding: added at either end, as a part of the range.
+    padding: added at either end, as a part of the range.
     """
-    low, high = _ends(values, (0.0, 1.0))
+    low, high = min(values), max(values)
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         half = abs(low) / 10
         low, high = (low - half, high + half) if half else (0.0, 1.0)
     added = padding * (high - low)
     low, high = low - added, high + added
-    return Axis(low, high, tuple(_round_numbers(low, high, most)))
+    return Axis(low, high, tuple(_round_numbers(low, high)))
 
 
-def logarithmic(values: Iterable[float], most: int = 5) -> Axis:
+def logarithmic(values: Sequence[float]) -> Axis:
     """As `linear`, for values above zero; ticks are powers of ten, or 1, 2 and 5 times those."""
-    low, high = _ends((value for value in values if value > 0), (0.1, 1.0))
+    low, high = min(values), max(values)
     if high < 1.5 * low:
         low, high = low / 1.5, high * 1.5
     added = 0.04 * (math.log(high) - math.log(low))  # the quotient of the two may overflow
     low, high = max(low * math.exp(-added), 5e-324), min(high * math.exp(added), 1e308)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    every = max(1, -(-(last - first - 1) // most))
+    every = max(1, -(-(last - first - 1) // MOST_TICKS))
     decades = [10.0**power for power in range(first, last + 1) if power % every == 0]
     ticks = [tick for tick in decades if low <= tick <= high]
     if len(ticks) < 3:
         fine = [factor * 10.0**power for power in range(first, last + 1) for factor in (1, 2, 5)]
         ticks = [tick for tick in fine if low <= tick <= high]
     if len(ticks) < 2:
-        ticks = _round_numbers(low, high, most)
+        ticks = _round_numbers(low, high)
     return Axis(low, high, tuple(ticks), log=True)
-
-
-def needs_log(values: Sequence[float], ratio: float = 100.0) -> bool:
-    """Whether all finite values are above zero and the largest is over `ratio` of the smallest."""
-    finite = [value for value in values if math.isfinite(value)]
-    return bool(finite) and min(finite) > 0 and max(finite) > ratio * min(finite)
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
@@ -89,26 +86,22 @@ def _short(value: float, digits: int) -> str:
     return f"{rounded:g}"
 
 
-def _ends(values: Iterable[float], otherwise: tuple[float, float]) -> tuple[float, float]:
-    finite = [value for value in values if math.isfinite(value)]
-    return (min(finite), max(finite)) if finite else otherwise
-
-
-def _round_numbers(low: float, high: float, most: int) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten within low to high, at most `most`."""
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten within low to high, at most MOST_TICKS."""
+    power = 10.0 ** math.floor(math.log10((high - low) / MOST_TICKS))
     for factor in (1.0, 2.0, 5.0, 10.0, 20.0):
         step = factor * power
         first, last = math.ceil(low / step), math.floor(high / step)
-        if last - first + 1 <= most:
+        if last - first + 1 <= MOST_TICKS:
             break
     return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
 WIDTH, HEIGHT = 360, 216  # of the drawing, in the units of its text, which is 11 high
-LEFT, RIGHT, TOP, BOTTOM = 50, 20, 12, 36  # margins
+LEFT, RIGHT, TOP, BOTTOM = 50, 340, 12, 180  # places of the axes
 COLOURS, DASHES = 5, 4  # classes of the style sheet: c0 to c4, d0 to d3
 MOST_POINTS = 160  # of a line; about two pixels each
+MOST_TICKS = 5
 
 Point = tuple[str, str]  # x and y in the units of the drawing, with one decimal
 
@@ -138,42 +131,40 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """unit: of y. log: a logarithmic y axis; None uses one where the values span 100:1 or more.
+    """unit: of y. levels: horizontal lines by name. zero: the y axis always shows 0.
 
-    levels: horizontal lines by name. include: a value that the y axis always shows.
+    log: the y axis is logarithmic where all values are above zero and span more than 100:1.
     """
 
     title: str
     series: Sequence[Series]
     unit: str = ""
     x_label: str = "step"
-    log: bool | None = None
+    log: bool = True
     marks: Sequence[Mark] = ()
     levels: Sequence[tuple[str, float]] = ()
-    include: float | None = None
+    zero: bool = False
 
     @property
     def drawing(self) -> Drawing | None:
         """None where there is no number to draw."""
         curves = [thinned(each.x, each.y) for each in self.series]
-        values = [value for each in curves for value in [*each.low, *each.high]]
-        finite = [value for value in values if math.isfinite(value)]
-        if not finite:
+        values = [v for each in curves for v in (*each.low, *each.high) if math.isfinite(v)]
+        if not values:
             return None
-        log = needs_log(finite) if self.log is None else self.log and max(finite) > 0
+        log = self.log and min(values) > 0 and max(values) > 100 * min(values)
         levels = [value for _, value in self.levels if value > 0 or not log]
-        values += levels if self.include is None or log else [*levels, self.include]
-        x_axis = linear((x for each in curves for x in each.x), padding=0.0)
+        values += levels if log or not self.zero else [*levels, 0.0]
+        x_axis = linear([x for each in curves for x in each.x], padding=0.0)
         y_axis = (logarithmic if log else linear)(values)
 
         def point(x: float, y: float) -> Point:
             across, up = x_axis.fraction(x), y_axis.fraction(y)
-            right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-            return f"{LEFT + across * (right - LEFT):.1f}", f"{bottom - up * (bottom - TOP):.1f}"
+            return f"{LEFT + across * (RIGHT - LEFT):.1f}", f"{BOTTOM - up * (BOTTOM - TOP):.1f}"
 
         lines, bands = [], []
         for index, each in enumerate(curves):
-            for piece in pieces(each.low, log):
+            for piece in each.pieces:
                 lines.append((index, [point(each.x[i], each.y[i]) for i in piece]))
                 if each.size > 1:
                     upper = [point(each.x[i], each.high[i]) for i in piece]
@@ -186,7 +177,7 @@ class Chart:
             [*zip(x_places, tick_labels(x_axis.ticks), strict=True)],
             [*zip(y_places, tick_labels(y_axis.ticks), strict=True)],
             [point(x_axis.low, value)[1] for value in levels],
-            [point(mark.x, mark.y) for mark in self.marks if mark.y > 0 or not log],
+            [point(mark.x, mark.y) for mark in self.marks],
             lines,
             bands,
         )
@@ -238,46 +229,40 @@ class Drawing:
     bands: list[tuple[int, list[Point]]]
 
 
-def pieces(values: Sequence[float], log: bool) -> Iterator[list[int]]:
-    """The numbers of neighbouring values that have a place on the axis."""
-    piece: list[int] = []
-    for index, value in enumerate(values):
-        if math.isfinite(value) and (value > 0 or not log):
-            piece.append(index)
-        elif piece:
-            yield piece
-            piece = []
-    if piece:
-        yield piece
-
-
 @dataclass(frozen=True)
 class Points:
-    """A line's points; NaN in y is a gap. low and high: of the values that a point stands for."""
+    """A line's points, each the mean of `size` neighbours; NaN in y is a gap.
 
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-    size: int = 1  # how many values a point is the mean of
-
-
-def thinned(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> Points:
-    """At most `most` points: each the mean of as many neighbours, at their mean x.
-
-    A NaN among them makes the point a gap, so that no failure is averaged away.
+    low and high: the extremes of the values that a point stands for.
     """
-    size = max(1, -(-len(x) // most))
-    if size == 1:
-        return Points(x, y, y, y)
-    means, centres, lows, highs = [], [], [], []
-    for start in range(0, len(x), size):
-        values = y[start : start + size]
-        finite = all(map(math.isfinite, values))
-        centres.append(math.fsum(x[start : start + size]) / len(values))
-        means.append(math.fsum(values) / len(values) if finite else math.nan)
-        lows.append(min(values) if finite else math.nan)
-        highs.append(max(values) if finite else math.nan)
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    size: int
+
+    @property
+    def pieces(self) -> list[list[int]]:
+        """The numbers of the points between two gaps."""
+        known = np.flatnonzero(np.isfinite(self.y))
+        parts = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
+        return [part.tolist() for part in parts if len(part)]
+
+
+def thinned(x: Sequence[float], y: Sequence[float]) -> Points:
+    """At most MOST_POINTS points, at the mean x of the values that they stand for.
+
+    A NaN among these makes the point a gap, so that no failure is averaged away.
+    """
+    values = np.asarray(y, dtype=float)
+    values = np.where(np.isfinite(values), values, math.nan)
+    size = max(1, -(-len(values) // MOST_POINTS))
+    starts = np.arange(0, len(values), size)
+    counts = np.diff([*starts, len(values)])
+    centres = np.add.reduceat(np.asarray(x, dtype=float), starts) / counts
+    means = np.add.reduceat(values, starts) / counts
+    lows, highs = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
     return Points(centres, means, lows, highs, size)
 
 

@@ -55,15 +55,8 @@ class Section:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Links to the sections of these names."""
-
-    names: Sequence[str]
-
-
 # A str is a paragraph; a list holds charts, pictures and paragraphs side by side.
-Part = str | Table | Chart | Code | State | Section | Contents | list[Any]
+Part = str | Table | Chart | Code | State | Section | list[Any]
 
 
 def write_page(path: Path, title: str, parts: Sequence[Part], option: str = "--out") -> None:
@@ -104,9 +97,7 @@ def templates() -> Environment:
         finalize=_printable,
     )
     made.filters |= {"kind": lambda part: type(part).__name__, "line_style": line_style}
-    made.globals |= {"policy": Markup(POLICY), "width": chart.WIDTH, "height": chart.HEIGHT}
-    made.globals |= {"left": chart.LEFT, "right": chart.WIDTH - chart.RIGHT, "top": chart.TOP}
-    made.globals |= {"bottom": chart.HEIGHT - chart.BOTTOM, "colours": chart.COLOURS}
+    made.globals |= {"policy": Markup(POLICY), "geometry": chart}
     return made
 
 

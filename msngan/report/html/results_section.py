@@ -76,7 +76,9 @@ def accuracy_parts(records: Records) -> list[Part]:
         value = chosen.accuracy["validation"]
         marks = [Mark(chosen.epoch, value, f"best by validation: epoch {chosen.epoch:.4g}")]
     charts = [
-        Chart("Accuracy", _lines(x, found, "accuracy"), "fraction", "epoch", False, marks),
+        Chart(
+            "Accuracy", _lines(x, found, "accuracy"), "fraction", "epoch", log=False, marks=marks
+        ),
         Chart("Loss", _lines(x, found, "loss"), "cross-entropy", "epoch"),
     ]
     done = records.result.get("status") == "done"

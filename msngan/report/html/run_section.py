@@ -6,8 +6,8 @@ import math
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from msngan.leaderboard.experiments import NONE, flat_json
 from msngan.report.html.chart import MOST_POINTS, Chart, Series
@@ -24,6 +24,7 @@ from msngan.report.tables.table import Table
 from msngan.runs.folder import UserError
 from msngan.runs.options import flat, options_of
 from msngan.runs.safe_read import read_up_to
+from msngan.training.dynamics import Dynamics, read
 
 # Where a run is, which does not say what it is.
 UNTOLD = {"run", "root", "config", "ckpt_path", "detect_anomaly"}
@@ -32,16 +33,15 @@ LARGEST_CONFIG = 64 * 1024  # bytes
 MOST_ROWS = 200  # of a table
 MOST_LINES = 8  # of a chart
 MOST_CHARTS = 12  # of quantities that belong to no group
-KINDS = {"gan": "GAN", "classifier": "classifier"}
-NAMED = (("network", "model.network"), ("norm", "model.norm"), ("data", "data.dataset"))
+NAMED = {"network": "model.network", "norm": "model.norm", "data": "data.dataset", "seed": "seed"}
 RATE = "Learning rate"
-# Title, unit, and the quantities of metrics.jsonl that belong together.
-GROUPS = (
-    ("Losses", "of one batch", r"(.*_)?(loss|penalty)"),
-    ("Accuracy of the batch", "fraction", r"(.*_)?accuracy"),
-    ("Output of the critic", "mean logit", r"(real|fake)_logit"),
-    ("Speed", "steps per second", r"steps_per_second"),
-    (RATE, "", r"(.*_)?lr|learning_rate"),
+# Title, unit, the quantities of metrics.jsonl that belong together, and how their axis is drawn.
+GROUPS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("Losses", "of one batch", r"(.*_)?(loss|penalty)", {}),
+    ("Accuracy of the batch", "fraction", r"(.*_)?accuracy", {"log": False}),
+    ("Output of the critic", "mean logit", r"(real|fake)_logit", {}),
+    ("Speed", "steps per second", r"steps_per_second", {"log": False, "zero": True}),
+    (RATE, "", r"(.*_)?lr|learning_rate", {"zero": True}),
 )
 
 
@@ -102,10 +102,11 @@ def unread(records: Records) -> list[Part]:
 def state(records: Records) -> State:
     """How far the run is and how it ended."""
     budget, epochs = whole(records.option("steps")), whole(records.option("epochs"))
-    of = f" of {budget:,}" if budget is not None else ""
-    if not of and records.task == "classifier" and epochs is not None:
-        of = f" (budget: {epochs} epochs)"
-    where = f"step {records.step:,}{of}"
+    where = f"step {records.step:,}"
+    if budget is not None:
+        where += f" of {budget:,}"
+    elif records.task == "classifier" and epochs is not None:
+        where += f" (budget: {epochs} epochs)"
     status = records.result.get("status")
     if status is not None:
         reason = records.result.get("reason")
@@ -118,21 +119,17 @@ def state(records: Records) -> State:
 
 def lead(records: Records) -> list[Part]:
     """State, the commands that made the run and those to use next."""
-    about = [KINDS[records.task]]
-    about += [
-        f"{word} {value}"
-        for word, option in NAMED
-        if isinstance(value := records.option(option), str)
-    ]
-    if isinstance(seed := records.option("seed"), int):
-        about.append(f"seed {seed}")
+    options = {word: records.option(name) for word, name in NAMED.items()}
+    about = [f"{word} {value}" for word, value in options.items() if isinstance(value, str | int)]
     made: list[Part] = ["The command that made it is not recorded: there is no environment.json."]
     if records.commands:
         made = ["Made by", Code("\n".join(records.commands))]
-    return [", ".join(about), state(records), *made, "Next", commands(next_commands(records))]
+    kind = "GAN" if records.task == "gan" else "classifier"
+    said = [", ".join([kind, *about]), state(records), *made]
+    return [*said, "Next", commands(next_commands(records))]
 
 
-def commands(found: Iterator[tuple[str, str]]) -> Code:
+def commands(found: Iterable[tuple[str, str]]) -> Code:
     """Command lines, and what each does."""
     return Code("\n".join(f"{command}  # {purpose}" for command, purpose in found))
 
@@ -195,13 +192,13 @@ def option_parts(records: Records) -> list[Part]:
 
 def environment_parts(records: Records) -> list[Part]:
     """The machine and the versions, as environment.json has them."""
+    if not records.environment:
+        return ["There is no environment.json, so the machine is not known."]
     rows = [
         [name, value.strip('"') if value != "null" else "none"]
         for name, value in flat_json(records.environment)
         if name not in ("command", "commands", "config")
     ]
-    if not records.environment:
-        return ["There is no environment.json, so the machine is not known."]
     return [Table("", ["name", "value"], rows[:MOST_ROWS])]
 
 
@@ -225,29 +222,22 @@ def grid_parts(records: Records, pictures: Pictures) -> list[Part]:
 def curve_parts(records: Records) -> list[Part]:
     """The training curves of metrics.jsonl."""
     if records.metrics is None or not records.metrics.records:
-        return [
-            "There is no metrics.jsonl with a record yet; a run writes one every --records.every"
-            " steps."
-        ]
+        return ["There is no metrics.jsonl with a record yet; see --records.every."]
     steps, curves = columns(records.metrics.records)
     if not steps:
         return ["No line of metrics.jsonl has a step."]
     charts: list[Part] = []
     constant: list[str] = []
-    left = dict(curves)
-    for title, unit, pattern in GROUPS:
-        names = [name for name in left if re.fullmatch(pattern, name)][:MOST_LINES]
-        series = [Series(name, steps, left.pop(name)) for name in names]
+    for title, unit, pattern, axis in GROUPS:
+        names = [name for name in curves if re.fullmatch(pattern, name)][:MOST_LINES]
+        series = [Series(name, steps, curves.pop(name)) for name in names]
         if title == RATE and all(len({*each.y}) == 1 for each in series):
             constant += [f"{each.name} {short(each.y[0])}" for each in series]
         elif series:
-            include = 0.0 if unit in ("steps per second", "") else None
-            log = False if unit in ("fraction", "steps per second") else None
-            charts.append(Chart(title, series, unit, log=log, include=include))
-    others = [*left.items()][:MOST_CHARTS]
-    made: list[Part] = [
-        [*charts, *(Chart(name, [Series(name, steps, values)]) for name, values in others)]
-    ]
+            charts.append(Chart(title, series, unit, **axis))
+    others = [*curves.items()][:MOST_CHARTS]
+    charts += [Chart(name, [Series(name, steps, values)]) for name, values in others]
+    made: list[Part] = [charts]
     if constant:
         made.append(f"Constant throughout: {', '.join(constant)}.")
     if len(steps) > MOST_POINTS:
@@ -257,9 +247,8 @@ def curve_parts(records: Records) -> list[Part]:
 
 def columns(records: list[dict[str, Any]]) -> tuple[list[int], dict[str, list[float]]]:
     """The steps, ascending, and each quantity at each of them; NaN where a line has no number."""
-    by_step = {
-        step: record for record in records if (step := whole(record.get("step"))) is not None
-    }
+    found = {whole(record.get("step")): record for record in records}
+    by_step = {step: record for step, record in found.items() if step is not None}
     steps = sorted(by_step)
     names = dict.fromkeys(name for step in steps for name in by_step[step] if name != "step")
     curves = {name: [number(by_step[step].get(name)) for step in steps] for name in names}
@@ -276,25 +265,18 @@ def gate_parts(records: Records) -> list[Part]:
     layers: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         layers[str(line.get("layer"))].append(line)
-    factors = [
-        Series(name, [each["step"] for each in own], [number(each.get("sigma")) for each in own])
-        for name, own in [*layers.items()][:MOST_LINES]
-    ]
-    rows = [
-        [name, str(len(own)), f"{own[0]['step']:,}", f"{own[-1]['step']:,}"]
-        + ["on" if own[-1].get("on") is True else "off"]
-        for name, own in [*layers.items()][:MOST_ROWS]
-    ]
+    factors, rows = [], []
+    for name, own in [*layers.items()][:MOST_ROWS]:
+        steps = [each["step"] for each in own]
+        factors.append(Series(name, steps, [number(each.get("sigma")) for each in own]))
+        now = "on" if own[-1].get("on") is True else "off"
+        rows.append([name, str(len(own)), f"{steps[0]:,}", f"{steps[-1]:,}", now])
+    chart = Chart("Factor sigma at each change of a gate", factors[:MOST_LINES])
     header = ["layer", "changes", "first at step", "last at step", "now"]
-    return [[Chart("Factor sigma at each change of a gate", factors)], numbers(header, rows)]
+    return [[chart], numbers(header, rows)]
 
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from msngan.training.dynamics import Dynamics
-
-# Name in the file, title, unit, whether the axis starts at 0.
+# Name in the file, title, unit, whether the axis shows 0.
 QUANTITIES = (
     ("gradient_zero", "Gradient entries that are exactly 0", "fraction", True),
     ("gradient_small", "Gradient entries near 0", "fraction", True),
@@ -309,20 +291,15 @@ IN_TABLE = ("gradient_zero", "gradient_small", "drift", "offset", "dead", "opera
 LINES = 5  # layers of one chart
 SPECTRA = 6  # layers whose singular values are drawn
 MOST_LAYERS = 250
-LARGEST_FILE = 256 * 2**20  # bytes
 
 
 def dynamics_parts(records: Records) -> list[Part]:
     path = records.run.dynamics
     if not path.is_file():
         return ["There is no dynamics.npz; a run measures its layers with --dynamics.every N."]
-    from msngan.training.dynamics import read
-
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"dynamics.npz is larger than {LARGEST_FILE // 2**20} MiB")
         dynamics = read(path)
-    except (OSError, ValueError) as problem:
+    except ValueError as problem:
         return [f"The dynamics are left out: {problem}"]
     if not len(dynamics):
         return ["dynamics.npz holds no measurement yet."]
@@ -340,21 +317,16 @@ def dynamics_parts(records: Records) -> list[Part]:
 
 def _network(dynamics: Dynamics, network: str) -> list[Part]:
     layers = [i for i, name in enumerate(dynamics.layers) if name.partition(".")[0] == network]
-    lines = spread(layers, LINES)
+    lines, x = spread(layers, LINES), dynamics.step.tolist()
     charts = []
-    for name, title, unit, from_zero in QUANTITIES:
-        values: NDArray[Any] = getattr(dynamics, name)
-        series = [
-            Series(_short(dynamics, i), dynamics.step.tolist(), _finite(values[:, i]))
-            for i in lines
-        ]
-        series = [each for each in series if each.finite]
-        if series:
-            log = None if name == "gradient_rms" else False
-            charts.append(Chart(title, series, unit, log=log, include=0.0 if from_zero else None))
+    for name, title, unit, zero in QUANTITIES:
+        values = getattr(dynamics, name)
+        series = [Series(_short(dynamics, i), x, values[:, i].tolist()) for i in lines]
+        if series := [each for each in series if each.finite]:
+            charts.append(Chart(title, series, unit, log=name == "gradient_rms", zero=zero))
     if network in dynamics.networks:
         values = dynamics.spectral_complexity[:, dynamics.networks.index(network)]
-        line = Series(network, dynamics.step.tolist(), _finite(values))
+        line = Series(network, x, values.tolist())
         charts += [Chart("Spectral complexity", [line], "Eq. 4")] if line.finite else []
     few = f"{len(lines)} of {len(layers)} layers are drawn; the table has them all."
     spectra = [_spectrum(dynamics, i) for i in spread(layers, SPECTRA)]
@@ -371,12 +343,11 @@ def _spectrum(dynamics: Dynamics, layer: int) -> Chart:
     array = dynamics.singular[layer]
     x = [*range(1, array.shape[1] + 1)]
     series = [
-        Series(f"step {dynamics.step[t]:,}", x, _finite(array[t]))
+        Series(f"step {dynamics.step[t]:,}", x, array[t].tolist())
         for t in sorted({0, len(dynamics) // 2, len(dynamics) - 1})
     ]
-    return Chart(
-        _short(dynamics, layer), series, x_label="index of the singular value", include=0.0
-    )
+    across = "index of the singular value"
+    return Chart(_short(dynamics, layer), series, x_label=across, log=False, zero=True)
 
 
 def _table(dynamics: Dynamics, layers: list[int]) -> Table:
@@ -387,7 +358,8 @@ def _table(dynamics: Dynamics, layers: list[int]) -> Table:
     for i in layers[:MOST_LAYERS]:
         row = [dynamics.layers[i], " x ".join(map(str, dynamics.shapes[i]))]
         for name in IN_TABLE:
-            known = [v for v in _finite(getattr(dynamics, name)[:, i]) if v == v] or [math.nan]
+            values = getattr(dynamics, name)[:, i].tolist()
+            known = [*filter(math.isfinite, values)] or [math.nan]
             row += [short(known[0], 3), short(known[-1], 3)]
         rows.append(row)
     return numbers(header, rows, left=2)
@@ -396,8 +368,3 @@ def _table(dynamics: Dynamics, layers: list[int]) -> Table:
 def _short(dynamics: Dynamics, layer: int) -> str:
     """The layer's name without its network's."""
     return dynamics.layers[layer].partition(".")[2] or dynamics.layers[layer]
-
-
-def _finite(values: NDArray[Any]) -> list[float]:
-    """As floats, NaN for what is not finite."""
-    return [value if math.isfinite(value) else math.nan for value in values.tolist()]

@@ -9,7 +9,7 @@ from pathlib import Path
 from msngan.leaderboard.board import Board
 from msngan.leaderboard.experiments import read_setups, told_apart
 from msngan.leaderboard.published import Published
-from msngan.report.html.document import Contents, Part, Section, write_page
+from msngan.report.html.document import Part, Section, write_page
 from msngan.report.html.pictures import Pictures
 from msngan.report.html.records import Records, read_records
 from msngan.report.html.results_section import accuracy_headline, board_parts
@@ -31,7 +31,7 @@ def write_report(path: Path, subjects: Sequence[tuple[Run, bool]]) -> None:
         for run, study in subjects
     ]
     title = "Runs"
-    parts: list[Part] = [Contents([run.name for run, _ in subjects])]
+    parts: list[Part] = [Table("", ["run"], [[run.name] for run, _ in subjects])]
     parts += [Section(run.name, own, name=run.name) for run, own in made]
     if len(made) == 1:
         ((run, parts),) = made

@@ -117,7 +117,7 @@ def progress(run: Run, results: Json, children: list[Json]) -> list[Part]:
     made: list[Part] = ["The command that made it is not recorded: there is no results.json."]
     if isinstance(command := results.get("command"), str):
         made = ["Made by", Code(command)]
-    return [State(text, bool(children) and not left), *made, "Next", commands(iter(found))]
+    return [State(text, bool(children) and not left), *made, "Next", commands(found)]
 
 
 def arm_charts(children: list[Json]) -> list[Part]:
