@@ -17,7 +17,7 @@ from msngan.bench.norms import NEEDS, Variant, against, counted, flops_of, lower
 from msngan.bench.references import NAIVE, REFERENCES, TORCH, Centred, built, layers_of
 from msngan.bench.settings import NormSettings
 from msngan.bench.step import Recipe
-from msngan.bench.timing import Clock, clock_of, interleaved, live_bytes, operations, ratio
+from msngan.bench.timing import Clock, clock_of, interleaved, observed, ratio
 from msngan.networks import Critic
 from msngan.norms import NORMS, convert
 from msngan.runs.configs import find_config
@@ -79,7 +79,7 @@ def test_a_short_action_is_repeated_and_its_time_divided():
 
 def test_operations_count_the_backward_pass_and_no_views():
     x = torch.randn(3, 4, requires_grad=True)
-    found = operations(lambda: (x.view(4, 3).t() * 2).exp().sum().backward())
+    found = observed(lambda: (x.view(4, 3).t() * 2).exp().sum().backward()).operations
     # Forward: mul, exp, sum. Backward: exp's mul, mul's mul; and what makes the first gradient.
     assert found & Counter(mul=9, exp=9, sum=9) == Counter(mul=3, exp=1, sum=1)
     assert not set(found) & {"view", "t", "transpose", "detach", "expand"}
@@ -95,10 +95,10 @@ def test_live_bytes_rise_and_fall_with_the_tensors():
         c = b + 1  # 8000
         del b, c
 
-    assert max(live_bytes(action)) == 8000
-    assert live_bytes(lambda: torch.ones(10).sum())[-1] == 44
+    assert max(observed(action).live) == 8000
+    assert observed(lambda: torch.ones(10).sum()).live[-1] == 44
     outside = torch.ones(10)
-    assert live_bytes(lambda: outside.add_(1)) == [0]
+    assert observed(lambda: outside.add_(1)).live == [0]
 
 
 def test_lower_bounds_follow_from_bytes_and_products():
@@ -169,7 +169,7 @@ def test_own_work_is_there_where_a_norm_works_on_weights(norm):
     if work is not None:
         before = [parameter.clone() for parameter in variant.critic.parameters()]
         work()  # what a first call does once is not counted
-        found = operations(work)
+        found = observed(work).operations
         assert not set(found) & {"convolution", "convolution_backward"}
         if norm == TORCH:
             assert found["mv"] == 3 * 3 * 8  # passes, products of each, layers

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from msngan.bench.references import DESCRIPTIONS, NAIVE, REFERENCES, TORCH, built, layers_of
 from msngan.bench.settings import SIZE, NormSettings
-from msngan.bench.timing import Clock, Progress, interleaved, live_bytes, operations, ratio
+from msngan.bench.timing import Clock, Progress, interleaved, observed, ratio
 from msngan.networks import Critic, frozen
 from msngan.norms import NORMS, NormLayer, SigmaBank, statistics
 
@@ -196,17 +196,18 @@ def counted(variant: Variant) -> dict[str, int]:
     real, fake = variant.images(0), variant.images(1)
     variant.forward_backward(real)  # work that only a first pass does is not counted
     variant.gan_step(real, fake, freeze=True)
-    found = {
-        "pass": operations(lambda: variant.forward_backward(real)).total(),
-        "frozen step": operations(lambda: variant.gan_step(real, fake, freeze=True)).total(),
-        "step": operations(lambda: variant.gan_step(real, fake, freeze=False)).total(),
+    actions = {
+        "pass": lambda: variant.forward_backward(real),
+        "frozen step": lambda: variant.gan_step(real, fake, freeze=True),
+        "step": lambda: variant.gan_step(real, fake, freeze=False),
     }
+    found = {name: observed(action).operations.total() for name, action in actions.items()}
     live = []
     for batches in (1, 2):
         shown = variant.images(batches=batches)
         variant.bank.update()  # frees what the norm keeps between passes
         variant.critic.zero_grad(set_to_none=True)
-        live.append(live_bytes(partial(variant.forward_backward, shown)))
+        live.append(observed(partial(variant.forward_backward, shown)).live)
     # Both batches take the same operations, so the difference after each is the activations.
     growth = max(two - one for one, two in zip(*live, strict=True))
     return found | {"peak": max(live[0]), "peak_activations": growth}

@@ -7,7 +7,7 @@ import random
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -141,79 +141,50 @@ def record(
 NO_WORK = {"_unsafe_view"}  # computes nothing and is not marked as a view
 
 
-class _Operations(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
+class Observer(TorchDispatchMode):
+    """What is computed inside.
 
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        made = operation(*args, **(kwargs or {}))
-        name = operation.name().partition(".")[0].removeprefix("aten::")
-        computes = not operation.is_view and name not in NO_WORK
-        if computes and next(_tensors((args, kwargs, made)), None) is not None:
-            self.found[name] += 1
-        return made
-
-
-def operations(action: Action) -> Counter[str]:
-    """How often each operation is dispatched, by name, including the backward pass.
-
-    Views and queries of types are not counted, because they compute nothing. An operation on a list
-    of tensors counts once.
+    operations: how often each operation is dispatched, by name, including the backward pass. Views
+    and queries of types compute nothing and are not counted; one on a list of tensors counts once.
+    live: after each operation, the bytes of all storages that operations inside have made and that
+    are still alive. Memory that an operation allocates and frees internally is not counted.
     """
-    with _Operations() as counted:
-        action()
-    return counted.found
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Bytes of the storages that operations inside have made and that are still alive."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0
-        self.seen: list[int] = []
+        self.operations: Counter[str] = Counter()
+        self.live: list[int] = []
+        self._now = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         made = operation(*args, **(kwargs or {}))
+        inputs, outputs = _storages((args, kwargs)), _storages(made)
+        name = operation.name().partition(".")[0].removeprefix("aten::")
         if not operation.is_view:
-            inputs = {_key(each) for each in _tensors((args, kwargs))}
-            for each in _tensors(made):
-                if _key(each) not in inputs:
-                    self._add(each.untyped_storage())
-        self.seen.append(self.now)
+            if name not in NO_WORK and (inputs or outputs):
+                self.operations[name] += 1
+            for key in outputs.keys() - inputs.keys() - self._known:
+                size = outputs[key].nbytes()
+                self._known.add(key)
+                self._now += size
+                weakref.finalize(outputs[key], self._remove, key, size)
+        self.live.append(self._now)
         return made
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.now += size
-            weakref.finalize(storage, self._remove, key, size)
 
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self.now -= size
+        self._now -= size
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    return (each for each in tree_leaves(values) if isinstance(each, Tensor))
+def _storages(values: Any) -> dict[int, torch.UntypedStorage]:
+    found = (each.untyped_storage() for each in tree_leaves(values) if isinstance(each, Tensor))
+    return {storage._cdata: storage for storage in found}
 
 
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def live_bytes(action: Action) -> list[int]:
-    """Bytes held by the tensors that `action` has made, after each of its operations.
-
-    Memory that an operation allocates and frees internally is not counted.
-    """
-    with _LiveBytes() as live:
+def observed(action: Action) -> Observer:
+    with Observer() as found:
         action()
-    return live.seen
+    return found

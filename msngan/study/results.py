@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 from msngan.leaderboard.seeds import Summary, shown, summary
@@ -140,20 +141,22 @@ def cells(study: Study, children: list[Json]) -> list[Json]:
     accuracy over the last epoch.
     """
     found = []
-    for row in study.rows:
-        for column in study.columns:
-            own = [each for each in children if (each["row"], each["column"]) == (row, column)]
-            if not own:
-                continue
-            cell: Json = {"row": row, "column": column, "seeds": len(own)}
-            for word in ENDS:
-                cell[word] = [each["seed"] for each in own if each["state"] == word]
-            values = list(map(measured, own))
-            for measure in MEASURES:
-                cell[measure] = _summary([each[measure] for each in values if measure in each])
-            cell["plateau"] = _plateau([each for each in own if each["state"] == "done"])
-            cell["steps_per_second"] = _mean([each["steps_per_second"] for each in own])
-            found.append(cell)
+    for row, column in product(study.rows, study.columns):
+        own = [each for each in children if (each["row"], each["column"]) == (row, column)]
+        if not own:
+            continue
+        cell: Json = {"row": row, "column": column, "seeds": len(own)}
+        for word in ENDS:
+            cell[word] = [each["seed"] for each in own if each["state"] == word]
+        for measure in MEASURES:
+            values = [value[measure] for value in map(measured, own) if measure in value]
+            cell[measure] = asdict(summary(values)) if values else None
+        tests = [
+            [epoch["test_accuracy"] for epoch in each["epochs"]] for each in own if measured(each)
+        ]
+        cell["plateau"] = _mean([test[-1] - test[-2] for test in tests if len(test) > 1])
+        cell["steps_per_second"] = _mean([each["steps_per_second"] for each in own])
+        found.append(cell)
     return found
 
 
@@ -161,31 +164,25 @@ def comparisons(study: Study, children: list[Json]) -> list[Json]:
     """A - B of each pair in each column, over the seeds that both have, for the fair measures."""
     at = {(each["row"], each["column"], each["seed"]): each for each in children}
     found = []
-    for a, b in study.pairs:
-        for column in study.columns:
-            diverged = {
-                side: [
-                    seed
-                    for seed in study.seeds
-                    if at.get((row, column, seed), {}).get("state") == "diverged"
-                ]
-                for side, row in (("A", a), ("B", b))
+    for (a, b), column in product(study.pairs, study.columns):
+        sides = [[at.get((row, column, seed)) for seed in study.seeds] for row in (a, b)]
+        diverged = {
+            side: [child["seed"] for child in own if child and child["state"] == "diverged"]
+            for side, own in zip("AB", sides, strict=True)
+        }
+        for measure in MEASURES[:2]:
+            values = [[measured(each).get(measure) for each in own] for own in sides]
+            differences = {
+                seed: one - other
+                for seed, one, other in zip(study.seeds, *values, strict=True)
+                if one is not None and other is not None
             }
-            for measure in MEASURES[:2]:
-                differences, missing = {}, []
-                for seed in study.seeds:
-                    one, other = (
-                        measured(at.get((row, column, seed))).get(measure) for row in (a, b)
-                    )
-                    if one is None or other is None:
-                        missing.append(seed)
-                    else:
-                        differences[seed] = one - other
-                difference = summary([*differences.values()]) if differences else None
-                about: Json = {"a": a, "b": b, "column": column, "measure": measure}
-                about |= {"seeds": list(differences), "missing": missing, "diverged": diverged}
-                about["difference"] = None if difference is None else asdict(difference)
-                found.append({**about, "verdict": verdict(difference, diverged)})
+            missing = [seed for seed in study.seeds if seed not in differences]
+            difference = summary([*differences.values()]) if differences else None
+            about: Json = {"a": a, "b": b, "column": column, "measure": measure}
+            about |= {"seeds": list(differences), "missing": missing, "diverged": diverged}
+            about["difference"] = None if difference is None else asdict(difference)
+            found.append({**about, "verdict": verdict(difference, diverged)})
     return found
 
 
@@ -201,15 +198,6 @@ def verdict(difference: Summary | None, diverged: dict[str, list[int]]) -> str:
         if seeds
     ]
     return ", but ".join([words, " and ".join(lost)]) if lost else words
-
-
-def _summary(values: list[float]) -> Json | None:
-    return asdict(summary(values)) if values else None
-
-
-def _plateau(done: list[Json]) -> float | None:
-    last = [[epoch["test_accuracy"] for epoch in each["epochs"][-2:]] for each in done]
-    return _mean([two[1] - two[0] for two in last if len(two) == 2])
 
 
 def _mean(values: list[float | None]) -> float | None:
