@@ -16,7 +16,7 @@ from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError
 from msngan.study.plan import Child, Study
 from msngan.study.results import collect
-from msngan.study.study_files import FINISHED, Place, Reader, open_study, save_study, started_study
+from msngan.study.study_files import Place, Reader, open_study, save_study, started_study
 
 DESCRIPTION = """\
 Train every run of a study (norms, learning rates, seeds, ...), each as `msngan fit` would, and
@@ -60,8 +60,7 @@ def main(argv: list[str]) -> int:
         _say_change(study, place)
         print_as(args.format, **list_tables(study, states))
         return 0
-    ended = FINISHED if not args.retry else ("done", "collapsed")
-    left = [child for child in study.children if states[child.name].word not in ended]
+    left = [child for child in study.children if not states[child.name].ended(args.retry)]
     code, failures = _train(args, study, reader, left, command) if left else (0, {})
     results = collect(study, reader, command, failures)
     with writing(place):
@@ -80,12 +79,12 @@ def _train(
 ) -> tuple[int, dict[str, str]]:
     """Exit code, and why runs failed."""
     from msngan.report.tables.progress_bars import StudyProgress
-    from msngan.study.scheduler import Scheduler, ask, check, train
+    from msngan.study.scheduler import Scheduler, ask
 
     place = reader.place
     done = len(study.children) - len(left)
     sys.stderr.write(f"study {study.name}: {len(left)} runs to train, {done} done; checking\n")
-    if (problem := ask(check, left)) is not None:
+    if (problem := ask(left)) is not None:
         raise UserError(problem)
     _say_change(study, place)
     with writing(place):
@@ -100,9 +99,7 @@ def _train(
         options: dict[str, Any] = {
             name: getattr(args, name) for name in ("jobs", "threads", "retry", "keep_going")
         }
-        scheduler = Scheduler(
-            study, reader, target=train, display=display, recorded=recorded, **options
-        )
+        scheduler = Scheduler(study, reader, display=display, recorded=recorded, **options)
         return scheduler.run(), scheduler.failures
 
 

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from msngan.runs.folder import Failure, Taken, UserError, lock
 from msngan.study.plan import Child, Study
-from msngan.study.study_files import FINISHED, Place, Reader, State
+from msngan.study.study_files import Place, Reader, State
 
 BAD_INPUT = 2
 TAKEN = 75  # exit code of a process that found its run being trained by another; EX_TEMPFAIL
@@ -111,8 +111,7 @@ def _train(child: Child, reader: Reader, threads: int | None, jobs: int, retry: 
     from msngan.training.run import fit, resume
 
     run = reader.run(child)
-    word = reader.look(child, own=True).word
-    if word in FINISHED and not (retry and word == "diverged"):
+    if reader.look(child, own=True).ended(retry):
         return 0  # by another process, since the study last looked
     begun = run.config.is_file()
     if threads is None and not begun and jobs > 1 and "threads" not in child.options:
@@ -154,10 +153,10 @@ def context() -> Any:
     return chosen
 
 
-def ask(target: Callable[..., None], *arguments: Any) -> Any:
-    """What `target(connection, *arguments)` sends from a process of its own."""
+def ask(children: list[Child]) -> str | None:
+    """What `check` sends, from a process of its own."""
     receiver, sender = context().Pipe(duplex=False)
-    process = context().Process(target=target, args=(sender, *arguments), daemon=True)
+    process = context().Process(target=check, args=(sender, children), daemon=True)
     process.start()
     sender.close()
     try:
@@ -195,8 +194,7 @@ class Signals:
 class Scheduler:
     """retry: train diverged runs again. keep_going: past a run that was refused its options.
 
-    target: what a process does, of (child, place, threads, jobs, retry). recorded: called with the
-    failures so far (run -> reason) after every run that ended.
+    recorded: called with the failures so far (run -> reason) after every run that ended.
     """
 
     study: Study
@@ -205,7 +203,6 @@ class Scheduler:
     threads: int | None
     retry: bool
     keep_going: bool
-    target: Callable[..., None]
     display: Display
     recorded: Callable[[dict[str, str]], None]
     states: dict[str, State] = field(default_factory=dict)
@@ -222,7 +219,9 @@ class Scheduler:
         options.
         """
         self._look(self.study.children)
-        self._waiting = [child for child in self.study.children if self._wanted(child)]
+        self._waiting = [
+            child for child in self.study.children if not self.states[child.name].ended(self.retry)
+        ]
         with Signals() as signals:
             try:
                 self._loop(signals)
@@ -235,10 +234,6 @@ class Scheduler:
         if signals.number is not None:
             return 128 + signals.number
         return 1 if self.failures else 0
-
-    def _wanted(self, child: Child) -> bool:
-        word = self.states[child.name].word
-        return word not in FINISHED or (self.retry and word == "diverged")
 
     def _loop(self, signals: Signals) -> None:
         looked, told = 0.0, 0
@@ -275,10 +270,10 @@ class Scheduler:
                 self._said.add(child.name)
                 self.display.say(f"{child.name}: another process is training it")
             self._elsewhere.append(child)
-        elif self._wanted(child):
+        elif not self.states[child.name].ended(self.retry):
             self.failures.pop(child.name, None)
             arguments = (child, self.reader.place, self.threads, self.jobs, self.retry)
-            process = context().Process(target=self.target, args=arguments)
+            process = context().Process(target=train, args=arguments)
             process.start()
             self._processes[child.name] = child, process
 
@@ -293,7 +288,7 @@ class Scheduler:
         if code == TAKEN:
             self._elsewhere.append(child)
             return
-        if state.word in FINISHED:
+        if state.ended():
             newest = f", {state.newest}" if state.newest else ""
             reason = f": {state.reason}" if state.reason else ""
             self.display.say(f"{child.name}: {state.word} at step {state.step}{newest}{reason}")

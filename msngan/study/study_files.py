@@ -149,6 +149,10 @@ class State:
     newest: str = ""
     reason: str | None = None
 
+    def ended(self, retry: bool = False) -> bool:
+        """retry: a run that diverged is to be trained again."""
+        return self.word in FINISHED and not (retry and self.word == "diverged")
+
 
 def steps(state: State) -> str:
     """'38/190': how many are done, and of how many."""
