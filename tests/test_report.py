@@ -33,6 +33,7 @@ from msngan.report.html.results_section import interval
 from msngan.report.html.run_section import changed_options
 from msngan.runs.configs import find_config
 from msngan.runs.folder import UserError
+from msngan.runs.jsonl import Lines
 from msngan.training.dynamics import write
 
 Captured = pytest.CaptureFixture[str]
@@ -229,7 +230,7 @@ def test_the_interval_is_wilsons_over_the_images_that_follow_from_the_counts():
     found += [(bad, 0.9, None) for bad in (None, [], [101], ["90"], [90, -1], [10, 10, 10])]
     for right, test, images in found:
         line = {**accuracy_line(1, 0.5, test), "test_right": right}
-        assert results_section.epochs([line])[0].images == images
+        assert results_section.epochs(Lines([line]))[0].images == images
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,8 @@ def short(value: float | None, digits: int = 4) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}g}"
 
 
-def percent(fraction: float | None) -> str:
-    return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.2f} %"
+def percent(fraction: float) -> str:
+    return "–" if fraction != fraction else f"{100 * fraction:.2f} %"
 
 
 def spread(found: list[Any], most: int) -> list[Any]:

@@ -97,35 +97,31 @@ def read_records(run: Run) -> Records:
             return otherwise
 
     def jsonl(name: str) -> Lines | None:
-        found = tried(run.folder / f"{name}.jsonl", _lines, None)
+        path = run.folder / f"{name}.jsonl"
+        found = tried(path, lambda path: read_thinned(path, MOST_LINES), None)
         if found is not None and found.note:
             problems.append(f"{name}.jsonl: {found.note}")
         return found
 
-    nothing: dict[str, Any] = {}
-    environment = tried(run.environment, _object, nothing)
+    def json_object(path: Path) -> dict[str, Any]:
+        nothing: dict[str, Any] = {}
+        return tried(path, lambda path: read_object(path, LARGEST_JSON), nothing)
+
+    environment = json_object(run.environment)
     scores, warnings = read_scores([run] if run.scores.is_file() else [])
     problems += warnings[:MOST_WARNINGS]
     return Records(
         run,
         config=tried(run.config, read_config, None),
-        environment=dict(clean(environment)),
+        environment=clean(environment),
         commands=_commands(environment),
-        result=dict(clean(tried(run.result, _object, nothing))),
+        result=clean(json_object(run.result)),
         metrics=jsonl("metrics"),
         accuracy=jsonl("accuracy"),
         gates=jsonl("gates"),
         scores=scores,
         problems=problems,
     )
-
-
-def _lines(path: Path) -> Lines:
-    return read_thinned(path, MOST_LINES)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return read_object(path, LARGEST_JSON)
 
 
 def _commands(environment: dict[str, Any]) -> list[str]:
@@ -155,7 +151,5 @@ def find(target: str, root: Path) -> tuple[Run, bool]:
 
 def known(root: Path) -> list[str]:
     """The names of all runs and studies, in order."""
-    found = {
-        path.parent.name for name in (*STUDY, *ANY) for path in root.glob(f"checkpoints/*/{name}")
-    }
-    return sorted(found)
+    paths = [path for name in (*STUDY, *ANY) for path in root.glob(f"checkpoints/*/{name}")]
+    return sorted({path.parent.name for path in paths})

@@ -15,6 +15,7 @@ from msngan.report.html.document import Part, Section, numbers, percent, short
 from msngan.report.html.records import Records, number, whole
 from msngan.report.tables.leaderboard_tables import LEGEND, block_table, legend, pooled_table
 from msngan.report.tables.table import Table
+from msngan.runs.jsonl import Lines
 
 PARTS = ("train", "validation", "test")
 Z = 1.959964  # of a normal distribution's two-sided 95 %
@@ -34,27 +35,23 @@ class Epoch:
     images: int | None
 
 
-def epochs(records: list[dict[str, Any]]) -> list[Epoch]:
+def epochs(lines: Lines | None) -> list[Epoch]:
     """The valid lines in order of step; of two at one step, the later."""
     made = {}
-    for record in records:
+    for record in lines.records if lines else []:
         step, epoch = whole(record.get("step")), number(record.get("epoch"))
         if step is not None and math.isfinite(epoch):
             accuracy = {part: _fraction(record.get(f"{part}_accuracy")) for part in PARTS}
-            made[step] = Epoch(
-                step,
-                epoch,
-                accuracy,
-                {part: number(record.get(f"{part}_loss")) for part in PARTS},
-                _images(record.get("test_right"), accuracy["test"]),
-            )
+            loss = {part: number(record.get(f"{part}_loss")) for part in PARTS}
+            images = _images(record.get("test_right"), accuracy["test"])
+            made[step] = Epoch(step, epoch, accuracy, loss, images)
     return [made[step] for step in sorted(made)]
 
 
-def best(found: list[Epoch]) -> Epoch | None:
-    """The first epoch with the highest validation accuracy; None without a validation part."""
-    known = [each for each in found if not math.isnan(each.accuracy["validation"])]
-    return max(known, key=lambda each: each.accuracy["validation"], default=None)
+def best(found: list[Epoch], part: str = "validation") -> Epoch | None:
+    """The first epoch with the highest accuracy of a part of the data; None without that part."""
+    known = [each for each in found if not math.isnan(each.accuracy[part])]
+    return max(known, key=lambda each: each.accuracy[part], default=None)
 
 
 def interval(accuracy: float, images: int) -> tuple[float, float]:
@@ -66,15 +63,14 @@ def interval(accuracy: float, images: int) -> tuple[float, float]:
 
 
 def accuracy_parts(records: Records) -> list[Part]:
-    found = epochs(records.accuracy.records) if records.accuracy is not None else []
+    found = epochs(records.accuracy)
     if not found:
         return ["There is no accuracy.jsonl with a line yet; one is written each epoch."]
     x = [each.epoch for each in found]
-    chosen = best(found)
-    marks = []
+    chosen, marks = best(found), []
     if chosen is not None:
-        value = chosen.accuracy["validation"]
-        marks = [Mark(chosen.epoch, value, f"best by validation: epoch {chosen.epoch:.4g}")]
+        words = f"best by validation: epoch {chosen.epoch:.4g}"
+        marks = [Mark(chosen.epoch, chosen.accuracy["validation"], words)]
     charts = [
         Chart(
             "Accuracy", _lines(x, found, "accuracy"), "fraction", "epoch", log=False, marks=marks
@@ -87,7 +83,7 @@ def accuracy_parts(records: Records) -> list[Part]:
 
 def accuracy_headline(records: Records) -> str:
     """Test accuracy at the best epoch by validation, else at the last; empty without any."""
-    found = epochs(records.accuracy.records) if records.accuracy is not None else []
+    found = epochs(records.accuracy)
     if not found:
         return ""
     each = best(found) or found[-1]
@@ -117,10 +113,8 @@ def quoted(found: list[Epoch], chosen: Epoch | None, done: bool) -> str:
 
 
 def _summary(found: list[Epoch], chosen: Epoch | None) -> Table:
-    tested = [each for each in found if not math.isnan(each.accuracy["test"])]
-    top = max(tested, key=lambda each: each.accuracy["test"], default=None)
     named = {"best by validation": chosen, "last": found[-1]}
-    named["highest on test (do not quote)"] = top
+    named["highest on test (do not quote)"] = best(found, "test")
     rows = [
         [name, f"{each.epoch:.4g}", f"{each.step:,}", *(percent(each.accuracy[p]) for p in PARTS)]
         for name, each in named.items()
@@ -137,10 +131,9 @@ def _fraction(value: Any) -> float:  # noqa: ANN401  any JSON value
 def _images(right: Any, accuracy: float) -> int | None:  # noqa: ANN401  any JSON value
     """The number of test images, from how many of each hundred were right."""
     counts = right if isinstance(right, list) else []
-    if not counts or any((whole(count) or 0) > 100 or whole(count) is None for count in counts):
+    if not counts or not all(whole(count) is not None and count <= 100 for count in counts):
         return None
-    total = sum(counts)
-    images = round(total / accuracy) if accuracy > 1e-9 else 100 * len(counts)
+    images = round(sum(counts) / accuracy) if accuracy > 1e-9 else 100 * len(counts)
     return images if 100 * (len(counts) - 1) < images <= 100 * len(counts) else None
 
 
@@ -163,10 +156,10 @@ def score_parts(records: Records, brief: bool = False) -> list[Part]:
 def score_headline(records: Records) -> str:
     """The last score of the first protocol in a few words; empty without any."""
     for block in make_board(records.scores, {}).blocks[:1]:
-        score = block.rows[0].last.get(block.metric)
+        row, (label, *_) = block.rows[0], labels(block.metrics)
+        score = row.last.get(block.metric)
         if score is not None and score.mean is not None:
-            label, weights = labels([block.metric])[0], block.rows[0].weights
-            return f"{label} {short(score.mean)} at step {score.step:,} ({weights})"
+            return f"{label} {short(score.mean)} at step {score.step:,} ({row.weights})"
     return ""
 
 
@@ -179,10 +172,9 @@ def curve(block: Block, board: Board, metric: str, title: str) -> Chart:
         found = series(own, metric)
         values = [math.nan if each.mean is None else each.mean for each in found.values()]
         lines.append(Series(f"{row.run} ({row.weights})", [*found], values))
-        best = row.best.get(metric)
-        if best is not None and best.mean is not None:
-            text = f"best: {short(best.mean)} at step {best.step:,}"
-            marks.append(Mark(best.step, best.mean, text))
+        top = row.best.get(metric)
+        if top is not None and top.mean is not None:
+            marks.append(Mark(top.step, top.mean, f"best: {short(top.mean)} at step {top.step:,}"))
     real = block.floors.get(metric)
     levels = [("real data", real.mean)] if real else []
     return Chart(title, lines, marks=marks if len(lines) == 1 else (), levels=levels)

@@ -58,7 +58,11 @@ def run_parts(records: Records, pictures: Pictures) -> list[Part]:
         ("Options", option_parts(records)),
         ("Environment", environment_parts(records)),
     ]
-    return [*lead(records), *(Section(*each) for each in sections if each[1]), *unread(records)]
+    return [
+        *lead(records),
+        *(Section(*each) for each in sections if each[1]),
+        *unread(records.problems),
+    ]
 
 
 def short_section(records: Records) -> Section:
@@ -70,7 +74,7 @@ def short_section(records: Records) -> Section:
         *own,
         Section("Training curves", curve_parts(records), folded=True),
         Section("Options", option_parts(records), folded=True),
-        *unread(records),
+        *unread(records.problems),
     ]
     told = [records.name, headline(records) or state(records).text]
     return Section(": ".join(told), parts, folded=True, name=records.name)
@@ -94,9 +98,9 @@ def headline(records: Records) -> str:
     return score_headline(records) if records.task == "gan" else accuracy_headline(records)
 
 
-def unread(records: Records) -> list[Part]:
-    told = Section("What could not be read", [Table("", notes=records.problems)])
-    return [told] if records.problems else []
+def unread(problems: list[str]) -> list[Part]:
+    told = Section("What could not be read", [Table("", notes=problems)])
+    return [told] if problems else []
 
 
 def state(records: Records) -> State:

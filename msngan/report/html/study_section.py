@@ -18,6 +18,7 @@ from msngan.report.html.run_section import (
     last_grids,
     short_section,
     state,
+    unread,
 )
 from msngan.report.tables.study_tables import accuracy_tables, board_of, comparisons_of
 from msngan.report.tables.table import Table
@@ -37,7 +38,7 @@ FOREIGN = (KeyError, TypeError, ValueError, AttributeError, IndexError, Arithmet
 def study_parts(run: Run, pictures: Pictures) -> list[Part]:
     """Everything about the study in run's folder."""
     results, problems = read_results(run)
-    children = children_of(results)
+    children = [each for each in dicts(results.get("children")) if isinstance(each.get("run"), str)]
     made: list[Part] = [Section("Progress", progress(run, results, children))]
     if results:
         try:
@@ -46,11 +47,7 @@ def study_parts(run: Run, pictures: Pictures) -> list[Part]:
             problems.append(f"the tables are left out: {type(problem).__name__}: {problem}")
     if charts := arm_charts(children):
         made.append(Section("Accuracy of each arm", charts))
-    made += run_parts(children, run, pictures)
-    if problems:
-        told = Table("", notes=[clean(each) for each in problems])
-        made.append(Section("What could not be read", [told]))
-    return made
+    return [*made, *run_parts(children, run, pictures), *unread(clean(problems))]
 
 
 def read_results(run: Run) -> tuple[Json, list[str]]:
@@ -78,11 +75,9 @@ def read_results(run: Run) -> tuple[Json, list[str]]:
     return saved, problems
 
 
-def children_of(results: Json) -> list[Json]:
-    """The study's runs, those that are named at all."""
-    found = results.get("children")
-    listed = found if isinstance(found, list) else []
-    return [each for each in listed if isinstance(each, dict) and isinstance(each.get("run"), str)]
+def dicts(value: Any) -> list[Json]:  # noqa: ANN401  any JSON value
+    """The objects in a list; none of anything else."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def result_tables(results: Json, run: Run) -> list[Part]:
@@ -131,11 +126,10 @@ def arm_charts(children: list[Json]) -> list[Part]:
         title = f"Test accuracy, {column}" if column else "Test accuracy"
         if lines:
             charts.append(Chart(title, lines, "fraction, mean over seeds", "epoch", log=False))
-    if not charts:
-        return []
-    more = len(charts) - MOST_CHARTS
     words = "A line stops where one of its seeds has no further epoch."
-    return [charts[:MOST_CHARTS], words + (f" {more} charts are left out." * (more > 0))]
+    if more := len(charts[MOST_CHARTS:]):
+        words += f" {more} charts are left out."
+    return [charts[:MOST_CHARTS], words] if charts else []
 
 
 def mean_line(row: str, runs: list[Json]) -> Series:
@@ -149,9 +143,8 @@ def mean_line(row: str, runs: list[Json]) -> Series:
 
 def _curve(child: Json) -> dict[float, float]:
     """Test accuracy by epoch."""
-    epochs = child.get("epochs")
-    listed = [each for each in epochs if isinstance(each, dict)] if isinstance(epochs, list) else []
-    found = {number(each.get("epoch")): number(each.get("test_accuracy")) for each in listed}
+    epochs = dicts(child.get("epochs"))
+    found = {number(each.get("epoch")): number(each.get("test_accuracy")) for each in epochs}
     return {x: y for x, y in found.items() if math.isfinite(x) and math.isfinite(y)}
 
 
@@ -172,14 +165,10 @@ def run_parts(children: list[Json], study: Run, pictures: Pictures) -> list[Part
     if not rows:
         return [Section("Runs", ["No run is known."])]
     more = len(children) - len(rows)
-    return [
-        Section(
-            "Runs",
-            [
-                Table("", ["run", "row", "column", "seed", "newest", "state"], rows),
-                *([f"{more} more runs are left out."] if more > 0 else []),
-                *last_grids(opened, pictures),
-                *map(short_section, opened),
-            ],
-        )
+    parts = [
+        Table("", ["run", "row", "column", "seed", "newest", "state"], rows),
+        *([f"{more} more runs are left out."] if more > 0 else []),
+        *last_grids(opened, pictures),
+        *map(short_section, opened),
     ]
+    return [Section("Runs", parts)]
