@@ -191,10 +191,10 @@ def _check_pickle(data: bytes) -> None:
 
 MOST_STEPS = 2**53
 LEVELS = 8  # of plain values in each other
-KEYS = (
+KEYS = {
     *("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"),
     *("optimizer_states", "lr_schedulers", "hparams_name", "hyper_parameters", "msngan"),
-)
+}
 # What every file has stated from the first version on; other options had a default when they came.
 NEEDED = {
     "gan": ("generator", "latent_dim", "width", "channels", "size", "ema_decay", "channels_last"),
@@ -238,18 +238,14 @@ def check_schema(checkpoint: dict[str, Any], size: int) -> None:
 
     size: of the file, in bytes; its tensors together are not larger.
     """
-    for key in checkpoint:
-        if key not in KEYS:
-            raise ValueError(f"it holds {str(key)[:80]!r}, which this version does not know")
-    for key in KEYS:
-        if key not in checkpoint:
-            raise ValueError(f"it holds no {key}")
+    for key in checkpoint.keys() - KEYS:
+        raise ValueError(f"it holds {str(key)[:80]!r}, which this version does not know")
+    for key in KEYS - checkpoint.keys():
+        raise ValueError(f"it holds no {key}")
     _check_about(checkpoint["msngan"])
     task = checkpoint["msngan"].get("task", "gan")
     check_stored(checkpoint["hyper_parameters"], group(task, "model"), NEEDED[task], "options")
     _check_tensors(checkpoint, size)
-    if not isinstance(checkpoint["loops"], dict):
-        raise ValueError("its loops are not a mapping")
     _check_counts(checkpoint["loops"], LOOPS, "loops")
     for key in ("loops", "callbacks", "lr_schedulers", "epoch", "global_step"):
         _check_plain(checkpoint[key], key)
@@ -258,7 +254,11 @@ def check_schema(checkpoint: dict[str, Any], size: int) -> None:
     version = checkpoint["pytorch-lightning_version"]
     if not is_word(version) or checkpoint["hparams_name"] != "kwargs":
         raise ValueError("it does not state Lightning's version, or how its options are passed")
-    _check_step(checkpoint)
+    step = checkpoint["msngan"]["step"]
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]
+    others = checkpoint["global_step"], progress["total"]["completed"]
+    if any(other != step for other in others):
+        raise ValueError(f"it says step {step} and {' and '.join(map(shown, others))}")
 
 
 def _check_about(about: Any) -> None:  # noqa: ANN401  any plain value, as below
@@ -278,15 +278,6 @@ def check_data(data: Any) -> None:
     """ValueError for a description of images that training did not write."""
     known = group("gan", "data") | group("classifier", "data")  # the latter takes more sizes
     check_stored(data, known, ("dataset", "root", "split", "size", "channels"), "data")
-
-
-def _check_step(checkpoint: dict[str, Any]) -> None:
-    """The number of steps is the same in the three places where it is read."""
-    step, progress = checkpoint["msngan"]["step"], checkpoint["loops"]["fit_loop"]
-    progress = progress["epoch_loop.manual_optimization.optim_step_progress"]
-    others = checkpoint["global_step"], progress["total"]["completed"]
-    if any(other != step for other in others):
-        raise ValueError(f"it says step {step} and {' and '.join(map(shown, others))}")
 
 
 def _check_tensors(checkpoint: dict[str, Any], size: int) -> None:
@@ -310,24 +301,17 @@ def _check_tensors(checkpoint: dict[str, Any], size: int) -> None:
 def check_tensor(value: Any, name: str) -> int:  # noqa: ANN401
     """The bytes of a plain tensor; ValueError for any other, and for one of more than it has."""
     if type(value) is not Tensor or value.layout != torch.strided or value.device.type != "cpu":
-        raise ValueError(f"{name[:80]} in it is {_kind(value)}, not a plain tensor")
+        tensor = isinstance(value, Tensor)
+        kind = f"a {value.layout} tensor on {value.device}" if tensor else shown(value)
+        raise ValueError(f"{name[:80]} in it is {kind}, not a plain tensor")
     if value.is_quantized or value.dtype not in DTYPES:
         raise ValueError(f"{name[:80]} in it is a tensor of {value.dtype}")
     held = value.numel() * value.itemsize
     dense = torch.ops.aten.is_non_overlapping_and_dense.default(value)
     if held > value.untyped_storage().nbytes() or not dense:
-        raise ValueError(f"{name[:80]} in it claims the shape {_shape(value)} over fewer values")
+        shape = "x".join(map(str, value.shape[:8]))
+        raise ValueError(f"{name[:80]} in it claims the shape {shape} over fewer values")
     return held
-
-
-def _kind(value: Any) -> str:  # noqa: ANN401
-    if isinstance(value, Tensor):
-        return f"a {value.layout} tensor on {value.device}"
-    return shown(value)
-
-
-def _shape(value: Tensor) -> str:
-    return "x".join(map(str, value.shape[:8]))
 
 
 def _check_optimizer(optimizer: Any) -> int:  # noqa: ANN401

@@ -70,22 +70,6 @@ def is_study(content: object) -> bool:
     return isinstance(content, Mapping) and any(mark in content for mark in STUDY_MARKS)
 
 
-def split_configs(words: list[str]) -> tuple[list[str], list[str]]:
-    """The names that a command line gives by --config, and its other words."""
-    names, rest, index = [], [], 0
-    while index < len(words):
-        option, equals, value = words[index].partition("=")
-        index += 1
-        if option not in ("-c", "--config"):
-            rest.append(words[index - 1])
-            continue
-        if not equals:
-            value = words[index] if index < len(words) else ""
-            index += 1
-        names.append(value)
-    return names, rest
-
-
 def read_configs(names: list[str]) -> list[tuple[Path, dict[str, Any]]]:
     """The path and the content of each config of options; UserError for what is not one."""
     found = []
@@ -181,12 +165,11 @@ def parse(arguments: list[str]) -> FitConfig:
     """
     if not arguments:
         raise UserError("nothing to train; give a config, as `msngan fit --config digits_msn`")
-    names, rest = split_configs(arguments)
+    names, asked, flags = _of_words(arguments)
     layers = []
     for path, content in read_configs(names):
         with named(str(path)):
             layers.append((path, flat(content)))
-    asked, flags = _of_words(rest)
     task = _task([*((f"{path}: task", layer) for path, layer in layers), ("--task", asked)])
     values = {name: option.default for name, option in options_of(task).items()} | {"task": task}
     for path, layer in layers:
@@ -197,32 +180,36 @@ def parse(arguments: list[str]) -> FitConfig:
     return FitConfig(values, stem, _changes(asked), flags)
 
 
-def _of_words(words: list[str]) -> tuple[dict[str, Any], set[str]]:
-    """The texts of `--name value` and `--name=value`, LONE for a lone `--name`; and the flags."""
+def _of_words(words: list[str]) -> tuple[list[str], dict[str, Any], set[str]]:
+    """The configs that a command line names, its other options and its flags.
+
+    An option is the text of `--name value` or `--name=value`, or LONE for a lone `--name`.
+    """
+    configs: list[str] = []
     found: dict[str, Any] = {}
     flags = set()
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if word in FLAGS:
-            flags.add(FLAGS[word])
-            continue
         option, equals, text = word.partition("=")
-        name = option.removeprefix("--").replace("-", "_") if word.startswith("--") else word
-        name = FORMER.get(name, name)
-        value: Any = text if equals else LONE
-        if word.startswith("--") and not equals and rest and not rest[0].startswith("--"):
-            value = rest.pop(0)
-        found.pop(name, None)  # the last one counts, in its place
-        found[name] = value
-    return found, flags
+        if option in ("-c", "--config"):
+            configs.append(text if equals else rest.pop(0) if rest else "")
+        elif word in FLAGS:
+            flags.add(FLAGS[word])
+        else:
+            name = option.removeprefix("--").replace("-", "_") if word.startswith("--") else word
+            name = FORMER.get(name, name)
+            value: Any = text if equals else LONE
+            if word.startswith("--") and not equals and rest and not rest[0].startswith("--"):
+                value = rest.pop(0)
+            found.pop(name, None)  # the last one counts, in its place
+            found[name] = value
+    return configs, found, flags
 
 
 def _task(layers: list[tuple[str, dict[str, Any]]]) -> str:
-    task, where = "gan", ""
-    for place, layer in layers:
-        if "task" in layer:
-            task, where = layer["task"], place
+    said = [(layer["task"], place) for place, layer in layers if "task" in layer]
+    task, where = said[-1] if said else ("gan", "")
     if task is LONE:
         raise UserError(f"--task needs a value: {' or '.join(SOURCES)}")
     if not isinstance(task, str) or task not in SOURCES:

@@ -179,6 +179,12 @@ def lost(problem: BaseException) -> bool:
     return isinstance(problem, dist.DistError) or said
 
 
+def _sum(x: Tensor) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x)
+    return x
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -195,9 +201,7 @@ class _Gather(torch.autograd.Function):
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-        return x
+        return _sum(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -208,9 +212,7 @@ class _Total(torch.autograd.Function):
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-        return x / dist.get_world_size()
+        return _sum(x) / dist.get_world_size()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -30,20 +30,14 @@ LONGEST_COMMAND = 10_000  # characters
 
 def environment(config_name: str, run: Run) -> dict[str, Any]:
     """What the numbers of a run may depend on besides its config, and its commands so far."""
-    about = software()
     return {
+        **software(),
         "config": config_name,
-        "msngan": about["msngan"],
-        "python": about["python"],
-        "platform": about["platform"],
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "processes": distributed.count(),
         "gpu": gpu(),
-        "versions": about["versions"],
-        "command": about["command"],
         "commands": commands_after(object_or_empty(run.environment)),
-        "time": about["time"],
     }
 
 
@@ -99,12 +93,16 @@ def hardware() -> dict[str, Any]:
 
 
 def processor() -> str:
+    return _said("/proc/cpuinfo", "model name") or platform.processor()
+
+
+def _said(path: str, name: str) -> str | None:
+    """What the system says of something; None where it does not."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
 
 
 def cores() -> int:
@@ -129,12 +127,8 @@ def free_memory(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + idle
     if device.type != "cpu":
         return None
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None  # the unit there is kB
+    said = _said("/proc/meminfo", "MemAvailable")
+    return int(said.split()[0]) * 1024 if said else None  # the unit there is kB
 
 
 def gpu() -> str | None:
