@@ -67,18 +67,10 @@ def command(*arguments: Any) -> Callable[[], int]:
 # Options
 
 COMMANDS = [*commands()]
-WORDS = [*COMMANDS, "--help", "-h", "--", "-", "--root", "--format", "json", "--html", "--compare"]
-WORDS += ["--count", "--out", "--seed", "--step", "--run", "--all", "--raw", "--grid", "--metric"]
-WORDS += [
-    "--against",
-    "--protocol",
-    "--set",
-    "--list",
-    "--table",
-    "--figures",
-    "--layers",
-    "x.ckpt",
-]
+WORDS = [*COMMANDS, "-h", "--", "-", "json", "x.ckpt"]
+WORDS += ["--help", "--root", "--format", "--html", "--compare", "--count", "--out", "--seed"]
+WORDS += ["--step", "--run", "--all", "--raw", "--grid", "--metric", "--against", "--protocol"]
+WORDS += ["--set", "--list", "--table", "--figures", "--layers"]
 # What starts something that takes longer than an input may, and is asked for elsewhere.
 SLOW = {"bench", "extractor", "fit", "params", "resume"}
 
@@ -222,19 +214,13 @@ def sampled(root: Path) -> Case:
     damage = checkpoint(root)
     out = root / "out.png"
 
-    def case(draw: random.Random) -> Callable[[], Any]:
-        damage(draw)
+    def run() -> int:
         out.unlink(missing_ok=True)
-        call = command("sample", root / "mine.ckpt", "--grid", "2", "--out", out)
+        code = command("sample", root / "mine.ckpt", "--grid", "2", "--out", out)()
+        assert code == 0 or not out.exists()
+        return code
 
-        def run() -> int:
-            code = call()
-            assert code == 0 or not out.exists()
-            return code
-
-        return run
-
-    return case
+    return lambda draw: damage(draw) and run
 
 
 def picture_bytes(draw: random.Random, size: int = 8) -> bytes:
@@ -242,6 +228,12 @@ def picture_bytes(draw: random.Random, size: int = 8) -> bytes:
     pixels = np.frombuffer(draw.randbytes(size * size), np.uint8).reshape(size, size)
     Image.fromarray(pixels).save(made, "PNG")
     return made.getvalue()
+
+
+def images_of(path: Path, draw: random.Random, *readers: Callable[..., Any]) -> Callable[[], Any]:
+    size, channels = draw.choice(((None, None), (8, 1), (4, 3)))
+    read = draw.choice(readers)
+    return lambda: read(path, size, channels)
 
 
 def zip_of_pictures(root: Path) -> Case:
@@ -259,9 +251,7 @@ def zip_of_pictures(root: Path) -> Case:
             return damaged(held, draw, whole)
 
         path.write_bytes(damaged_zip(whole, draw, members))
-        size, channels = draw.choice(((None, None), (8, 1), (4, 3)))
-        read = draw.choice((load_folder, load_images))
-        return lambda: read(path, size, channels)
+        return images_of(path, draw, load_folder, load_images)
 
     return case
 
@@ -272,14 +262,8 @@ def arrays(root: Path) -> Case:
     one, several = io.BytesIO(), io.BytesIO()
     np.save(one, images)
     np.savez(several, arr_0=images, labels=np.arange(4))
-    shapes = ["(4, 8, 8, 3)", "(2, 8, 8, 1)", "(-1, 8, 8, 3)", "(4,)", "()", "(10**9, 8, 8, 3)"]
-    shapes += [
-        "(99999999999999, 8, 8, 3)",
-        "(4, 8, 8, 3.0)",
-        "4",
-        "(0, 8, 8, 3)",
-        "(True, 8, 8, 3)",
-    ]
+    firsts = ("4", "-1", "0", "True", "10**9", "99999999999999")
+    shapes = [*(f"({first}, 8, 8, 3)" for first in firsts), "(4, 8, 8, 3.0)", "(4,)", "()", "4"]
     kinds = ["|u1", "<f8", "<f4", "|O", "|b1", "<i8", "<U99999999", "V8", "<c16", "<M8[ns]", "x"]
 
     def member(held: bytes, draw: random.Random) -> bytes:
@@ -296,8 +280,7 @@ def arrays(root: Path) -> Case:
             path.write_bytes(member(one.getvalue(), draw))
         else:
             path.write_bytes(damaged_zip(several.getvalue(), draw, lambda held: member(held, draw)))
-        size, channels = draw.choice(((None, None), (8, 1), (4, 3)))
-        return lambda: load_images(path, size, channels)
+        return images_of(path, draw, load_images)
 
     return case
 
@@ -350,12 +333,13 @@ class Folder:
         return self.folder / name
 
 
-def damaged_then(made: list[Folder], forms: list[list[Any]]) -> Case:
-    """Damage a file of one of the folders, then run one of the commands."""
+def damaged_then(made: Folder | list[Folder], *calls: list[Any] | Callable[[], Any]) -> Case:
+    """Damage a file of one of the folders, then run one of the commands, or call."""
 
     def case(draw: random.Random) -> Callable[[], Any]:
-        draw.choice(made).damage(draw)
-        return command(*draw.choice(forms))
+        draw.choice(made if isinstance(made, list) else [made]).damage(draw)
+        call = draw.choice(calls)
+        return command(*call) if isinstance(call, list) else call
 
     return case
 
@@ -367,17 +351,15 @@ def leaderboard(root: Path) -> Case:
     rare = [["--compare", "g", "other"], ["--html", root / "page.html"], ["--by", "best"]]
     rare += [["--metric", "fd", "--no-published"], ["--dataset", "cifar10", "--format", "json"]]
     forms = [["leaderboard", "--root", root, *form] for form in [*often * 5, *rare]]
-    return damaged_then([made], forms)
+    return damaged_then(made, *forms)
 
 
 def report(root: Path) -> Case:
     names = ["metrics.jsonl", "config.yaml", "environment.json", "result.json"]
     gan = Folder(report_runs.gan(root), *names, "scores.jsonl", "gates.jsonl", "dynamics.npz")
     other = Folder(report_runs.classifier(root), *names, "accuracy.jsonl")
-    cases = [
-        damaged_then([made], [["report", made.folder.name, "--root", root]])
-        for made in (gan, other, other)
-    ]
+    runs = (gan, other, other)
+    cases = [damaged_then(made, ["report", made.folder.name, "--root", root]) for made in runs]
     return lambda draw: draw.choice(cases)(draw)
 
 
@@ -395,11 +377,7 @@ def figures(root: Path) -> Case:
             with suppress(Unavailable):
                 reader(arms)
 
-    def case(draw: random.Random) -> Callable[[], Any]:
-        made.damage(draw)
-        return read
-
-    return case
+    return damaged_then(made, read)
 
 
 def resumed(root: Path) -> Case:
@@ -451,15 +429,12 @@ def judged(root: Path) -> Case:
         accuracy.on_train_start(NoTrainer(), None)  # type: ignore[arg-type]
         object_or_empty(other.folder / "environment.json").get("threads", 1)
 
-    def case(draw: random.Random) -> Callable[[], Any]:
-        kind = draw.randrange(3)
-        if kind < 2:
-            (gan, other)[kind].damage(draw)
-            return (scores, accuracies)[kind]
+    def health(draw: random.Random) -> Callable[[], Any]:
         path.write_bytes(damaged_lines(health_lines, draw))
         return lambda: list(collapse_checks.found(read_lines(path))) and None
 
-    return case
+    cases = [damaged_then(gan, scores), damaged_then(other, accuracies), health]
+    return lambda draw: draw.choice(cases)(draw)
 
 
 def study(root: Path) -> Case:
@@ -489,10 +464,8 @@ def children(root: Path) -> Case:
     """The runs of a study, as `msngan study` and `report` read them."""
     report_runs.study(root)
     names = ["accuracy.jsonl", "config.yaml", "environment.json", "result.json"]
-    found = sorted((root / "checkpoints").glob("grid-*"))
-    made = [
-        Folder(path, *names) for path in found if all((path / name).is_file() for name in names)
-    ]
-    forms = [["study", "grid", "--table"], ["study", "grid", "--list"]]
-    forms += [["study", "grid", "--table", "--format", "json"], ["report", "grid"]]
-    return damaged_then(made, [[*form, "--root", root] for form in forms])
+    found = sorted((root / "checkpoints").glob("grid-*/accuracy.jsonl"))
+    made = [Folder(path.parent, *names) for path in found if path.with_name(names[-1]).is_file()]
+    lines = ("study grid --table", "study grid --list", "study grid --table --format json")
+    forms = [[*line.split(), "--root", root] for line in (*lines, "report grid")]
+    return damaged_then(made, *forms)

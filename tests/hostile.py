@@ -15,6 +15,8 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +68,16 @@ def saved(change: Callable[[Checkpoint], Any]) -> bytes:
     return out.getvalue()
 
 
-def put(value: Any, *keys: Any) -> Callable[[Checkpoint], None]:  # noqa: ANN401  any value
-    def change(checkpoint: Any) -> None:  # noqa: ANN401
-        for key in keys[:-1]:
-            checkpoint = checkpoint[key]
-        checkpoint[keys[-1]] = value
+def put(value: Any, *keys: Any) -> Callable[[Checkpoint], None]:
+    def change(checkpoint: Checkpoint) -> None:
+        reduce(getitem, keys[:-1], checkpoint)[keys[-1]] = value
 
     return change
 
 
-def without(*keys: Any) -> Callable[[Checkpoint], None]:  # noqa: ANN401
-    def change(checkpoint: Any) -> None:  # noqa: ANN401
-        for key in keys[:-1]:
-            checkpoint = checkpoint[key]
-        del checkpoint[keys[-1]]
+def without(*keys: Any) -> Callable[[Checkpoint], None]:
+    def change(checkpoint: Checkpoint) -> None:
+        del reduce(getitem, keys[:-1], checkpoint)[keys[-1]]
 
     return change
 
@@ -194,76 +192,59 @@ def tensors() -> dict[str, bytes]:
 
 def claims() -> dict[str, bytes]:
     """Options, steps and records that no run writes."""
-    options = "hyper_parameters"
-    cases: dict[str, Callable[[Checkpoint], Any]] = {
-        "_instantiator": put("os.system", options, "_instantiator"),
-        "_class_path": put("os.system", options, "_class_path"),
-        "class_path at the top": put("os.system", options, "class_path"),
-        "unknown option": put(1, options, "nrom"),
-        "width a billion": put(10**9, options, "width"),
-        "width a million": put(10**6, options, "width"),
-        "width of text": put("8", options, "width"),
-        "width NaN": put(float("nan"), options, "width"),
-        "width negative": put(-1, options, "width"),
-        "size a million": put(8 * 10**5, options, "size"),
-        "latent_dim a million": put(10**6, options, "latent_dim"),
-        "unknown generator": put("os", options, "generator"),
-        "options a list": put([], options),
-        "option keys of numbers": put(1, options, 3),
-        "step of text": put("ten", "msngan", "step"),
-        "step 10**30": put(10**30, "msngan", "step"),
-        "step -1": put(-1, "msngan", "step"),
-        "step NaN": put(float("nan"), "msngan", "step"),
-        "step True": put(True, "msngan", "step"),
-        "step other than Lightning's": put(5, "msngan", "step"),
-        "run a list": put([1], "msngan", "run"),
-        "task unknown": put("os.system", "msngan", "task"),
-        "format of text": put("1", "msngan", "format"),
-        "format True": put(True, "msngan", "format"),
-        "format 3": put(3, "msngan", "format"),
-        "format 0": put(0, "msngan", "format"),
-        "data a word": put("cifar10", "msngan", "data"),
-        "data with a class": put("os.system", "msngan", "data", "class_path"),
-        "data root with NUL": put("/x\0y", "msngan", "data", "root"),
-        "msngan a list": put([1], "msngan"),
-        "a list": lambda c: [c],
-        "ordered": lambda c: OrderedDict(x=1),
-        "unknown key": put(1, "evil"),
-        "no state_dict": without("state_dict"),
-        "no loops": without("loops"),
-        "no optimizers": without("optimizer_states"),
-        "no options": without(options),
-        "no steps": without("msngan", "step"),
-        "state_dict a list": put([], "state_dict"),
-        "state_dict empty": put({}, "state_dict"),
-        "loops a word": put("x", "loops"),
-        "loops without progress": without("loops", "fit_loop", "epoch_progress"),
-        "loops of text": put("x", "loops", "fit_loop", "epoch_progress", "total"),
-        "loops negative": put(
-            -5, "loops", "fit_loop", "epoch_loop.batch_progress", "current", "ready"
-        ),
-        "callbacks a list": put([1], "callbacks"),
-        "callbacks with a tensor": put({"x": torch.zeros(1)}, "callbacks"),
-        "schedulers": put([{"x": 1}], "lr_schedulers"),
-        "optimizers a dict": put({}, "optimizer_states"),
-        "one optimizer": without("optimizer_states", 1),
-        "optimizer without groups": without("optimizer_states", 0, "param_groups"),
-        "optimizer of text": put("x", "optimizer_states", 1),
-        "Adam's step NaN": put(
-            torch.tensor(float("nan")), "optimizer_states", 0, "state", 0, "step"
-        ),
-        "moment of text": put("x", "optimizer_states", 0, "state", 0, "exp_avg"),
-        "hparams_name": put("__class__", "hparams_name"),
+    options, nan = "hyper_parameters", float("nan")
+    adam = ("optimizer_states", 0, "state", 0)
+    ready = ("loops", "fit_loop", "epoch_loop.batch_progress", "current", "ready")
+    wrong: dict[tuple[Any, ...], list[Any]] = {
+        (options, "_instantiator"): ["os.system"],
+        (options, "_class_path"): ["os.system"],
+        (options, "class_path"): ["os.system"],
+        (options, "nrom"): [1],
+        (options, "width"): [10**9, 10**6, "8", nan, -1],
+        (options, "size"): [8 * 10**5],
+        (options, "latent_dim"): [10**6],
+        (options, "generator"): ["os"],
+        (options, 3): [1],
+        (options,): [[]],
+        ("msngan", "step"): ["ten", 10**30, -1, nan, True, 5],
+        ("msngan", "run"): [[1]],
+        ("msngan", "task"): ["os.system"],
+        ("msngan", "format"): ["1", True, 3, 0],
+        ("msngan", "data"): ["cifar10"],
+        ("msngan", "data", "class_path"): ["os.system"],
+        ("msngan", "data", "root"): ["/x\0y"],
+        ("msngan",): [[1]],
+        ("evil",): [1],
+        ("state_dict",): [[], {}],
+        ("loops",): ["x"],
+        ("loops", "fit_loop", "epoch_progress", "total"): ["x"],
+        ready: [-5],
+        ("callbacks",): [[1], {"x": torch.zeros(1)}],
+        ("lr_schedulers",): [[{"x": 1}]],
+        ("optimizer_states",): [{}],
+        ("optimizer_states", 1): ["x"],
+        (*adam, "step"): [torch.tensor(nan)],
+        (*adam, "exp_avg"): ["x"],
+        ("hparams_name",): ["__class__"],
     }
+    cases: dict[str, Callable[[Checkpoint], Any]] = {
+        f"{' '.join(map(str, keys))} {number}": put(value, *keys)
+        for keys, values in wrong.items()
+        for number, value in enumerate(values)
+    }
+    gone = [("state_dict",), ("loops",), ("optimizer_states",), (options,), ("msngan", "step")]
+    gone += [("loops", "fit_loop", "epoch_progress"), ("optimizer_states", 1)]
+    gone += [("optimizer_states", 0, "param_groups")]
+    cases |= {f"no {' '.join(map(str, keys))}": without(*keys) for keys in gone}
+    cases |= {"a list": lambda c: [c], "ordered": lambda c: OrderedDict(x=1)}
     return {name: saved(change) for name, change in cases.items()}
 
 
 def for_training() -> dict[str, bytes]:
     """What sampling does not look at."""
+    moment = ("optimizer_states", 0, "state", 0, "exp_avg")
     cases: dict[str, Callable[[Checkpoint], Any]] = {
-        "moment of another shape": put(
-            torch.zeros(3), "optimizer_states", 0, "state", 0, "exp_avg"
-        ),
+        "moment of another shape": put(torch.zeros(3), *moment),
         "parameter that is not there": lambda c: c["optimizer_states"][0]["state"].update(
             {99: copy.deepcopy(c["optimizer_states"][0]["state"][0])}
         ),
