@@ -7,15 +7,16 @@ import tempfile
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from msngan.bench.settings import BENCHMARKS, Settings
-from msngan.commands.parser import Parser, add_format, chosen, number, words
+from msngan.commands.parser import Parser, add_format, number, option, several
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_as
 from msngan.runs.atomic import write_json
 from msngan.runs.configs import read_configs
 from msngan.runs.folder import UserError
+from msngan.runs.options import options_of
 
 DESCRIPTION = """\
 The variants take turns within each round and are compared with the baseline of the same round, so
@@ -50,12 +51,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         made.set_defaults(benchmark=name)
         _add_options(made, kind)
     options = parser.parse_args(argv)
-    for each in fields(BENCHMARKS[options.benchmark]):
-        value = getattr(options, each.name)
-        if isinstance(value, str) and each.metadata["choices"]:
-            chosen(_flag(each.name), value, each.metadata["choices"])
-    for config in words(getattr(options, "config", None) or ""):
-        read_configs([config])
+    read_configs(list(getattr(options, "config", ())))
     for name in ("output", "plot"):
         if getattr(options, name):
             _check_writable(f"--{name}", getattr(options, name))
@@ -65,24 +61,22 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _add_options(made: argparse.ArgumentParser, kind: type[Settings]) -> None:
+    norms = get_args(options_of("gan")["model.norm"].type)  # their table itself imports torch
     for each in fields(kind):
-        default, choices = each.default, each.metadata["choices"]
-        text = each.metadata["help"]
+        default, choices, text = each.default, each.metadata["choices"], each.metadata["help"]
+        given: dict[str, Any] = {"default": default}
         if isinstance(default, tuple):
+            given |= {"type": several(norms if each.name == "norms" else choices)}
+            given |= {"metavar": "A,B,..."}
             text += f"; of {', '.join(choices)}" if choices else ""
-            text += f"; default: {','.join(default)}" if default else ""
-            made.add_argument(_flag(each.name), metavar="A,B,...", help=text)
+        elif isinstance(default, int):
+            given |= {"type": number(each.metadata["least"])}
         else:
-            kind_of = number(each.metadata["least"]) if isinstance(default, int) else str
-            given: dict[str, Any] = {"type": kind_of, "choices": choices or None}
-            made.add_argument(_flag(each.name), default=default, help=text, **given)
+            given |= {"choices": choices}
+        made.add_argument(f"--{each.name.replace('_', '-')}", help=text, **given)
     add_format(made)
-    made.add_argument("--output", type=Path, metavar="FILE.json", help="write the whole record")
-    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    option(made, "--output FILE.json", "write the whole record", type=Path)
+    option(made, "--plot FILE.png", "draw the results", type=Path)
 
 
 def _check_writable(option: str, path: Path) -> None:
@@ -102,22 +96,12 @@ def _check_writable(option: str, path: Path) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    """What the options ask for. Imports torch, which the names of norms and devices need."""
     import torch
-
-    from msngan.norms import NORMS
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU is available here; use cpu")
-    values: dict[str, Any] = {}
     kind = BENCHMARKS[options.benchmark]
-    for each in fields(kind):
-        value = getattr(options, each.name)
-        if isinstance(each.default, tuple) and value is not None:
-            known = tuple(NORMS) if each.name == "norms" else each.metadata["choices"]
-            value = chosen(_flag(each.name), value, known) if known else words(value)
-        values[each.name] = each.default if value is None else value
-    return kind(**values)
+    return kind(**{each.name: getattr(options, each.name) for each in fields(kind)})
 
 
 def _measure(name: str, settings: Settings) -> dict[str, Any]:

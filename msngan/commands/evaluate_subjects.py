@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from msngan.commands.parser import own_options
 from msngan.data import DataError, ImageData, Images
 from msngan.data.datasets import fitted
 from msngan.data.image_arrays import load_images
@@ -150,19 +149,8 @@ def _of_data(options: Namespace, described: dict[str, Any], trained: str | None 
     if options.split:
         described = described | {"split": options.split}
         reference = "test" if options.split == "test" else "train"
-    with _own_words():
+    with own_options("--data-root"):
         return Real.of(ImageData(**described), reference, trained)
-
-
-@contextmanager
-def _own_words() -> Iterator[None]:
-    """Errors of data sets name the options of `fit`; inside, they name those of `evaluate`."""
-    try:
-        yield
-    except UserError as problem:
-        text = str(problem).replace(", or set --data.on_bad_image skip", "")
-        text = text.replace("--data.root", "--data-root").replace("--data.", "--")
-        raise UserError(text) from problem
 
 
 def _scorer(options: Namespace, real: Real, given: str | None) -> Scorer:

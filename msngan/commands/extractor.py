@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msngan.commands.parser import Parser, add_format, number, option
+from msngan.commands.parser import Parser, add_format, number, option, own_options
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import UserError, did_you_mean
 
@@ -141,11 +141,8 @@ def _split(args: argparse.Namespace, split: str) -> Labelled:
     from msngan.scores.embedded import SIZE
 
     size = args.size or SIZE
-    try:
+    with own_options("--root"):
         found = data.load(args.dataset, args.root, split, size, args.channels, not args.no_download)
-    except data.DataError as problem:  # it names the options of `msngan fit`
-        text = str(problem).replace(", or set --data.on_bad_image skip", "")
-        raise UserError(text.replace("--data.", "--")) from problem
     if found.labels is None or int(found.labels.max()) < 1:
         raise UserError(
             f"{args.dataset} has no labels, or only one class, and an extractor learns from labels:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from msngan.commands.parser import Parser, add_root, chosen, option, words
+from msngan.commands.parser import Parser, add_root, option, several
 from msngan.runs.folder import UserError
 
 FORMATS = ("png", "pdf", "svg")
@@ -17,7 +17,7 @@ Draw Figures 1 to 6 of the paper from what the runs recorded: on the left the re
 one arm, drawn as mean and sd. More than 8 arms are drawn on a page for each learning rate. A figure
 whose record is missing is named, with what would record it; the others are drawn."""
 
-LISTS = {
+TEXTS = {
     "figures": f"some of {', '.join(FIGURES)}, or all. drift: of pre-activation means; dead: units"
     " that are 0 for every image; norms: of the layers; complexity: spectral complexity",
     "layers": "layers to draw, a row of the figure each: indices, or patterns of names (critic.*);"
@@ -27,7 +27,13 @@ LISTS = {
     "seeds": "only these seeds",
     "formats": f"some of {', '.join(FORMATS)}",
 }
-DEFAULTS = {"figures": "1,2,3,4,5,6", "formats": "png,pdf"}
+TYPES = {
+    "figures": several((*FIGURES, "all")),
+    "lr": several(kind=float),
+    "seeds": several(kind=int),
+    "formats": several(FORMATS),
+}
+DEFAULTS = {"figures": FIGURES[:6], "formats": ("png", "pdf")}
 EPILOG = "Example: msngan figures table1 --lr 0.001 --figures 1,2,drift --layers 0,2 --formats pdf"
 
 
@@ -35,8 +41,9 @@ def parser() -> Parser:
     made = Parser(prog="msngan figures", description=DESCRIPTION, epilog=EPILOG)
     text = "name or folder of a run, or of a study, which stands for its runs"
     option(made, "runs RUN", text, nargs="+")
-    for name, text in LISTS.items():
-        option(made, f"--{name} LIST", text, default=DEFAULTS.get(name, ""))
+    for name, text in TEXTS.items():
+        given = {"type": TYPES.get(name, several()), "default": DEFAULTS.get(name, ())}
+        option(made, f"--{name} LIST", text, **given)
     option(made, "--out DIR", "folder to write to", type=Path, default=Path("figures"))
     add_root(made)
     return made
@@ -44,18 +51,16 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    asked = FIGURES if args.figures == "all" else chosen("--figures", args.figures, FIGURES)
-    formats = chosen("--formats", args.formats, FORMATS)
-    rates = [number("--lr", word, float) for word in words(args.lr)]
-    seeds = [int(number("--seeds", word, int)) for word in words(args.seeds)]
+    asked = FIGURES if "all" in args.figures else args.figures
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is not a folder")
 
     from msngan.report.figures import write
     from msngan.report.figures.arms import find_sources
 
-    sources = find_sources(args.runs, args.root, seeds=seeds, norms=words(args.norms), rates=rates)
-    paths, remarks = write(sources, args.out, asked, words(args.layers), formats)
+    only = {"seeds": args.seeds, "norms": args.norms, "rates": args.lr}
+    sources = find_sources(args.runs, args.root, **only)
+    paths, remarks = write(sources, args.out, asked, args.layers, args.formats)
     if not paths:
         raise UserError(f"nothing to draw: {'; '.join(remarks)}")
     for remark in remarks:
@@ -63,11 +68,3 @@ def main(argv: list[str]) -> int:
     for path in paths:
         print(path)
     return 0
-
-
-def number(option: str, word: str, kind: type[int] | type[float]) -> float:
-    try:
-        return kind(word)
-    except ValueError:
-        name = "whole number" if kind is int else "number"
-        raise UserError(f"{option} {word!r} is not a {name}") from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,19 +14,20 @@ from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.options import Range
 
 CHOICE = re.compile(r"invalid choice: '(?P<word>[^']*)' \(choose from (?P<known>.*)\)")
-RANGE = re.compile(r"argument (--\S+): (?=-?\d)")
+SENTENCE = re.compile(r"^(--\S+): (?=-?\d|'|is )")  # that goes on behind the option's name
 
 
 class Help(argparse.HelpFormatter):
     """Every option's help ends in its default, unless that is nothing or the text says it."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        if action.default in (None, argparse.SUPPRESS, "", []) or action.default is False:
+        text, default = action.help or "", action.default
+        if isinstance(default, bool) or default in (None, argparse.SUPPRESS, (), []):
             return text
-        if action.default is True or "default" in text or not action.option_strings:
+        if "default" in text or not action.option_strings:
             return text
-        return f"{text}; default: %(default)s".removeprefix("; ")
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        return f"{text}; default: {shown}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         if choice:
             known = [word.strip(" '") for word in choice["known"].split(",")]
             message += did_you_mean(choice["word"], known)
-        line = RANGE.sub(r"\1 ", " ".join(message.split()))
+        line = SENTENCE.sub(r"\1 ", " ".join(message.split()).removeprefix("argument "))
         self.exit(2, f"{self.prog}: error: {line}; see `{self.prog} --help`\n")
 
     def _about(self, word: str) -> str:
@@ -67,10 +69,7 @@ def number(least: int, most: int | None = None) -> Callable[[str], int]:
     """The type of an option that takes a whole number of this range."""
 
     def read(word: str) -> int:
-        try:
-            value = int(word)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{word[:40]!r} is not a whole number") from None
+        value: int = converted(word, int)
         if problem := Range(least, most).problem(value):
             raise argparse.ArgumentTypeError(problem)
         return value
@@ -86,6 +85,16 @@ def option(to: argparse._ActionsContainer, name: str, text: str, **given: Any) -
     to.add_argument(flag, help=text, **given)
 
 
+@contextmanager
+def own_options(root: str) -> Iterator[None]:
+    """Errors of data sets name the options of `fit`; inside, this command's. root: --data.root."""
+    try:
+        yield
+    except UserError as problem:
+        text = str(problem).replace(", or set --data.on_bad_image skip", "")
+        raise UserError(text.replace("--data.root", root).replace("--data.", "--")) from problem
+
+
 def add_root(to: argparse._ActionsContainer) -> None:
     """Add --root, as a path."""
     where = "folder that holds checkpoints/ and samples/"
@@ -97,21 +106,33 @@ def add_format(to: argparse._ActionsContainer) -> None:
     to.add_argument("--format", choices=FORMATS, default="table", help="of what is printed")
 
 
-def words(text: str) -> tuple[str, ...]:
-    """The words of a list separated by commas, each once."""
-    return tuple(dict.fromkeys(word for each in text.split(",") if (word := each.strip())))
+def several(known: Sequence[str] = (), kind: type = str) -> Callable[[str], tuple[Any, ...]]:
+    """The type of an option that takes words separated by commas, each once.
+
+    known: the words there are, of which at least one is needed; empty: any words. kind: of each.
+    """
+
+    def read(text: str) -> tuple[Any, ...]:
+        found = dict.fromkeys(word for each in text.split(",") if (word := each.strip()))
+        choices = f"choose from {', '.join(known)}"
+        if known and not found:
+            raise argparse.ArgumentTypeError(f"is empty; {choices}")
+        for word in found:
+            if known and word not in known:
+                near = did_you_mean(word, list(known))
+                raise argparse.ArgumentTypeError(f"unknown {word!r}{near}; {choices}")
+        return tuple(converted(word, kind) for word in found)
+
+    return read
 
 
-def chosen(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """The words of a list; UserError for an empty list and for a word that is not known."""
-    found = words(text)
-    if not found:
-        raise UserError(f"{option} is empty; choose from {', '.join(known)}")
-    for word in found:
-        if word not in known:
-            near = did_you_mean(word, list(known))
-            raise UserError(f"{option}: unknown {word!r}{near}; choose from {', '.join(known)}")
-    return found
+def converted(word: str, kind: type) -> Any:
+    """The word as an int, a float or a str; an error of the option's where it is none."""
+    try:
+        return kind(word)
+    except ValueError:
+        name = "whole number" if kind is int else "number"
+        raise argparse.ArgumentTypeError(f"{word[:40]!r} is not a {name}") from None
 
 
 def add_weights(to: argparse._ActionsContainer, verb: str, *, default: bool | None = None) -> None:
