@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
         if studies:
             told = f"Studies: {', '.join(studies)}; `msngan report NAME` shows one."
             board = replace(board, remarks=[*board.remarks, told])
-        write_board(path, board, [found[name] for name in sorted(found)], published, "--out")
+        write_board(path, board, [found[name] for name in sorted(found)], published)
         print(path)
         return 0
     subjects = [find(target, args.root) for target in dict.fromkeys(args.targets)]

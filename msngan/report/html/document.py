@@ -59,18 +59,16 @@ class Section:
 Part = str | Table | Chart | Code | State | Section | list[Any]
 
 
-def write_page(path: Path, title: str, parts: Sequence[Part], option: str = "--out") -> None:
-    """Replace the file at `path`, whole or not at all.
-
-    UserError, which names `option`, if it cannot be written.
-    """
+def write_page(path: Path, title: str, parts: Sequence[Part]) -> None:
+    """Replace the file at `path`, whole or not at all; UserError if it cannot be written."""
     names = {name: anchor(name) for name in _names(parts)}
     text = templates().get_template("page.html.j2").render(title=title, parts=parts, names=names)
     try:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as problem:
-        raise UserError(f"{option} {str(path)!r}: {problem.strerror or problem}") from problem
+        reason = problem.strerror or problem
+        raise UserError(f"{str(path)!r} cannot be written: {reason}") from problem
 
 
 def anchor(name: str) -> str:

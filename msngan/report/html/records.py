@@ -14,12 +14,12 @@ from msngan.runs.jsonl import Lines, read_thinned
 from msngan.runs.safe_read import clean, read_config, read_object
 from msngan.runs.score_records import Entry, read_scores
 
-LARGEST_JSON = 4 * 2**20  # bytes of result.json, environment.json, results.json
+LARGEST_JSON = 4 * 2**20  # bytes of result.json and environment.json
 MOST_LINES = 20_000  # of a .jsonl file; a longer one is thinned evenly
 MOST_WARNINGS = 20
 LONGEST_COMMAND = 10_000  # characters
 ANY = ("config.yaml", "metrics.jsonl", "scores.jsonl", "accuracy.jsonl", "environment.json")
-STUDY = ("results.json", "study.yaml")
+STUDY = "study.yaml"
 
 Kind = TypeVar("Kind")
 
@@ -143,13 +143,13 @@ def find(target: str, root: Path) -> tuple[Run, bool]:
         near = did_you_mean(target, names)
         there = f"; there are {', '.join(names)}" if names else ""
         raise UserError(f"no run or study {target!r} in {root / 'checkpoints'}{near}{there}")
-    held = [name for name in (*STUDY, *ANY) if (run.folder / name).is_file()]
+    held = [name for name in (STUDY, *ANY) if (run.folder / name).is_file()]
     if not held:
         raise UserError(f"{run.folder} holds no record of a run or a study")
-    return run, held[0] in STUDY
+    return run, held[0] == STUDY
 
 
 def known(root: Path) -> list[str]:
     """The names of all runs and studies, in order."""
-    paths = [path for name in (*STUDY, *ANY) for path in root.glob(f"checkpoints/*/{name}")]
+    paths = [path for name in (STUDY, *ANY) for path in root.glob(f"checkpoints/*/{name}")]
     return sorted({path.parent.name for path in paths})

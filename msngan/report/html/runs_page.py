@@ -40,13 +40,7 @@ def write_report(path: Path, subjects: Sequence[tuple[Run, bool]]) -> None:
     write_page(path, title, [written, *parts])
 
 
-def write_board(
-    path: Path,
-    board: Board,
-    runs: Iterable[Run],
-    published: list[Published],
-    option: str = "--html",
-) -> None:
+def write_board(path: Path, board: Board, runs: Iterable[Run], published: list[Published]) -> None:
     """A page of all runs: rankings, curves, last samples, and a section for each run."""
     found = [read_records(run) for run in runs]
     parts: list[Part] = [f"Written {now()}."]
@@ -63,7 +57,7 @@ def write_board(
     sections: list[Part] = [*map(short_section, found[:MOST_SECTIONS])]
     sections += [f"{more} more runs: msngan report NAME shows them."] if more > 0 else []
     parts += [Section("Runs", sections)] if sections else []
-    write_page(path, "Runs", parts, option)
+    write_page(path, "Runs", parts)
 
 
 def classifier_tables(found: list[Records]) -> Iterator[Table]:
