@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from msngan import __version__
+from msngan.runs import plugins
 from msngan.runs.folder import Failure, UserError, did_you_mean
 
 FIRST = ("fit", "resume", "sample", "export", "evaluate", "leaderboard")  # as the help lists them
@@ -39,6 +40,7 @@ def usage() -> str:
             *lines,
             "",
             "`msngan COMMAND --help` says more. First: msngan fit --config digits_msn.yaml",
+            "--plugin FILE.py, at any command, runs that file first: your own networks and data.",
         ]
     )
 
@@ -77,7 +79,9 @@ def _run(command: str, *arguments: str) -> int:
     if command not in (known := commands()):
         near = did_you_mean(command, list(known))
         raise UserError(f"unknown command {command!r}{near}; `msngan --help` lists them")
-    code: int = import_module(f"msngan.commands.{command}").main(list(arguments))
+    names, rest = plugins.split(arguments)
+    plugins.load(names)
+    code: int = import_module(f"msngan.commands.{command}").main(rest)
     return code
 
 

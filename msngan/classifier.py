@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan import norms
-from msngan.networks import CLASSIFIERS, ActivationName, ClassifierName
+from msngan.networks import ActivationName, ClassifierName
+from msngan.networks.build import build_classifier
 from msngan.networks.updates import Decay, TrainedModule
 from msngan.norms import NormName, SigmaBank
 from msngan.norms.parts import widened
@@ -22,10 +23,10 @@ from msngan.runs.options import (
     Fraction,
     Network,
     NotNegative,
+    OwnOptions,
     Positive,
     Range,
     SetByFit,
-    named,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Classifier(TrainedModule):
         channels: channels of the images.
         size: height and width of the images in pixels.
         classes: number of classes.
+        network_options: options of a registered network, by name.
     """
 
     task = "classifier"
@@ -111,6 +113,7 @@ class Classifier(TrainedModule):
         channels: SetByFit[Network[Count]] = 3,
         size: SetByFit[Network[Count]] = 32,
         classes: SetByFit[Network[Count]] = 10,
+        network_options: SetByFit[Network[OwnOptions]] = None,
     ) -> None:
         super().__init__()
         options = dict(locals())
@@ -119,9 +122,7 @@ class Classifier(TrainedModule):
         self.automatic_optimization = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(seed, 0, 0, "init"))
-            shape = {name: options[name] for name in SHAPE}
-            with named(f"--model.network {network}"):
-                self.network = CLASSIFIERS[network](norm, classes, channels, size, **shape)
+            self.network = build_classifier(options)
         self.bank = SigmaBank(self.network)
         # Sums over the epoch at hand; in every checkpoint, so that a resumed epoch has all of it.
         self.register_buffer("epoch_loss", torch.zeros(()))
@@ -180,9 +181,3 @@ class Classifier(TrainedModule):
         """Begin the epoch's sums anew."""
         for total in (self.epoch_loss, self.epoch_right, self.epoch_seen):
             total.zero_()
-
-
-# The network's own options, by name, and with them all that is checked.
-SHAPE: tuple[str, ...]
-SHAPE = ("width", "depth", "activation", "slope", "dropout", "conv_bias", "placement")
-SHAPE += ("as_released", "norm_options", "norm_layers", "other_norm")

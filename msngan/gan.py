@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -12,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from msngan import norms
+from msngan.data import ImageData
+from msngan.data import images as convert
 from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
-from msngan.networks import CRITICS, GENERATORS, CriticName, GeneratorName, draw_samples, frozen
+from msngan.networks import CriticName, GeneratorName, draw_samples, frozen
+from msngan.networks.build import MODULE, build_critic, build_generator
 from msngan.networks.updates import Decay, TrainedModule, update_average
-from msngan.norms import NormName, SigmaBank, configured, convert
+from msngan.norms import NormName, SigmaBank, configured
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
@@ -28,6 +33,7 @@ from msngan.runs.options import (
     Fraction,
     Network,
     NotNegative,
+    OwnOptions,
     Positive,
     SetByFit,
     named,
@@ -48,24 +54,40 @@ def check_options(given: dict[str, Any]) -> None:
             f"--model.generator_statistics last with --model.norm {given['norm']}: batch norm keeps"
             " no statistics of its last batch; use batch"
         )
-    penalty = PENALTIES[given["penalty"]]
-    if given["compile"] and penalty.value is not None and not penalty.of_weights:
+    for name in weighted_penalties(given["penalty"], given["penalty_weight"]):
+        penalty = PENALTIES[name]
+        if given["compile"] and penalty.value is not None and not penalty.of_weights:
+            raise UserError(
+                f"--model.compile with --model.penalty {name}: torch.compile has no second"
+                " derivative; drop one of them"
+            )
+        everywhere = penalty.of_weights and given["norm_layers"] is None
+        if everywhere and scale_free(given["norm"], given["norm_options"] or {}):
+            raise UserError(
+                f"--model.penalty {name} with --model.norm {given['norm']}: the norm undoes any"
+                " change of sigma; use another norm (none or batch, say) or penalty"
+            )
+
+
+def weighted_penalties(
+    penalty: str | list[str], weight: float | list[float] | None
+) -> dict[str, float]:
+    """The weight of each penalty, by name; UserError for weights that do not fit the penalties."""
+    names = [penalty] if isinstance(penalty, str) else penalty
+    weights = weight if isinstance(weight, list) else [weight] * len(names)
+    if len(weights) != len(names) or len(set(names)) < len(names):
         raise UserError(
-            f"--model.compile with --model.penalty {given['penalty']}: torch.compile has no"
-            " second derivative; drop one of them"
+            f"--model.penalty_weight {weight} does not fit --model.penalty {penalty}: give each"
+            " penalty once, and one weight for each"
         )
-    everywhere = penalty.of_weights and given["norm_layers"] is None
-    if everywhere and scale_free(given["norm"], given["norm_options"] or {}):
-        raise UserError(
-            f"--model.penalty {given['penalty']} with --model.norm {given['norm']}: the norm undoes"
-            " any change of sigma; use another norm (none or batch, say) or penalty"
-        )
+    pairs = zip(names, weights, strict=True)
+    return {name: PENALTIES[name].weight if own is None else own for name, own in pairs}
 
 
 def scale_free(norm: str, options: dict[str, Any]) -> bool:
     """Whether a factor of a layer's weight changes nothing in what the layer computes with."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        layer = convert(nn.Linear(4, 6, bias=False), norm, head="", **options).eval()
+        layer = norms.convert(nn.Linear(4, 6, bias=False), norm, head="", **options).eval()
         x, parameter = torch.randn(5, 4), next(layer.parameters())
     with torch.no_grad(), torch.device("cpu"):
         before = layer(x)
@@ -91,7 +113,7 @@ class GAN(TrainedModule):
     (real first), never in the generator's, a penalty's or an evaluation.
 
     Args:
-        norm: norm of the critic's layers.
+        norm: norm of the critic's layers. It is put on a network of your own by `msngan.convert`.
         norm_options: options of the norm, such as {gain: true}; --model.norm_options.gain true
             sets one.
         norm_layers: critic layers that get the norm; null: all. A list of indices (0 to 6 are the
@@ -99,14 +121,17 @@ class GAN(TrainedModule):
             (Linear).
         other_norm: norm of the layers that norm_layers leaves out.
         loss: loss of critic and generator.
-        penalty: penalty that keeps the critic smooth, besides its norm.
-        penalty_weight: weight of the penalty (of clip: the bound); null: the one in its paper.
+        penalty: penalty that keeps the critic smooth, besides its norm; several as [r1, r2].
+        penalty_weight: weight of the penalty (of clip: the bound), or a list of one for each; null:
+            the one in its paper.
         penalty_statistics: means and variances that a norm over the batch (batch, mean_spectral)
             uses in the penalty: running ones, so that it is per image, as its papers assume, or
             those of the batch, as most code does.
         critic: architecture of the critic (discriminator); cnn_wide is that of the official SNGAN
-            code.
-        generator: architecture of the generator.
+            code. In Python also a module from images (N, C, H, W) to logits (N,) or (N, 1).
+        generator: architecture of the generator. In Python also a module from z (N, latent_dim) to
+            images (N, C, H, W) in [-1, 1].
+        generator_norm: norm of the generator's layers, besides its batch norm.
         width: channels of the generator's last and the critic's first layer.
         critic_width: channels of the critic's first layer; null: the same as width.
         latent_dim: size of the latent vector z ~ N(0, 1).
@@ -129,6 +154,8 @@ class GAN(TrainedModule):
             scores; 0: no average.
         channels_last: use the channels-last memory layout, which is faster on most hardware.
         compile: run both networks through torch.compile; not with a gradient penalty.
+        generator_options: options of a registered generator, by name.
+        critic_options: options of a registered critic, by name.
         seed: seed of all random numbers.
         steps: length of the run in steps, for lr_decay.
         channels: channels of the images.
@@ -152,11 +179,12 @@ class GAN(TrainedModule):
         norm_layers: Network[list[int | str] | None] = None,
         other_norm: Network[NormName] = "none",
         loss: LossName = "hinge",
-        penalty: PenaltyName = "none",
-        penalty_weight: NotNegative | None = None,
+        penalty: PenaltyName | list[PenaltyName] = "none",
+        penalty_weight: NotNegative | list[NotNegative] | None = None,
         penalty_statistics: Literal["running", "batch"] = "running",
         critic: Network[CriticName] = "cnn",
         generator: Network[GeneratorName] = "dcgan",
+        generator_norm: Network[NormName] = "none",
         width: Network[Count] = 64,
         critic_width: Network[Count | None] = None,
         latent_dim: Network[Count] = 128,
@@ -174,28 +202,35 @@ class GAN(TrainedModule):
         ema_decay: Fraction = 0.999,
         channels_last: bool = True,
         compile: bool = False,
+        generator_options: SetByFit[Network[OwnOptions]] = None,
+        critic_options: SetByFit[Network[OwnOptions]] = None,
         seed: SetByFit[int] = 0,
         steps: SetByFit[AtLeastOne] = 100_000,
         channels: SetByFit[Network[Count]] = 3,
         size: SetByFit[Network[Count]] = 32,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name in OPTIONS}
         super().__init__()
-        check_options(locals())
-        self.save_hyperparameters()
+        check_options(given)
+        modules = {name: given[name] for name in self.trained if isinstance(given[name], nn.Module)}
+        self.save_hyperparameters(ignore=[*modules])
+        if isinstance(own := getattr(modules.get("generator"), "latent_dim", None), int):
+            given["latent_dim"] = own
+        self.hparams.update({"latent_dim": given["latent_dim"]} | dict.fromkeys(modules, MODULE))
         self.automatic_optimization = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(seed, 0, 0, "init"))
-            self.generator = GENERATORS[generator](latent_dim, width, channels, size)
-            shape = (critic_width or width, channels, size)
-            on = dict(norm_options=norm_options, norm_layers=norm_layers, other_norm=other_norm)
-            with named(f"--model.critic {critic}"):
-                self.critic = CRITICS[critic](norm, *shape, slope, conv_bias, **on)
-            if (prepare := PENALTIES[penalty].prepare) is not None:
-                prepare(self.critic)
+            self.generator = build_generator(given)
+            self.critic = build_critic(given)
+            weights = weighted_penalties(penalty, penalty_weight)
+            self.penalties = [(name, PENALTIES[name], weight) for name, weight in weights.items()]
+            for _, each, _ in self.penalties:
+                if each.prepare is not None:
+                    each.prepare(self.critic)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False) if ema_decay > 0 else None
-        self.loss, self.penalty = LOSSES[loss], PENALTIES[penalty]
-        self.penalty_weight = self.penalty.weight if penalty_weight is None else penalty_weight
+        self.loss = LOSSES[loss]
         self.bank = SigmaBank(self.critic, each_pass=power_iteration == "pass")
+        self.generator_bank = SigmaBank(self.generator)
         self.joint = critic_batch == "joint" and norms.is_batch_coupled(self.critic)
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -217,45 +252,89 @@ class GAN(TrainedModule):
         generator = torch.optim.Adam(self.generator.parameters(), o.generator_lr, betas[0])
         critic = torch.optim.Adam(self.critic.parameters(), o.critic_lr, betas[1])
         norms.follow(self.bank.parts, critic)
+        norms.follow(self.generator_bank.parts, generator)
         return generator, critic
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """batch: (critic_steps * n, C, H, W) in [-1, 1]. Returns the step's losses and logits."""
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1] of z (N, latent_dim), from the network that samples."""
+        return self.sampler()(z)
+
+    def on_train_start(self) -> None:
+        self._looked = isinstance(getattr(self.trainer, "datamodule"), ImageData)  # noqa: B009
+
+    def training_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """One update of the generator, after critic_steps updates of the critic.
+
+        batch: images (critic_steps * n, C, H, W), float in [-1, 1] or uint8, or (images, labels).
+        Returns the step's losses and mean logits. Raises UserError for other batches.
+        """
         step = self.begin_step()
         generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
         # Lightning re-installs these counters before each batch. Without the critic's, one global
         # step is one generator update, whatever critic_steps is.
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = lambda: None
-        batch = self.laid_out(batch)
-        latents = self._latents(len(batch), step, "critic", self.options.critic_steps)
-        chunk = len(batch) // self.options.critic_steps
+        images = self.laid_out(self._images(batch))
+        parts = self.options.critic_steps
+        chunk = len(images) // parts
+        if not chunk:
+            raise UserError(f"a batch of {len(images)} images for {parts} critic_steps; give more")
+        images = images[: chunk * parts]
+        latents = self._latents(len(images), step, "critic", parts)
         draw = rng.generator(self.options.seed, step, 0, "penalty", self.device)
         figures: dict[str, Tensor] = {}
-        for real, z in zip(batch.split(chunk), latents.split(chunk), strict=True):
+        for real, z in zip(images.split(chunk), latents.split(chunk), strict=True):
             figures = self._critic_update(critic_optimizer, real, z, draw)
         z = self._latents(chunk, step, "generator")
-        figures |= self._generator_update(generator_optimizer, batch[-chunk:], z)
+        figures |= self._generator_update(generator_optimizer, images[-chunk:], z)
         self.refuse_nan(figures, step)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)
         self.to_loggers(figures)
         return figures
 
+    def _images(self, batch: Any) -> Tensor:
+        """The images of a batch, float in [-1, 1]; UserError for what cannot be that."""
+        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            what = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images)
+            raise UserError(f"a batch is {what}; give images (N, C, H, W), or (images, labels)")
+        if images.dtype == torch.uint8:
+            return convert.to_float(images)
+        if not self._looked:
+            self._looked = True
+            low, high = (float(each) for each in images.aminmax())
+            if not -1.01 < low < 0 or not high < 1.01:
+                raise UserError(
+                    f"the first batch has values from {low:.4g} to {high:.4g}; images are float in"
+                    " [-1, 1] or uint8 in [0, 255]: of x in [0, 1] give x * 2 - 1"
+                )
+        return images
+
     def _critic_update(
         self, optimizer: LightningOptimizer, real: Tensor, z: Tensor, draw: torch.Generator
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             fake = self.generator(z)
+        if fake.shape != real.shape:
+            makes, has = ("x".join(map(str, each.shape[1:])) for each in (fake, real))
+            raise UserError(
+                f"the generator makes images of {makes}, the batch has {has}; give"
+                f" GAN(channels={real.shape[1]}, size={real.shape[-1]}), or images of {makes}"
+            )
         with self.bank.shared():
             real_logits, fake_logits = self._score(real, fake, self.joint)
             adversarial = self.loss.critic(real_logits, fake_logits)
-            penalty = self._penalty(real, fake, draw)
-        total = adversarial if penalty is None else adversarial + self.penalty_weight * penalty
+            penalties = self._penalties(real, fake, draw)
+        total = adversarial
+        for name, _, weight in self.penalties:
+            if name in penalties:
+                total = total + weight * penalties[name]
         optimizer.zero_grad()
         self.manual_backward(total)
         optimizer.step()
-        if self.penalty.project is not None:
-            self.penalty.project(self.critic, self.penalty_weight)
+        for _, penalty, weight in self.penalties:
+            if penalty.project is not None:
+                penalty.project(self.critic, weight)
         self.bank.update()
         figures = {
             "critic_loss": adversarial,
@@ -263,8 +342,8 @@ class GAN(TrainedModule):
             "fake_logit": fake_logits.mean(),
         }
         figures |= norms.gate_figures(self.bank.parts)
-        if penalty is not None:
-            figures["penalty"] = penalty
+        for name, value in penalties.items():
+            figures["penalty" if len(penalties) == 1 else f"penalty_{name}"] = value
         return {name: value.detach() for name, value in figures.items()}
 
     def _score(self, real: Tensor, fake: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
@@ -274,18 +353,33 @@ class GAN(TrainedModule):
         """
         if not joint:
             return self._logits(real), self._logits(fake)
-        halves = widened(self.critic(torch.cat([real, fake]))).split(len(real))
+        halves = self._scored(torch.cat([real, fake])).split(len(real))
         return processes.gathered(halves[0]), processes.gathered(halves[1])
 
     def _logits(self, images: Tensor) -> Tensor:
         """Logits (n,) of the images of all processes."""
-        return processes.gathered(widened(self.critic(images)))
+        return processes.gathered(self._scored(images))
 
-    def _penalty(self, real: Tensor, fake: Tensor, draw: torch.Generator) -> Tensor | None:
-        if self.penalty.value is None:
-            return None
-        with norms.statistics(self.critic, self.options.penalty_statistics):
-            return processes.mean(self.penalty.value(self.critic, real, widened(fake), draw))
+    def _scored(self, images: Tensor) -> Tensor:
+        """The critic's logits (n,) of images, at least float32."""
+        logits = widened(self.critic(images))
+        if logits.shape not in ((len(images),), (len(images), 1)):
+            raise UserError(
+                f"the critic returns logits of shape {tuple(logits.shape)} for images of shape"
+                f" {tuple(images.shape)}; it must return one for each, ({len(images)},) or"
+                f" ({len(images)}, 1)"
+            )
+        return logits.flatten()
+
+    def _penalties(self, real: Tensor, fake: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        """The value of each penalty that is a term of the loss, by name."""
+        found = {}
+        for name, penalty, _ in self.penalties:
+            if penalty.value is not None:
+                with norms.statistics(self.critic, self.options.penalty_statistics):
+                    value = penalty.value(self.critic, real, widened(fake), draw)
+                found[name] = processes.mean(value)
+        return found
 
     def _generator_update(
         self, optimizer: LightningOptimizer, real: Tensor, z: Tensor
@@ -303,6 +397,8 @@ class GAN(TrainedModule):
             optimizer.zero_grad()
             self.manual_backward(loss)
         optimizer.step()
+        if self.generator_bank.parts:
+            self.generator_bank.update()
         return {"generator_loss": loss.detach()}
 
     def _latents(self, count: int, step: int, stream: rng.Stream, parts: int = 1) -> Tensor:
@@ -316,3 +412,6 @@ class GAN(TrainedModule):
     def sample(self, count: int, seed: int, ema: bool = True) -> Tensor:
         """uint8 (count, C, H, W), eval mode; the same seed gives the same latents."""
         return torch.cat(list(draw_samples(self.sampler(ema), count, seed)))
+
+
+OPTIONS = frozenset(signature(GAN).parameters)  # names of its arguments

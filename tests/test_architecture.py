@@ -15,7 +15,7 @@ import msngan
 PACKAGE = Path(msngan.__file__).parent
 FLOORS = [  # from the top: a room imports from the floors below it only
     ["__main__", "commands"],
-    ["report"],
+    ["report", "register"],
     ["study", "bench"],
     ["training"],
     ["gan", "classifier", "scores", "models"],

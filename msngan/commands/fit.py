@@ -86,7 +86,7 @@ def help_text(task: str) -> str:
             name = option.name.rpartition(".")[0]
             key = name or "other"
             if key not in groups:
-                groups[key] = made.add_argument_group(TITLES[name])
+                groups[key] = made.add_argument_group(TITLES.get(name, f"{name}: of a plug-in"))
             where = groups[key]
         where.add_argument(
             f"--{option.name}", metavar=metavar(option), help=described(option).replace("%", "%%")

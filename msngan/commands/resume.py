@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from msngan.commands.parser import Parser, add_root
+from msngan.runs import plugins
 from msngan.runs.folder import Run, UserError, all_runs, did_you_mean
+from msngan.runs.safe_read import object_or_empty
 
 
 def main(argv: list[str]) -> int:
@@ -28,6 +31,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"no run {known.run!r} in {root / 'checkpoints'}{did_you_mean(run.name, names)}"
         )
+    for line in plugins.check_recorded(object_or_empty(run.environment), f"run {run.name}"):
+        sys.stderr.write(f"{line}\n")
     from msngan.runs.configs import parse
     from msngan.training.run import resume
 

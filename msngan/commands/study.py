@@ -12,6 +12,7 @@ from typing import Any
 from msngan.commands.parser import Parser, add_format, add_root, number, option
 from msngan.report.tables.study_tables import list_tables, show_results
 from msngan.report.tables.table import print_as
+from msngan.runs import plugins
 from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError
 from msngan.study.plan import Child, Study
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     if args.table and not args.changes:
         study = started_study(place) or study
     reader = Reader(place)
-    command = shlex.join(["msngan", "study", *argv])
+    command = shlex.join(["msngan", "study", *argv, *plugins.words()])
     if args.table:
         show_results(args.format, collect(study, reader, command), args.root, study)
         return 0

@@ -33,7 +33,6 @@ from msngan.runs.options import (
 )
 
 Part = Literal["train", "validation", "test"]
-LABELLED = [name for name, entry in DATASETS.items() if {"train", "test"} <= {*entry.splits}]
 
 
 @dataclass(eq=False)
@@ -253,10 +252,11 @@ class LabelledData(ImageData):
         test_limit: AtLeastOne | None = None,
     ) -> None:
         check_ranges("classifier", "data", locals())
-        if dataset in DATASETS and dataset not in LABELLED:
+        labelled = [n for n, each in DATASETS.items() if {"train", "test"} <= {*each.splits}]
+        if dataset in DATASETS and dataset not in labelled:
             raise DataError(
                 f"--data.dataset {dataset}: a classifier needs labels and a test split; choose one"
-                f" of {', '.join(LABELLED)}"
+                f" of {', '.join(labelled)}"
             )
         if size is None and dataset in ("mnist", "fashion"):
             size = 28

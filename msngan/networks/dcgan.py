@@ -143,7 +143,7 @@ CRITICS: dict[str, Callable[..., nn.Module]] = {
 }
 
 if TYPE_CHECKING:
-    GeneratorName = str
-    CriticName = str
+    GeneratorName = str | nn.Module
+    CriticName = str | nn.Module
 else:
     GeneratorName, CriticName = Literal[tuple(GENERATORS)], Literal[tuple(CRITICS)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from msngan import __version__
-from msngan.networks.dcgan import GENERATORS
+from msngan.networks.build import build_generator
 from msngan.runs import rng
 from msngan.runs.atomic import replacing
 from msngan.runs.checkpoint_files import (
@@ -27,7 +27,7 @@ from msngan.runs.checkpoint_files import (
 )
 from msngan.runs.folder import UserError
 from msngan.runs.option_values import check_stored, is_word, shown
-from msngan.runs.options import group, present_names
+from msngan.runs.options import group, named, present_names
 from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
 
 FORMAT = "msngan-generator-1"
@@ -146,14 +146,9 @@ def _build(options: dict[str, Any], weights: dict[str, Tensor], path: Path) -> n
     UserError if they do not fit. The check builds nothing: options may claim a network that is
     larger than the memory.
     """
-    shape = [options[name] for name in ("latent_dim", "width", "channels", "size")]
-    if options["generator"] not in GENERATORS:
-        known = ", ".join(GENERATORS)
-        raise UserError(f"{path} has the generator {options['generator']!r}; known: {known}")
-    make = GENERATORS[options["generator"]]
-    with rng.untouched():
-        _check_shapes(lambda: make(*shape), weights, path)
-        generator = make(*shape)
+    with rng.untouched(), named(str(path)):
+        _check_shapes(lambda: build_generator(options), weights, path)
+        generator = build_generator(options)
     generator.to(next(iter(weights.values())).dtype)
     generator.load_state_dict(weights)
     if options.get("channels_last"):  # as in training: faster, and the same bits

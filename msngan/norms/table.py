@@ -49,10 +49,14 @@ ENTRIES: dict[str, Norm | Callable[..., Norm]] = {
     "optional_spectral": optional_spectral,
     "released_spectral": released_spectral,
 }
-NORMS: dict[str, Norm] = {
-    name: entry if isinstance(entry, Norm) else replace(entry(), options=entry)
-    for name, entry in ENTRIES.items()
-}
+
+
+def norm_of(entry: Norm | Callable[..., Norm]) -> Norm:
+    """The norm of an entry, with the function that makes it with other options."""
+    return entry if isinstance(entry, Norm) else replace(entry(), options=entry)
+
+
+NORMS: dict[str, Norm] = {name: norm_of(entry) for name, entry in ENTRIES.items()}
 
 if TYPE_CHECKING:
     NormName = str

@@ -86,6 +86,11 @@ def read_configs(names: list[str]) -> list[tuple[Path, dict[str, Any]]]:
             )
         if not isinstance(content, dict):
             raise UserError(f"{path} holds no options; write lines such as `steps: 1000`")
+        if "plugin" in content or "plugins" in content:
+            raise UserError(
+                f"{path}: a config cannot name a plug-in, because whoever wrote it could then run"
+                " code here; give --plugin FILE.py on the command line"
+            )
         if "config" in content:
             raise UserError(f"{path}: a config cannot name another; give --config once for each")
         found.append((path, content))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from msngan import __version__
-from msngan.runs import distributed
+from msngan.runs import distributed, plugins
 from msngan.runs.atomic import write_json
 from msngan.runs.folder import Run, now
 from msngan.runs.safe_read import object_or_empty
@@ -38,6 +38,7 @@ def environment(config_name: str, run: Run) -> dict[str, Any]:
         "processes": distributed.count(),
         "gpu": gpu(),
         "commands": commands_after(object_or_empty(run.environment)),
+        "plugins": plugins.loaded(),
     }
 
 

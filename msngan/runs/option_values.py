@@ -138,6 +138,7 @@ def _read_union(parts: tuple[Any, ...], value: Any) -> Any:
     if NoneType in parts and (_is_blank(value) or _plain(value) is None):
         return None
     others = sorted((part for part in parts if part is not NoneType), key=lambda part: part is str)
+    is_list = type(_plain(value)) is list
     problems: list[ValueError] = []
     for part in others:
         try:
@@ -145,8 +146,9 @@ def _read_union(parts: tuple[Any, ...], value: Any) -> Any:
         except OutOfRange:
             raise
         except ValueError as problem:
-            problems.append(problem)
-    if len(others) == 1:
+            if (get_origin(part) is list) == is_list or len(others) == 1:
+                problems.append(problem)
+    if len(problems) == 1:
         raise problems[0]
     names = [words(part) for part in sorted(parts, key=lambda part: part is NoneType)]
     raise ValueError(f"{value!r:.80} is neither {' nor '.join(names)}")
@@ -199,8 +201,12 @@ def check_stored(
             raise ValueError(
                 f"its {what} hold {str(name)[:80]!r}, which this version does not know"
             )
-        if not _fits(known[name].type, value):
-            raise ValueError(f"{name} in its {what} is {shown(value)}")
+        if not _fits(kind := known[name].type, value):
+            is_name = isinstance(value, str) and any(
+                get_origin(x) is Literal for x in members(kind)
+            )
+            more = "; if a plug-in brings it, give --plugin FILE.py" if is_name else ""
+            raise ValueError(f"{name} in its {what} is {shown(value)}{more}")
     for name in needed:
         if name not in values:
             raise ValueError(f"its {what} do not say {name}")

@@ -101,6 +101,8 @@ Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, below=1)]
 
+OwnOptions = dict[str, bool | int | float | str | None] | None  # of a registered network, by name
+
 # Former and short names: in old configs, records and checkpoints, and on the command line.
 FORMER = {
     "model.passes": "model.critic_batch",
@@ -213,6 +215,28 @@ SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
     },
 }
 
+# What plug-ins have added: table (CRITICS, say) -> name -> the options under that name.
+ADDED: dict[str, dict[str, list[Option]]] = {}
+# The task whose runs have the options of what is added to a table; both tasks for the others.
+TASK_OF = {"GENERATORS": "gan", "CRITICS": "gan", "CLASSIFIERS": "classifier"}
+
+
+def add(table: str, name: str, own: list[Option]) -> None:
+    """Add a name to a table of names, and its options to the table of options as `name.option`."""
+    ADDED.setdefault(table, {})[name] = own
+    for each in (parameters, options_of, group, _roles):
+        each.cache_clear()
+
+
+def added_to(task: str) -> dict[str, list[Option]]:
+    """The options that plug-ins have added for a task, by the name that they are under."""
+    return {
+        name: own
+        for table, names in ADDED.items()
+        for name, own in names.items()
+        if own and TASK_OF.get(table, task) == task
+    }
+
 
 @cache
 def parameters(task: str) -> dict[str, Option]:
@@ -221,6 +245,8 @@ def parameters(task: str) -> dict[str, Option]:
     for group, sources in SOURCES[task].items():
         for module, name in sources:
             found |= {option.name: option for option in _stated(module, name, group)}
+    for own in added_to(task).values():
+        found |= {option.name: option for option in own}
     found["task"] = replace(found["task"], default=task)
     return found
 
@@ -251,6 +277,7 @@ def present_names(values: Any, group: str) -> Any:
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a config by their dotted, present names. UserError for a group without any."""
     groups = {group for sources in SOURCES.values() for group in sources if group}
+    groups |= {name for task in SOURCES for name in added_to(task)}
     found: dict[str, Any] = {}
     for key, value in config.items():
         if key in groups and not isinstance(value, Mapping):
@@ -284,26 +311,26 @@ def _stated(module: str, name: str, group: str) -> Iterator[Option]:
     """The options that one signature and its docstring state."""
     module, node = _find(module, name)
     names = _Names(module)
-    helps = _helps(ast.get_docstring(node) or "")  # type: ignore[arg-type]
+    texts = helps(ast.get_docstring(node) or "")  # type: ignore[arg-type]
     if isinstance(node, ast.ClassDef):
         (node,) = (each for each in node.body if getattr(each, "name", "") == "__init__")
     assert isinstance(node, ast.FunctionDef)
     arguments = [each for each in node.args.args if each.arg != "self"]
     for argument, default in zip(arguments, node.args.defaults, strict=True):
         assert argument.annotation is not None
-        kind, marks = _without_marks(names.value_of(argument.annotation))
+        kind, marks = without_marks(names.value_of(argument.annotation))
         roles = [mark for mark in marks if isinstance(mark, Role)]
         yield Option(
             f"{group}.{argument.arg}".lstrip("."),
             kind,
             names.value_of(default),
-            helps[argument.arg],
+            texts[argument.arg],
             roles[-1] if roles else Role.TRAINING,
             len(marks) > len(roles),
         )
 
 
-def _without_marks(kind: Any) -> tuple[Any, list[Any]]:
+def without_marks(kind: Any) -> tuple[Any, list[Any]]:
     """An annotation without the marks of role, and those marks."""
     if get_origin(kind) is not Annotated:
         return kind, []
@@ -313,7 +340,7 @@ def _without_marks(kind: Any) -> tuple[Any, list[Any]]:
     return (Annotated[inner, ranges[0]] if ranges else inner), others
 
 
-def _helps(docstring: str) -> dict[str, str]:
+def helps(docstring: str) -> dict[str, str]:
     """The text of each argument in a docstring's Args section."""
     section = docstring.partition("Args:\n")[2]
     found = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section, re.MULTILINE)
@@ -375,7 +402,8 @@ class _Names(dict[str, Any]):
             module, node = _find(self.module, name)
         except LookupError:
             raise KeyError(name) from None
-        return _Names(module).value_of(node)
+        value = _Names(module).value_of(node)
+        return value | ADDED[name] if name in ADDED else value
 
     def value_of(self, node: ast.AST) -> Any:
         if isinstance(node, ast.Dict):

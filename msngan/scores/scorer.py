@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from msngan.scores.protocol import METRICS, Protocol, bias_note, preset
 from msngan.scores.reference import Progress, Reference, in_random_order
 
 REQUESTS = ("auto", "embedded", "inception")
+EXTRACTORS: dict[str, Callable[..., Extractor]] = {}  # those of plug-ins, functions of the device
 
 
 def evaluate(
@@ -266,10 +267,11 @@ def choose(
     inception, or the path of a .safetensors file. dataset, channels: of the images to be scored;
     labelled: whether an extractor of their own could be trained.
     """
-    if request not in REQUESTS and not request.endswith(".safetensors"):
+    known = (*REQUESTS, *EXTRACTORS)
+    if request not in known and not request.endswith(".safetensors"):
         raise UserError(
-            f"unknown extractor {request!r}{did_you_mean(request, list(REQUESTS))}; choose one of"
-            f" {', '.join(REQUESTS)}, or give a .safetensors file"
+            f"unknown extractor {request!r}{did_you_mean(request, list(known))}; choose one of"
+            f" {', '.join(known)}, or give a .safetensors file"
         )
     gpu = str(device).startswith("cuda")
     if inception_weights and request != "inception" and not (request == "auto" and gpu):
@@ -277,6 +279,13 @@ def choose(
             f"Inception's weights {inception_weights} are given, but the extractor is {request}:"
             " use the extractor inception, or leave the weights out"
         )
+    if request in EXTRACTORS:
+        made = EXTRACTORS[request](device=device)
+        if made.official_inception and not isinstance(made, InceptionExtractor):
+            raise UserError(
+                f"extractor {request} says that it is the official Inception; it is not"
+            )
+        return made, f"extractor: {made.name}, of a plug-in; its scores are not FID or IS"
     if request == "inception":
         inception = InceptionExtractor.load(inception_weights, device)
         return inception, f"extractor: {inception.name}; its scores are FID, IS and KID"

@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, Protocol
 
+from msngan.runs import plugins
 from msngan.runs.folder import Failure, Taken, UserError, lock
 from msngan.study.plan import Child, Study
 from msngan.study.study_files import Place, Reader, State
@@ -156,7 +157,8 @@ def context() -> Any:
 def ask(children: list[Child]) -> str | None:
     """What `check` sends, from a process of its own."""
     receiver, sender = context().Pipe(duplex=False)
-    process = context().Process(target=check, args=(sender, children), daemon=True)
+    target = plugins.carrying(check)
+    process = context().Process(target=target, args=(sender, children), daemon=True)
     process.start()
     sender.close()
     try:
@@ -273,7 +275,7 @@ class Scheduler:
         elif not self.states[child.name].ended(self.retry):
             self.failures.pop(child.name, None)
             arguments = (child, self.reader.place, self.threads, self.jobs, self.retry)
-            process = context().Process(target=train, args=arguments)
+            process = context().Process(target=plugins.carrying(train), args=arguments)
             process.start()
             self._processes[child.name] = child, process
 

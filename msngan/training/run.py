@@ -156,7 +156,7 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     watching = config.detect_anomaly
     watchers = [Anomaly(config.model.compile), Dump()] if watching else [Dump()]
     callbacks = [*watchers, stop, built.records, built.dynamics, built.health]
-    callbacks += [*task.callbacks, built.checkpoint, progress]
+    callbacks += [*task.callbacks, *task.of_plugins, built.checkpoint, progress]
     for callback in callbacks:
         if isinstance(callback, RunCallback):
             callback.attach(run, start.config_name, saving)

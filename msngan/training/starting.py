@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
+from msngan.gan import weighted_penalties
 from msngan.losses import PENALTIES
 from msngan.runs.atomic import replacing, write_json
 from msngan.runs.checkpoint_files import read_checkpoint
@@ -199,10 +200,11 @@ def checked(path: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_gan(saved: dict[str, Any], options: dict[str, Any], path: Path) -> None:
-    if saved["penalty"] not in PENALTIES:
-        raise UserError(f"{path} was trained with an unknown penalty {saved['penalty']!r}")
-    kept = [PENALTIES[each["penalty"]].prepare for each in (saved, options)]
-    if kept[0] is not kept[1]:
+    kept = []
+    for each in (saved, options):
+        weights = weighted_penalties(each["penalty"], each["penalty_weight"])
+        kept.append({PENALTIES[name].prepare for name in weights} - {None})
+    if kept[0] != kept[1]:
         raise UserError(
             f"{path} was trained with penalty {saved['penalty']}, the config says"
             f" {options['penalty']}; only one of them keeps estimates in the checkpoint, so neither"

@@ -18,6 +18,7 @@ from msngan.runs.folder import Run, UserError
 from msngan.runs.hardware import memory
 from msngan.runs.jsonl import read_lines
 from msngan.training.callbacks import (
+    OF_PLUGINS,
     Accuracy,
     Checkpoints,
     CollapseChecks,
@@ -50,6 +51,7 @@ class Task:
         "dynamics": Dynamics,
         "health": CollapseChecks,
     }
+    networks: ClassVar[tuple[str, ...]]  # names of the options that choose a network
     sized_by = "--model.width"
     steps_option = "--steps is"  # how the user asked for this many
     steps: int
@@ -61,6 +63,7 @@ class Task:
         self.data.seed = config.seed
         made = {name: kind(**config.group(name)) for name, kind in self.groups.items()}
         self.built = SimpleNamespace(**made)
+        self.of_plugins = [kind(**config.group(name)) for name, kind in OF_PLUGINS.items()]
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -72,7 +75,10 @@ class Task:
         """Every argument of the module, by name."""
         channels, size = self.data.shape
         own = {"seed": self.config.seed, "steps": self.steps, "channels": channels, "size": size}
-        return self.config.group("model") | own
+        model = self.config.group("model")
+        for network in self.networks:  # of a registered one; its options are under its name
+            own[f"{network}_options"] = self.config.group(model[network]) or None
+        return model | own
 
     def build(self) -> GAN | Classifier:
         """The networks, not yet trained; UserError for networks that memory cannot hold."""
@@ -109,6 +115,7 @@ class GanTask(Task):
     """A GAN: scores and grids beside the checkpoints."""
 
     module = GAN
+    networks = ("generator", "critic")
     groups: ClassVar[dict[str, type[Callback]]] = {
         "scores": Scores,
         "samples": Samples,
@@ -165,6 +172,7 @@ class ClassifierTask(Task):
     """A classifier: accuracies beside the checkpoints; a length in epochs or in steps."""
 
     module = Classifier
+    networks = ("network",)
     data: LabelledData
     data_class = LabelledData
     groups: ClassVar[dict[str, type[Callback]]] = {"accuracy": Accuracy, **Task.groups}

@@ -1,0 +1,98 @@
+"""Networks by name: each constructor gets by name those of a run's options that it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from msngan.networks.classifiers import CLASSIFIERS
+from msngan.networks.dcgan import CRITICS, GENERATORS
+from msngan.networks.norms_and_activations import put_norms
+from msngan.norms import layers_of
+from msngan.runs.options import named
+
+MODULE = "module"  # in the options of a GAN, for a network that was given as a module
+NORM = ("norm", "norm_options", "norm_layers", "other_norm", "conv_bias")
+# What the constructor of each kind of network may take; its other parameters are its own options.
+GIVEN: dict[str, frozenset[str]] = {
+    "generator": frozenset({"latent_dim", "width", "channels", "size"}),
+    "critic": frozenset({*NORM, "width", "channels", "size", "slope"}),
+    "classifier": frozenset(
+        {*NORM, "width", "channels", "size", "slope", "classes", "depth", "activation", "dropout"}
+        | {"placement", "as_released"}
+    ),
+}
+
+
+def build_generator(options: Mapping[str, Any]) -> nn.Module:
+    """The generator of a GAN's options, not yet trained."""
+    name, own = options["generator"], options.get("generator_options")
+    norm = {"norm": options.get("generator_norm", "none")}
+    if isinstance(name, nn.Module):
+        with named("GAN(generator=...)"):
+            network = with_norm(name, norm)
+    else:
+        with named(f"--model.generator {name}"):
+            network = with_norm(_build("generator", GENERATORS, name, options, own), norm)
+    if not hasattr(network, "latent_dim"):  # which sampling asks for
+        network.latent_dim = options["latent_dim"]
+    return network
+
+
+def build_critic(options: Mapping[str, Any]) -> nn.Module:
+    """The critic of a GAN's options, with its norm."""
+    name = options["critic"]
+    if isinstance(name, nn.Module):
+        with named("GAN(critic=...)"):
+            return with_norm(name, options)
+    given = {**options, "width": options["critic_width"] or options["width"]}
+    with named(f"--model.critic {name}"):
+        return _build("critic", CRITICS, name, given, options["critic_options"])
+
+
+def build_classifier(options: Mapping[str, Any]) -> nn.Module:
+    """The network of a classifier's options, with its norm."""
+    name = options["network"]
+    with named(f"--model.network {name}"):
+        return _build("classifier", CLASSIFIERS, name, options, options["network_options"])
+
+
+def _build(
+    kind: str,
+    known: Mapping[str, Callable[..., nn.Module]],
+    name: str,
+    options: Mapping[str, Any],
+    own: Mapping[str, Any] | None,
+) -> nn.Module:
+    """The network. A norm is put on one whose constructor does not take `norm`.
+
+    Raises ValueError for an unknown name and for options that the constructor does not have.
+    """
+    if name == MODULE:
+        raise ValueError(f"it was given as a module; give it again, GAN(..., {kind}=module)")
+    if name not in known:
+        raise ValueError(
+            f"unknown name; known are {', '.join(known)}, and those of a plug-in (--plugin FILE.py)"
+        )
+    takes = inspect.signature(known[name]).parameters
+    for each in own or {}:
+        if each not in takes:
+            raise ValueError(f"it has no option {each!r}")
+    # null is "the network's own", which its signature states
+    given = {each: options[each] for each in GIVEN[kind] if each in takes}
+    given = {each: value for each, value in given.items() if value is not None}
+    network = known[name](**given, **(own or {}))
+    if kind != "generator" and "norm" not in takes:
+        with_norm(network, options)
+    return network
+
+
+def with_norm(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+    """The network, with the norm that the options name on its layers; the last one is its head."""
+    if options["norm"] != "none":
+        head = next(reversed(layers_of(network)), "")
+        put_norms(network, head=head, **{each: options[each] for each in NORM if each in options})
+    return network
