@@ -80,7 +80,7 @@ def test_every_plug_in_of_the_page_runs_by_the_command_above_it(
     _, command, *words = shlex.split(SHOWN[name][0])
     if command == "evaluate":
         words[0] = mine.name
-        assert run(command, *words, "--samples", "20") == 0
+        assert run(command, *words, "--images", "20") == 0
         assert "fd/pixels-1" in capfd.readouterr().out
         return
     small = SMALL[words[words.index("--config") + 1]]
