@@ -36,7 +36,7 @@ FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.l
         ([*FIT, "--scores.best=recall", "--scores.metrics=fid"], "recall needs prc in"),
         ([*FIT, "--scores.metrics=is"], "--scores.best fid needs fid in --scores.metrics"),
         ([*FIT, "--scores.metrics", "fid,kidd"], f"choose from {', '.join(METRICS)}"),
-        ([*FIT, "--scores.metrics", "[]"], "--scores.metrics [] names no metric"),
+        ([*FIT, "--scores.metrics", "[]"], "--scores.metrics is empty; choose from fid"),
         ([*FIT, "--detect-anomaly", "--model.compile", "true"], "--model.compile false"),
         ([*FIT, "--scores.enabled", "true", "--scores.extractor", "imagenet"], "imagenet"),
         ([*FIT, "--scores.enabled=true", "--scores.extractor", "x.safetensors"], "x.safetensors"),

@@ -89,31 +89,21 @@ def compare(
     first, second = (find(word, entries, setups) for word in (a, b))
     if first.config_id == second.config_id:
         raise UserError(f"--compare: {a!r} and {b!r} are the same config, {first}")
-    both, shared, matches, notes = [], [], [], []
+    matches, notes = [], []
     for protocol_id, inside in by_protocol(entries).items():
         sides = {(each.config_id, each.weights): each for each in groups(inside, setups)}
-        if {first.config_id, second.config_id} <= {config_id for config_id, _ in sides}:
-            both.append(protocol_id)
         for weights in ("ema", "raw"):
             one = sides.get((first.config_id, weights))
             other = sides.get((second.config_id, weights))
             if one and other:
-                shared.append(protocol_id)
                 if match := _match(one, other, metric):
                     matches.append(match)
                 else:
                     notes.append(f"no common seed under protocol {protocol_id} ({weights})")
-    if not both:
-        raise UserError(f"--compare: {first} and {second} have scores under no common protocol")
-    if not shared:
-        raise UserError(
-            f"--compare: {first} and {second} have scores of other weights, raw and ema, under"
-            f" every common protocol ({', '.join(both)})"
-        )
     if not matches:
         raise UserError(
-            f"--compare: {_seeds(first, setups)} and {_seeds(second, setups)} have no seed in"
-            " common with scores under one protocol, so no runs can be paired"
+            f"--compare: {_seeds(first, setups)} and {_seeds(second, setups)} have no scores of a"
+            " common seed under a common protocol, both raw or both ema, so no runs can be paired"
         )
     differing = differences([setups[config.runs[0]] for config in (first, second)])
     return Comparison(first, second, differing, matches, notes)

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.score_records import Entry, Floor, Score
@@ -26,7 +26,6 @@ BETTER = {
     "density": "higher",  # a share of neighbours, not of images: it can exceed 1
     "coverage": "higher",
 }
-INCEPTION_FEATURES = 2048  # of the one layer that the official network is read at
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,8 @@ def series(entries: list[Entry], metric: str) -> dict[int, Score]:
 
 def best_of(scores: Iterable[Score], metric: str) -> Score | None:
     """The first of the best scores that did not fail; None if no direction is known."""
-    valid = [score for score in scores if score.mean is not None]
-    if not valid or not better(metric):
-        return None
-    return min(valid, key=lambda score: order(metric, score.mean))
+    valid = [score for score in scores if score.mean is not None and better(metric)]
+    return min(valid, key=lambda score: order(metric, score.mean), default=None)
 
 
 def order(metric: str, mean: float | None) -> tuple[bool, float]:
@@ -138,27 +135,19 @@ def tied(one: Score, other: Score) -> bool | None:
     return abs(one.mean - other.mean) < 2 * noise
 
 
-class Valued(Protocol):
-    """What a row is ranked by."""
-
-    @property
-    def mean(self) -> float | None: ...
-
-
 R = TypeVar("R", bound=Any)  # a dataclass with `rank` and `tie`
-V = TypeVar("V", bound=Valued)
 
 
 def ranked(
     rows: Iterable[R],
     metric: str,
-    value: Callable[[R], V | None],
-    tie: Callable[[V, V], bool | None],
+    value: Callable[[R], Any],
+    tie: Callable[[Any, Any], bool | None],
 ) -> list[R]:
     """The rows, better first, with their rank and whether each is tied with the one above.
 
-    Those without a value stand last and unranked; equal ones stay in the order that they came in,
-    and all do where the metric has no known direction.
+    value: of a row, a Score or a Summary. Rows without a mean stand last and unranked; equal ones
+    stay in the order that they came in, and all do where the metric has no known direction.
     """
     rows = list(rows)
     if better(metric) is None:
@@ -247,7 +236,7 @@ def _block(entries: list[Entry], metric: str, names: list[str], by: By) -> Block
         metrics=[metric, *(name for name in names if name != metric)],
         rows=ranked(made, metric, lambda row: getattr(row, by).get(metric), tied),
         floors=_floors(entries),
-        dimensions=_dimensions(entries),
+        dimensions=next((entry.dimensions for entry in entries if entry.dimensions), None),
     )
 
 
@@ -259,13 +248,6 @@ def _row(entries: list[Entry], names: list[str], metric: str) -> Row:
     best = {name: found for name, each in scores.items() if (found := best_of(each.values(), name))}
     newest = entries[-1]
     return Row(newest.run, newest.config, newest.weights, None, None, last, best)
-
-
-def _dimensions(entries: list[Entry]) -> int | None:
-    found = {entry.dimensions for entry in entries if entry.dimensions}
-    if not found and entries[0].protocol["official_inception"]:
-        return INCEPTION_FEATURES
-    return found.pop() if len(found) == 1 else None
 
 
 def _floors(entries: list[Entry]) -> dict[str, Floor]:
@@ -288,25 +270,28 @@ def describe(block: Block) -> list[str]:
     parts = [
         f"{protocol['runs']} x {protocol['samples']} samples",
         protocol["extractor"],
-        f"real images: split {protocol.get('split', 'unknown')},"
-        f" {protocol.get('reference_images', 'unknown')} images,"
-        f" sha256 {str(protocol.get('reference_sha256', 'unknown'))[:8]}",
-        f"{size}x{size}, {channels} channel{'s'[: channels != 1]}"
-        if size and channels
-        else "resolution unknown",
+        f"real images: split {protocol.get('split')}, {protocol.get('reference_images')} images,"
+        f" sha256 {str(protocol.get('reference_sha256'))[:8]}",
+        f"{size}x{size}, {channels} channel{'s'[: channels != 1]}",
     ]
     lines = ["; ".join(parts)]
     if not protocol["official_inception"]:
         lines.append("embedded extractor: not comparable with published FID")
-    samples, features = protocol["samples"], block.dimensions
     frechet = any(family(name) in ("fid", "fd") for name in block.metrics)
-    if frechet and features is not None and samples < features:
-        lines.append(
-            f"{samples:,} samples < {features:,} features: the covariance is rank-deficient and"
-            " the Fréchet distance's bias is large; compare it with the real-data score, never with"
-            " another protocol"
-        )
+    if frechet and (note := bias_note(protocol["samples"], block.dimensions)):
+        lines.append(note)
     return lines
+
+
+def bias_note(samples: int, features: int | None) -> str | None:
+    """The problem with fewer samples than features; None if there are enough."""
+    if features is None or samples >= features:
+        return None
+    return (
+        f"{samples:,} samples a run are fewer than the {features:,} features: the covariance is"
+        " rank-deficient and the Fréchet distance strongly biased upwards; read it beside the"
+        " score of real data, and trust the kernel distance, which has no bias"
+    )
 
 
 def ranking(block: Block, by: By) -> str:

@@ -7,6 +7,7 @@ sample sets, which a single run's row shows, is many times smaller.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -218,10 +219,10 @@ def _behind(group: Group, metric: str, step: int | None) -> list[str]:
 def summary(values: list[float]) -> Summary:
     """The summary of one value or more, finite and below 1e100."""
     n = len(values)
-    mean = math.fsum(values) / n
+    mean = statistics.fmean(values)
     if n == 1:
         return Summary(n, mean, None, None, None)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    sd = statistics.stdev(values)
     half = student(n - 1) * sd / math.sqrt(n)
     return Summary(n, mean, sd, mean - half, mean + half)
 

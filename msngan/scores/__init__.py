@@ -3,43 +3,27 @@
 Names are imported when they are first used, so that protocols can be read without torch.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from msngan.scores.distances import frechet_distance, inception_score, kernel_distance
-    from msngan.scores.extractors import Extractor
-    from msngan.scores.protocol import PRESETS, Protocol
-    from msngan.scores.reference import Reference
-    from msngan.scores.scorer import Scored, Scorer, evaluate
-
-__all__ = [
-    "PRESETS",
-    "Extractor",
-    "Protocol",
-    "Reference",
-    "Scored",
-    "Scorer",
-    "evaluate",
-    "frechet_distance",
-    "inception_score",
-    "kernel_distance",
-]
+from typing import Any
 
 # no module may have the name of something exported: once imported it would hide it
-_HOMES = {
-    "distances": ("frechet_distance", "inception_score", "kernel_distance"),
-    "extractors": ("Extractor",),
-    "protocol": ("PRESETS", "Protocol"),
-    "reference": ("Reference",),
-    "scorer": ("Scored", "Scorer", "evaluate"),
+_PLACES = {
+    "PRESETS": "protocol",
+    "Protocol": "protocol",
+    "Extractor": "extractors",
+    "Reference": "reference",
+    "Scored": "scorer",
+    "Scorer": "scorer",
+    "evaluate": "scorer",
+    "frechet_distance": "distances",
+    "inception_score": "distances",
+    "kernel_distance": "distances",
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [*_PLACES]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -131,28 +131,21 @@ class EmbeddedExtractor(Extractor):
             widths = tuple(read_json(metadata["widths"]))
             with torch.device("meta"):  # nothing is allocated before the claims are checked
                 net = EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths)
-            loaded = {name: _loaded(value) for name, value in state.items()}
-            net.load_state_dict(loaded, assign=True)
+            net.load_state_dict(state, assign=True)
+            if not all(value.isfinite().all() for value in state.values()):
+                raise ValueError("its weights hold NaN or Inf")
         except (OSError, ValueError, RuntimeError, TypeError) as problem:
             reason = str(problem).splitlines()[0][:200]
             raise UserError(
                 f"{path} is not a complete extractor file ({reason}); make one with"
                 " `msngan extractor fit`"
             ) from problem
-        return cls(net, metadata, file_sha256(path), device)
+        return cls(net.float(), metadata, file_sha256(path), device)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = convert.to_float(convert.resize(images, self.size))
         pool = self.network.features(x.contiguous(memory_format=torch.channels_last))
         return pool, self.network.head(pool)
-
-
-def _loaded(value: Tensor) -> Tensor:
-    if not value.is_floating_point():
-        return value
-    if not value.isfinite().all():
-        raise ValueError("its weights hold NaN or Inf")
-    return value.float()
 
 
 def _check(metadata: dict[str, str]) -> None:

@@ -196,33 +196,28 @@ def download_weights() -> Path:
     return target
 
 
-def official_sha256(path: Path) -> str:
-    """The sha256 of the official weights file; a UserError for any other.
-
-    The file is a pickle, which could run code when it is opened: nothing is opened unhashed.
-    """
-    try:
-        sha256 = file_sha256(path)
-    except OSError as problem:
-        raise UserError(
-            f"{path} cannot be read ({problem.strerror}); give {INCEPTION_FILE}"
-        ) from problem
-    if sha256 != INCEPTION_SHA256:
-        raise UserError(
-            f"{path} is not the official Inception weights file: its sha256 is {sha256[:16]}...,"
-            f" not {INCEPTION_SHA256[:16]}...; get {INCEPTION_FILE} from torch-fidelity's releases"
-        )
-    return sha256
-
-
 class InceptionExtractor(Extractor):
     """Inception with pool features (N, 2048) and logits without bias (N, 1008)."""
 
     official_inception = True
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
-        """path: the weights; a UserError if they are not the official ones."""
-        sha256 = official_sha256(path)
+        """path: the weights; a UserError if they are not the official ones.
+
+        The file is a pickle, which could run code when it is opened: nothing is opened unhashed.
+        """
+        try:
+            sha256 = file_sha256(path)
+        except OSError as problem:
+            raise UserError(
+                f"{path} cannot be read ({problem.strerror}); give {INCEPTION_FILE}"
+            ) from problem
+        if sha256 != INCEPTION_SHA256:
+            raise UserError(
+                f"{path} is not the official Inception weights file: its sha256 is"
+                f" {sha256[:16]}..., not {INCEPTION_SHA256[:16]}...; get {INCEPTION_FILE} from"
+                " torch-fidelity's releases"
+            )
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         name = f"inception-{INCEPTION_SHA256[:8]}"
@@ -241,7 +236,6 @@ class InceptionExtractor(Extractor):
             bytes_per_image=INCEPTION_BYTES_PER_IMAGE,
             device=device,
         )
-        self.path = path
 
     @classmethod
     def load(

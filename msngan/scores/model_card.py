@@ -64,11 +64,7 @@ def save_with_model_card(
 
     Returns the model card. It is measured with the weights as stored: `net` is rounded to them.
     """
-    rounded = {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in halved(net).items()
-    }
-    net.load_state_dict(rounded)
+    net.load_state_dict(halved(net))
     metadata = {
         "dataset": dataset,
         "channels": str(train[0].shape[1]),

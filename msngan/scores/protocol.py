@@ -22,7 +22,6 @@ KERNEL_IMAGES = 10_000  # at most so many reference images enter the kernel dist
 
 MOST_RUNS = 1000
 MOST_SAMPLES = 1_000_000  # of a run; their features are held in memory
-MOST_NUMBER = 10**9
 
 # role of a number -> its name for the official Inception, and the start of its name for any other
 KEYS = {
@@ -63,15 +62,14 @@ def metric_names(option: str, request: list[str] | str | None) -> tuple[str, ...
     if request is None:
         return tuple(METRICS)
     words = request.split(",") if isinstance(request, str) else request
-    names = [word.strip() for word in words if word.strip()]
-    known = ", ".join(METRICS)
+    names, known = [word.strip() for word in words if word.strip()], list(METRICS)
     if not names:
-        raise UserError(f"{option} {request!r} names no metric; choose from {known}")
+        raise UserError(f"{option} is empty; choose from {', '.join(known)}")
     for name in names:
-        if name not in METRICS:
-            near = did_you_mean(name, list(METRICS))
-            raise UserError(f"{option}: unknown metric {name!r}{near}; choose from {known}")
-    return tuple(name for name in METRICS if name in names)
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise UserError(f"{option}: unknown {name!r}{near}; choose from {', '.join(known)}")
+    return tuple(name for name in known if name in names)
 
 
 def check_sizes(runs: int, samples: int, splits: int) -> None:
@@ -134,7 +132,14 @@ def preset(request: str) -> tuple[str, Preset]:
             f" {', '.join(PRESETS)}, or give a .yaml file"
         )
     path = Path(os.path.expanduser(request))
-    found = _preset_of(_read(path), path)
+    try:
+        content = read_config(path)
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise UserError(
+            f"protocol {path}: {reason}; it must hold lines such as `runs: 5`, `samples: 2000`"
+        ) from problem
+    found = _preset_of(content, path)
     if PRESETS.get(path.stem, found) != found:
         raise UserError(
             f"protocol {path}: {path.stem!r} is a known protocol of other sizes; rename the file"
@@ -142,22 +147,11 @@ def preset(request: str) -> tuple[str, Preset]:
     return path.stem, found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_config(path)
-    except OSError as problem:
-        raise UserError(f"protocol {path}: {problem.strerror}") from problem
-    except ValueError as problem:
-        raise UserError(
-            f"protocol {path}: {problem}; it must hold lines such as `runs: 5`, `samples: 2000`"
-        ) from problem
-
-
 def _preset_of(content: dict[str, Any], path: Path) -> Preset:
     hints = get_type_hints(Preset)
     for name, value in content.items():
         if name not in hints:
-            word = name[:80] if isinstance(name, str) else type(name).__name__
+            word = str(name)[:80]
             raise UserError(
                 f"protocol {path}: unknown field {word!r}{did_you_mean(word, list(hints))}; choose"
                 f" from {', '.join(hints)}"
@@ -165,8 +159,8 @@ def _preset_of(content: dict[str, Any], path: Path) -> Preset:
         choices = get_args(hints[name])
         if choices and value not in choices:
             raise UserError(f"protocol {path}: {name} must be one of {', '.join(choices)}")
-        if not choices and not (type(value) is int and abs(value) <= MOST_NUMBER):
-            raise UserError(f"protocol {path}: {name} must be a whole number up to {MOST_NUMBER:,}")
+        if not choices and type(value) is not int:
+            raise UserError(f"protocol {path}: {name} must be a whole number")
     for name in ("runs", "samples"):
         if name not in content:
             raise UserError(f"protocol {path} does not say {name}")
@@ -241,14 +235,3 @@ class Protocol:
         if self.official_inception:
             return text
         return f"{text} (embedded extractor: not comparable with published FID or IS)"
-
-
-def bias_note(samples: int, dimensions: int) -> str | None:
-    """The problem with fewer samples than features; None if there are enough."""
-    if samples >= dimensions:
-        return None
-    return (
-        f"{samples:,} samples a run are fewer than the {dimensions:,} features: the covariance is"
-        " rank-deficient and the Fréchet distance strongly biased upwards; read it beside the"
-        " score of real data, and trust the kernel distance, which has no bias"
-    )

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from msngan.data import DATASETS, ImageData
+from msngan.leaderboard.ranking import bias_note
 from msngan.networks import draw_samples
 from msngan.runs import distributed
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.scores.embedded import EmbeddedExtractor, shipped
 from msngan.scores.evaluation import Result, Sampler, evaluate_sampler
 from msngan.scores.extractors import Extractor, InceptionExtractor, find_weights
-from msngan.scores.protocol import METRICS, Protocol, bias_note, preset
+from msngan.scores.protocol import METRICS, Protocol, preset
 from msngan.scores.reference import Progress, Reference, in_random_order
 
 REQUESTS = ("auto", "embedded", "inception")
@@ -65,13 +66,11 @@ class Real:
         trained: the split of this data set that the generator was trained on, if any.
         """
         splits = DATASETS[data.dataset].splits
-        split, kind, held_out = data.split, "train", None
+        split, held_out = data.split, data.held_out
         if reference == "test" and "test" in splits:
-            split, kind = "test", "test"
+            split = "test"
             held_out = data.images("train").images if "train" in splits else None
-        else:
-            kind = "test" if split == "test" else "train"
-            held_out = data.held_out
+        kind = "test" if split == "test" else "train"
         found = data.images(split)
         labelled = found.labels is not None and int(found.labels.max()) > 0
         seen = split == "test" and trained in ("all", "test")
