@@ -24,7 +24,9 @@ SAFE = {"#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79
 def study(root: Path, name: str) -> None:
     folder = root / "checkpoints" / name
     folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text("seeds: [0]\n")
+    arms = "{none: {model.norm: none}, msn: {model.norm: mean_spectral}}"
+    text = f"config: digits_cnn3_msn\narms: {arms}\ngrid: {{seed: [0, 1]}}\n"
+    (folder / "study.yaml").write_text(text)
 
 
 def names(targets: list[str], root: Path, **chosen: list) -> list[str]:
@@ -41,7 +43,7 @@ def test_a_run_is_meant_by_its_name_or_folder_and_a_study_means_its_runs(tmp_pat
     study(tmp_path, "table-more")
     for name in ("table-none-s0", "table-msn-s0", "table-more-none-s0", "tables-s0"):
         make_run(tmp_path, name)
-    assert names(["table"], tmp_path) == ["table-msn-s0", "table-none-s0"]
+    assert names(["table"], tmp_path) == ["table-none-s0", "table-msn-s0"]
     assert names([str(tmp_path / "checkpoints" / "table")], Path()) == names(["table"], tmp_path)
     assert names(["table-more"], tmp_path) == ["table-more-none-s0"]
 

@@ -266,6 +266,7 @@ def test_a_run_without_records_has_a_page_that_says_what_is_missing(tmp_path):
         assert f"msngan {command} bare --root {tmp_path}" in made.text
     for name in ("metrics.jsonl", "dynamics.npz", "environment.json"):
         assert f"There is no {name}" in made.text
+    assert "The command that made it is not recorded in environment.json" in made.text
     (folder / "config.yaml").unlink()
     (folder / "environment.json").write_text("{}")
     assert "There is no config.yaml" in page(tmp_path, "bare").text

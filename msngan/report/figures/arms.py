@@ -10,9 +10,10 @@ from typing import Any
 
 from msngan.report.figures.style import Style, style
 from msngan.report.html.records import find
-from msngan.runs.folder import Run, UserError, all_runs, did_you_mean
+from msngan.runs.folder import Run, UserError, did_you_mean
 from msngan.runs.options import flat, is_free
 from msngan.runs.safe_read import read_config
+from msngan.study.study_files import Place, started_study
 from msngan.training.dynamics import Dynamics, read
 
 FIRST = ("none", "batch", "spectral", "mean_spectral")  # the paper's norms, in its order
@@ -108,25 +109,16 @@ def find_sources(
 
 
 def runs_of(target: str, root: Path = Path()) -> list[Run]:
-    """The run that `target` names, or the runs of a study in order of name.
-
-    A study's runs are called <study>-<cell>. Those of another study whose name begins like this are
-    left out.
-    """
+    """The run that `target` names, or the runs of a study that have begun."""
     found, is_study = find(target, root)
     if not is_study:
         return [found]
-    start = f"{found.name}-"
-    others = [path.parent.name for path in found.folder.parent.glob(f"{start}*/study.yaml")]
-    runs = [
-        run
-        for run in all_runs(found.root)
-        if run.name.startswith(start)
-        and not any(run.name.startswith(f"{other}-") for other in others)
-    ]
-    if not runs:
+    study = started_study(Place(found.name, found.root))
+    runs = [Run(child.name, found.root) for child in study.children] if study else []
+    begun = [run for run in runs if run.config.is_file()]
+    if not begun:
         raise UserError(f"study {found.name!r} has no run yet; start it: msngan study {found.name}")
-    return runs
+    return begun
 
 
 def _source(run: Run) -> Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,22 +26,22 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class Records:
-    """What a run has left behind. None or empty: it has not.
+    """What a run has left behind, empty where it has not.
 
     config: resolved. commands: the command lines that trained and scored it, in order. problems:
     sentences about files that are there and cannot be read.
     """
 
     run: Run
-    config: dict[str, Any] | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-    commands: list[str] = field(default_factory=list)
-    result: dict[str, Any] = field(default_factory=dict)
-    metrics: Lines | None = None
-    accuracy: Lines | None = None
-    gates: Lines | None = None
-    scores: list[Entry] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    commands: list[str]
+    result: dict[str, Any]
+    metrics: Lines
+    accuracy: Lines
+    gates: Lines
+    scores: list[Entry]
+    problems: list[str]
 
     @property
     def name(self) -> str:
@@ -50,18 +50,18 @@ class Records:
     @property
     def task(self) -> str:
         """gan or classifier: as the config has it, else by the records that are there."""
-        said = (self.config or {}).get("task")
+        said = self.config.get("task")
         if said in ("gan", "classifier"):
             return str(said)
-        return "classifier" if self.accuracy is not None and self.accuracy.records else "gan"
+        return "classifier" if self.accuracy.records else "gan"
 
     @property
     def step(self) -> int:
         """The step that the run ended at, else the last that any record tells of."""
         if (ended := whole(self.result.get("step"))) is not None:
             return ended
-        lines = [each for each in (self.metrics, self.accuracy) if each is not None]
-        found = [whole(record.get("step")) for each in lines for record in each.records[-1:]]
+        last = [*self.metrics.records[-1:], *self.accuracy.records[-1:]]
+        found = [whole(record.get("step")) for record in last]
         found += [entry.step for entry in self.scores]
         return max((step for step in found if step is not None), default=0)
 
@@ -88,37 +88,37 @@ def number(value: Any) -> float:  # noqa: ANN401  any JSON value
 def read_records(run: Run) -> Records:
     problems: list[str] = []
 
-    def tried(path: Path, reader: Callable[[Path], Kind], otherwise: Kind) -> Kind:
+    def tried(name: str, reader: Callable[[Path], Kind], otherwise: Kind) -> Kind:
+        path = run.folder / name
         try:
             return reader(path) if path.exists() else otherwise
         except (OSError, ValueError) as problem:
             reason = problem.strerror if isinstance(problem, OSError) else problem
-            problems.append(clean(f"{path.name} cannot be read: {reason}"))
+            problems.append(clean(f"{name} cannot be read: {reason}"))
             return otherwise
 
-    def jsonl(name: str) -> Lines | None:
-        path = run.folder / f"{name}.jsonl"
-        found = tried(path, lambda path: read_thinned(path, MOST_LINES), None)
-        if found is not None and found.note:
-            problems.append(f"{name}.jsonl: {found.note}")
+    def json_object(name: str) -> dict[str, Any]:
+        nothing: dict[str, Any] = {}
+        return tried(name, lambda path: read_object(path, LARGEST_JSON), nothing)
+
+    def jsonl(name: str) -> Lines:
+        found = tried(name, lambda path: read_thinned(path, MOST_LINES), Lines())
+        if found.note:
+            problems.append(f"{name}: {found.note}")
         return found
 
-    def json_object(path: Path) -> dict[str, Any]:
-        nothing: dict[str, Any] = {}
-        return tried(path, lambda path: read_object(path, LARGEST_JSON), nothing)
-
-    environment = json_object(run.environment)
+    environment = json_object("environment.json")
     scores, warnings = read_scores([run] if run.scores.is_file() else [])
     problems += warnings[:MOST_WARNINGS]
     return Records(
         run,
-        config=tried(run.config, read_config, None),
+        config=tried("config.yaml", read_config, {}),
         environment=clean(environment),
         commands=_commands(environment),
-        result=clean(json_object(run.result)),
-        metrics=jsonl("metrics"),
-        accuracy=jsonl("accuracy"),
-        gates=jsonl("gates"),
+        result=clean(json_object("result.json")),
+        metrics=jsonl("metrics.jsonl"),
+        accuracy=jsonl("accuracy.jsonl"),
+        gates=jsonl("gates.jsonl"),
         scores=scores,
         problems=problems,
     )

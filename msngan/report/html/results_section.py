@@ -35,10 +35,10 @@ class Epoch:
     images: int | None
 
 
-def epochs(lines: Lines | None) -> list[Epoch]:
+def epochs(lines: Lines) -> list[Epoch]:
     """The valid lines in order of step; of two at one step, the later."""
     made = {}
-    for record in lines.records if lines else []:
+    for record in lines.records:
         step, epoch = whole(record.get("step")), number(record.get("epoch"))
         if step is not None and math.isfinite(epoch):
             accuracy = {part: _fraction(record.get(f"{part}_accuracy")) for part in PARTS}

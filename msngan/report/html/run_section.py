@@ -125,17 +125,17 @@ def lead(records: Records) -> list[Part]:
     """State, the commands that made the run and those to use next."""
     options = {word: records.option(name) for word, name in NAMED.items()}
     about = [f"{word} {value}" for word, value in options.items() if isinstance(value, str | int)]
-    made: list[Part] = ["The command that made it is not recorded: there is no environment.json."]
-    if records.commands:
-        made = ["Made by", Code("\n".join(records.commands))]
     kind = "GAN" if records.task == "gan" else "classifier"
-    said = [", ".join([kind, *about]), state(records), *made]
-    return [*said, "Next", commands(next_commands(records))]
+    typed = commands(records.commands, next_commands(records), "environment.json")
+    return [", ".join([kind, *about]), state(records), *typed]
 
 
-def commands(found: Iterable[tuple[str, str]]) -> Code:
-    """Command lines, and what each does."""
-    return Code("\n".join(f"{command}  # {purpose}" for command, purpose in found))
+def commands(made: list[str], to_come: Iterable[tuple[str, str]], name: str) -> list[Part]:
+    """What made a run or a study, by the file `name`, and what to type next and why."""
+    typed = Code("\n".join(f"{command}  # {purpose}" for command, purpose in to_come))
+    if not made:
+        return [f"The command that made it is not recorded in {name}.", "Next", typed]
+    return ["Made by", Code("\n".join(made)), "Next", typed]
 
 
 def next_commands(records: Records) -> Iterator[tuple[str, str]]:
@@ -176,7 +176,7 @@ def changed_options(config: Mapping[str, Any], task: str) -> list[tuple[str, str
 
 def option_parts(records: Records) -> list[Part]:
     """The options that differ from the defaults, then the whole config, folded."""
-    if records.config is None:
+    if not records.config:
         return ["There is no config.yaml, so the options of this run are not known."]
     try:
         rows = [list(row) for row in changed_options(records.config, records.task)]
@@ -225,7 +225,7 @@ def grid_parts(records: Records, pictures: Pictures) -> list[Part]:
 
 def curve_parts(records: Records) -> list[Part]:
     """The training curves of metrics.jsonl."""
-    if records.metrics is None or not records.metrics.records:
+    if not records.metrics.records:
         return ["There is no metrics.jsonl with a record yet; see --records.every."]
     steps, curves = columns(records.metrics.records)
     if not steps:
@@ -261,11 +261,9 @@ def columns(records: list[dict[str, Any]]) -> tuple[list[int], dict[str, list[fl
 
 def gate_parts(records: Records) -> list[Part]:
     """Which layers of `optional_spectral` are normalised, and when that changed."""
-    if records.gates is None:
-        return []
     lines = [line for line in records.gates.records if whole(line.get("step")) is not None]
     if not lines:
-        return ["No gate has changed yet."]
+        return []
     layers: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         layers[str(line.get("layer"))].append(line)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from msngan.report.html.chart import Chart, Series
-from msngan.report.html.document import Code, Part, Section, State
+from msngan.report.html.document import Part, Section, State
 from msngan.report.html.pictures import Pictures
 from msngan.report.html.records import ANY, Records, read_records
 from msngan.report.html.results_section import board_parts
@@ -71,10 +71,9 @@ def progress(run: Run, results: Json) -> list[Part]:
     if any(Run(each["run"], run.root).dynamics.is_file() for each in children):
         found.append((f"msngan figures {name}{root}", "draw the paper's figures"))
     found.append((f"msngan report {name}{root}", "update this page"))
-    made: list[Part] = ["The command that made it is not recorded: there is no results.json."]
-    if results["command"]:
-        made = ["Made by", Code(results["command"])]
-    return [State(f"{len(children)} runs: {counted}", not left), *made, "Next", commands(found)]
+    made = [results["command"]] if results["command"] else []
+    told = State(f"{len(children)} runs: {counted}", not left)
+    return [told, *commands(made, found, "results.json")]
 
 
 def arm_charts(children: list[Json]) -> list[Part]:

@@ -190,16 +190,8 @@ def _paired(name: str, row: Paired, match: Match) -> list[str]:
     means = [plus_minus(each.mean) if each else "" for each in (row.a, row.b, row.difference)]
     sd = row.difference.sd if row.difference else None
     step = "" if row.step is None else str(row.step)
-    spread = "none" if sd is None else plus_minus(sd)
-    return [
-        name,
-        str(len(match.pairs)),
-        step,
-        *means,
-        row.verdict,
-        spread,
-        _interval(row.difference),
-    ]
+    cells = [name, str(len(match.pairs)), step, *means, row.verdict]
+    return [*cells, "none" if sd is None else plus_minus(sd), _interval(row.difference)]
 
 
 def published_tables(rows: list[Published]) -> Iterator[Table]:
@@ -207,19 +199,16 @@ def published_tables(rows: list[Published]) -> Iterator[Table]:
     for dataset, group in groupby(rows, key=lambda row: row.dataset):
         own = list(group)
         sources = [*dict.fromkeys((row.source, row.protocol) for row in own)]
+        cells = []
+        for row in own:
+            scores = [printed(row.inception_score, row.inception_score_sd)]
+            scores += [printed(row.fid, row.fid_sd)]
+            source = str(sources.index((row.source, row.protocol)) + 1)
+            cells.append([row.model, *scores, source, row.note])
         yield Table(
             f"Published results, {dataset}",
             ["model", "IS", "FID", "source", "note"],
-            [
-                [
-                    row.model,
-                    printed(row.inception_score, row.inception_score_sd),
-                    printed(row.fid, row.fid_sd),
-                    str(sources.index((row.source, row.protocol)) + 1),
-                    row.note,
-                ]
-                for row in own
-            ],
+            cells,
             lines=[NEVER_RANKED],
             notes=[
                 f"source {number} ({protocol}): {source}"

@@ -76,25 +76,15 @@ def _counted(words: list[str]) -> tuple[str, str]:
 def accuracy_tables(results: Json) -> Iterator[Table]:
     for measure, title in TITLES.items():
         if measure == "last" or any(cell[measure] for cell in results["cells"]):
-            yield grid_table(results, measure, title)
-    yield _without_empty(detail_table(results), "at")
+            yield _grid_table(results, measure, title)
+    yield _detail_table(results)
     if results["comparisons"]:
         for measure in PAIRED:
-            yield _without_empty(paired_table(results, measure), "at")
+            yield _paired_table(results, measure)
     yield Table("How to read this", notes=LEGEND)
 
 
-def _without_empty(table: Table, name: str) -> Table:
-    """The table without an empty column: a study of one column has no labels for it."""
-    place = table.columns.index(name)
-    if any(row[place] for row in table.rows):
-        return table
-    rows = [row[:place] + row[place + 1 :] for row in table.rows]
-    columns = table.columns[:place] + table.columns[place + 1 :]
-    return replace(table, columns=columns, rows=rows, keys=table.keys - 1)
-
-
-def grid_table(results: Json, measure: str, title: str) -> Table:
+def _grid_table(results: Json, measure: str, title: str) -> Table:
     """Rows by columns: mean ± sd, and what is missing of the seeds."""
     columns = results["columns"]["labels"]
     by_place = {(cell["row"], cell["column"]): cell for cell in results["cells"]}
@@ -103,12 +93,8 @@ def grid_table(results: Json, measure: str, title: str) -> Table:
         for row in results["rows"]["labels"]
     ]
     names = [name or "accuracy" for name in columns]
-    return Table(
-        f"{results['study']}: {title}",
-        [results["rows"]["axis"], *names],
-        rows,
-        right=frozenset(names),
-    )
+    header = [results["rows"]["axis"], *names]
+    return Table(f"{results['study']}: {title}", header, rows, right=frozenset(names))
 
 
 def _in_grid(cell: Json | None, measure: str) -> str:
@@ -121,32 +107,21 @@ def _in_grid(cell: Json | None, measure: str) -> str:
     return ", ".join(parts)
 
 
-def detail_table(results: Json) -> Table:
+def _detail_table(results: Json) -> Table:
     """What the grids above leave out."""
-    columns = [results["rows"]["axis"], "at", "n", "95 % CI, last", "95 % CI, by validation"]
-    columns += ["change", "diverged", "steps/s"]
+    columns = ["n", "95 % CI, last", "95 % CI, by validation", "change", "diverged", "steps/s"]
     rows = []
     for cell in results["cells"]:
-        speed = cell["steps_per_second"]
-        rows.append(
-            [
-                cell["row"],
-                cell["column"],
-                str(len(cell["done"])),
-                interval(cell["last"]),
-                interval(cell["best"]),
-                "" if cell["plateau"] is None else f"{100 * cell['plateau']:+.2f}",
-                str(len(cell["diverged"])),
-                "" if speed is None else f"{speed:.1f}",
-            ]
-        )
-    right = frozenset({*columns[2:]})
-    title = f"{results['study']}: each mean's interval, and how the runs ended"
-    return Table(title, columns, rows, right=right, keys=2)
+        speed, change = cell["steps_per_second"], cell["plateau"]
+        words = [str(len(cell["done"])), interval(cell["last"]), interval(cell["best"])]
+        words += ["" if change is None else f"{100 * change:+.2f}", str(len(cell["diverged"]))]
+        words += ["" if speed is None else f"{speed:.1f}"]
+        rows.append([cell["row"], cell["column"], *words])
+    header = [results["rows"]["axis"], "at", *columns]
+    return _by_column(results, "each mean's interval, and how the runs ended", header, rows)
 
 
-def paired_table(results: Json, measure: str) -> Table:
-    columns = ["A - B", "at", "points", "95 % CI", "verdict", "pairs", "sd"]
+def _paired_table(results: Json, measure: str) -> Table:
     rows = []
     for each in results["comparisons"]:
         if each["measure"] != measure:
@@ -156,20 +131,26 @@ def paired_table(results: Json, measure: str) -> Table:
         sd = "none" if found is None or found["sd"] is None else f"{100 * found['sd']:.2f}"
         row = [f"{each['a']} - {each['b']}", each["column"], points, interval(found, "+.2f")]
         rows.append([*row, each["verdict"], str(len(each["seeds"])), sd])
-    return Table(
-        f"{results['study']}: differences paired by seed, {PAIRED[measure]}",
-        columns,
-        rows,
-        notes=PAIRED_LEGEND if measure == "last" else [],
-        right=frozenset({*columns} - {"A - B", "at", "verdict"}),
-        keys=2,
-    )
+    title = f"differences paired by seed, {PAIRED[measure]}"
+    header = ["A - B", "at", "points", "95 % CI", "verdict", "pairs", "sd"]
+    table = _by_column(results, title, header, rows)
+    return replace(table, notes=PAIRED_LEGEND if measure == "last" else [])
 
 
-def percent(found: Json | None) -> str:
+def _by_column(results: Json, title: str, header: list[str], rows: list[list[str]]) -> Table:
+    """A table whose second column says which of the study's columns a row is of.
+
+    A study of one column has no label for it: then that column is left out.
+    """
+    if not any(results["columns"]["labels"]):
+        header, *rows = [[each[0], *each[2:]] for each in (header, *rows)]
+    right = frozenset(header[1:]) - {"at", "verdict"}
+    title = f"{results['study']}: {title}"
+    return Table(title, header, rows, right=right, keys=2 if "at" in header else 1)
+
+
+def percent(found: Json) -> str:
     """'98.71±0.05' of a summary of fractions."""
-    if found is None:
-        return ""
     sd = "" if found["sd"] is None else f"±{100 * found['sd']:.2f}"
     return f"{100 * found['mean']:.2f}{sd}"
 
@@ -183,29 +164,25 @@ def interval(found: Json | None, form: str = ".2f") -> str:
 def flat_rows(results: Json) -> list[Json]:
     """A row for each epoch of each run, or one for a run that has none."""
     about = ("run", "row", "column", "seed", "state", "reason", "steps_per_second")
-    records = []
-    for child in results["children"]:
-        common = {name: child[name] for name in about}
-        for epoch in child["epochs"] or [{"step": child["step"]}]:
-            records.append({**common, **epoch})
-    return records
+    return [
+        {**{name: child[name] for name in about}, **epoch}
+        for child in results["children"]
+        for epoch in child["epochs"] or [{"step": child["step"]}]
+    ]
 
 
 def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[], Any]]:
     """For `--list`: how far each run is."""
-    columns = ["run", "state", "step", "of", "newest"]
-    records = [
-        dict(zip(columns, (name, each.word, each.step, each.total, each.newest), strict=True))
-        for name, each in states.items()
-    ]
-    rows = [  # short, because a name that is folded cannot be copied
-        [name, each.word, steps(each), each.newest.replace("validation", "val.")]
-        for name, each in states.items()
-    ]
+    records, rows = [], []
+    for name, each in states.items():
+        about = {"run": name, "state": each.word, "step": each.step, "of": each.total}
+        records.append({**about, "newest": each.newest})
+        # Short, because a name that is folded cannot be copied.
+        rows.append([name, each.word, steps(each), each.newest.replace("validation", "val.")])
     title = f"Study {study.name}: {', '.join(_counted([each.word for each in states.values()]))}"
-    shown = ["run", "state", "step", "newest"]
+    table = Table(title, ["run", "state", "step", "newest"], rows, right=frozenset({"step"}))
     return {
-        "tables": lambda: [Table(title, shown, rows, right=frozenset({"step"}))],
+        "tables": lambda: [table],
         "rows": lambda: records,
         "whole": lambda: {"format": 1, "study": study.name, "runs": records},
     }
@@ -251,10 +228,9 @@ def board_of(results: Json, root: Path, study: Study) -> Scores:
             where = f" at {column}" if column else ""
             remarks.append(f"{a} - {b}: {missing[0]} has no scores{where}")
             continue
+        pair = first[a, column], first[b, column]
         try:
-            comparisons.append(
-                make_board(entries, setups, pair=(first[a, column], first[b, column]))
-            )
+            comparisons.append(make_board(entries, setups, pair=pair))
         except UserError as problem:
             remarks.append(str(problem).removeprefix("--compare: "))
     board = replace(make_board(entries, setups), warnings=[*warnings, *unknown])
