@@ -259,7 +259,7 @@ BAD: dict[str, tuple[object, object, str]] = {
     "no features": (good[:, :0], good[:, :0], r"a must have shape \(N, d\)"),
     "one row": (good, good[:1], r"b has 1 row"),
     "NaN": (good, good.clone().fill_(math.nan), "b holds NaN"),
-    "Inf": (good.clone().fill_(math.inf), good, "a holds Inf"),
+    "Inf": (good.clone().fill_(math.inf), good, "a holds NaN or Inf"),
     "other features": (good, good[:, :2], "a has 3 features and b has 2"),
 }
 

@@ -8,6 +8,7 @@ import pickle
 import re
 import urllib.error
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -334,7 +335,7 @@ def test_shipped_files_are_small_and_their_cards_tell_the_truth(dataset):
     assert rows["test accuracy"].split(",")[0] == facts["test_accuracy"]
     assert rows["trained on"].split()[0] == facts["train_images"]
     recipe = json.loads(facts["recipe"])
-    assert recipe == json.loads(json.dumps(embedded.RECIPES[dataset].as_dict()))
+    assert recipe == json.loads(json.dumps(asdict(embedded.RECIPES[dataset])))
     assert rows["recipe"] == ", ".join(f"{name} {value}" for name, value in recipe.items())
 
 

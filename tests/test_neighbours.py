@@ -152,7 +152,7 @@ BAD: dict[str, Callable[[], object]] = {
     r"real must have shape \(N, d\)": lambda: neighbours(good[0], good),
     r"fake must have shape \(N, d\)": lambda: neighbours(good, good[:, :0]),
     "fake holds NaN": lambda: neighbours(good, good * math.nan),
-    "real holds Inf": lambda: neighbours(good * math.inf, good),
+    "real holds NaN or Inf": lambda: neighbours(good * math.inf, good),
     "real has 3 .* and fake has 2": lambda: neighbours(good, good[:, :2]),
     r"real has 5 row\(s\), too few for 5 .* give at least 6": lambda: neighbours(good[:5], good),
     r"fake has 3 row\(s\), too few for 3": lambda: neighbours(good, good[:3]),

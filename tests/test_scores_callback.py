@@ -199,7 +199,7 @@ def script(monkeypatch: Patch) -> Script:
         for role, value in ({"precision": 0.5, "recall": 0.5} | wanted.pop(0)).items():
             failed = {"mean": None, "reason": "NaN images"}
             sound = {"mean": value, "sd": 0.1, "values": [value]}
-            scores[self.keys[role]] = failed if value is None else sound
+            scores[self.extractor.keys[role]] = failed if value is None else sound
         return replace(scored, result=replace(scored.result, scores=scores))
 
     monkeypatch.setattr(Scorer, "score", scripted)

@@ -69,7 +69,7 @@ def test_last_is_at_the_largest_step_that_all_seeds_share_and_best_is_each_run_s
     assert row.best[FD].mean == pytest.approx((5 + 6 + 1) / 3)
     (note,) = notes(made)
     assert "step 200 is the last that every seed shares" in note
-    assert "c-1, c-2 ends at step 200" in note
+    assert "without a valid score at step 300: c-1, c-2" in note
 
 
 def test_a_seed_that_never_had_a_valid_score_is_not_dropped_from_the_mean(tmp_path):
@@ -80,7 +80,7 @@ def test_a_seed_that_never_had_a_valid_score_is_not_dropped_from_the_mean(tmp_pa
     first, second = pooled(made)
     assert [(row.config, row.rank) for row in (first, second)] == [("sound", 1), ("broken", None)]
     assert (second.last, second.best, len(second.members)) == ({}, {}, 3)
-    assert any("broken-s2 has no valid score" in note for note in notes(made))
+    assert any("without a valid score at step 1000: broken-s2" in note for note in notes(made))
 
 
 def test_two_runs_of_one_seed_are_one_experiment_and_the_longer_is_counted(tmp_path):

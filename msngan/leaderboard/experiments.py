@@ -134,10 +134,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  any YAML value
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, int) and abs(value) >= 2**64:
-        raise ValueError("it holds an integer beyond 64 bits")
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"it holds a {type(value).__name__}")

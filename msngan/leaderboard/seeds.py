@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -163,16 +162,9 @@ def _pooled(group: Group, metrics: list[str]) -> Pooled:
         values = means(best_of(each.values(), metric) for each in scores)
         if len(values) == len(scores):
             best[metric] = summary(values)
+    members = list(group.members)
     return Pooled(
-        group.config_id,
-        group.config,
-        group.weights,
-        rank=None,
-        tie=None,
-        members=list(group.members),
-        steps=steps,
-        last=last,
-        best=best,
+        group.config_id, group.config, group.weights, None, None, members, steps, last, best
     )
 
 
@@ -196,21 +188,18 @@ def _behind(group: Group, metric: str, step: int | None) -> list[str]:
     reached = max(entry.step for entries in group.members.values() for entry in entries)
     if step == reached:
         return []
-    ends: dict[int | None, list[str]] = defaultdict(list)
-    for member, scores in group.scores(metric).items():
-        at = shared_step([scores])
-        if at is None or at < reached:
-            ends[at].append(member.run)
-    parts = [
-        f"{', '.join(runs)} " + ("has no valid score" if at is None else f"ends at step {at}")
-        for at, runs in ends.items()
+    behind = [
+        member.run
+        for member, scores in group.scores(metric).items()
+        if shared_step([scores]) != reached
     ]
-    if step is None:
-        shared = "no step has a valid score of every seed"
-    else:
-        shared = f"step {step} is the last that every seed shares"
+    shared = (
+        "no step has a valid score of every seed"
+        if step is None
+        else f"step {step} is the last that every seed shares"
+    )
     label = f"{group.config} ({group.config_id}, {group.weights})"
-    return ["; ".join([f"{label}: {shared}", *parts])]
+    return [f"{label}: {shared}; without a valid score at step {reached}: {', '.join(behind)}"]
 
 
 # Student 1908; Welch 1947

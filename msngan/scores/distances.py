@@ -32,10 +32,8 @@ def finite_rows(what: str, values: ArrayLike | Tensor, least: int = 2) -> Tensor
         raise ValueError(f"{what} must have shape (N, d), not {tuple(matrix.shape)}")
     if len(matrix) < least:
         raise ValueError(f"{what} has {len(matrix)} row(s); at least {least} are needed")
-    if matrix.isnan().any():
-        raise ValueError(f"{what} holds NaN")
-    if matrix.isinf().any():
-        raise ValueError(f"{what} holds Inf")
+    if not matrix.isfinite().all():
+        raise ValueError(f"{what} holds NaN or Inf")
     return matrix
 
 

@@ -10,7 +10,7 @@ its hash: another training is another extractor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,17 +27,7 @@ from msngan.scores.extractors import Extractor, file_sha256
 FORMAT = "msngan-extractor-1"
 SIZE = 32
 FOLDER = Path(__file__).parent / "weights"
-FIELDS = (
-    "format",
-    "dataset",
-    "channels",
-    "classes",
-    "widths",
-    "recipe",
-    "train_images",
-    "held_out_accuracy",
-    "test_accuracy",
-)
+FIELDS = ("dataset", "channels", "classes", "widths")  # that a file needs
 
 
 def _conv(inputs: int, outputs: int) -> nn.Sequential:
@@ -169,7 +159,7 @@ def halved(net: EmbedNet) -> dict[str, Tensor]:
 
 
 def save_extractor(net: EmbedNet, path: Path | str, metadata: dict[str, str]) -> None:
-    """Write `net` (any precision) with `metadata`: all of FIELDS but format.
+    """Write `net` (any precision) with `metadata`: at least FIELDS.
 
     The same network and metadata give the same bytes, and so the same name.
     """
@@ -198,9 +188,6 @@ class Recipe:
     mirror: bool = False
     seed: int = 0
     precision: str = "bfloat16"
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 # How the extractor of each data set is trained unless the command says otherwise.

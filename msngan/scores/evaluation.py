@@ -232,25 +232,20 @@ def torchmetrics_score(logits: Tensor, splits: int) -> float:
 
 
 def torch_fidelity(run: Run, roles: Collection[str]) -> dict[str, float]:
-    """torch-fidelity's numbers; a Disagreement if ours are others.
+    """Our numbers; a Disagreement if torch-fidelity's are others.
 
     Its kernel distance compares sets of one size, so it checks ours against as many real images as
     there are samples; the score itself is of all kept images. It has no density and no coverage.
-    With fewer samples than features its Fréchet distance is off by rounding, and ours counts.
+    With fewer samples than features its Fréchet distance is off by rounding.
     """
     found = run.measure(roles)
-    ours = dict(found)
-    if "kernel" in roles:
-        ours["kernel"] = distances.kernel_distance(*_equally_many(run))
+    ours = found | {"kernel": distances.kernel_distance(*_equally_many(run))}
     theirs = torch_fidelity_scores(run, roles)
     for role in found.keys() & theirs.keys():
-        value = theirs[role]
         noise = _rounding(run) if role == "frechet" else 0.0
-        if abs(ours[role] - value) > TOLERANCE * max(1.0, abs(value)) + noise:
+        if abs(ours[role] - theirs[role]) > TOLERANCE * max(1.0, abs(theirs[role])) + noise:
             key = run.extractor.keys[role]
-            raise Disagreement(f"{key} is {ours[role]!r}, but {value!r} by torch-fidelity")
-        if role != "kernel" and not noise:
-            found[role] = value
+            raise Disagreement(f"{key} is {ours[role]!r}, but {theirs[role]!r} by torch-fidelity")
     return found
 
 

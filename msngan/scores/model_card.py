@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -24,15 +24,14 @@ from msngan.scores.embedded import (
     halved,
     save_extractor,
 )
-from msngan.scores.protocol import Protocol
 from msngan.scores.reference import (
     DISTANCES,
-    Reference,
     Score,
     in_random_order,
     real_data_scores,
     summary,
 )
+from msngan.scores.scorer import Real, Scorer
 
 Labelled = tuple[Tensor, Tensor]  # uint8 images (N, C, 32, 32) and int64 labels (N,)
 SIZES = (500, 2000, 10_000)
@@ -70,7 +69,7 @@ def save_with_model_card(
         "channels": str(train[0].shape[1]),
         "classes": str(net.head.out_features),
         "widths": json.dumps(list(recipe.widths)),
-        "recipe": json.dumps(recipe.as_dict(), sort_keys=True),
+        "recipe": json.dumps(asdict(recipe), sort_keys=True),
         "train_images": str(len(train[0])),
         "held_out_accuracy": f"{held_out_accuracy:.4f}",
         "test_accuracy": f"{accuracy(net, *test):.4f}",
@@ -84,22 +83,9 @@ def save_with_model_card(
 
 def _model_card(path: Path, recipe: Recipe, train: Tensor, test: Tensor) -> str:
     extractor = EmbeddedExtractor.load(path)
-    reference = Reference.of(train, extractor)
-    protocol = Protocol(
-        name="card",
-        runs=MOST_RUNS,
-        samples=SIZES[0],
-        splits=1,
-        dataset=extractor.metadata["dataset"],
-        split="train",
-        reference_images=reference.count,
-        reference_sha256=reference.sha256,
-        size=test.shape[-1],
-        channels=test.shape[1],
-        extractor=extractor.name,
-        official_inception=False,
-        resize=extractor.resize,
-    )
+    of = Real(train, test, extractor.metadata["dataset"], "train", None)
+    scorer = Scorer(of, extractor=str(path), runs=MOST_RUNS)
+    reference, protocol = scorer.reference, scorer.protocol
     real = {
         size: real_data_scores(
             reference, extractor, replace(protocol, samples=size), test, DISTANCES
@@ -184,7 +170,7 @@ def _facts(
         "held-out accuracy": facts["held_out_accuracy"],
         "test accuracy": f"{facts['test_accuracy']}, on {test_images} images",
         "score of the real data": f"CS {real}; at most {extractor.classes}",
-        "recipe": ", ".join(f"{key} {value}" for key, value in sorted(recipe.as_dict().items())),
+        "recipe": ", ".join(f"{key} {value}" for key, value in sorted(asdict(recipe).items())),
         "trained by": f"`msngan extractor fit --dataset {facts['dataset']}{root}`",
     }
     return _table(["", ""], [[name, value] for name, value in rows.items()])

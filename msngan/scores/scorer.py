@@ -208,10 +208,6 @@ class Scorer:
             seed=seed,
         )
 
-    @property
-    def keys(self) -> dict[str, str]:
-        return self.extractor.keys
-
     def score(self, generator: nn.Module, progress: Progress | None = None) -> Scored:
         """Sample and score; training's random streams and the modules' modes are unchanged."""
         truncate = self.protocol.quantisation == "truncate-clamp"

@@ -132,7 +132,7 @@ class Scores(RunCallback):
         if self._scorer is None:
             return
         say = self.saving.say
-        self._key = self._scorer.keys[self.role]
+        self._key = self._scorer.extractor.keys[self.role]
         self.keep_until(trainer, self.run.scores)
         self._weights = "ema" if cast(GAN, pl_module).ema is not None else "raw"
         like = {"protocol_id": self._scorer.protocol.id, "weights": self._weights, "source": "fit"}
@@ -194,7 +194,7 @@ class Scores(RunCallback):
     def _check_collapse(self, trainer: Trainer) -> None:
         """Report signs in the newest score; stop if one is a collapse and that was asked for."""
         assert self._scorer is not None
-        keys = self._scorer.keys
+        keys = self._scorer.extractor.keys
         shares = [keys["precision"], keys["recall"]]
         for sign in signs(self._lines, self._key, shares):
             remedy = f"; {REMEDY}" if sign.collapse else ""
