@@ -4,12 +4,10 @@ Besides the times, it counts what does not vary between runs (operations, memory
 bounds on the time. They count only the memory traffic and the products that a norm cannot avoid,
 with W the weights and A the outputs of the convolutions, read or written once:
 
-- Spectral norm, once per update: 8 W. One for each of two products with a vector, two to divide,
-  two for the inner product in the gradient and two to subtract it.
-- Batch norm: 3 A besides what the activation reads and writes anyway. One for its statistics, two
-  for the sums in its gradient.
-- Centring: 3 A as it is written, or 2 W if the mean is computed from the mean of the layer's input
-  instead, because mean(conv(x, W)) = W mean(patches of x).
+- Spectral norm, once per update: 8 W. Two products with a vector; two to divide, two for the inner
+  product in the gradient and two to subtract it.
+- Batch norm: 3 A besides the activation's own. One for its statistics, two in its gradient.
+- Centring: 3 A as it is written, or 2 W by mean(conv(x, W)) = W mean(patches of x).
 """
 
 from __future__ import annotations

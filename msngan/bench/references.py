@@ -48,8 +48,7 @@ def naive_mean_spectral(network: nn.Module) -> nn.Module:
             layer.register_parameter("bias", None)
             parent, _, last = name.rpartition(".")
             setattr(network.get_submodule(parent), last, Centred(layer))
-        spectral_norm(layer)
-    return network
+    return torch_spectral(network)
 
 
 REFERENCES: dict[str, Callable[[nn.Module], nn.Module]] = {

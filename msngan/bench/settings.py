@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 SIZE = 32  # height and width of the GAN's images
-CRITIC_BATCHES = ("separate", "joint")
 # The sizes of networks in Table III of the paper, which does not hold resnet18.
 SHAPES: dict[str, dict[str, Any]] = {
     "cnn3": {"width": 16, "size": 28, "channels": 1},
@@ -75,7 +74,7 @@ class SigmaSettings(Settings):
     config: tuple[str, ...] = option(("digits_msn",), "configs to train")
     norms: tuple[str, ...] = option((), "norms to use instead of the configs' own")
     critic_batch: tuple[str, ...] = option(
-        (), "batch modes to use instead of the configs' own", choices=CRITIC_BATCHES
+        (), "batch modes to use instead of the configs' own", choices=("separate", "joint")
     )
     steps: int = option(2000, "training steps", least=2)
     width: int = option(16, "width of the networks")

@@ -81,11 +81,10 @@ class Recipe:
 
     def built(self, settings: SigmaSettings) -> tuple[GAN, ImageData, str]:
         """The GAN, its data and the Trainer's precision, as `msngan fit` would make them."""
-        words = ["--config", self.config, "--model.width", str(settings.width)]
-        words += ["--steps", str(settings.steps), "--seed", str(settings.seed)]
-        words += ["--model.norm", self.norm] if self.norm else []
-        words += ["--model.critic_batch", self.critic_batch] if self.critic_batch else []
-        config = parse(words)
+        sizes = {"model.width": settings.width, "steps": settings.steps, "seed": settings.seed}
+        chosen = {**sizes, "model.norm": self.norm, "model.critic_batch": self.critic_batch}
+        words = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
+        config = parse(["--config", self.config, *words])
         if config.task != "gan":
             raise UserError(f"--config {self.config} trains a classifier; choose a GAN's")
         data = ImageData(**config.group("data"))
@@ -190,8 +189,8 @@ class Measured(Callback):
         self.found: dict[int, float] = {}
         self.updates: list[float] = []
         self.passes: list[float] = []
-        share = settings.steps / settings.rounds
-        self.timed = {math.ceil(share * (each + 1)) for each in range(settings.rounds)}
+        rounds = settings.rounds
+        self.timed = {math.ceil(settings.steps * (n + 1) / rounds) for n in range(rounds)}
         self._update, self._seconds = gan.bank.update, 0.0
         gan.bank.update = self._timed_update  # type: ignore[method-assign]
 

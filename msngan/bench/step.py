@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import cycle
 from typing import Any
 
@@ -34,20 +34,28 @@ ADAM: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999)}
 
 
 class PlainLoop:
-    """The training loop that one writes first, as DESCRIPTION says.
+    """The training loop that one writes first, as DESCRIPTION says."""
 
-    step(real) trains both networks once. real: (N, 3, SIZE, SIZE), float32 in [-1, 1].
-    """
-
-    def __init__(self, settings: StepSettings) -> None:
+    def __init__(self, settings: StepSettings, data: Synthetic) -> None:
         width, self.device = settings.width, settings.device
         generator = built(lambda _: Generator(LATENT_DIM, width, 3, SIZE), "none")
         critic = built(lambda norm: Critic(norm, width), TORCH)
         self.generator, self.critic = generator.to(self.device), critic.to(self.device)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), **ADAM)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), **ADAM)
+        real = (data.real.float() / 127.5 - 1).to(self.device)
+        whole = (each for each in real.split(settings.batch) if len(each) == settings.batch)
+        self.batches = cycle(whole)
+
+    def seconds(self, read: Callable[[], float]) -> float:
+        for done in range(DISCARDED + MEASURED):
+            if done == DISCARDED:
+                start = read()
+            self.step(next(self.batches))
+        return (read() - start) / MEASURED
 
     def step(self, real: Tensor) -> None:
+        """Train both networks once. real: (N, 3, SIZE, SIZE), float32 in [-1, 1]."""
         ones = torch.ones(len(real), device=self.device)
         with torch.no_grad():
             fake = self._fake(len(real))
@@ -157,10 +165,11 @@ def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, A
     data = Synthetic(settings.batch)
     baseline = {"name": BASELINE, "norm": TORCH, "kind": "reference"}
     rows: list[dict[str, Any]] = [baseline | {"layout": "contiguous", "precision": "float32"}]
-    measures = {BASELINE: _plain(settings, data, clock.read)}
+    measures = {BASELINE: partial(PlainLoop(settings, data).seconds, clock.read)}
     for recipe in recipes(settings.norms):
         rows.append(recipe.row)
-        measures[recipe.row["name"]] = _ours(recipe, settings, data, clock.read)
+        ours = recipe.gan(settings.width), data, settings, recipe.precision, clock.read
+        measures[recipe.row["name"]] = partial(seconds_of, *ours)
     seconds = interleaved(measures, settings.rounds, progress)
     for row, times in zip(rows, seconds.values(), strict=True):
         row |= {"throughput": ratio(seconds[BASELINE], times), "seconds": times}
@@ -173,35 +182,12 @@ def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, A
     }
 
 
-def _plain(
-    settings: StepSettings, data: Synthetic, read: Callable[[], float]
-) -> Callable[[], float]:
-    loop = PlainLoop(settings)
-    real = (data.real.float() / 127.5 - 1).to(settings.device)
-    batches = cycle(each for each in real.split(settings.batch) if len(each) == settings.batch)
-
-    def measure() -> float:
-        for _ in range(DISCARDED):
-            loop.step(next(batches))
-        start = read()
-        for _ in range(MEASURED):
-            loop.step(next(batches))
-        return (read() - start) / MEASURED
-
-    return measure
-
-
-def _ours(
-    recipe: Recipe, settings: StepSettings, data: Synthetic, read: Callable[[], float]
-) -> Callable[[], float]:
-    gan = recipe.gan(settings.width)
-
-    def measure() -> float:
-        timing = Timing(read)
-        train(gan, data, timing, settings.device, recipe.precision)
-        return timing.seconds
-
-    return measure
+def seconds_of(
+    gan: GAN, data: ImageData, settings: StepSettings, precision: str, read: Callable[[], float]
+) -> float:
+    timing = Timing(read)
+    train(gan, data, timing, settings.device, precision)
+    return timing.seconds
 
 
 def train(gan: GAN, data: ImageData, callback: Callback, device: str, precision: str) -> None:

@@ -42,8 +42,8 @@ class Clock:
     def repeated(self, action: Action) -> Callable[[], float]:
         """A measurement of `action`, which repeats it until it takes long enough to be timed."""
         action()
-        repeats = math.ceil(LEAST_SECONDS / max(self.seconds(action), 1e-9))
-        repeats = min(max(repeats, 1), MOST_REPEATS)
+        enough = math.ceil(LEAST_SECONDS / max(self.seconds(action), 1e-9))
+        repeats = min(max(enough, 1), MOST_REPEATS)
 
         def several() -> None:
             for _ in range(repeats):

@@ -99,6 +99,9 @@ class ImageData(LightningDataModule):
     """
 
     size_step: ClassVar[int] = 8  # the networks take sides that are multiples of it, in pixels
+    described: ClassVar[tuple[str, ...]] = (
+        *("dataset", "root", "split", "size", "channels", "mirror", "limit", "on_bad_image"),
+    )
 
     def __init__(
         self,
@@ -139,15 +142,8 @@ class ImageData(LightningDataModule):
     def images(self, split: str) -> Images:
         """One split in this module's size and channels, loaded once."""
         if split not in self._loaded:
-            self._loaded[split] = load(
-                self.dataset,
-                self.root,
-                split,
-                self.size,
-                self.channels,
-                self.download,
-                skip_bad=self.on_bad_image == "skip",
-            )
+            shape, skip = (self.size, self.channels), self.on_bad_image == "skip"
+            self._loaded[split] = load(self.dataset, self.root, split, *shape, self.download, skip)
         return self._loaded[split]
 
     @property
@@ -160,8 +156,7 @@ class ImageData(LightningDataModule):
     @property
     def description(self) -> dict[str, str | int | bool | None]:
         """What a checkpoint says of its data: enough to find the same images again."""
-        names = ("dataset", "root", "split", "size", "channels", "mirror", "limit", "on_bad_image")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in self.described}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -234,6 +229,7 @@ class LabelledData(ImageData):
     """
 
     size_step: ClassVar[int] = 1
+    described = (*ImageData.described, "validation", "crop", "test_limit")
 
     def __init__(
         self,
@@ -301,11 +297,6 @@ class LabelledData(ImageData):
     def steps_per_epoch(self) -> int:
         """Full batches of all processes; images left over wait for another epoch."""
         return len(self.real) // (self.batch_size * distributed.count())
-
-    @property
-    def description(self) -> dict[str, str | int | bool | None]:
-        names = ("validation", "crop", "test_limit")
-        return {**super().description, **{name: getattr(self, name) for name in names}}
 
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -39,12 +39,8 @@ class Images:
         return self.images[index], self.labels[index]
 
 
-class Loader(Protocol):
-    """The signature of a loader."""
-
-    def __call__(
-        self, root: Path, split: str, size: int | None, channels: int | None, download: bool
-    ) -> Images: ...
+# (root, split, size, channels, download) -> images
+Loader = Callable[[Path, str, int | None, int | None, bool], Images]
 
 
 @dataclass(frozen=True)

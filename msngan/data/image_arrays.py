@@ -95,9 +95,8 @@ def _array(path: Path, what: str) -> tuple[str, np.ndarray]:
 def _chosen(members: list[str], what: str) -> str:
     """The name of the images among an archive's members."""
     names = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
-    for name in NAMES:
-        if name in names:
-            return name
+    if known := [name for name in NAMES if name in names]:
+        return known[0]
     if set(names) >= STATISTICS:
         raise DataError(
             f"{what} holds statistics (mu, sigma) and no images; another extractor's statistics say"

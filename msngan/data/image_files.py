@@ -106,8 +106,8 @@ def load_folder(
 
     size: the shorter side is resized to it (Lanczos) and the centre cut out; None if all images
     are squares of one size. channels: 1 or 3; None if all are grey or all in colour. skip_bad:
-    leave out files that cannot be read, with a warning that counts them; otherwise they are a
-    DataError that counts and names them, and, if this is False, the option to skip them.
+    leave out files that cannot be read, with a warning; otherwise they are a DataError, which names
+    the option to skip them if this is False.
     Labels come from dataset.json if it has "labels" (null: none), otherwise from the subfolders of
     the first level, in order of name, if every image lies in one. Any other input is a DataError.
     """

@@ -41,11 +41,13 @@ def collect(
     environments: list[Json] = []
     if failures is None:
         failures = _failures_before(object_or_empty(reader.place.results).get("children"))
+    first = study.children[0]
+    task = first.options.get("task") or top_level(find_config(first.config)).get("task", "gan")
     children = [_child(child, reader, failures, environments) for child in study.children]
     return {
         "format": 1,
         "study": study.name,
-        "task": task_of(study.children[0]),
+        "task": task,
         "command": command,
         "time": now(),
         "rows": {"axis": study.rows_axis, "labels": study.rows},
@@ -56,11 +58,6 @@ def collect(
         "comparisons": comparisons(study, children),
         "children": children,
     }
-
-
-def task_of(child: Child) -> str:
-    """What the run trains: by its options, or its base config."""
-    return str(child.options.get("task") or top_level(find_config(child.config)).get("task", "gan"))
 
 
 def _failures_before(children: object) -> dict[str, str]:
@@ -96,10 +93,10 @@ def _child(
 
 def _epochs(run: Run) -> list[Json]:
     """The run's accuracies, without what is not a number, which only a damaged file holds."""
-    lines = read_lines(run.accuracy)
-    kept = [
-        {name: line[name] for name in EPOCH if number(line.get(name)) is not None} for line in lines
-    ]
+    kept = (
+        {name: line[name] for name in EPOCH if number(line.get(name)) is not None}
+        for line in read_lines(run.accuracy)
+    )
     return [line for line in kept if {*line} >= NEEDED]
 
 

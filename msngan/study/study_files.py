@@ -48,7 +48,13 @@ def open_study(word: str, root: Path, name: str | None, changes: list[str]) -> S
     """The study that `word` names: a file, a known config, or the copy of one started here."""
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"--name {name!r} is not a name of a study; use {LETTERS}")
-    path = _find(word, root)
+    folder = Path(word) if Path(word).is_dir() else Place(word, root).folder
+    try:
+        path = find_config(word)
+    except UserError:
+        path = folder / "study.yaml"
+        if not path.is_file():
+            raise
     stem = path.parent.name if path.name == "study.yaml" else path.stem
     return _study_in(path, name or stem, read_changes(changes))
 
@@ -80,16 +86,6 @@ def save_study(study: Study, place: Place) -> None:
     if not (place.copy.is_file() and place.copy.read_text() == text):
         with replacing(place.copy) as temporary:
             temporary.write_text(text)
-
-
-def _find(word: str, root: Path) -> Path:
-    folder = Path(word) if Path(word).is_dir() else Place(word, root).folder
-    try:
-        return find_config(word)
-    except UserError:
-        if (folder / "study.yaml").is_file():
-            return folder / "study.yaml"
-        raise
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -180,21 +176,19 @@ class Reader:
         if not run.config.is_file():
             return State("running" if running else "to do")
         config = options_of(run.config)
-        grown = self._grown(child, config)
+        grown = self.grown(child, config)
         result = object_or_empty(run.result)
         word = result.get("status")
         if running or word not in FINISHED or (grown and word == "done"):
             word = "running" if running else "part"
         return self._progress(run, config | grown, word, result)
 
-    def grown(self, child: Child) -> Options:
+    def grown(self, child: Child, config: Options | None = None) -> Options:
         """The steps or epochs that the study asks for beyond those of the run's config.
 
         UserError where the two differ in anything that the trained network depends on.
         """
-        return self._grown(child, options_of(self.run(child).config))
-
-    def _grown(self, child: Child, config: Options) -> Options:
+        config = config or options_of(self.run(child).config)
         if child.config not in self._bases:
             self._bases[child.config] = options_of(find_config(child.config))
         grown, different = {}, []
@@ -217,8 +211,7 @@ class Reader:
 
     def _progress(self, run: Run, config: Options, word: str, result: dict[str, Any]) -> State:
         metrics, accuracy = map(newest, (run.metrics, run.accuracy))
-        own = {name: config[name] for name in config if name.startswith("data.")}
-        data = json.dumps(own, default=str)
+        data = repr({name: config[name] for name in config if name.startswith("data.")})
         at, epoch = number(accuracy.get("step")), number(accuracy.get("epoch"))
         if at and epoch:
             self._epochs[data] = at / epoch
