@@ -85,8 +85,8 @@ def find_sources(
     """The runs of `targets`, each once, in their order.
 
     A target is the name or folder of a run, or of a study, which stands for all its runs. An empty
-    selection of seeds, norms or learning rates keeps all. UserError for a target that is neither, a
-    config that cannot be read, and a selection that leaves nothing.
+    selection keeps all. UserError for a target that is neither, a config that cannot be read, and a
+    selection that leaves nothing.
     """
     runs = {run.folder.resolve(): run for target in targets for run in runs_of(target, root)}
     found = every = [_source(run) for run in runs.values()]
@@ -183,16 +183,12 @@ def _options(source: Source) -> Iterator[tuple[str, Any]]:
 
 def _in_words(differing: Sequence[str], options: dict[str, Any]) -> str:
     """The options besides the norm and the learning rate that tell this arm from another."""
-    known = {"model.norm", "model.lr", "model.critic_lr"}
     words = []
     for name in differing:
-        if name in known or name not in options:
-            continue
-        value, last = options[name], name.rpartition(".")[2]
-        if isinstance(value, bool):
-            words.append(last if value else f"no {last}")
-        else:
-            words.append(f"{last} {value}")
+        if name not in ("model.norm", "model.lr", "model.critic_lr") and name in options:
+            value, last = options[name], name.rpartition(".")[2]
+            shown = (last if value else f"no {last}") if isinstance(value, bool) else None
+            words.append(shown or f"{last} {value}")
     return ", ".join(words)
 
 

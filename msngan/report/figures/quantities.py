@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,37 +31,32 @@ def running_mean(values: Array, window: int = WINDOW) -> Array:
     return np.convolve(values, np.full(window, 1 / window), mode="valid")
 
 
-def cumulative_accuracy(right: Sequence[int], accuracy: float, block: int = BLOCK) -> Array:
+def cumulative_accuracy(right: Sequence[int], accuracy: float) -> Array:
     """The share of right answers after each block of one pass over the test set, in [0, 1].
 
     accuracy: of the whole pass; it tells how many images the last block has.
     """
     answers = np.cumsum(np.asarray(right, dtype=float))
-    images = np.arange(1, len(answers) + 1) * float(block)
-    if len(answers) and accuracy > 0:
-        total = round(answers[-1] / accuracy)
-        if images[-1] - block < total <= images[-1]:
-            images[-1] = total
+    images = np.arange(1, len(answers) + 1) * float(BLOCK)
+    total = round(answers[-1] / accuracy) if accuracy > 0 else 0
+    if images[-1] - BLOCK < total <= images[-1]:
+        images[-1] = total
     return answers / images
 
 
-def within_epochs(lines: Sequence[dict[str, object]]) -> tuple[Array, Array]:
+def within_epochs(lines: Sequence[dict[str, Any]]) -> tuple[Array, Array]:
     """The places and cumulative accuracies of the test passes of all epochs, one after the other.
 
     The pass of epoch e lies between e - 1 and e on the axis, as the authors relabelled it.
     """
-    places: list[Array] = []
-    values: list[Array] = []
-    before = 0.0
+    places, values, before = [], [], 0.0
     for line in lines:
-        right, epoch = line.get("test_right"), float(line["epoch"])  # type: ignore[arg-type]
+        right, epoch = line.get("test_right"), float(line["epoch"])
         if isinstance(right, list) and right:
-            values.append(cumulative_accuracy(right, float(line["test_accuracy"])))  # type: ignore[arg-type]
+            values.append(cumulative_accuracy(right, float(line["test_accuracy"])))
             places.append(before + (epoch - before) * np.arange(1, len(right) + 1) / len(right))
         before = epoch
-    if not values:
-        return np.empty(0), np.empty(0)
-    return np.concatenate(places), np.concatenate(values)
+    return np.concatenate([[], *places]), np.concatenate([[], *values])
 
 
 def selected(validation: Sequence[float | None]) -> int | None:

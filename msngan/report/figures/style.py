@@ -64,7 +64,6 @@ METADATA: dict[str, dict[str, Any]] = {
 LINE, SMALL = 0.165, 0.135  # inches of a line of the legend and of the small print
 SMALL_SIZE = 7  # points
 COUNTED = ("step", "log index", "index", "epoch")  # axes of whole numbers
-NOTHING = "not recorded for this layer"
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,8 @@ def save(figure: Figure, path: Path) -> None:
 class Sheet:
     """One figure: a grid of panels, the legend above, the small print below.
 
-    axes: (rows, columns). entries: the legend, as (label, style). Sizes are in inches. aside: the
-    width of legends on the right, which the panels keep clear of. letters: how many fit in a line
-    of a panel's title.
+    entries: the legend, as (label, style). Sizes are in inches. aside: the width of legends on the
+    right. letters: how many fit in a line of a panel's title.
     """
 
     def __init__(
@@ -184,7 +182,14 @@ def finish(axes: Axes, heading: str, below: str, across: str, up: str) -> bool:
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     shown = bool(axes.lines or axes.collections or axes.patches)
     if not shown:
-        axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", color="#666666")
+        axes.text(
+            0.5,
+            0.5,
+            "not recorded for this layer",
+            transform=axes.transAxes,
+            ha="center",
+            color="#666666",
+        )
         axes.set_xticks([])
         axes.set_yticks([])
     return shown
@@ -211,32 +216,25 @@ def line(axes: Axes, curve: Curve, look: Style, thick: float = 1.5, marks: bool 
 
 def ring(axes: Axes, x: float, y: float, look: Style) -> None:
     """A circle around a point."""
-    look_of = {"markerfacecolor": "none", "markeredgecolor": look.colour, "markeredgewidth": 1.1}
-    axes.plot([x], [y], "o", markersize=8, **look_of)  # type: ignore[arg-type]
+    axes.plot([x], [y], "o", markersize=8, mfc="none", mec=look.colour, mew=1.1)
 
 
 def logarithmic(axes: Axes) -> None:
     """A log scale upwards, with more ticks than powers of ten where it spans little."""
-    from matplotlib.ticker import (
-        FormatStrFormatter,
-        LogFormatterSciNotation,
-        LogLocator,
-        MaxNLocator,
-        NullFormatter,
-    )
+    from matplotlib import ticker
 
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high / low < 300:
         plain = low > 1e-4 and high < 1e5
-        every = LogFormatterSciNotation(minor_thresholds=(float("inf"), float("inf")))
+        every = ticker.LogFormatterSciNotation(minor_thresholds=(float("inf"), float("inf")))
         subs = (1, 1.5, 2, 3, 5, 7) if high / low < 6 else (1, 2, 5)
         narrow = high / low < 2  # none of these may lie inside
         axes.yaxis.set_major_locator(
-            MaxNLocator(5, steps=[1, 2, 5, 10]) if narrow else LogLocator(subs=subs)
+            ticker.MaxNLocator(5, steps=[1, 2, 5, 10]) if narrow else ticker.LogLocator(subs=subs)
         )
-        axes.yaxis.set_major_formatter(FormatStrFormatter("%g") if plain else every)
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g") if plain else every)
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def on_zero(axes: Axes) -> None:

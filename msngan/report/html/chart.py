@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,8 +147,13 @@ class Chart:
     zero: bool = False
 
     @property
-    def drawing(self) -> Drawing | None:
-        """None where there is no number to draw."""
+    def drawing(self) -> dict[str, Any] | None:
+        """The geometry, in the units of the drawing; None where there is no number to draw.
+
+        Ticks: place and label. lines: the number of the series, and the points of each piece
+        between two gaps. bands: outlines from the lowest to the highest of the values that a point
+        stands for.
+        """
         curves = [thinned(each.x, each.y) for each in self.series]
         values = [v for each in curves for v in (*each.low, *each.high) if math.isfinite(v)]
         if not values:
@@ -172,15 +178,15 @@ class Chart:
                     bands.append((index, upper + lower))
         x_places = [point(tick, y_axis.low)[0] for tick in x_axis.ticks]
         y_places = [point(x_axis.low, tick)[1] for tick in y_axis.ticks]
-        return Drawing(
-            log,
-            [*zip(x_places, tick_labels(x_axis.ticks), strict=True)],
-            [*zip(y_places, tick_labels(y_axis.ticks), strict=True)],
-            [point(x_axis.low, value)[1] for value in levels],
-            [point(mark.x, mark.y) for mark in self.marks],
-            lines,
-            bands,
-        )
+        return {
+            "log": log,
+            "x_ticks": [*zip(x_places, tick_labels(x_axis.ticks), strict=True)],
+            "y_ticks": [*zip(y_places, tick_labels(y_axis.ticks), strict=True)],
+            "levels": [point(x_axis.low, value)[1] for value in levels],
+            "rings": [point(mark.x, mark.y) for mark in self.marks],
+            "lines": lines,
+            "bands": bands,
+        }
 
     @property
     def legend(self) -> list[tuple[str, str]]:
@@ -210,23 +216,6 @@ class Chart:
         parts += [f"{name} at {value:.4g}" for name, value in self.levels]
         parts += [f"marked: {mark.text}" for mark in self.marks]
         return f"{self.title}. {'; '.join(parts)}."
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A chart's geometry, in the units of the drawing.
-
-    Ticks: place and label. lines: the number of the series, and the points of each piece between
-    two gaps. bands: outlines from the lowest to the highest of the values that a point stands for.
-    """
-
-    log: bool
-    x_ticks: list[tuple[str, str]]
-    y_ticks: list[tuple[str, str]]
-    levels: list[str]
-    rings: list[Point]
-    lines: list[tuple[int, list[Point]]]
-    bands: list[tuple[int, list[Point]]]
 
 
 @dataclass(frozen=True)

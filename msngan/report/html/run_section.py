@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import yaml
+
 from msngan.leaderboard.experiments import NONE, flat_json
 from msngan.report.html.chart import MOST_POINTS, Chart, Series
 from msngan.report.html.document import Code, Part, Section, State, numbers, short, spread
@@ -23,13 +25,11 @@ from msngan.report.html.results_section import (
 from msngan.report.tables.table import Table
 from msngan.runs.folder import UserError
 from msngan.runs.options import flat, options_of
-from msngan.runs.safe_read import read_up_to
 from msngan.training.dynamics import Dynamics, read
 
 # Where a run is, which does not say what it is.
 UNTOLD = {"run", "root", "config", "ckpt_path", "detect_anomaly"}
 
-LARGEST_CONFIG = 64 * 1024  # bytes
 MOST_ROWS = 200  # of a table
 MOST_LINES = 8  # of a chart
 MOST_CHARTS = 12  # of quantities that belong to no group
@@ -58,26 +58,22 @@ def run_parts(records: Records, pictures: Pictures) -> list[Part]:
         ("Options", option_parts(records)),
         ("Environment", environment_parts(records)),
     ]
-    return [
-        *lead(records),
-        *(Section(*each) for each in sections if each[1]),
-        *unread(records.problems),
-    ]
+    own = [Section(*each) for each in sections if each[1]]
+    return [*lead(records), *own, *unread(records.problems)]
 
 
 def short_section(records: Records) -> Section:
     """What a page of many runs says of each, without pictures."""
     gan = records.task == "gan"
-    own = score_parts(records, brief=True) if gan else accuracy_parts(records)
     parts = [
         *lead(records),
-        *own,
+        *(score_parts(records, brief=True) if gan else accuracy_parts(records)),
         Section("Training curves", curve_parts(records), folded=True),
         Section("Options", option_parts(records), folded=True),
         *unread(records.problems),
     ]
-    told = [records.name, headline(records) or state(records).text]
-    return Section(": ".join(told), parts, folded=True, name=records.name)
+    title = f"{records.name}: {headline(records) or state(records).text}"
+    return Section(title, parts, folded=True, name=records.name)
 
 
 def last_grids(found: list[Records], pictures: Pictures) -> list[Part]:
@@ -187,10 +183,7 @@ def option_parts(records: Records) -> list[Part]:
         made = [Table("", ["option", "value", "default"], rows[:MOST_ROWS])]
     if len(rows) > MOST_ROWS:
         made.append(f"{len(rows) - MOST_ROWS} more differ; see the whole config.")
-    try:
-        text = read_up_to(records.run.config, LARGEST_CONFIG).decode(errors="replace")
-    except (OSError, ValueError):
-        return made
+    text = yaml.safe_dump(records.config, sort_keys=False, allow_unicode=True, width=math.inf)
     return [*made, Section("The whole config.yaml", [Code(text)], folded=True)]
 
 
@@ -208,12 +201,11 @@ def environment_parts(records: Records) -> list[Part]:
 
 def grid_parts(records: Records, pictures: Pictures) -> list[Part]:
     """The real images, and the sample grids: the first, the last and some between."""
-    folder = records.run.samples
-    found = grids(folder)
+    found = grids(records.run.samples)
     made: list[Picture | str] = []
-    if (folder / "real.png").is_file():
+    if (real := records.run.samples / "real.png").is_file():
         words = f"real images that {records.name} is trained on"
-        made.append(pictures.add(folder / "real.png", words, "real images"))
+        made.append(pictures.add(real, words, "real images"))
     for step, path in spread(found, SHOWN):
         words = f"samples of {records.name} at step {step}"
         made.append(pictures.add(path, words, f"step {step:,}"))

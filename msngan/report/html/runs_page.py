@@ -1,26 +1,48 @@
-"""The pages of `msngan report` and `msngan leaderboard --html`."""
+"""The pages of `msngan report` and `msngan leaderboard --html`: runs, studies, and all runs."""
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from msngan.leaderboard.board import Board
 from msngan.leaderboard.experiments import read_setups, told_apart
 from msngan.leaderboard.published import Published
-from msngan.report.html.document import Part, Section, write_page
+from msngan.report.html.chart import Chart, Series
+from msngan.report.html.document import Part, Section, State, write_page
 from msngan.report.html.pictures import Pictures
-from msngan.report.html.records import Records, read_records
+from msngan.report.html.records import ANY, Records, read_records
 from msngan.report.html.results_section import accuracy_headline, board_parts
-from msngan.report.html.run_section import last_grids, run_parts, short_section, state
-from msngan.report.html.study_section import MOST_SECTIONS, study_parts
+from msngan.report.html.run_section import (
+    commands,
+    headline,
+    last_grids,
+    run_parts,
+    short_section,
+    state,
+    unread,
+)
 from msngan.report.tables.leaderboard_tables import comparison_tables, published_tables
+from msngan.report.tables.study_tables import accuracy_tables, board_of, comparisons_of
 from msngan.report.tables.table import Table
 from msngan.runs.folder import Run, now
+from msngan.runs.safe_read import clean, object_or_empty
+from msngan.study.results import collect
+from msngan.study.study_files import Place, Reader, started_study
+
+Json = dict[str, Any]
 
 MOST_BYTES = 3 * 2**20  # of the pictures of one run or study
 MOST_BYTES_OF_ALL = 16 * 2**20  # of the pictures of all runs
+MOST_CHARTS = 24  # of a study
+MOST_SECTIONS = 100  # runs that have a section of their own
+MOST_ROWS = 1000
+ENDED = ("done", "collapsed")
 
 
 def write_report(path: Path, subjects: Sequence[tuple[Run, bool]]) -> None:
@@ -73,3 +95,94 @@ def classifier_tables(found: list[Records]) -> Iterator[Table]:
             for each in own
         ]
         yield Table(dataset, ["run", "accuracy", "state", "differs in"], rows)
+
+
+def study_parts(run: Run, pictures: Pictures) -> list[Part]:
+    """Everything about the study in run's folder, read from its runs."""
+    place = Place(run.name, run.root)
+    try:
+        if (study := started_study(place)) is None:
+            raise ValueError("there is no study.yaml")
+        command = clean(str(object_or_empty(place.results).get("command", "")))
+        results = collect(study, Reader(place), command)
+    except (OSError, ValueError) as problem:
+        return unread([f"the study cannot be read: {problem}"])
+    made: list[Part] = [Section("Progress", progress(run, results))]
+    if results["task"] == "classifier":
+        made.append(Section("Results", [*accuracy_tables(results)]))
+    else:
+        scores = board_of(results, run.root, study)
+        made.append(Section("Results", [*board_parts(scores.board), *comparisons_of(scores)]))
+    if charts := arm_charts(results["children"]):
+        made.append(Section("Accuracy of each arm", charts))
+    return [*made, *children_parts(results["children"], run, pictures)]
+
+
+def progress(run: Run, results: Json) -> list[Part]:
+    """How many runs have ended and how, what made the study, and what to type next."""
+    name, root, children = shlex.quote(run.name), run.root_option, results["children"]
+    words = Counter(each["state"] for each in children)
+    left = len(children) - sum(words[word] for word in ENDED)
+    counted = ", ".join(f"{count} {word}" for word, count in words.items())
+    found = []
+    if left:
+        found.append((f"msngan study {name}{root}", "train and resume the runs that are left"))
+    found.append((f"msngan study {name}{root} --table", "print its table"))
+    if results["task"] == "gan":
+        found.append((f"msngan leaderboard{root}", "rank all runs"))
+    if any(Run(each["run"], run.root).dynamics.is_file() for each in children):
+        found.append((f"msngan figures {name}{root}", "draw the paper's figures"))
+    found.append((f"msngan report {name}{root}", "update this page"))
+    made = [results["command"]] if results["command"] else []
+    told = State(f"{len(children)} runs: {counted}", not left)
+    return [told, *commands(made, found, "results.json")]
+
+
+def arm_charts(children: list[Json]) -> list[Part]:
+    """For each column a chart of test accuracy with a line per row, the mean over its seeds."""
+    arms: dict[str, dict[str, list[Json]]] = defaultdict(lambda: defaultdict(list))
+    for each in children:
+        arms[each["column"]][each["row"]].append(each)
+    charts = []
+    for column, rows in arms.items():
+        lines = [line for row, runs in rows.items() if (line := mean_line(row, runs)).finite]
+        title = f"Test accuracy, {column}" if column else "Test accuracy"
+        if lines:
+            charts.append(Chart(title, lines, "fraction, mean over seeds", "epoch", log=False))
+    words = "A line stops where one of its seeds has no further epoch."
+    if more := len(charts[MOST_CHARTS:]):
+        words += f" {more} charts are left out."
+    return [charts[:MOST_CHARTS], words] if charts else []
+
+
+def mean_line(row: str, runs: list[Json]) -> Series:
+    """The mean over the runs that have begun, at the epochs that all of them have."""
+    tested = [{line["epoch"]: line["test_accuracy"] for line in each["epochs"]} for each in runs]
+    curves = [*filter(None, tested)]
+    shared = sorted(set.intersection(*map(set, curves))) if curves else []
+    means = [math.fsum(curve[epoch] for curve in curves) / len(curves) for epoch in shared]
+    name = f"{row} ({len(curves)} of {len(runs)} seeds)" if len(curves) < len(runs) else row
+    return Series(name, shared, means)
+
+
+def children_parts(children: list[Json], study: Run, pictures: Pictures) -> list[Part]:
+    """A table of the study's runs, their last samples, and a section for each."""
+    rows: list[list[str]] = []
+    opened: list[Records] = []
+    for child in children[:MOST_ROWS]:
+        run, words, newest = Run(child["run"], study.root), child["state"], ""
+        if len(opened) < MOST_SECTIONS and any((run.folder / name).is_file() for name in ANY):
+            opened.append(records := read_records(run))
+            words, newest = state(records).text, headline(records)
+        elif child["step"]:
+            words += f" at step {child['step']:,}"
+        cells = [child["row"], child["column"], str(child["seed"])]
+        rows.append([run.name, *cells, newest, words])
+    more = len(children) - len(rows)
+    parts = [
+        Table("", ["run", "row", "column", "seed", "newest", "state"], rows),
+        *([f"{more} more runs are left out."] if more > 0 else []),
+        *last_grids(opened, pictures),
+        *map(short_section, opened),
+    ]
+    return [Section("Runs", parts)]

@@ -66,8 +66,9 @@ def block_table(block: Block, board: Board) -> Table:
     columns += [*differing, *(names[name] for name in others)]
     rows = []
     for row in block.rows:
-        last, best = row.last.get(block.metric), row.best.get(block.metric)
-        cells = [_rank(row), row.run, row.weights, *_at_step(last), *_at_step(best)]
+        cells = [_rank(row), row.run, row.weights]
+        for score in (row.last.get(block.metric), row.best.get(block.metric)):
+            cells += [_value(score), str(score.step) if score else ""]
         cells += [told.get(row.run, "") for _ in differing]
         rows.append([*cells, *(_value(row.last.get(name)) for name in others)])
     if block.floors:
@@ -111,10 +112,6 @@ def _rank(row: Row | Pooled) -> str:
 
 def _value(score: Score | None) -> str:
     return plus_minus(score.mean, score.sd) if score else ""
-
-
-def _at_step(score: Score | None) -> list[str]:
-    return [_value(score), str(score.step) if score else ""]
 
 
 def _real(block: Block, name: str) -> str:

@@ -35,12 +35,13 @@ def progress(what: str, unit: str = "images") -> Iterator[Callable[[int, int], N
         return done / max(time.monotonic() - start, 1e-9)
 
     if console.is_terminal:
-        counted = f"{unit}{{task.fields[speed]}},"
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            *(TextColumn(counted), TimeRemainingColumn(), TextColumn("left")),
+            TextColumn(f"{unit}{{task.fields[speed]}},"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
         )
         with Progress(*columns, console=console, transient=True, expand=True) as bar:
             task = bar.add_task(what, total=None, speed="")
@@ -56,7 +57,7 @@ def progress(what: str, unit: str = "images") -> Iterator[Callable[[int, int], N
         shown, speed = time.monotonic(), speed_of(done)
         left = clock((total - done) / max(speed, 1e-9))
         words = f"{done:,}/{total:,} {unit}{in_words(speed, unit)}, {left} left"
-        sys.stderr.write(f"{what}: {words}\n")
+        print(f"{what}: {words}", file=sys.stderr)
 
     yield tell
 
@@ -84,7 +85,6 @@ class StudyProgress:
     def __exit__(self, *problem: object) -> None:
         if self._live:
             self._live.stop()
-            self._live = None
 
     def say(self, line: str) -> None:
         """Print a line above the table."""

@@ -12,10 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from typing import Any
 
 FORMATS = ("table", "json", "csv", "md")
 BETWEEN = 3  # characters between two columns of a terminal's table
@@ -93,7 +90,9 @@ def encodable(text: str) -> str:
 
 def print_terminal(tables: Iterable[Table]) -> None:
     """By rich, as wide as the terminal; 80 columns without one."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.table import Table as RichTable
     from rich.text import Text
 
     class Terminal(Console):
@@ -106,29 +105,18 @@ def print_terminal(tables: Iterable[Table]) -> None:
         for line in table.lines:
             console.print(Text(encodable(line)))
         for columns in _parts(table, console.width) if table.columns else ():
-            console.print(_rich(table, columns))
+            drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+            for name in (table.columns[column] for column in columns):
+                right = name in table.right
+                side: Any = "right" if right else "left"
+                head = Text(encodable(name))
+                drawn.add_column(head, justify=side, overflow="fold", no_wrap=right)
+            for row in table.rows:
+                drawn.add_row(*(Text(encodable(row[column])) for column in columns))
+            console.print(drawn)
         for note in table.notes:
             console.print(Text(encodable(note), style="dim"))
         console.print()
-
-
-def _rich(table: Table, columns: Sequence[int]) -> RichTable:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in (table.columns[column] for column in columns):
-        right = name in table.right
-        drawn.add_column(
-            Text(encodable(name)),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=right,
-        )
-    for row in table.rows:
-        drawn.add_row(*(Text(encodable(row[column])) for column in columns))
-    return drawn
 
 
 def _parts(table: Table, width: int) -> list[list[int]]:
