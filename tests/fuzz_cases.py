@@ -51,8 +51,9 @@ from msngan.runs.options import options_of
 from msngan.runs.safe_read import object_or_empty
 from msngan.study.study_files import Place, open_study, started_study
 from msngan.training import dynamics
-from msngan.training.callbacks import Accuracy, collapse_checks
+from msngan.training.callbacks import collapse_checks
 from msngan.training.callbacks import scores as rules
+from msngan.training.callbacks.accuracy import Accuracy
 from msngan.training.callbacks.run_callback import Saving
 
 Case = Callable[[random.Random], Callable[[], Any]]

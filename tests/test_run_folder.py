@@ -13,7 +13,7 @@ import torch
 from conftest import QUIET, TINY, same_bits, weights
 
 from msngan.runs.folder import lock
-from msngan.training.callbacks import AtomicIO
+from msngan.training.callbacks.checkpoints import AtomicIO
 from msngan.training.callbacks.scores import Sign
 from msngan.training.dynamics import read
 

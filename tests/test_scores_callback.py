@@ -20,9 +20,8 @@ from msngan.runs.score_records import parse
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scored, Scorer
-from msngan.training.callbacks import Scores
 from msngan.training.callbacks import scores as rules
-from msngan.training.callbacks.scores import SHARE, Cost, cadence
+from msngan.training.callbacks.scores import SHARE, Cost, Scores, cadence
 
 Script = list[dict[str, float | None]]
 

@@ -80,6 +80,7 @@ class Run:
     metrics = Inside("metrics.jsonl")
     scores = Inside("scores.jsonl")
     accuracy = Inside("accuracy.jsonl")  # of a classifier, a line an epoch
+    gates = Inside("gates.jsonl")  # changes of the gates of optional_spectral
     health = Inside("health.jsonl")  # collapse checks
     dynamics = Inside("dynamics.npz")
     result = Inside("result.json")  # how the run ended; absent while it trains, or after a kill

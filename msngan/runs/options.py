@@ -190,10 +190,10 @@ def trainer(
 # Where the options of each group are stated: module and name; "" is the group without a prefix.
 _RUN, _TRAINER = ("runs.options", "run"), ("runs.options", "trainer")
 _BOTH = {
-    "checkpoint": [("training.callbacks", "Checkpoints")],
-    "records": [("training.callbacks", "Records")],
-    "dynamics": [("training.callbacks", "Dynamics")],
-    "health": [("training.callbacks", "CollapseChecks")],
+    "checkpoint": [("training.callbacks.checkpoints", "Checkpoints")],
+    "records": [("training.callbacks.progress", "Records")],
+    "dynamics": [("training.callbacks.dynamics", "Dynamics")],
+    "health": [("training.callbacks.collapse_checks", "CollapseChecks")],
 }
 SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "gan": {
@@ -201,8 +201,8 @@ SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "trainer": [_TRAINER],
         "model": [("gan", "GAN")],
         "data": [("data", "ImageData")],
-        "scores": [("training.callbacks", "Scores")],
-        "samples": [("training.callbacks", "Samples")],
+        "scores": [("training.callbacks.scores", "Scores")],
+        "samples": [("training.callbacks.samples", "Samples")],
         **_BOTH,
     },
     "classifier": {
@@ -210,7 +210,7 @@ SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "trainer": [_TRAINER],
         "model": [("classifier", "Classifier")],
         "data": [("data", "LabelledData")],
-        "accuracy": [("training.callbacks", "Accuracy")],
+        "accuracy": [("training.callbacks.accuracy", "Accuracy")],
         **_BOTH,
     },
 }

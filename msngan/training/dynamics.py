@@ -20,17 +20,6 @@ from msngan.runs.safe_read import read_json, read_npz
 FORMAT = 1
 LARGEST = 2**28  # bytes of all arrays together; a run's file has a few megabytes
 
-# One number for each layer and measurement.
-PER_LAYER = (
-    *("gradient_zero", "gradient_small", "gradient_rms", "gradient_mean", "gradient_sd"),
-    *("weight_mean", "weight_sd", "effective_mean", "effective_sd", "kernel_singular"),
-    *("matrix_norm", "operator_norm", "stable_rank", "preactivation_mean", "preactivation_sd"),
-    *("offset", "drift", "drift_signed", "dead"),
-)
-# A vector for each layer and measurement; its length differs between layers.
-LISTS = ("singular", "channel_mean", "channel_sd")
-COLUMNS = ("step", *PER_LAYER, "histogram", "spectral_complexity", "seconds")
-
 
 @dataclass(frozen=True)
 class Dynamics:
@@ -92,6 +81,14 @@ class Dynamics:
     def __len__(self) -> int:
         """How many measurements there are."""
         return len(self.step)
+
+
+_KINDS = {field.name: str(field.type) for field in fields(Dynamics)}
+# One number for each layer and measurement.
+PER_LAYER = tuple(name for name, kind in _KINDS.items() if kind == "NDArray[np.float32]")
+# A vector for each layer and measurement; its length differs between layers.
+LISTS = tuple(name for name, kind in _KINDS.items() if kind == "tuple[NDArray[np.float32], ...]")
+COLUMNS = ("step", *PER_LAYER, "histogram", "spectral_complexity", "seconds")
 
 
 def appended(dynamics: Dynamics | None, measurement: Dynamics) -> Dynamics:
@@ -170,43 +167,33 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Dynamics:
         raise ValueError("it has no format number")
     if arrays["format"] != FORMAT:
         raise ValueError(f"its format is {int(arrays['format'])}, this version reads {FORMAT}")
-    names = {field.name for field in fields(Dynamics)} - set(LISTS)
-    if missing := sorted(names - set(arrays)):
+    if missing := sorted(_KINDS.keys() - {*LISTS, *arrays}):
         raise ValueError(f"{missing[0]} is missing")
-    shapes = read_json(str(arrays["shapes"]))
-    found: dict[str, Any] = {
-        "layers": tuple(map(str, arrays["layers"])),
-        "shapes": tuple(tuple(map(int, shape)) for shape in shapes),
-        "networks": tuple(map(str, arrays["networks"])),
-        "threshold": float(arrays["threshold"]),
-        "edges": arrays["edges"],
-        **{name: arrays[name] for name in COLUMNS},
+    count, layers, bins = len(arrays["step"]), len(arrays["layers"]), len(arrays["edges"])
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {  # kind and shape
+        "step": ("i", (count,)),
+        "edges": ("f", (bins,)),
+        "histogram": ("u", (count, layers, 2, bins)),
+        "spectral_complexity": ("f", (count, len(arrays["networks"]))),
+        "seconds": ("f", (count,)),
+        **{name: ("f", (count, layers)) for name in PER_LAYER},
     }
-    count, layers = len(arrays["step"]), range(len(found["layers"]))
-    for name in LISTS:
-        found[name] = tuple(arrays[f"{name}/{i}"] for i in layers)
-        for i, array in enumerate(found[name]):
-            _expect(f"{name}/{i}", array, "f", (count, *(array.shape[1:2] or (1,))))
-    for name, kind, shape in _expected(count, found):
-        _expect(name, found[name], kind, shape)
-    if len(found["shapes"]) != len(layers) or (np.diff(found["step"]) <= 0).any():
+    for name in (f"{each}/{i}" for each in LISTS for i in range(layers)):
+        expected[name] = ("f", (count, *(arrays[name].shape[1:2] or (1,))))
+    for name, (kind, shape) in expected.items():
+        array = arrays[name]
+        if array.dtype.kind != kind or array.shape != shape:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not {kind} {shape}")
+    shapes = tuple(tuple(map(int, shape)) for shape in read_json(str(arrays["shapes"])))
+    if len(shapes) != layers or (np.diff(arrays["step"]) <= 0).any():
         raise ValueError("its columns do not belong together")
-    return Dynamics(**found)
-
-
-def _expected(count: int, found: dict[str, Any]) -> list[tuple[str, str, tuple[int, ...]]]:
-    """The name, kind and shape of each column."""
-    layers, networks, bins = len(found["layers"]), len(found["networks"]), len(found["edges"])
-    expected: list[tuple[str, str, tuple[int, ...]]] = [
-        ("step", "i", (count,)),
-        ("edges", "f", (bins,)),
-        ("histogram", "u", (count, layers, 2, bins)),
-        ("spectral_complexity", "f", (count, networks)),
-        ("seconds", "f", (count,)),
-    ]
-    return expected + [(name, "f", (count, layers)) for name in PER_LAYER]
-
-
-def _expect(name: str, array: NDArray[Any], kind: str, shape: tuple[int, ...]) -> None:
-    if array.dtype.kind != kind or array.shape != shape:
-        raise ValueError(f"{name} is {array.dtype} {array.shape}, not {kind} {shape}")
+    found: dict[str, Any] = {name: arrays[name] for name in COLUMNS}
+    found |= {name: tuple(arrays[f"{name}/{i}"] for i in range(layers)) for name in LISTS}
+    return Dynamics(
+        layers=tuple(map(str, arrays["layers"])),
+        shapes=shapes,
+        networks=tuple(map(str, arrays["networks"])),
+        threshold=float(arrays["threshold"]),
+        edges=arrays["edges"],
+        **found,
+    )

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -126,8 +126,7 @@ def _asked(options: dict[str, Any]) -> World:
         devices = 1 if devices == "auto" else devices
         slurm = SLURMEnvironment.detect()
         environment = SLURMEnvironment(auto_requeue=False) if slurm else LightningEnvironment()
-    one = _count(devices) * nodes == 1
-    if one:
+    if _count(devices) * nodes == 1:
         return World(devices)
     if options["accelerator"] not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(
@@ -166,19 +165,6 @@ def _count(devices: Any) -> int:
     return number
 
 
-def _device(options: dict[str, Any], found: World, local_rank: int) -> torch.device:
-    if options["accelerator"] == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    listed = found.devices
-    index = listed[local_rank] if isinstance(listed, list) else local_rank
-    if index >= torch.cuda.device_count():
-        raise UserError(
-            f"--trainer.devices {found.devices}: this machine has {torch.cuda.device_count()} GPUs;"
-            " use fewer, or --trainer.accelerator cpu"
-        )
-    return torch.device("cuda", index)
-
-
 def _meet(found: World, options: dict[str, Any]) -> None:
     """Start this machine's other processes unless something else does, and connect to all."""
     environment, number = found.environment, _count(found.devices)
@@ -187,31 +173,33 @@ def _meet(found: World, options: dict[str, Any]) -> None:
         environment.validate_settings(num_devices=number, num_nodes=found.nodes)
     except ValueError as problem:
         raise UserError(f"--trainer.devices, --trainer.num_nodes: {problem}") from problem
-    device = _device(options, found, environment.local_rank())
+    gpu = options["accelerator"] != "cpu" and torch.cuda.is_available()
+    if gpu:
+        index = environment.local_rank()
+        index = found.devices[index] if isinstance(found.devices, list) else index
+        if index >= (there := torch.cuda.device_count()):
+            raise UserError(
+                f"--trainer.devices {found.devices}: this machine has {there} GPUs; use fewer, or"
+                " --trainer.accelerator cpu"
+            )
+        torch.cuda.set_device(index)
     if not environment.creates_processes_externally:
         found.began = _start_others(environment, number, found.nodes)
     if found.started:
-        _leave_with(os.getppid())
+        parent = os.getppid()
+        _end_after(lambda: os.getppid() != parent)
     environment.set_global_rank(environment.node_rank() * number + environment.local_rank())
     environment.set_world_size(number * found.nodes)
     setattr(rank_zero_only, "rank", environment.global_rank())  # noqa: B010  as Lightning does
     os.environ["MASTER_ADDR"] = environment.main_address
     os.environ["MASTER_PORT"] = str(environment.main_port)
-    gpu = device.type == "cuda"
-    if gpu:
-        torch.cuda.set_device(device)
     rank, size = environment.global_rank(), environment.world_size()
     store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=MEET))
     # torchrun keeps its store when it starts the command again, and an early process would read the
     # addresses of those that died.
     store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpu else "gloo",
-        store=store,
-        rank=rank,
-        world_size=size,
-        timeout=MEET,
-    )
+    backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=MEET)
 
 
 def _for_this_process(problem: BaseException, found: World) -> BaseException:
@@ -233,9 +221,8 @@ def _for_this_process(problem: BaseException, found: World) -> BaseException:
 def _start_others(environment: ClusterEnvironment, number: int, nodes: int) -> list[Popen[bytes]]:
     """Start this machine's other processes: Lightning runs this command line again for each."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if not (spec and spec.name.startswith("msngan")) and "msngan" not in os.path.basename(
-        sys.argv[0]
-    ):
+    started_as = [spec.name.partition(".")[0] if spec else "", os.path.basename(sys.argv[0])]
+    if not any("msngan" in name for name in started_as):
         raise UserError(
             "--trainer.devices runs this program again for each process, which works from a command"
             " line only; use `msngan`, `python -m msngan` or torchrun"
@@ -243,33 +230,26 @@ def _start_others(environment: ClusterEnvironment, number: int, nodes: int) -> l
     launcher = _SubprocessScriptLauncher(environment, number, nodes)
     launcher._call_children_scripts()
     began: list[Popen[bytes]] = launcher.procs
-    threading.Thread(target=_watch, args=(began,), daemon=True).start()
+    _end_after(lambda: any(each.poll() not in (None, 0) for each in began), began)
     return began
 
 
-def _watch(began: list[Popen[bytes]]) -> None:
-    """End this process and all others soon after one of them has failed.
+def _end_after(over: Callable[[], bool], began: Sequence[Popen[bytes]] = ()) -> None:
+    """End this process, and those that it began, soon after `over()` is true.
 
     Processes that are exchanging data notice a failure themselves; one that waits elsewhere does
     not.
     """
-    while all(each.poll() in (None, 0) for each in began):
-        time.sleep(LOOK_SECONDS)
-    time.sleep(GRACE_SECONDS)
-    for each in began:
-        each.kill()
-    sys.stderr.write("msngan: error: another process of the run has ended\n")
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def _leave_with(parent: int) -> None:
-    """End this process soon after the one that started it has ended."""
 
     def look() -> None:
-        while os.getppid() == parent:
+        while not over():
             time.sleep(LOOK_SECONDS)
         time.sleep(GRACE_SECONDS)
+        for each in began:
+            each.kill()
+        if began:
+            sys.stderr.write("msngan: error: another process of the run has ended\n")
+            sys.stderr.flush()
         os._exit(1)
 
     threading.Thread(target=look, daemon=True).start()

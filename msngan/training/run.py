@@ -21,16 +21,10 @@ from msngan.runs.folder import Diverged, Run, UserError, new_run, now
 from msngan.runs.hardware import cores, keep_freed_memory
 from msngan.runs.safe_read import object_or_empty
 from msngan.training import launch
-from msngan.training.callbacks import (
-    Anomaly,
-    AtomicIO,
-    Dump,
-    Progress,
-    RunCallback,
-    Stop,
-    TensorBoard,
-)
-from msngan.training.callbacks.run_callback import Saving
+from msngan.training.callbacks.anomaly import Anomaly
+from msngan.training.callbacks.checkpoints import AtomicIO, Dump, Stop
+from msngan.training.callbacks.progress import Progress, TensorBoard
+from msngan.training.callbacks.run_callback import RunCallback, Saving
 from msngan.training.starting import (
     Hold,
     check_steps,
@@ -83,20 +77,15 @@ def _continue(config: FitConfig, run: Run, world: launch.World) -> int:
     with Hold(run) as hold:
         distributed.decided(hold.take)
         checkpoint = distributed.decided(lambda: newest_intact(run))
-        before = distributed.decided(lambda: _environment(run))
+        found = distributed.decided(lambda: object_or_empty(run.environment))
+        kinds = {"threads": int, "processes": int, "config": str}  # what is compared and reported
+        before = {name: found[name] for name in kinds if type(found.get(name)) is kinds[name]}
         if distributed.rank() == 0:
             _report_machine(before, config, world)
         if checkpoint is None and config.ckpt_path:  # killed before its own first checkpoint
             checkpoint = Path(config.ckpt_path)
         start = Start(run, checkpoint, before.get("config", run.name), hold, resumed=True)
         return world.code(_train(config, start, world))
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    """The run's environment.json as far as it can be read: it is only compared and reported."""
-    kinds = {"threads": int, "processes": int, "config": str}
-    found = object_or_empty(run.environment).items()
-    return {name: value for name, value in found if type(value) is kinds.get(name)}
 
 
 def _threads(config: FitConfig, world: launch.World) -> int:
@@ -155,15 +144,21 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     saving.remedy = f"make room and continue with `{resume_command(run)}`"
     watching = config.detect_anomaly
     watchers = [Anomaly(config.model.compile), Dump()] if watching else [Dump()]
-    callbacks = [*watchers, stop, built.records, built.dynamics, built.health]
-    callbacks += [*task.callbacks, *task.of_plugins, built.checkpoint, progress]
+    *before_saving, saves = vars(built).values()
+    callbacks = [*watchers, stop, *before_saving, *task.of_plugins, saves, progress]
     for callback in callbacks:
         if isinstance(callback, RunCallback):
             callback.attach(run, start.config_name, saving)
     built.checkpoint.options = kept_options(config)
     resumed_at = checkpoint["msngan"]["step"] if start.resumed and checkpoint else None
-    board = TensorBoard(run, resumed_at)
-    trainer = _trainer(config, run, callbacks, world, AtomicIO(checkpoint), board)
+    trainer = _trainer(
+        config,
+        world,
+        callbacks=callbacks,
+        plugins=[AtomicIO(checkpoint)],
+        logger=TensorBoard(run, resumed_at),
+        default_root_dir=run.folder,
+    )
     # Lightning converts after it has restored a checkpoint: float64 weights would be rounded.
     trainer.precision_plugin.convert_module(module)
     # Everything that can be wrong with the input is found before anything is written.
@@ -202,15 +197,15 @@ def _already_ended(config: FitConfig, run: Run, checkpoint: dict[str, Any], step
     """Write the missing result of a run that was killed after its last step."""
     about = checkpoint["msngan"]
     step, collapse = about["step"], about.get("collapse")
-    collapsed = collapse is not None and config.scores.stop_on_collapse
+    collapsed = collapse is not None and step < steps and config.scores.stop_on_collapse
     if run.result.is_file() or not (step == steps or collapsed):
         return False
-    if step < steps:
+    if collapsed:
         _write_result(run, "collapsed", step, collapse)
         sys.stderr.write(f"run {run.name} had stopped at step {step}: {collapse}\n")
-        return True
-    _write_result(run, "done", step)
-    sys.stderr.write(f"run {run.name} had already done all of its {step} steps\n")
+    else:
+        _write_result(run, "done", step)
+        sys.stderr.write(f"run {run.name} had already done all of its {step} steps\n")
     return True
 
 
@@ -222,14 +217,7 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
     Saving(run=run).attempt(run.result.name, step, lambda: write_json(run.result, content))
 
 
-def _trainer(
-    config: FitConfig,
-    run: Run,
-    callbacks: list[Any],
-    world: launch.World,
-    files: AtomicIO,
-    board: TensorBoard,
-) -> Trainer:
+def _trainer(config: FitConfig, world: launch.World, **parts: Any) -> Trainer:
     options = config.group("trainer")
     options |= {"devices": world.devices, "num_nodes": world.nodes}
     if world.environment is not None:
@@ -237,16 +225,13 @@ def _trainer(
     try:
         return Trainer(
             **options,
+            **parts,
             max_epochs=-1,
-            callbacks=callbacks,
-            plugins=[files],
-            logger=board,
             log_every_n_steps=0,  # the callback Records logs
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            default_root_dir=run.folder,
         )
     except (MisconfigurationException, ValueError) as problem:
         raise UserError(f"--trainer options: {problem}") from problem

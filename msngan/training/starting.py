@@ -8,13 +8,13 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import nn
 
 from msngan.gan import weighted_penalties
 from msngan.losses import PENALTIES
@@ -49,16 +49,13 @@ class Hold:
 
     def take(self) -> None:
         """Raise Taken if another process holds the lock; create the run's folder if needed."""
-        if self._descriptor is not None:
-            return
-        try:
+        with _writing(self.run):
             for _ in range(TRIES):
-                if (descriptor := lock(self.run.lock)) is not None:
-                    self._descriptor = descriptor
+                if self._descriptor is None:
+                    self._descriptor = lock(self.run.lock)
+                if self._descriptor is not None:
                     return
                 time.sleep(PAUSE)
-        except OSError as problem:
-            raise _unwritable(self.run, problem) from problem
         raise Taken(
             f"run {self.run.name!r} is being trained by another process ({self.run.folder});"
             " wait for it, or stop it"
@@ -89,10 +86,8 @@ def newest_intact(run: Run) -> Path | None:
         )
     if intact is not None and intact != there[0]:
         aside = run.folder / DAMAGED
-        try:
+        with _writing(run):
             os.replace(run.last, aside)
-        except OSError as problem:
-            raise _unwritable(run, problem) from problem
         sys.stderr.write(
             f"warning: {run.last} is damaged (now {aside.name}); resuming from {intact}\n"
         )
@@ -110,13 +105,11 @@ def _is_intact(path: Path) -> bool:
 
 def _clean(run: Run) -> None:
     """Remove the temporary files of a killed training; only the holder of the lock may."""
-    try:
+    with _writing(run):
         for folder, stale in ((run.folder, STALE["folder"]), (run.samples, STALE["samples"])):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if stale.fullmatch(path.name):
                     path.unlink()
-    except OSError as problem:
-        raise _unwritable(run, problem) from problem
 
 
 def prepare(config: FitConfig, run: Run, config_name: str, hold: Hold) -> None:
@@ -124,7 +117,7 @@ def prepare(config: FitConfig, run: Run, config_name: str, hold: Hold) -> None:
 
     The config comes last: a run without one has not begun, and `fit` may begin it again.
     """
-    try:
+    with _writing(run):
         new = not run.config.is_file()
         run.samples.mkdir(parents=True, exist_ok=True)
         hold.take()
@@ -139,21 +132,26 @@ def prepare(config: FitConfig, run: Run, config_name: str, hold: Hold) -> None:
         write_json(run.environment, environment(config_name, run))
         with replacing(run.config) as temporary:
             temporary.write_text(config.to_yaml(without, **changed))
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """An OSError in the block ends the run, with a remedy that fits a new or a resumed one."""
+    try:
+        yield
     except OSError as problem:
-        raise _unwritable(run, problem) from problem
-
-
-def _unwritable(run: Run, problem: OSError) -> UserError | Failure:
-    cause = f"cannot write to {run.folder}: {problem.strerror}"
-    if run.config.is_file():
-        return Failure(f"{cause}; saved files are intact: resume when the folder is writable")
-    return UserError(f"{cause}; choose another folder with --root")
+        cause = f"cannot write to {run.folder}: {problem.strerror}"
+        if run.config.is_file():
+            raise Failure(
+                f"{cause}; saved files are intact: resume when the folder is writable"
+            ) from problem
+        raise UserError(f"{cause}; choose another folder with --root") from problem
 
 
 def room_wanted(module: LightningModule) -> int:
     """Bytes of all checkpoints that exist at once: weights, and Adam's two moments of each."""
-    held = _bytes(module.state_dict().values())
-    return KEPT * (held + 2 * _bytes(each for each in module.parameters() if each.requires_grad))
+    moments = [each for each in module.parameters() if each.requires_grad] * 2
+    return KEPT * sum(each.nbytes for each in [*module.state_dict().values(), *moments])
 
 
 def warn_if_short(run: Run, module: LightningModule) -> None:
@@ -166,13 +164,6 @@ def warn_if_short(run: Run, module: LightningModule) -> None:
             f"warning: {run.folder} has room for {free / 1e6:,.0f} MB; the {KEPT} checkpoints that"
             f" exist at once take about {wanted / 1e6:,.0f} MB\n"
         )
-
-
-def _bytes(tensors: Iterable[object]) -> int:
-    return sum(each.numel() * each.element_size() for each in tensors)  # type: ignore[attr-defined]
-
-
-# The checkpoint ---------------------------------------------------------------------------------
 
 
 def checked(path: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -194,27 +185,26 @@ def checked(path: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
                 f"{path} holds a network with {name} {saved[name]}, the config says"
                 f" {options[name]}; use the checkpoint's own"
             )
-    if task == "gan":
-        _check_gan(saved, options, path)
-    return checkpoint
-
-
-def _check_gan(saved: dict[str, Any], options: dict[str, Any], path: Path) -> None:
-    kept = []
+    if task != "gan":
+        return checkpoint
+    penalties, averages = [], []
     for each in (saved, options):
         weights = weighted_penalties(each["penalty"], each["penalty_weight"])
-        kept.append({PENALTIES[name].prepare for name in weights} - {None})
-    if kept[0] != kept[1]:
+        penalties.append({PENALTIES[name].prepare for name in weights} - {None})
+        averages.append(each["ema_decay"] > 0)
+    was = f"{path} was trained with"
+    if penalties[0] != penalties[1]:
         raise UserError(
-            f"{path} was trained with penalty {saved['penalty']}, the config says"
-            f" {options['penalty']}; only one of them keeps estimates in the checkpoint, so neither"
-            " can replace the other in the middle of a run"
+            f"{was} penalty {saved['penalty']}, the config says {options['penalty']}; only one of"
+            " them keeps estimates in the checkpoint, so neither can replace the other in the"
+            " middle of a run"
         )
-    if (saved["ema_decay"] > 0) != (options["ema_decay"] > 0):
+    if averages[0] != averages[1]:
         raise UserError(
-            f"{path} was trained with ema_decay {saved['ema_decay']}, the config says"
-            f" {options['ema_decay']}; a moving average cannot begin or end in the middle of a run"
+            f"{was} ema_decay {saved['ema_decay']}, the config says {options['ema_decay']}; a"
+            " moving average cannot begin or end in the middle of a run"
         )
+    return checkpoint
 
 
 def check_steps(checkpoint: dict[str, Any], steps: int, path: Path, says: str) -> None:
@@ -245,18 +235,15 @@ def load(checkpoint: dict[str, Any], module: LightningModule, path: Path) -> Non
     ):
         assert isinstance(optimizer, torch.optim.Optimizer)
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
-        _check_moments(saved["state"], parameters, f"{path}: optimizer {number}")
-        saved["param_groups"] = optimizer.state_dict()["param_groups"]
-
-
-def _check_moments(state: dict[int, Any], parameters: list[nn.Parameter], what: str) -> None:
-    for index, moments in state.items():
-        if not 0 <= index < len(parameters):
-            raise UserError(f"{what} has a parameter {index} of {len(parameters)}")
-        for name in ("exp_avg", "exp_avg_sq"):
-            if moments[name].shape != parameters[index].shape:
+        what = f"{path}: optimizer {number}"
+        for index, moments in saved["state"].items():
+            if not 0 <= index < len(parameters):
+                raise UserError(f"{what} has a parameter {index} of {len(parameters)}")
+            for name in ("exp_avg", "exp_avg_sq"):
                 has, says = tuple(moments[name].shape), tuple(parameters[index].shape)
-                raise UserError(f"{what} has {name} {has} for a parameter of {says}")
+                if has != says:
+                    raise UserError(f"{what} has {name} {has} for a parameter of {says}")
+        saved["param_groups"] = optimizer.state_dict()["param_groups"]
 
 
 def report_changes(
@@ -269,19 +256,17 @@ def report_changes(
     """
     about = checkpoint["msngan"]
     of_data = {name: option.default for name, option in group(config.task, "data").items()}
-    pairs = ((_saved(checkpoint, config.task), options), (of_data | about["data"], data))
-    for saved, now in pairs:
+    known = {f"model.{name}" for name in options} | {f"data.{name}" for name in data} | UNSAID
+    before = about.get("options")
+    before = before if isinstance(before, dict) else {}
+    before = {FORMER.get(name, name): value for name, value in before.items()}
+    kept = sorted(kept_options(config).items())
+    others = {name: value for name, value in kept if name in before and name not in known}
+    pairs = (_saved(checkpoint, config.task), options), (of_data | about["data"], data)
+    for saved, now in (*pairs, (before, others)):
         for name, value in now.items():
             if plain(saved.get(name)) != plain(value):
                 sys.stderr.write(f"{name}: {plain(saved.get(name))} -> {plain(value)}\n")
-    known = {f"model.{name}" for name in options} | {f"data.{name}" for name in data}
-    before = about.get("options")
-    if not isinstance(before, dict):
-        return
-    before = {FORMER.get(name, name): value for name, value in before.items()}
-    for name, value in sorted(kept_options(config).items()):
-        if name in before and name not in known | UNSAID and before[name] != value:
-            sys.stderr.write(f"{name}: {before[name]} -> {value}\n")
 
 
 def kept_options(config: FitConfig) -> dict[str, Any]:

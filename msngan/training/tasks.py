@@ -17,17 +17,14 @@ from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Run, UserError
 from msngan.runs.hardware import memory
 from msngan.runs.jsonl import read_lines
-from msngan.training.callbacks import (
-    OF_PLUGINS,
-    Accuracy,
-    Checkpoints,
-    CollapseChecks,
-    Dynamics,
-    Gates,
-    Records,
-    Samples,
-    Scores,
-)
+from msngan.training.callbacks import OF_PLUGINS
+from msngan.training.callbacks.accuracy import Accuracy
+from msngan.training.callbacks.checkpoints import Checkpoints
+from msngan.training.callbacks.collapse_checks import CollapseChecks
+from msngan.training.callbacks.dynamics import Dynamics
+from msngan.training.callbacks.progress import Records
+from msngan.training.callbacks.samples import Samples
+from msngan.training.callbacks.scores import Scores
 
 BYTES = 4 * 4  # of a float32 weight, its gradient, and Adam's two moments
 
@@ -36,21 +33,21 @@ def resume_command(run: Run) -> str:
     return f"msngan resume {run.name}{run.root_option}"
 
 
+Groups = dict[str, type[Callback]]
+RECORDS: Groups = {"records": Records, "dynamics": Dynamics, "health": CollapseChecks}
+
+
 class Task:
     """The data, the callbacks and the network of one run, made from its config.
 
-    built: the callbacks by the names of their option groups. steps: length of the run. data: given
-    where it is loaded already.
+    groups: the callbacks by the names of their option groups, in the order in which they are
+    called; the last saves what the others have done. built: those of this run. steps: length of the
+    run. data: given where it is loaded already.
     """
 
     module: ClassVar[type[GAN] | type[Classifier]]
     data_class: ClassVar[type[ImageData]] = ImageData
-    groups: ClassVar[dict[str, type[Callback]]] = {
-        "checkpoint": Checkpoints,
-        "records": Records,
-        "dynamics": Dynamics,
-        "health": CollapseChecks,
-    }
+    groups: ClassVar[Groups]
     networks: ClassVar[tuple[str, ...]]  # names of the options that choose a network
     sized_by = "--model.width"
     steps_option = "--steps is"  # how the user asked for this many
@@ -64,11 +61,6 @@ class Task:
         made = {name: kind(**config.group(name)) for name, kind in self.groups.items()}
         self.built = SimpleNamespace(**made)
         self.of_plugins = [kind(**config.group(name)) for name, kind in OF_PLUGINS.items()]
-
-    @property
-    def callbacks(self) -> list[Callback]:
-        """Those of the task, in order; they come before the one that saves."""
-        raise NotImplementedError
 
     @property
     def options(self) -> dict[str, Any]:
@@ -116,20 +108,17 @@ class GanTask(Task):
 
     module = GAN
     networks = ("generator", "critic")
-    groups: ClassVar[dict[str, type[Callback]]] = {
+    groups: ClassVar[Groups] = {
+        **RECORDS,
         "scores": Scores,
         "samples": Samples,
-        **Task.groups,
+        "checkpoint": Checkpoints,
     }
 
     def __init__(self, config: FitConfig, data: Any = None) -> None:
         super().__init__(config, data)
         self.data.critic_steps = config.model.critic_steps
         self.steps = config.steps
-
-    @property
-    def callbacks(self) -> list[Callback]:
-        return [Gates(), self.built.scores, self.built.samples]
 
     def prepare(self, device: torch.device) -> None:
         self.built.scores.prepare(self.data, device)
@@ -143,13 +132,15 @@ class GanTask(Task):
         )
 
     def ending(self, run: Run) -> list[str]:
-        lines = [f"  grids        {run.samples}"]
-        if read_lines(run.scores):
-            lines.append(f"  scores       {run.scores}  ({self.built.scores.cost})")
-        lines += ["next:", f"  msngan sample {run.name}{run.root_option}"]
-        lines.append(f"  msngan leaderboard{run.root_option}")
-        lines.append(f"  {resume_command(run)} --steps N   (to train longer)")
-        return lines
+        scored = [f"  scores       {run.scores}  ({self.built.scores.cost})"]
+        return [
+            f"  grids        {run.samples}",
+            *(scored if read_lines(run.scores) else []),
+            "next:",
+            f"  msngan sample {run.name}{run.root_option}",
+            f"  msngan leaderboard{run.root_option}",
+            f"  {resume_command(run)} --steps N   (to train longer)",
+        ]
 
     @property
     def stopped(self) -> str | None:  # type: ignore[override]
@@ -157,15 +148,15 @@ class GanTask(Task):
 
     def stopping(self, run: Run) -> list[str]:
         """Which checkpoint to use, and how to go on after a collapse."""
-        best = self.built.scores.best
-        lines = []
-        if best is not None:
-            lines.append(f"  best         {run.best}  (step {best.step}: the one to use)")
-        lines += [f"  scores       {run.scores}  ({self.built.scores.cost})", "next:"]
-        if best is not None:
-            lines.append(f"  msngan sample {shlex.quote(str(run.best))}")
-        again = f"{resume_command(run)} --scores.stop_on_collapse false"
-        return [*lines, f"  {again}   (to go on all the same)"]
+        lines = [
+            f"  scores       {run.scores}  ({self.built.scores.cost})",
+            "next:",
+            f"  {resume_command(run)} --scores.stop_on_collapse false   (to go on all the same)",
+        ]
+        if (best := self.built.scores.best) is not None:
+            lines.insert(0, f"  best         {run.best}  (step {best.step}: the one to use)")
+            lines.insert(3, f"  msngan sample {shlex.quote(str(run.best))}")
+        return lines
 
 
 class ClassifierTask(Task):
@@ -175,7 +166,7 @@ class ClassifierTask(Task):
     networks = ("network",)
     data: LabelledData
     data_class = LabelledData
-    groups: ClassVar[dict[str, type[Callback]]] = {"accuracy": Accuracy, **Task.groups}
+    groups: ClassVar[Groups] = {**RECORDS, "accuracy": Accuracy, "checkpoint": Checkpoints}
     sized_by = "--model.width or --model.depth"
 
     def __init__(self, config: FitConfig, data: Any = None) -> None:
@@ -184,10 +175,6 @@ class ClassifierTask(Task):
         self.steps = config.steps or config.epochs * self.data.steps_per_epoch
         if not config.steps:
             self.steps_option = f"--epochs {config.epochs} makes"
-
-    @property
-    def callbacks(self) -> list[Callback]:
-        return [Gates(), self.built.accuracy]
 
     @property
     def options(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isnan, nan, prod
 
 import torch
@@ -115,54 +115,37 @@ def operator_norm(
     iteration converges, and in practice by a hundredth of that. NaN for a weight that is not
     finite. The start is the same each time and uses no global generator.
     """
-    if known is not None and _is_pointwise(layer):
+    if known is not None and (
+        isinstance(layer, nn.Linear)
+        or (isinstance(layer, _ConvNd) and {*layer.kernel_size} == {1} and {*layer.padding} == {0})
+    ):
         return known
-    map_ = Operator.of(layer)
-    weight = weight.detach()
+    map_, weight = Operator.of(layer), weight.detach()
     draw = torch.Generator().manual_seed(0)
     start = torch.randn(1, map_.inputs, *size, generator=draw).to(weight)
-    return largest_singular(lambda x: map_(x, weight), start, tolerance, most)
-
-
-def largest_singular(
-    map_: Callable[[Tensor], Tensor], start: Tensor, tolerance: float, most: int
-) -> float:
-    """Largest singular value of a linear map, from products with it and with its transpose."""
     v = start / start.norm().clamp_min(torch.finfo(start.dtype).tiny)
     basis = v.new_empty(most, v.numel())
     products = torch.zeros(most, most, dtype=torch.float64)  # A^T A in the basis
     best = 0.0
     for count in range(1, most + 1):
         basis[count - 1] = v.flatten()
-        known = basis[:count]
-        w = _there_and_back(map_, v).flatten()
-        products[:count, count - 1] = products[count - 1, :count] = (known @ w).double().cpu()
+        span = basis[:count]
+        with torch.enable_grad():
+            point = v.detach().requires_grad_()
+            y = map_(point, weight)
+        w = torch.autograd.grad(y, point, y.detach())[0].flatten()  # A^T A v
+        products[:count, count - 1] = products[count - 1, :count] = (span @ w).double().cpu()
         if not products.isfinite().all():
             return nan
         values, vectors = torch.linalg.eigh(products[:count, :count])
         best = float(values[-1])
         for _ in range(2):  # one pass leaves rounding errors that grow
-            w = w - known.T @ (known @ w)
+            w = w - span.T @ (span @ w)
         rest = float(w.norm())
         if rest * abs(float(vectors[-1, -1])) <= tolerance * best or best <= 0:
             break
         v = (w / rest).view_as(start)
     return max(best, 0.0) ** 0.5
-
-
-def _is_pointwise(layer: nn.Module) -> bool:
-    """Whether the layer applies its matrix at each position, or at some, and is 0 elsewhere."""
-    if isinstance(layer, nn.Linear):
-        return True
-    assert isinstance(layer, _ConvNd)
-    return {*layer.kernel_size} == {1} and {*layer.padding} == {0}
-
-
-def _there_and_back(map_: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-    with torch.enable_grad():
-        point = v.detach().requires_grad_()
-        y = map_(point)
-    return torch.autograd.grad(y, point, y.detach())[0]
 
 
 def spectral_complexity(
@@ -202,13 +185,8 @@ def lipschitz_of(network: nn.Module) -> float:
         if isinstance(module, nn.LeakyReLU):
             product *= max(1.0, abs(module.negative_slope))
         if isinstance(module, (_BatchNorm, Centring)):
-            product *= _largest_factor(module)
+            factor = torch.ones(()) if module.weight is None else module.weight.detach()
+            if isinstance(module, _BatchNorm) and module.running_var is not None:
+                factor = factor / (module.running_var + module.eps).sqrt()
+            product *= float(factor.abs().max())
     return product
-
-
-@torch.no_grad()
-def _largest_factor(norm: _BatchNorm | Centring) -> float:
-    factor = torch.ones(()) if norm.weight is None else norm.weight
-    if isinstance(norm, _BatchNorm) and norm.running_var is not None:
-        factor = factor / (norm.running_var + norm.eps).sqrt()
-    return float(factor.abs().max())

@@ -17,11 +17,10 @@ from msngan.networks.updates import diverged
 from msngan.runs import distributed
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Count, Record
-from msngan.training.callbacks.checkpoints import Checkpoints
+from msngan.training.callbacks.checkpoints import save_best
 from msngan.training.callbacks.run_callback import (
     Figures,
     RunCallback,
-    callbacks_of,
     data_of,
     last_step,
 )
@@ -80,8 +79,7 @@ class Accuracy(RunCallback):
         self.to_loggers(trainer, shown)
         if self._take(line):
             best = {"score": "validation_accuracy", "value": line["validation_accuracy"]}
-            for checkpoints in callbacks_of(trainer, Checkpoints):
-                checkpoints.save_best(trainer, best)
+            save_best(trainer, best)
         self._since = time.monotonic()
 
     def _take(self, line: dict[str, Any]) -> bool:

@@ -180,16 +180,10 @@ class Checkpoints(RunCallback):
         self.saving.attempt(self.run.last.name, trainer.global_step, write, collective=True)
 
     def save_best(self, trainer: Trainer, best: dict[str, str | float]) -> None:
-        """Write best.ckpt for the step just done; `best` holds the score's name and value."""
-        self._best = best
+        self._best, path, step = best, self.run.best, trainer.global_step
         try:
-            path = self.run.best
-            self.saving.attempt(
-                path.name,
-                trainer.global_step,
-                lambda: self._write(trainer, path),
-                collective=True,
-            )
+            write = lambda: self._write(trainer, path)  # noqa: E731
+            self.saving.attempt(path.name, step, write, collective=True)
         finally:
             self._best = None
 
@@ -213,6 +207,13 @@ class Checkpoints(RunCallback):
                 os.replace(last, previous)
         os.replace(fresh, last)
         sync_folder(last.parent)
+
+
+def save_best(trainer: Trainer, best: dict[str, str | float]) -> None:
+    """Write best.ckpt for the step just done; `best` holds the score's name and value."""
+    for callback in getattr(trainer, "callbacks"):  # noqa: B009  set where mypy does not look
+        if isinstance(callback, Checkpoints):
+            callback.save_best(trainer, best)
 
 
 class Dump(RunCallback):

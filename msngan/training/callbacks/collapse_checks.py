@@ -65,10 +65,10 @@ class CollapseChecks(RunCallback):
         if not self.every:
             return
         self._lines = read_lines(self.run.health)
-        if cast(GAN, pl_module).task == "gan":
-            data = data_of(trainer)
-            real = convert.to_float(data.real[:PROBES]).to(pl_module.device, _dtype(pl_module))
-            self._real, self._distance = real, _distance(real)
+        if pl_module.task == "gan":
+            real = convert.to_float(data_of(trainer).real[:PROBES])
+            self._real = real.to(pl_module.device, cast(torch.dtype, pl_module.dtype))
+            self._distance = _distance(self._real)
 
     def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         step = trainer.global_step
@@ -77,7 +77,7 @@ class CollapseChecks(RunCallback):
         line: Line = {"step": step}
         if self._real is not None:
             with trainer.precision_plugin.forward_context():
-                line |= self._of_gan(cast(GAN, module), figures, step)
+                line |= self._of_gan(module, figures, step)
         line |= _growth(self._start, weight_sizes(module))
         self.append(trainer, self.run.health, line)
         self._lines.append(line)
@@ -89,7 +89,7 @@ class CollapseChecks(RunCallback):
         draw = rng.generator(gan.options.seed, step, 0, "health")
         z = torch.randn(PROBES, gan.options.latent_dim, generator=draw)
         with evaluating(gan.generator), evaluating(gan.critic):
-            fake = gan.generator(z.to(gan.device, _dtype(gan))).to(self._real.dtype)
+            fake = gan.generator(z.to(self._real)).to(self._real.dtype)
             logits = gan.critic(torch.cat([self._real, fake])).float()
         named = ("critic_loss", "real_logit", "fake_logit")
         seen = {name: float(outputs[name]) for name in named}
@@ -110,7 +110,7 @@ class CollapseChecks(RunCallback):
 
 
 @torch.no_grad()
-def weight_sizes(module: LightningModule) -> dict[str, float]:
+def weight_sizes(module: Any) -> dict[str, float]:
     """By layer: sigma of its weight where the norm keeps one, else the weight's Euclidean norm.
 
     At least the size of a weight whose entries have root mean square LEAST.
@@ -118,7 +118,7 @@ def weight_sizes(module: LightningModule) -> dict[str, float]:
     names: list[str] = []
     found: list[Tensor] = []
     least: list[float] = []
-    for network in cast(GAN, module).trained:
+    for network in module.trained:
         for name, layer in getattr(module, network).named_modules():
             weight = getattr(layer, "weight", None)
             if not isinstance(weight, Tensor) or weight.dim() < 2:
@@ -146,13 +146,6 @@ def _growth(before: Mapping[str, float], now: Mapping[str, float]) -> Line:
 def _distance(images: Tensor) -> float:
     """Mean Euclidean distance between two of the images (N, ...), N > 1."""
     return float(torch.pdist(images.flatten(1).float()).mean())
-
-
-def _dtype(module: LightningModule) -> torch.dtype:
-    return cast(torch.dtype, module.dtype)
-
-
-# The rules --------------------------------------------------------------------------------------
 
 
 def warnings(lines: Sequence[Line]) -> list[str]:

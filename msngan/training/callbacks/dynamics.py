@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import nan
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from msngan.data import ImageData, LabelledData
 from msngan.data import images as convert
-from msngan.gan import GAN
+from msngan.networks.sampling import latents
 from msngan.norms import layers_of, statistics, stored
 from msngan.norms.parts import outputs_of
 from msngan.runs import distributed, rng
@@ -74,11 +75,10 @@ class Dynamics(RunCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        self._known = self._kept(trainer.global_step)
+        self._keep_until(trainer.global_step)
         if not self.every:
             return
-        data = data_of(trainer)
-        self._subjects = _subjects(pl_module, data)
+        self._subjects = _subjects(pl_module, data_of(trainer))
         if self._known is None or not len(self._known):
             self._measure(trainer)
 
@@ -87,19 +87,18 @@ class Dynamics(RunCallback):
         if wanted and trainer.is_global_zero:
             self._measure(trainer)
 
-    def _kept(self, step: int) -> file.Dynamics | None:
-        """The run's measurements up to this step; later ones are about to be made again."""
+    def _keep_until(self, step: int) -> None:
+        """Drop the run's later measurements, which are about to be made again."""
         path = self.run.dynamics
         if not path.is_file():
-            return None
+            return
         try:
             found = file.read(path)
         except ValueError as problem:
             raise UserError(str(problem)) from problem
-        kept = file.until(found, step)
+        self._known = kept = file.until(found, step)
         if len(kept) < len(found):
             self.saving.attempt(path.name, step, lambda: file.write(path, kept), needed=True)
-        return kept
 
     def _measure(self, trainer: Trainer) -> None:
         step, path = trainer.global_step, self.run.dynamics
@@ -113,25 +112,17 @@ class Dynamics(RunCallback):
         self.to_loggers(trainer, _means(made))
 
 
-def _subjects(module: LightningModule, data: ImageData) -> list[Subject]:
+def _subjects(module: Any, data: ImageData) -> list[Subject]:
     """The networks of a GAN or a classifier, each with its probe batch."""
-    options = cast(Any, module).options
-
-    def placed(probe: Tensor) -> Tensor:
-        probe = probe.to(module.device, cast(torch.dtype, module.dtype))
-        last = options.channels_last and probe.dim() == 4
-        return probe.contiguous(memory_format=torch.channels_last) if last else probe
-
     images = data.real[:PROBES]
     if isinstance(data, LabelledData):
-        network = cast(torch.nn.Module, module.network)
-        return [Subject("network", network, placed(data.prepared(images)))]
-    gan = cast(GAN, module)
-    draw = rng.generator(options.seed, 0, 0, "samples")
-    latents = torch.randn(len(images), options.latent_dim, generator=draw)
+        probe = module.laid_out(data.prepared(images).to(module.device))
+        return [Subject("network", module.network, probe)]
+    z = latents(len(images), module.options.latent_dim, module.options.seed)
+    probe = module.laid_out(convert.to_float(images).to(module.device))
     return [
-        Subject("critic", gan.critic, placed(convert.to_float(images))),
-        Subject("generator", gan.generator, placed(latents)),
+        Subject("critic", module.critic, probe),
+        Subject("generator", module.generator, z.to(module.device, module.dtype)),
     ]
 
 
@@ -171,6 +162,7 @@ class _Layer:
 
 
 @torch.no_grad()
+@np.errstate(all="ignore")  # the numbers of a diverging run overflow
 def measure(subjects: Sequence[Subject], step: int, first: file.Dynamics | None) -> file.Dynamics:
     """One measurement. It leaves the networks, their gradients and all random streams as they are.
 
@@ -178,13 +170,6 @@ def measure(subjects: Sequence[Subject], step: int, first: file.Dynamics | None)
     this is the first. Gradients are the parameters' .grad; without one their measures are NaN.
     """
     start = time.monotonic()
-    with np.errstate(all="ignore"):  # the numbers of a diverging run overflow
-        return _measure(subjects, step, first, start)
-
-
-def _measure(
-    subjects: Sequence[Subject], step: int, first: file.Dynamics | None, start: float
-) -> file.Dynamics:
     found: dict[str, _Layer] = {}
     shapes, complexities = [], []
     for subject in subjects:
@@ -196,7 +181,9 @@ def _measure(
             mean = first.channel_mean[index][0] if first is not None and len(first) else None
             own[f"{subject.name}.{name}"] = _measured(layer, seen.get(name), mean)
             shapes.append(tuple(stored(layer).shape))
-        complexities.append(_complexity(subject.network, list(own.values())))
+        norms = [layer.figures.get("operator_norm", nan) for layer in own.values()]
+        lengths = [layer.length for layer in own.values()]
+        complexities.append(spectral_complexity(norms, lengths, lipschitz_of(subject.network)))
         found |= own
     one = list(found.values())
     columns: dict[str, Any] = {
@@ -234,8 +221,7 @@ def _measured(
         "matrix_norm": float(values[0]),
         "stable_rank": stable_rank(values),
     }
-    nothing = np.full(outputs_of(layer)[0], nan, np.float32)
-    mean = sd = nothing
+    mean = sd = np.full(outputs_of(layer)[0], nan, np.float32)
     length = nan
     if seen is not None:
         found["operator_norm"] = operator_norm(layer, weight, seen.size, known=float(values[0]))
@@ -248,14 +234,6 @@ def _measured(
         found |= gradient_figures(parameter.grad)
         counts = histogram(parameter.grad)
     return _Layer(found, counts, values.numpy().astype(np.float32), mean, sd, length)
-
-
-def _complexity(network: nn.Module, layers: Sequence[_Layer]) -> float:
-    norms = [layer.figures.get("operator_norm", nan) for layer in layers]
-    return spectral_complexity(norms, [layer.length for layer in layers], lipschitz_of(network))
-
-
-# Gradients --------------------------------------------------------------------------------------
 
 
 def gradient_figures(gradient: Tensor) -> dict[str, float]:
@@ -284,13 +262,8 @@ def histogram(gradient: Tensor, edges: NDArray[np.float64] = EDGES) -> NDArray[n
     wide = gradient.detach().double().flatten().cpu()
     bins = torch.bucketize(wide.abs(), torch.from_numpy(edges), right=True)
     bins.clamp_(max=len(edges) - 1)
-    counts: NDArray[Any] = torch.bincount(
-        bins + len(edges) * (wide >= 0), minlength=2 * len(edges)
-    ).numpy()
-    return counts.reshape(2, len(edges)).astype(np.uint32)
-
-
-# Activations ------------------------------------------------------------------------------------
+    counts = torch.bincount(bins + len(edges) * (wide >= 0), minlength=2 * len(edges))
+    return counts.view(2, -1).numpy().astype(np.uint32)
 
 
 @dataclass
@@ -305,6 +278,17 @@ class Seen:
     mean: NDArray[np.float32] | None = None
     sd: NDArray[np.float32] | None = None
     dead: NDArray[np.bool_] | None = None
+
+    def note(self, x: Tensor) -> None:
+        """x (N, C, ...) enters the activation."""
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        mean = x.mean(axes, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        # Two passes, because torch's var_mean takes ten times as long.
+        sd = (x - mean).square_().mean(axes).sqrt()
+        mean = mean.flatten()
+        sd[sd <= ROUNDING * mean.abs()] = 0
+        self.mean, self.sd = mean.float().cpu().numpy(), sd.float().cpu().numpy()
+        self.dead = (x.amax(axes) <= 0).cpu().numpy()
 
 
 def look(network: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, Seen]:
@@ -326,34 +310,18 @@ def look(network: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> dict
         last[:] = [name]
 
     def activate(activation: nn.Module, given: tuple[Any, ...]) -> None:
-        if last and seen[last[0]].mean is None:
-            _note(seen[last[0]], given[0])
+        if last and (entry := seen[last[0]]).mean is None:
+            entry.note(given[0])
 
-    with ExitStack() as stack:
-        stack.enter_context(rng.untouched())
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_as_in_training(network))
+    with ExitStack() as stack, rng.untouched(), torch.no_grad(), _as_in_training(network):
         for name, layer in layers.items():
-            hook = layer.register_forward_pre_hook(
-                lambda module, given, name=name: enter(name, module, given)
-            )
+            hook = layer.register_forward_pre_hook(partial(enter, name))
             stack.callback(hook.remove)
         for module in network.modules():
             if isinstance(module, ACTIVATIONS):
                 stack.callback(module.register_forward_pre_hook(activate).remove)
         network.forward(x)  # a compiled network would be compiled again because of the hooks
     return seen
-
-
-def _note(seen: Seen, x: Tensor) -> None:
-    axes = [axis for axis in range(x.dim()) if axis != 1]
-    mean = x.mean(axes, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    # Two passes, because torch's var_mean takes ten times as long.
-    sd = (x - mean).square_().mean(axes).sqrt()
-    mean = mean.flatten()
-    sd[sd <= ROUNDING * mean.abs()] = 0
-    seen.mean, seen.sd = mean.float().cpu().numpy(), sd.float().cpu().numpy()
-    seen.dead = (x.amax(axes) <= 0).cpu().numpy()
 
 
 @contextmanager
@@ -386,15 +354,15 @@ def figures(seen: Seen, first_mean: NDArray[np.float32] | None) -> dict[str, flo
     varies = seen.sd > 0
     moved = np.zeros_like(seen.mean) if first_mean is None else seen.mean - first_mean
     moved = moved[varies] / seen.sd[varies]
+
+    def mean(values: NDArray[Any]) -> float:
+        return float(values.mean(dtype=np.float64)) if len(values) else nan
+
     return {
         "preactivation_mean": float(seen.mean.mean()),
         "preactivation_sd": float(seen.sd.mean()),
-        "offset": _mean(np.abs(seen.mean[varies]) / seen.sd[varies]),
-        "drift": _mean(np.abs(moved)),
-        "drift_signed": _mean(moved),
+        "offset": mean(np.abs(seen.mean[varies]) / seen.sd[varies]),
+        "drift": mean(np.abs(moved)),
+        "drift_signed": mean(moved),
         "dead": float(seen.dead.mean()),
     }
-
-
-def _mean(values: NDArray[Any]) -> float:
-    return float(values.mean(dtype=np.float64)) if len(values) else float("nan")

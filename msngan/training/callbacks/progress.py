@@ -125,6 +125,10 @@ class Progress(RunCallback):
 class Records(RunCallback):
     """Writes the step's figures to metrics.jsonl and to the loggers.
 
+    Each change of a gate of the norm `optional_spectral` goes to gates.jsonl after its step. A line
+    has step, layer, on, criterion, value and sigma, the factor: a gate that goes on divides the
+    layer's output by it. Without changes there is no file.
+
     Args:
         every: steps between records of the losses in metrics.jsonl.
     """
@@ -132,13 +136,24 @@ class Records(RunCallback):
     def __init__(self, every: Record[AtLeastOne] = 50) -> None:
         self.every = every
         self._since = (0, 0.0)
+        self._gates: dict[str, OptionalSpectralNorm] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.keep_until(trainer, self.run.metrics)
+        self.keep_until(trainer, self.run.gates)
         self._since = (trainer.global_step, time.monotonic())
+        gated: Any = getattr(pl_module, "critic", None) or pl_module.network
+        for name, layer in gated.named_modules():
+            gate = getattr(layer, "weight_norm", None)
+            if isinstance(gate, OptionalSpectralNorm):
+                self._gates[name] = gate
 
     def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         step = trainer.global_step
+        for layer, gate in self._gates.items():
+            for decision in gate.decisions:
+                self.append(trainer, self.run.gates, {"step": step, "layer": layer, **decision})
+            gate.decisions.clear()
         if not self.due(trainer, self.every):
             return
         before, then = self._since
@@ -152,33 +167,6 @@ class Records(RunCallback):
         self._since = (step, now)
 
 
-class Gates(RunCallback):
-    """Writes each change of a gate of the norm `optional_spectral` to gates.jsonl.
-
-    A line has step, layer, on, criterion, value and sigma, the factor: a gate that goes on divides
-    the layer's output by it. Must come before the callback that saves, so that no decision of a
-    saved step is missing. Without gates there is no file.
-    """
-
-    def __init__(self) -> None:
-        self._gates: dict[str, OptionalSpectralNorm] = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        gated: Any = getattr(pl_module, "critic", None) or pl_module.network
-        for name, layer in gated.named_modules():
-            gate = getattr(layer, "weight_norm", None)
-            if isinstance(gate, OptionalSpectralNorm):
-                self._gates[name] = gate
-        self.keep_until(trainer, self.run.folder / "gates.jsonl")
-
-    def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
-        for name, gate in self._gates.items():
-            for decision in gate.decisions:
-                line = {"step": trainer.global_step, "layer": name, **decision}
-                self.append(trainer, self.run.folder / "gates.jsonl", line)
-            gate.decisions.clear()
-
-
 class TensorBoard(TensorBoardLogger):
     """Lightning's TensorBoard logger; a write that fails is reported and never stops the run.
 
@@ -187,8 +175,8 @@ class TensorBoard(TensorBoardLogger):
     """
 
     def __init__(self, run: Run, resumed_at: int | None = None) -> None:
-        purge: Any = {} if resumed_at is None else {"purge_step": resumed_at + 1}
-        super().__init__(run.folder, "tensorboard", version="", **purge)
+        purge = None if resumed_at is None else resumed_at + 1
+        super().__init__(run.folder, "tensorboard", version="", purge_step=purge)
         self.saving = Saving("continue", run)
 
     @rank_zero_only

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -169,12 +169,3 @@ def data_of(trainer: Trainer) -> ImageData:
     """The data that the trainer was given."""
     data: ImageData = getattr(trainer, "datamodule")  # noqa: B009  set where mypy does not look
     return data
-
-
-C = TypeVar("C", bound=Callback)
-
-
-def callbacks_of(trainer: Trainer, kind: type[C]) -> list[C]:
-    """The trainer's callbacks of one kind."""
-    known: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009  set where mypy does not look
-    return [callback for callback in known if isinstance(callback, kind)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from msngan.data import images as convert
-from msngan.gan import GAN
 from msngan.runs.atomic import replacing
 from msngan.runs.options import Count, Every, Record
 from msngan.training.callbacks.run_callback import Figures, RunCallback, data_of, last_step
@@ -38,10 +38,10 @@ class Samples(RunCallback):
             return
         step = trainer.global_step
         self.saving.attempt("a grid", step, lambda: self._keep_until(step), needed=True)
-        data = data_of(trainer)
-        pick = torch.linspace(0, len(data.real) - 1, min(self.count, len(data.real))).long()
-        self._save(trainer, data.real[pick], "real.png")
-        if trainer.global_step == 0 and self.every:
+        real = data_of(trainer).real
+        pick = torch.linspace(0, len(real) - 1, min(self.count, len(real))).long()
+        self._save(trainer, real[pick], "real")
+        if step == 0 and self.every:
             self._draw(trainer, pl_module)
 
     def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
@@ -52,23 +52,21 @@ class Samples(RunCallback):
         if self.film and trainer.global_step >= last_step(trainer):
             self.saving.attempt("training.webp", trainer.global_step, self._write_film)
 
-    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
-        images = cast(GAN, module).sample(self.count, module.hparams["seed"])
-        self._save(trainer, images, f"step-{trainer.global_step:08d}.png")
+    def _draw(self, trainer: Trainer, module: Any) -> None:
+        self._save(trainer, module.sample(self.count, module.options.seed), "samples")
 
-    def _save(self, trainer: Trainer, images: torch.Tensor, name: str) -> None:
-        path, step = self.run.samples / name, trainer.global_step
+    def _save(self, trainer: Trainer, images: Tensor, tag: str) -> None:
+        step = trainer.global_step
+        name = "real.png" if tag == "real" else f"step-{step:08d}.png"
 
         def write() -> None:
-            with replacing(path) as temporary:
+            with replacing(self.run.samples / name) as temporary:
                 convert.save_grid(images, temporary, kind="PNG")
 
         self.saving.attempt("a grid", step, write)
         for logger in trainer.loggers:
-            add = getattr(logger, "log_picture", None)
-            if add is not None:
-                tag = "samples" if name.startswith("step") else "real"
-                add(tag, convert.tile(images), trainer.global_step)
+            if (add := getattr(logger, "log_picture", None)) is not None:
+                add(tag, convert.tile(images), step)
 
     def _grids(self) -> list[Path]:
         return sorted(self.run.samples.glob("step-????????.png"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Annotated, Any, Literal, cast
@@ -22,11 +22,11 @@ from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Every, Range, Record
 from msngan.runs.safe_read import number
 from msngan.runs.score_records import score_line
-from msngan.scores.protocol import KEYS, METRICS, Protocol, metric_names, preset, roles_of
+from msngan.scores.protocol import KEYS, METRICS, metric_names, preset, roles_of
 from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
-from msngan.training.callbacks.checkpoints import Checkpoints
-from msngan.training.callbacks.run_callback import Figures, RunCallback, callbacks_of, last_step
+from msngan.training.callbacks.checkpoints import save_best
+from msngan.training.callbacks.run_callback import Figures, RunCallback, last_step
 
 SHARE = 0.05  # of a run's time; scores that take more are reported
 ROLES = {usual: role for role, (usual, _) in KEYS.items()}  # role by usual name, as --scores.best
@@ -84,17 +84,16 @@ class Scores(RunCallback):
         samples: Record[Annotated[int, Range(2)] | None] = None,
         enabled: Record[bool] = True,
     ) -> None:
+        given = dict(locals())
         preset(protocol)
         self.metrics = metric_names("--scores.metrics", metrics)
-        self.role = _role_of(best, self.metrics)
+        self.role = ROLES[best]  # as in Extractor.keys
+        metric = next(name for name, roles in METRICS.items() if self.role in roles)
+        if metric not in self.metrics:
+            raise UserError(f"--scores.best {best} needs {metric} in --scores.metrics")
         self.every, self.enabled, self.stop_on_collapse = every, enabled, stop_on_collapse
-        self._options = {
-            "extractor": extractor,
-            "protocol": protocol,
-            "inception_weights": inception_weights,
-            "runs": runs,
-            "samples": samples,
-        }
+        passed = ("extractor", "protocol", "inception_weights", "runs", "samples")
+        self._options: dict[str, Any] = {name: given[name] for name in passed}
         self.collapse: str | None = None  # the sign that stopped the run
         self._scorer: Scorer | None = None
         self._lines: list[Line] = []
@@ -105,13 +104,20 @@ class Scores(RunCallback):
         if not self.enabled:
             return
         start = time.monotonic()
-        options: dict[str, Any] = {**self._options, "metrics": self.metrics, "device": device}
-        self._scorer = known = Scorer(data, via="torchmetrics", **options)
-        _check_sizes(self.role, known.protocol)
+        self._scorer = known = Scorer(
+            data, via="torchmetrics", metrics=self.metrics, device=device, **self._options
+        )
+        protocol = known.protocol
+        count = min(protocol.samples, protocol.reference_images)
+        nearest = max(protocol.precision_neighbours, protocol.coverage_neighbours)
+        if self.role in METRICS["prc"] and count <= nearest:
+            raise UserError(
+                f"--scores.best {self.role} needs more than {nearest} samples and real images, not"
+                f" {count}; raise --scores.samples or use --scores.best fid"
+            )
         # The real-data scores are computed here, once, so they do not count as a score's cost.
-        roles = roles_of(self.metrics)
-        of = known.reference, known.extractor, known.protocol, known.real.held_out
-        real_data_scores(*of, roles)
+        of = known.reference, known.extractor, protocol, known.real.held_out
+        real_data_scores(*of, roles_of(self.metrics))
         self._prepared = time.monotonic() - start
 
     @property
@@ -160,30 +166,28 @@ class Scores(RunCallback):
         if self._scorer is None or not self.due(trainer, self.every):
             return
         start, step = time.monotonic(), trainer.global_step
-        scored = self._scorer.score(cast(GAN, module).sampler())
+        scored = self._scorer.score(module.sampler())
         seconds = time.monotonic() - start
         line = score_line(self.run.name, step, self._weights, "fit", scored.line, seconds)
         line["config"] = self.config_name
         self._lines.append(line)
         top = self.best
-        is_best = top is not None and top.step == step
-        if is_best:
+        top = top if top and top.step == step else None
+        if top:
             line |= {"best": True, "best_by": self._key}
         self.append(trainer, self.run.scores, line)
-        self._show(trainer, scored, f"{seconds:.1f} s{', the best' if is_best else ''}")
-        if top is not None and is_best:
-            for checkpoints in callbacks_of(trainer, Checkpoints):
-                checkpoints.save_best(trainer, {"score": self._key, "value": top.value})
-        self._check_collapse(trainer)
+        self._show(trainer, scored, f"{seconds:.1f} s{', the best' if top else ''}")
+        if top:
+            save_best(trainer, {"score": self._key, "value": top.value})
+        self._check_collapse(trainer, self._scorer.extractor.keys)
         self._cost.add(time.monotonic() - start)
         now, done = time.monotonic() - self._began[1], step - self._began[0]
         if remedy := self._cost.remedy(now, done):
             self.saving.say(remedy)
 
     def _show(self, trainer: Trainer, scored: Scored, note: str) -> None:
-        means = {
-            key: score["mean"] for key, score in scored.scores.items() if score["mean"] is not None
-        }
+        means = {key: each["mean"] for key, each in scored.scores.items()}
+        means = {key: mean for key, mean in means.items() if mean is not None}
         self.to_loggers(trainer, means)
         name = scored.protocol.extractor  # printed once, not beside each score
         text = scored.text.replace(f"/{name}", "")
@@ -191,37 +195,14 @@ class Scores(RunCallback):
         if self._key in means:
             self.saving.note = f"{self._key.partition('/')[0]} {means[self._key]:.4g}"
 
-    def _check_collapse(self, trainer: Trainer) -> None:
+    def _check_collapse(self, trainer: Trainer, keys: Mapping[str, str]) -> None:
         """Report signs in the newest score; stop if one is a collapse and that was asked for."""
-        assert self._scorer is not None
-        keys = self._scorer.extractor.keys
-        shares = [keys["precision"], keys["recall"]]
-        for sign in signs(self._lines, self._key, shares):
+        for sign in signs(self._lines, self._key, [keys["precision"], keys["recall"]]):
             remedy = f"; {REMEDY}" if sign.collapse else ""
             self.saving.say(f"warning: {sign.text}{remedy}")
             if sign.collapse and self.stop_on_collapse:
                 self.collapse = sign.text
                 trainer.should_stop = True
-
-
-def _role_of(best: str, metrics: tuple[str, ...]) -> str:
-    """The role, as in Extractor.keys, of --scores.best; UserError if its metric is missing."""
-    role = ROLES[best]
-    metric = next(name for name, roles in METRICS.items() if role in roles)
-    if metric not in metrics:
-        raise UserError(f"--scores.best {best} needs {metric} in --scores.metrics")
-    return role
-
-
-def _check_sizes(role: str, protocol: Protocol) -> None:
-    """UserError if there are no more images than the neighbours that this role looks for."""
-    count = min(protocol.samples, protocol.reference_images)
-    nearest = max(protocol.precision_neighbours, protocol.coverage_neighbours)
-    if role in METRICS["prc"] and count <= nearest:
-        raise UserError(
-            f"--scores.best {role} needs more than {nearest} samples and real images, not {count};"
-            " raise --scores.samples or use --scores.best fid"
-        )
 
 
 class Cost:
