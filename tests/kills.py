@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import TINY, TINY_CLASSIFIER
+from conftest import TINY, TINY_CLASSIFIER, weights
 
 from msngan.__main__ import main
 
@@ -51,15 +51,14 @@ class Ticks:
     """Counts this process's file operations in the run's folders, and kills it at one of them."""
 
     def __init__(self, last: int | None) -> None:
-        self.count, self.last, self.place = 0, last, str(Path.cwd())
+        self.last, self.place = last, str(Path.cwd())
         self.labels: list[str] = []
         self._begun: set[str] = set()
 
     def at(self, label: str) -> bool:
         """Whether this is the one to be killed at."""
-        self.count += 1
         self.labels.append(label)
-        return self.count == self.last
+        return len(self.labels) == self.last
 
     def tick(self, label: str) -> None:
         if self.at(label):
@@ -206,7 +205,7 @@ class Trial:
                 ticks.install()
             code = main(command)
             if count:
-                Path("ticks.json").write_text(json.dumps(ticks.labels[:]))
+                Path("ticks.json").write_text(json.dumps(ticks.labels))
             return code
 
         return fork(work, self.log)
@@ -222,9 +221,8 @@ class Trial:
         """Everything that the run has left and must be the same."""
         found: dict[str, Any] = {}
         for path in sorted([*self.run.glob("*.ckpt"), *self.run.glob(".*.ckpt")]):
-            whole = torch.load(path, weights_only=True)
-            kept = {key: whole[key] for key in ("state_dict", "optimizer_states", "global_step")}
-            found[path.name] = flat(kept)
+            held = weights(self.run, path.name)
+            found[path.name] = {name: each.numpy().tobytes() for name, each in held.items()}
         found.pop("previous.ckpt", None)  # a kill may leave it nearer to the last
         for path in self.run.glob("*.jsonl"):
             lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -244,15 +242,6 @@ class Trial:
             return traceback.format_exc()[-2000:]
         names = [key for key in whole.keys() | mine.keys() if mine.get(key) != whole.get(key)]
         return f"not as the undisturbed run: {', '.join(sorted(names))}" if names else None
-
-
-def flat(value: Any) -> Any:
-    """Nested plain data with tensors as bytes."""
-    if isinstance(value, torch.Tensor):
-        return value.numpy().tobytes()
-    if isinstance(value, dict):
-        return {key: flat(each) for key, each in value.items()}
-    return [flat(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 class Report:

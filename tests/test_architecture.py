@@ -108,6 +108,7 @@ def loaded_after(*arguments: object) -> set[str]:
         ["report", "--help"],
         ["report", "nothing"],
         ["params", "--help"],
+        ["params", "--width", "0"],
         ["extractor", "--help"],
         ["fti"],
         ["fit", "--config", "nothing"],

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from test_architecture import loaded_after
 from torch import nn
 
 from msngan.bench.parameters import CODE, CRITIC, Count, build, counts, forms
@@ -219,8 +218,3 @@ def test_a_published_count_is_marked_and_the_other_forms_fit_a_terminal(paper, c
 )
 def test_a_wrong_argument_is_named(refused, options, words):
     assert words in refused("params", *options.split())
-
-
-def test_usage_errors_do_not_import_torch():
-    assert "torch" not in loaded_after("params", "--formt")
-    assert "torch" not in loaded_after("params", "--width", "0", "--format", "csv")

@@ -58,30 +58,33 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem: str) -> Path:
     """Draw the images and write them; returns the file or folder."""
+    import numpy as np
     import torch
 
     from msngan.data import images as convert
     from msngan.networks import draw_samples
 
+    def out(ending: str) -> Path:
+        return Path(options.out or place / f"{stem}{ending}")
+
     if options.n is None and options.interpolate is not None:
-        out = Path(options.out or place / f"{stem}-slerp.png")
-        convert.save_grid(_paths(generator, options), out, options.columns)
-        return out
+        convert.save_grid(_paths(generator, options), out("-slerp.png"), options.columns)
+        return out("-slerp.png")
     count = options.grid if options.n is None else options.n
     batches = draw_samples(generator, count, options.seed)
     if options.n is None:
-        out = Path(options.out or place / f"{stem}.png")
-        convert.save_grid(torch.cat(list(batches)), out)
-    elif options.format == "npz":
-        out = Path(options.out or place / f"{stem}.npz")
-        _write_npz(torch.cat(list(batches)), out)
-    else:
-        out = Path(options.out or place / stem)
-        out.mkdir(parents=True, exist_ok=True)
-        digits = len(str(count - 1))
-        for index, image in enumerate(image for batch in batches for image in batch):
-            convert.to_pil(image).save(out / f"{index:0{digits}d}.png")
-    return out
+        convert.save_grid(torch.cat(list(batches)), out(".png"))
+        return out(".png")
+    if options.format == "npz":  # arr_0: uint8 (N, H, W, C), the name and layout of other tools
+        pictures = torch.cat(list(batches)).permute(0, 2, 3, 1).numpy()
+        with replacing(out(".npz")) as temporary, open(temporary, "wb") as file:
+            np.savez(file, pictures)
+        return out(".npz")
+    folder, digits = out(""), len(str(count - 1))
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(image for batch in batches for image in batch):
+        convert.to_pil(image).save(folder / f"{index:0{digits}d}.png")
+    return folder
 
 
 def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
@@ -89,16 +92,7 @@ def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
 
     from msngan.networks import decode, latents, slerp
 
-    starts, ends = latents(
-        2 * options.interpolate, cast(int, generator.latent_dim), options.seed
-    ).chunk(2)
+    width = cast(int, generator.latent_dim)
+    starts, ends = latents(2 * options.interpolate, width, options.seed).chunk(2)
     path = slerp(starts, ends, options.columns)  # (columns, rows, d)
     return torch.cat(list(decode(generator, path.transpose(0, 1).flatten(0, 1))))
-
-
-def _write_npz(pictures: Tensor, out: Path) -> None:
-    """`arr_0`: uint8 (N, H, W, C), the name and layout that other tools read."""
-    import numpy as np
-
-    with replacing(out) as temporary, open(temporary, "wb") as file:
-        np.savez(file, pictures.permute(0, 2, 3, 1).numpy())

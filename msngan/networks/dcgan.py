@@ -146,4 +146,5 @@ if TYPE_CHECKING:
     GeneratorName = str | nn.Module
     CriticName = str | nn.Module
 else:
-    GeneratorName, CriticName = Literal[tuple(GENERATORS)], Literal[tuple(CRITICS)]
+    GeneratorName = Literal[tuple(GENERATORS)]
+    CriticName = Literal[tuple(CRITICS)]

@@ -38,10 +38,6 @@ class Line:
     whole: bool
 
     @property
-    def blank(self) -> bool:
-        return bool(self.raw) and not self.raw.strip()
-
-    @property
     def record(self) -> dict[str, Any] | None:
         """None where the line is not a JSON object."""
         return _parsed(self.raw)
@@ -84,9 +80,8 @@ def lines(path: Path) -> Iterator[Line]:
                 return
             while len(piece) == LONGEST and not piece.endswith(b"\n"):
                 raw, piece = b"", file.readline(LONGEST)
-            line = Line(number, start, file.tell(), raw, piece.endswith(b"\n"))
-            if not line.blank:
-                yield line
+            if raw.strip() or not raw:
+                yield Line(number, start, file.tell(), raw, piece.endswith(b"\n"))
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

@@ -368,22 +368,15 @@ def _find(module: str, name: str) -> tuple[str, ast.AST]:
     for node in _statements(_tree(module).body):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return module, node
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("msngan."):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    if not (node.module or "").startswith("msngan"):
-                        return module, node
-                    return _find((node.module or "").partition(".")[2], alias.name)
+                    return _find(str(node.module).removeprefix("msngan."), alias.name)
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                pairs = [(target, node.value)]
-                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                    pairs = [*zip(target.elts, node.value.elts, strict=True)]
-                for each, value in pairs:
-                    if isinstance(each, ast.Name) and each.id == name:
-                        return module, value
-    raise LookupError(f"msngan.{module} has no {name}")
+            if any(isinstance(each, ast.Name) and each.id == name for each in targets):
+                return module, node.value
+    raise KeyError(name)
 
 
 class _Names(dict[str, Any]):
@@ -398,10 +391,7 @@ class _Names(dict[str, Any]):
             return globals()[name]
         if name in typing.__all__:
             return getattr(typing, name)
-        try:
-            module, node = _find(self.module, name)
-        except LookupError:
-            raise KeyError(name) from None
+        module, node = _find(self.module, name)
         value = _Names(module).value_of(node)
         return value | ADDED[name] if name in ADDED else value
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msngan.runs.folder import Run, UserError, all_runs, did_you_mean, now
-from msngan.runs.jsonl import Line, lines
+from msngan.runs.jsonl import lines
 from msngan.runs.safe_read import clean, number
 
 Json = Any  # any JSON value; every use is checked
@@ -95,7 +95,11 @@ def find_runs(names: list[str], root: Path = Path()) -> list[Run]:
 
 
 def read_scores(runs: list[Run]) -> tuple[list[Entry], list[str]]:
-    """Every valid line of the runs, and a warning for each line that was skipped."""
+    """Every valid line of the runs, and a warning for each line that was skipped.
+
+    One protocol_id stands for one protocol, that of the first line that has it. A name changes no
+    number, and older lines lack fields that are in no id.
+    """
     entries: list[Entry] = []
     warnings: list[str] = []
     meaning: dict[str, tuple[dict[str, Json], str]] = {}
@@ -106,41 +110,26 @@ def read_scores(runs: list[Run]) -> tuple[list[Entry], list[str]]:
                 raise ValueError("it is a folder")
             for line in lines(run.scores):
                 where = f"{name}: line {line.number}"
+                if (record := line.record) is None:
+                    if line.whole:  # and not one that a kill has cut
+                        warnings.append(f"{where} is not valid JSON and was skipped")
+                    continue
                 try:
-                    if entry := _entry(line, run.name):
-                        _check_meaning(entry, where, meaning)
-                        entries.append(entry)
+                    entry = parse(record, run.name)
                 except ValueError as problem:
-                    warnings.append(f"{where} {problem}")
+                    warnings.append(f"{where} was skipped: {problem}")
+                    continue
+                defined = {**UNSAID, **entry.protocol, "name": None}
+                first, place = meaning.setdefault(entry.protocol_id, (defined, where))
+                if first == defined:
+                    entries.append(entry)
+                else:
+                    told = f"its protocol_id means another protocol in {place}"
+                    warnings.append(f"{where} was skipped: {told}")
         except (OSError, ValueError) as problem:
             reason = problem.strerror if isinstance(problem, OSError) else problem
             warnings.append(f"{name} was skipped: {reason}")
     return entries, warnings
-
-
-def _entry(line: Line, run: str) -> Entry | None:
-    """None for a last line that a kill has cut."""
-    if (record := line.record) is None:
-        if not line.whole:
-            return None
-        raise ValueError("is not valid JSON and was skipped")
-    try:
-        return parse(record, run)
-    except ValueError as problem:
-        raise ValueError(f"was skipped: {problem}") from None
-
-
-def _check_meaning(
-    entry: Entry, where: str, meaning: dict[str, tuple[dict[str, Json], str]]
-) -> None:
-    """One protocol_id stands for one protocol, that of the first line that has it.
-
-    A name changes no number, and older lines lack fields that are in no id.
-    """
-    defined = {**UNSAID, **entry.protocol, "name": None}
-    first, place = meaning.setdefault(entry.protocol_id, (defined, where))
-    if first != defined:
-        raise ValueError(f"was skipped: its protocol_id means another protocol in {place}")
 
 
 def parse(record: dict[str, Json], run: str) -> Entry:
