@@ -106,13 +106,9 @@ def _check(options: argparse.Namespace) -> None:
     options.metrics = metric_names("--metrics", options.metrics)
     if options.against and (options.dataset or options.data_root or options.split):
         raise UserError("--against is the reference: leave out --dataset, --data-root and --split")
-    if options.samples is None:
-        _check_of_runs(options)
-    else:
+    if options.samples is not None:
         _check_of_images(options)
-
-
-def _check_of_runs(options: argparse.Namespace) -> None:
+        return
     if not options.targets:
         raise UserError("nothing to score: name runs or checkpoints, or give --samples PATH")
     for name in ("size", "channels", "record"):

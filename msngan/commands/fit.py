@@ -33,12 +33,7 @@ TITLES = {
     "dynamics": "dynamics: measurements of every layer",
     "health": "health: checks for a collapse",
 }
-SYMBOLS: dict[Any, str] = {
-    int: "N",
-    float: "X",
-    bool: "true|false",
-    str: "TEXT",
-}  # by type; others: VALUE
+SYMBOLS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", str: "TEXT"}  # else VALUE
 WHAT = {"gan": "a GAN", "classifier": "a classifier"}
 
 
@@ -79,35 +74,39 @@ def help_text(task: str) -> str:
     )
     main.add_argument("--help", action="store_true", help="show this text and exit")
     main.add_argument("--print_config", action="store_true", help="print the config and exit")
-    groups = {"": main}
-    for option in sorted(options_of(task).values(), key=lambda option: option.name not in MAIN):
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in options_of(task).values():
         where = main
         if option.name not in MAIN:
             name = option.name.rpartition(".")[0]
-            key = name or "other"
-            if key not in groups:
-                groups[key] = made.add_argument_group(TITLES.get(name, f"{name}: of a plug-in"))
-            where = groups[key]
-        where.add_argument(
-            f"--{option.name}", metavar=metavar(option), help=described(option).replace("%", "%%")
-        )
+            where = groups.get(name) or made.add_argument_group(
+                TITLES.get(name, f"{name}: of a plug-in")
+            )
+            groups[name] = where
+        text = described(option).replace("%", "%%")
+        where.add_argument(f"--{option.name}", metavar=metavar(option), help=text)
     return made.format_help()
 
 
 def metavar(option: Option) -> str:
-    kinds = [kind for kind in members(option.type) if kind is not NoneType]
-    if get_origin(kinds[0]) is Literal and len(kinds) == 1:
-        return "NAME" if isinstance(get_args(kinds[0])[0], str) else "N"
-    return SYMBOLS.get(kinds[0] if len(kinds) == 1 else None, "VALUE")
+    (kind, *others) = _kinds(option)
+    if others:
+        return "VALUE"
+    if get_origin(kind) is Literal:
+        return "NAME" if isinstance(get_args(kind)[0], str) else "N"
+    return SYMBOLS.get(kind, "VALUE")
+
+
+def _kinds(option: Option) -> list[Any]:
+    return [kind for kind in members(option.type) if kind is not NoneType]
 
 
 def described(option: Option) -> str:
     """What an option does, its values or range, and its default."""
     facts = []
-    kinds = [kind for kind in members(option.type) if kind is not NoneType]
-    for kind in kinds:
-        if get_origin(kind) is Literal and len(kinds) == 1:
-            facts.append(f"one of {', '.join(map(str, get_args(kind)))}")
+    (kind, *others) = _kinds(option)
+    if get_origin(kind) is Literal and not others:
+        facts.append(f"one of {', '.join(map(str, get_args(kind)))}")
     if limits := limits_of(option.type):
         facts.append(str(limits))
     default = option.default

@@ -78,25 +78,21 @@ def gathered(rows: Tensor) -> Tensor:
     Differentiable: each process's gradient reaches only its own rows, so that the sum of all
     processes' gradients in the weights is that of the whole batch.
     """
-    if count() == 1:
-        return rows
-    made: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
-    return made
+    return _applied(_Gather, rows)
 
 
 def total(x: Tensor) -> Tensor:
     """The sum over the processes, differentiable any number of times."""
-    if count() == 1:
-        return x
-    made: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
-    return made
+    return _applied(_Total, x)
 
 
 def mean(x: Tensor) -> Tensor:
     """The mean over the processes; its gradient is this process's share."""
-    if count() == 1:
-        return x
-    made: Tensor = _Mean.apply(x)  # type: ignore[no-untyped-call]
+    return _applied(_Mean, x)
+
+
+def _applied(function: type[torch.autograd.Function], x: Tensor) -> Tensor:
+    made: Tensor = x if count() == 1 else function.apply(x)  # type: ignore[no-untyped-call]
     return made
 
 
@@ -224,8 +220,7 @@ def share(total: int) -> Tensor:
 
     All of them with one process; none for the last of more processes than indices.
     """
-    many = count() > 1
-    return torch.arange(total)[dist.get_rank() if many else 0 :: count()]
+    return torch.arange(total)[rank() if count() > 1 else 0 :: count()]
 
 
 def gather(rows: Tensor, indices: Tensor, total: int) -> Tensor:
@@ -258,12 +253,11 @@ def gather(rows: Tensor, indices: Tensor, total: int) -> Tensor:
 @contextmanager
 def first_goes_first() -> Iterator[None]:
     """The first process runs the block before the others, which then find what it wrote."""
-    many = count() > 1
-    first = not many or dist.get_rank() == 0
-    if not first:
+    many, first = count() > 1, rank() == 0
+    if many and not first:
         dist.barrier()
     try:
         yield
     finally:
-        if first and many:
+        if many and first:
             dist.barrier()
