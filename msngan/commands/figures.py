@@ -17,23 +17,6 @@ Draw Figures 1 to 6 of the paper from what the runs recorded: on the left the re
 one arm, drawn as mean and sd. More than 8 arms are drawn on a page for each learning rate. A figure
 whose record is missing is named, with what would record it; the others are drawn."""
 
-TEXTS = {
-    "figures": f"some of {', '.join(FIGURES)}, or all. drift: of pre-activation means; dead: units"
-    " that are 0 for every image; norms: of the layers; complexity: spectral complexity",
-    "layers": "layers to draw, a row of the figure each: indices, or patterns of names (critic.*);"
-    " default: the first, middle and last convolution (of a GAN, the critic's)",
-    "norms": "only runs with these norms",
-    "lr": "only these learning rates",
-    "seeds": "only these seeds",
-    "formats": f"some of {', '.join(FORMATS)}",
-}
-TYPES = {
-    "figures": several((*FIGURES, "all")),
-    "lr": several(kind=float),
-    "seeds": several(kind=int),
-    "formats": several(FORMATS),
-}
-DEFAULTS = {"figures": FIGURES[:6], "formats": ("png", "pdf")}
 EPILOG = "Example: msngan figures table1 --lr 0.001 --figures 1,2,drift --layers 0,2 --formats pdf"
 
 
@@ -41,9 +24,21 @@ def parser() -> Parser:
     made = Parser(prog="msngan figures", description=DESCRIPTION, epilog=EPILOG)
     text = "name or folder of a run, or of a study, which stands for its runs"
     option(made, "runs RUN", text, nargs="+")
-    for name, text in TEXTS.items():
-        given = {"type": TYPES.get(name, several()), "default": DEFAULTS.get(name, ())}
-        option(made, f"--{name} LIST", text, **given)
+    text = (
+        f"some of {', '.join(FIGURES)}, or all. drift: of pre-activation means; dead: units that"
+        " are 0 for every image; norms: of the layers; complexity: spectral complexity"
+    )
+    option(made, "--figures LIST", text, type=several((*FIGURES, "all")), default=FIGURES[:6])
+    text = (
+        "layers to draw, a row of the figure each: indices, or patterns of names (critic.*);"
+        " default: the first, middle and last convolution (of a GAN, the critic's)"
+    )
+    option(made, "--layers LIST", text, type=several(), default=())
+    option(made, "--norms LIST", "only runs with these norms", type=several(), default=())
+    option(made, "--lr LIST", "only these learning rates", type=several(kind=float), default=())
+    option(made, "--seeds LIST", "only these seeds", type=several(kind=int), default=())
+    text = f"some of {', '.join(FORMATS)}"
+    option(made, "--formats LIST", text, type=several(FORMATS), default=FORMATS[:2])
     option(made, "--out DIR", "folder to write to", type=Path, default=Path("figures"))
     add_root(made)
     return made

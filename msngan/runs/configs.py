@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,8 +36,9 @@ def find_config(name: str) -> Path:
     """`name` as a path, then in ./configs, then among the packaged ones; '.yaml' may be missing."""
     if not name:
         raise UserError("--config needs a name, as --config digits_msn; `msngan configs` lists all")
-    if is_file(name):
-        return Path(name)
+    with suppress(OSError, ValueError):  # no file has a name that is too long or holds a NUL
+        if Path(name).is_file():
+            return Path(name)
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     known = known_configs()
     if stem in known:
@@ -44,14 +46,6 @@ def find_config(name: str) -> Path:
     raise UserError(
         f"no config {name!r}{did_you_mean(stem, list(known))}; `msngan configs` lists them"
     )
-
-
-def is_file(name: str) -> bool:
-    """Whether there is such a file; no system has one of a name too long or with a NUL in it."""
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def top_level(path: Path) -> dict[str, Any]:
