@@ -288,8 +288,8 @@ def arrays(root: Path) -> Case:
 
 def measurements(root: Path) -> Case:
     """A dynamics.npz."""
-    path = root / "dynamics.npz"
-    whole = with_dynamics_file(root).joinpath(path.name).read_bytes()
+    path = with_dynamics_file(root) / "dynamics.npz"
+    whole = path.read_bytes()
 
     def read() -> None:
         with suppress(ValueError):  # its callers say it, or raise it as the user's

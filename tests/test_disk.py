@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import torch
 from conftest import QUIET, TINY, Shown, same_bits, weights
 
 from msngan.gan import GAN
-from msngan.runs.atomic import add, append_line
+from msngan.runs import atomic
+from msngan.runs.atomic import append_line
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.jsonl import read_lines
 from msngan.training.starting import room_wanted
@@ -155,21 +156,16 @@ def test_records_that_find_no_room_are_said_once_an_episode_and_the_others_are_w
 
     full: list[bool] = []
 
-    def limited(path: Path, data: bytes) -> None:
-        if full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        add(path, data)
-
-    monkeypatch.setattr("msngan.runs.atomic.add", limited)
-    for name in ("write", "append"):
-        plain = getattr(LocalFileSystem, name)
-
-        def limited_too(*given: object, plain: Any = plain) -> None:
+    def limited(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*given: Any) -> Any:
             if full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            plain(*given)
+            return plain(*given)
 
-        monkeypatch.setattr(LocalFileSystem, name, limited_too)
+        return write
+
+    for owner, name in ((atomic, "add"), (LocalFileSystem, "write"), (LocalFileSystem, "append")):
+        monkeypatch.setattr(owner, name, limited(getattr(owner, name)))
     at_step(2, lambda: full.append(True))
     at_step(4, full.clear)
     at_step(6, lambda: full.append(True))

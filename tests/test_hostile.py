@@ -46,16 +46,8 @@ class Place:
     def run(self, commands: list[list[str]], seconds: int = MOST_SECONDS) -> Told:
         asked = {"limit": 12 * 2**30, "seconds": seconds, "commands": commands}
         environment = os.environ | {"MSNGAN_CACHE": str(self.folder / "cache")}
-        ended = subprocess.run(
-            [sys.executable, str(CHILD)],
-            input=json.dumps(asked),
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            env=environment,
-            timeout=300,
-            check=False,
-        )
+        given = {"input": json.dumps(asked), "cwd": self.folder, "env": environment, "timeout": 300}
+        ended = subprocess.run([sys.executable, CHILD], capture_output=True, text=True, **given)
         told = [json.loads(line) for line in ended.stdout.splitlines()]
         assert len(told) == len(commands), f"died at {commands[len(told)]}: {ended.stderr[-2000:]}"
         return list(zip(commands, told, strict=True))

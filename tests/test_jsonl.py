@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,9 @@ from hypothesis import strategies as st
 
 from msngan.runs.jsonl import LONGEST, keep_until, newest, read_lines, read_thinned
 
-Run = Callable[..., int]
-Shown = pytest.CaptureFixture[str]
-LINES = [
-    b'{"step": 1}',
-    b'{"step": 2',
-    b'{"step": 3}',
-    b"",
-    b"[4]",
-    b'{"step": "x"}',
-    b'{"step": 6}',
-]
+LINES = [b'{"step": 1}', b'{"step": 2', b'{"step": 3}', b"", b"[4]", b'{"step": "x"}']
+LINES += [b'{"step": 6}']
+ONCE = [HealthCheck.function_scoped_fixture]  # tmp_path is the same for all examples
 SKIPPED = "is not valid JSON and was skipped"
 
 
@@ -67,11 +58,7 @@ def test_a_long_file_is_thinned_evenly_and_the_newest_is_its_last(tmp_path):
 
 @given(st.lists(st.binary(max_size=12) | st.sampled_from(LINES), max_size=8), st.integers(-1, 8))
 @settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=ONCE
 )
 def test_only_later_records_and_a_cut_line_are_ever_dropped(tmp_path, lines, step):
     path = tmp_path / "any.jsonl"
