@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -127,21 +126,6 @@ def test_distance_without_full_rank_is_that_of_singular_values(rows):
     assert distances.frechet_distance(a, b) == pytest.approx(expected, abs=1e-8 * traces)
 
 
-def test_sums_of_half_a_matrix_are_those_of_the_whole():
-    a = coloured(9, 6)
-    values = torch.linalg.svdvals(a)
-    for each in (a, a.T):
-        assert distances.sum_of_singular_values(each) == pytest.approx(
-            float(values.sum()), rel=1e-10
-        )
-    gram = a.T @ a
-    above = torch.ones(6, 6).triu(1) * 1e9  # what is above the diagonal is not read
-    assert distances.sum_of_roots(gram + above) == pytest.approx(float(values.sum()), rel=1e-10)
-    assert distances.sum_of_roots(torch.diag(torch.tensor([4.0, -1e-9]).double())) == 2
-    assert distances.sum_of_roots(gram[:0, :0]) == 0
-    assert distances.sum_of_squares(a) == pytest.approx(float((a * a).sum()), rel=1e-14)
-
-
 @pytest.mark.parametrize("rows", [20, 90])
 def test_no_distance_depends_on_the_blocks(rows, monkeypatch):
     a, b = coloured(rows, 32), coloured(80, 32, 1) + 0.1
@@ -210,16 +194,6 @@ def test_kernel_distance_is_the_double_loop_over_different_rows(block, monkeypat
     assert abs(distances.kernel_distance(a, b) - brute_force(a, b, biased=True)) > 0.1
 
 
-def test_kernel_distance_agrees_with_torch_fidelity_on_one_subset_of_all():
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
-    a, b = coloured(50, 8), coloured(50, 8, 1) + 0.3
-    sizes = {"kid_subsets": 1, "kid_subset_size": 50}
-    theirs = kid_features_to_metric(a, b, **sizes, verbose=False, rng_seed=0)
-    expected = pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-10)
-    assert distances.kernel_distance(a, b) == expected
-
-
 def test_score_of_certain_even_and_noisy_classes_and_where_probabilities_underflow():
     certain = 1000 * torch.eye(7).double().repeat(3, 1)
     assert distances.inception_score(certain) == pytest.approx(7, abs=1e-12)
@@ -240,17 +214,6 @@ def test_score_is_the_mean_over_splits_as_of_torch_fidelity_and_torchmetrics(spl
     theirs = isc_features_to_metric(logits, splits, shuffle=False)["inception_score_mean"]
     assert ours == pytest.approx(theirs, rel=1e-12)
     assert ours == pytest.approx(evaluation.torchmetrics_score(logits, splits), rel=1e-12)
-
-
-def test_torchmetrics_leaves_the_global_generators_and_warnings_alone():
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        evaluation.torchmetrics_score(normal(20, 4), 2)
-        by_metrics(normal(20, 4), normal(20, 4, 1))
-    assert torch.equal(torch.rand(3), expected)
 
 
 good = normal(5, 3)

@@ -156,7 +156,6 @@ BAD: dict[str, Callable[[], object]] = {
     "real has 3 .* and fake has 2": lambda: neighbours(good, good[:, :2]),
     r"real has 5 row\(s\), too few for 5 .* give at least 6": lambda: neighbours(good[:5], good),
     r"fake has 3 row\(s\), too few for 3": lambda: neighbours(good, good[:3]),
-    "0 neighbours of features: use at least 1": lambda: radii(good, 0),
     r"features has 8 row\(s\), too few for 8": lambda: radii(good, 8),
 }
 

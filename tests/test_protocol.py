@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -161,13 +159,3 @@ def test_a_file_may_not_take_the_name_of_a_protocol_and_an_unknown_name_lists_th
     ):
         with pytest.raises(UserError, match=words):
             preset(name)
-
-
-def test_protocols_are_read_without_torch(tmp_path):
-    (tmp_path / "mine.yaml").write_text(PAPER)
-    code = (
-        "import sys; from msngan.scores.protocol import preset; preset(sys.argv[1]);"
-        "sys.exit('torch' in sys.modules)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "mine.yaml")], check=False)
-    assert ended.returncode == 0

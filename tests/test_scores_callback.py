@@ -21,7 +21,7 @@ from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scored, Scorer
 from msngan.training.callbacks import scores as rules
-from msngan.training.callbacks.scores import SHARE, Cost, Scores, cadence
+from msngan.training.callbacks.scores import SHARE, Scores, least_every
 
 Script = list[dict[str, float | None]]
 
@@ -145,35 +145,12 @@ def test_only_comparable_and_undamaged_lines_are_evidence():
 
 @pytest.mark.parametrize(
     ("per_score", "per_step", "least"),
-    [(5, 0.1, 1000), (3.3, 0.112, 600), (1, 0.19, 100), (1, 100, 1), (0.9, 0.57, 30)],
+    [(5, 0.1, 950), (1, 0.19, 100), (1, 100, 1), (1, 0.57, 34)],
 )
-def test_the_cadence_is_the_least_round_number_that_holds_the_share(per_score, per_step, least):
-    assert cadence(per_score, per_step) == least  # 19 scores' time between them, then rounded up
-    assert per_score / (per_score + least * per_step) <= SHARE + 1e-9
-
-
-@pytest.mark.quick
-def test_a_cost_above_the_share_is_reported_once_with_the_cadence_that_would_keep_it():
-    cost = Cost(every=500, steps=2500)
-    cost.add(5.0)
-    assert cost.text(238) == "scores took 0:05, 2.1 % of 3:58"
-    remedy = cost.remedy(elapsed=55, done=500)  # 0.1 s a step
-    assert remedy is not None
-    assert remedy.startswith("scores took 0:05, 9.1 % of 0:55; --scores.every 1000 would keep")
-    cost.add(5.0)
-    assert cost.remedy(elapsed=110, done=1000) is None
-    rare = Cost(every=100, steps=800)
-    rare.add(5.0)
-    assert "--scores.every 0 scores only" in (rare.remedy(elapsed=15, done=100) or "")
-
-
-@pytest.mark.parametrize("done", [10, 1500])
-def test_a_cadence_within_the_share_is_not_blamed_not_even_soon_after_a_resume(done):
-    cost = Cost(every=1500, steps=5000)
-    cost.add(7.6)  # of 157.6 s at 0.1 s a step: 4.8 %
-    assert cost.remedy(elapsed=7.6 + 0.1 * done, done=done) is None
-    cost.add(8.6)  # 8.1 s on average: 5.1 %
-    assert cost.remedy(elapsed=16.2 + 0.1 * done, done=done) is not None
+def test_the_steps_between_scores_are_the_least_that_hold_the_share(per_score, per_step, least):
+    found = least_every(per_score, per_step)
+    assert found == least  # 19 scores' time between them
+    assert per_score / (per_score + found * per_step) <= SHARE + 1e-9
 
 
 def step_of(folder: Path, name: str = "last.ckpt") -> int:
@@ -265,7 +242,7 @@ def test_lines_are_read_by_the_leaderboard_costs_are_said_and_no_checkpoint_has_
     assert scores_of(folder)[0]["best"] is True
     assert len(re.findall(r"step \d: fd .*\(embed-digits-\w+, \d+\.\d s.*\)\n", shown)) == 2
     assert len(re.findall(r"scores took \d+:\d\d, \d+\.\d % of \d+:\d\d\)", shown)) == 1
-    assert len(re.findall(r"--scores\.every 0 scores only at the end", shown)) == 1
+    assert len(re.findall(r"--scores\.every \d+ would keep it within 5 %", shown)) == 1
     for name in ("last.ckpt", "best.ckpt"):
         checkpoint = torch.load(folder / name, weights_only=True)
         kinds = {key.split(".")[0] for key in checkpoint["state_dict"]}

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from score_lines import FD, KINDS, is_marked, marked_line, official, score_line, write_run
+from score_lines import FD, KINDS, is_marked, marked_line, score_line, write_run
 
 from msngan.leaderboard.board import Board, make_board
 from msngan.leaderboard.experiments import read_setups
-from msngan.leaderboard.seeds import Pooled, Summary, alike, groups, pool, student, summary
+from msngan.leaderboard.seeds import Pooled, Summary, alike, student, summary
 from msngan.runs.score_records import find_runs, read_scores
 
 
@@ -120,17 +120,6 @@ def test_nothing_of_two_protocols_or_weights_is_pooled_or_ranked_together(tmp_pa
                 assert found.sd is None or found.sd < 10
         ranks = [row.rank for row in rows if row.rank]
         assert ranks == list(range(1, len(ranks) + 1))
-
-
-def test_entries_of_two_protocols_are_refused_where_one_is_due(tmp_path):
-    for seed in (0, 1):
-        write_run(tmp_path, f"r{seed}", score_line(1.0), official(33.0 + seed), of="c", seed=seed)
-    made = board(tmp_path)
-    entries = [entry for each in made.entries.values() for entry in each]
-    with pytest.raises(ValueError, match="too many values"):
-        groups(entries, made.setups)
-    with pytest.raises(AssertionError):
-        pool(made.blocks[0], entries, made.setups, "last")
 
 
 def test_configs_rank_by_their_mean_over_seeds_last_or_best(tmp_path):

@@ -52,9 +52,8 @@ def read_setups(runs: list[Run]) -> tuple[dict[str, Setup], list[str]]:
             setups[clean(run.name)] = setup_of(read_config(run.config))
         except (OSError, ValueError) as problem:
             reason = problem.strerror if isinstance(problem, OSError) else problem
-            warnings.append(
-                clean(f"{run.config}") + f": {reason}; the run is not pooled with others"
-            )
+            place = clean(str(run.config))
+            warnings.append(f"{place}: {reason}; the run is not pooled with others")
     return setups, warnings
 
 

@@ -174,18 +174,10 @@ def _match(one: Group, other: Group, metric: str | None) -> Match | None:
 
 def _paired(metric: str, pairs: list[tuple[Member, Member]], one: Group, other: Group) -> Paired:
     first, second = one.scores(metric), other.scores(metric)
-    a = [first[member] for member, _ in pairs]
-    b = [second[member] for _, member in pairs]
+    a, b = [first[member] for member, _ in pairs], [second[member] for _, member in pairs]
     step = shared_step([*a, *b])
     if step is None:
-        lacking = [
-            member.run
-            for pair in pairs
-            for member, scores in zip(pair, (first, second), strict=True)
-            if shared_step([scores[member]]) is None
-        ]
-        why = f": {', '.join(lacking)} has none" if lacking else ""
-        verdict = f"no step with a valid score of every pair{why}"
+        verdict = "no step with a valid score of every pair"
         return Paired(metric, None, None, None, None, verdict)
     values = [means(each[step] for each in side) for side in (a, b)]
     difference = summary([x - y for x, y in zip(*values, strict=True)])

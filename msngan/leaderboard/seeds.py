@@ -127,11 +127,7 @@ def means(scores: Iterable[Score | None]) -> list[float]:
 
 
 def pool(block: Block, entries: list[Entry], setups: dict[str, Setup], by: By) -> Pool:
-    """The block's configs of two seeds or more, in order of its metric, and notes on them.
-
-    entries: the block's own, all of its protocol.
-    """
-    assert all(entry.protocol_id == block.protocol_id for entry in entries)
+    """The configs of two seeds or more in a block's entries, in order of its metric, and notes."""
     pooled, notes = [], []
     for group in groups(entries, setups):
         notes += group.notes

@@ -66,12 +66,6 @@ def sum_of_roots(half: Tensor) -> float:
     return float(torch.linalg.eigvalsh(half, UPLO="L").clamp(min=0).sqrt().sum())
 
 
-def sum_of_singular_values(a: Tensor) -> float:
-    """Sum of the singular values of a (n, m), by the eigenvalues of the smaller of a a', a' a."""
-    short = a if a.shape[0] < a.shape[1] else a.T
-    return sum_of_roots(lower_half(short, short.T))
-
-
 def sum_of_squares(a: Tensor) -> float:
     """Sum of the squares of all elements; a.square().sum() would copy, which takes longer."""
     return float(torch.linalg.vector_norm(a)) ** 2
@@ -150,7 +144,9 @@ def frechet_to_root(features: ArrayLike | Tensor, mean: Tensor, reference_root: 
     if len(x) < x.shape[1]:
         y = _thin_root(x - own)
         trace = sum_of_squares(y)
-        mixed = sum_of_singular_values(y @ reference_root)
+        product = y @ reference_root
+        short = product if product.shape[0] < product.shape[1] else product.T
+        mixed = sum_of_roots(lower_half(short, short.T))
     else:
         covariance = moments(x).covariance
         trace = float(covariance.trace())
@@ -237,7 +233,7 @@ def frechet_bias(eigenvalues: Tensor, n: float, m: float) -> float:
 def radii(features: ArrayLike | Tensor, k: int) -> Tensor:
     """Distance (N,) from each row of features (N, d) to the k-th nearest other row.
 
-    ValueError for k < 1, N < k + 1, other shapes, NaN or Inf.
+    ValueError for N < k + 1, other shapes, NaN or Inf.
     """
     x = _enough("features", features, k)
     centred = x - x.mean(0)
@@ -295,8 +291,6 @@ def neighbours(
 
 def _enough(what: str, values: ArrayLike | Tensor, *ks: int) -> Tensor:
     matrix = finite_rows(what, values, least=1)
-    if min(ks) < 1:
-        raise ValueError(f"{min(ks)} neighbours of {what}: use at least 1")
     if len(matrix) <= max(ks):
         raise ValueError(
             f"{what} has {len(matrix)} row(s), too few for {max(ks)} neighbour(s) of each; give at"

@@ -214,12 +214,6 @@ def _augmented(batch: Tensor, recipe: Recipe, draw: torch.Generator) -> Tensor:
     return convert.windows(padded, top, left, height, coin)
 
 
-def _one_cycle(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None:
-    """The rate rises to its peak over the first fifth, then falls to zero; `done` in [0, 1]."""
-    for group in optimizer.param_groups:
-        group["lr"] = peak * (done / 0.2 if done < 0.2 else (1 - done) / 0.8)
-
-
 @torch.no_grad()
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Fraction of uint8 images whose largest logit is their label's; in eval mode."""
@@ -260,7 +254,9 @@ def fit_extractor(
         for step in range(per_epoch):
             index = shuffled[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             done = (epoch * per_epoch + step) / (recipe.epochs * per_epoch)
-            _one_cycle(optimizer, recipe.learning_rate, done)
+            for group in optimizer.param_groups:  # one cycle: up in the first fifth, then down to 0
+                share = done / 0.2 if done < 0.2 else (1 - done) / 0.8
+                group["lr"] = recipe.learning_rate * share
             x = _augmented(convert.to_float(images[index]), recipe, draw)
             x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):

@@ -24,13 +24,7 @@ from msngan.scores.embedded import (
     halved,
     save_extractor,
 )
-from msngan.scores.reference import (
-    DISTANCES,
-    Score,
-    in_random_order,
-    real_data_scores,
-    summary,
-)
+from msngan.scores.reference import DISTANCES, Score, in_random_order, real_data_scores, summary
 from msngan.scores.scorer import Real, Scorer
 
 Labelled = tuple[Tensor, Tensor]  # uint8 images (N, C, 32, 32) and int64 labels (N,)

@@ -298,7 +298,7 @@ def _real_inception_score(reference: Reference, protocol: Protocol) -> Score:
         per_split = size // splits
         splits = max(1, len(logits) // per_split)
         size = min(len(logits), splits * per_split)
-    runs = min(protocol.runs, len(logits) // size) if len(logits) >= protocol.samples else 1
+    runs = min(protocol.runs, len(logits) // size)
     parts = logits[: runs * size].split(size)
     values = [distances.inception_score(part, splits) for part in parts]
     return {**summary(values), "kind": "real data"}

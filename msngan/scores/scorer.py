@@ -78,12 +78,11 @@ class Real:
 
     @property
     def warning(self) -> str | None:
-        if not self.seen:
-            return None
-        return (
+        text = (
             f"the generator was trained on the {self.dataset} test images it is scored against; for"
             " a score against unseen images train with --data.split train"
         )
+        return text if self.seen else None
 
 
 def check_given(images: Tensor, real: Real, runs: int, samples: int) -> None:

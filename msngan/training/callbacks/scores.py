@@ -26,7 +26,7 @@ from msngan.scores.protocol import KEYS, METRICS, metric_names, preset, roles_of
 from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
 from msngan.training.callbacks.checkpoints import save_best
-from msngan.training.callbacks.run_callback import Figures, RunCallback, last_step
+from msngan.training.callbacks.run_callback import Figures, RunCallback
 
 SHARE = 0.05  # of a run's time; scores that take more are reported
 ROLES = {usual: role for role, (usual, _) in KEYS.items()}  # role by usual name, as --scores.best
@@ -123,7 +123,9 @@ class Scores(RunCallback):
     @property
     def cost(self) -> str:
         """'scores took 0:12, 2.1 % of 9:40', of the time since training began."""
-        return self._cost.text(time.monotonic() - self._began[1])
+        elapsed = time.monotonic() - self._began[1]
+        share = 100 * self._seconds / max(elapsed, 1e-9)
+        return f"scores took {clock(self._seconds)}, {share:.1f} % of {clock(elapsed)}"
 
     @property
     def best(self) -> Point | None:
@@ -134,7 +136,7 @@ class Scores(RunCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = (trainer.global_step, time.monotonic())
-        self._cost = Cost(self.every, last_step(trainer))
+        self._seconds, self._scores, self._said = 0.0, 0, False
         if self._scorer is None:
             return
         say = self.saving.say
@@ -180,10 +182,17 @@ class Scores(RunCallback):
         if top:
             save_best(trainer, {"score": self._key, "value": top.value})
         self._check_collapse(trainer, self._scorer.extractor.keys)
-        self._cost.add(time.monotonic() - start)
-        now, done = time.monotonic() - self._began[1], step - self._began[0]
-        if remedy := self._cost.remedy(now, done):
-            self.saving.say(remedy)
+        self._seconds += time.monotonic() - start
+        self._scores += 1
+        others = time.monotonic() - self._began[1] - self._seconds
+        per_score, per_step = self._seconds / self._scores, others / (step - self._began[0])
+        least = least_every(per_score, per_step)
+        if 0 < self.every < least and not self._said:
+            self._said = True
+            self.saving.say(
+                f"{self.cost}; --scores.every {least} would keep it within {100 * SHARE:.0f} %,"
+                " --scores.enabled false never scores"
+            )
 
     def _show(self, trainer: Trainer, scored: Scored, note: str) -> None:
         means = {key: each["mean"] for key, each in scored.scores.items()}
@@ -205,46 +214,12 @@ class Scores(RunCallback):
                 trainer.should_stop = True
 
 
-class Cost:
-    """Wall time of a session's scores, in seconds. every: steps between scores. steps: the last."""
+def least_every(per_score: float, per_step: float) -> int:
+    """The least steps between scores that keep their cost within SHARE, by seconds of each.
 
-    def __init__(self, every: int, steps: int) -> None:
-        self.every, self.steps = every, steps
-        self.seconds, self.scores, self.said = 0.0, 0, False
-
-    def add(self, seconds: float) -> None:
-        self.seconds += seconds
-        self.scores += 1
-
-    def text(self, elapsed: float) -> str:
-        """'scores took 0:12, 2.1 % of 9:40'."""
-        share = 100 * self.seconds / max(elapsed, 1e-9)
-        return f"scores took {clock(self.seconds)}, {share:.1f} % of {clock(elapsed)}"
-
-    def remedy(self, elapsed: float, done: int) -> str | None:
-        """One line, once, if this cadence leaves too little time for training.
-
-        done: steps in `elapsed` seconds. They give the time of a step and no more: a score a few
-        steps after a resume has a large share of the session, whatever the cadence is.
-        """
-        per_score = self.seconds / self.scores
-        per_step = (elapsed - self.seconds) / max(done, 1)
-        fair = per_score <= SHARE * (per_score + self.every * per_step)
-        if self.said or not self.every or fair:
-            return None
-        self.said = True
-        least = cadence(per_score, per_step)
-        enough = f"--scores.every {least} would keep it within {SHARE * 100:.0f} %"
-        if least >= self.steps:
-            enough = "--scores.every 0 scores only at the end"
-        return f"{self.text(elapsed)}; {enough}, --scores.enabled false never scores"
-
-
-def cadence(per_score: float, per_step: float) -> int:
-    """The least steps between scores that keep their cost within SHARE: one digit, then zeros."""
-    least = max(per_score * (1 - SHARE) / (SHARE * max(per_step, 1e-9)), 1)
-    unit = 10 ** math.floor(math.log10(least))
-    return math.ceil(round(least / unit, 9)) * unit  # round: a quotient may be a hair too large
+    Not by the share so far: soon after a resume that is large, whatever the steps between scores.
+    """
+    return math.ceil(per_score * (1 / SHARE - 1) / max(per_step, 1e-9))
 
 
 # Signs of a collapse: pure functions over the lines, so that a resumed run reports what an
