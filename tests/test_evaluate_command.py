@@ -429,7 +429,7 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monk
         ("", "nothing to score: name runs or checkpoints, or give --samples PATH"),
         ("mine --against ''", "--against is empty"),
         ("--samples '' --against x", "--samples is empty"),
-        ("mine --images 100000000000", "samples must be at most 1,000,000"),
+        ("mine --images 100000000000", "samples must be from 1 to 1,000,000"),
         ("mine --protocol 50k --images 5", "5 samples a run are too few for 10 split"),
         ("mine --inception-weights x", "use the extractor inception"),
         ("mine --protocol papr", "unknown protocol 'papr' (did you mean 'paper'?)"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch_fidelity
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import TensorDataset
 from toy_extractor import photographs, protocol_of
 
 from msngan.runs import hardware as machine
@@ -67,17 +67,11 @@ def allowed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return weights
 
 
-class One(Dataset[Tensor]):
+class One(TensorDataset):
     """Images one by one."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
+        return self.tensors[0][index]
 
 
 @pytest.mark.slow

@@ -132,8 +132,11 @@ def test_a_file_means_what_it_says_under_its_own_name(tmp_path, content, want, m
         ("runs: 5.0\nsamples: 2000\n", "runs must be a whole number"),
         ("runs: true\nsamples: 2000\n", "runs must be a whole number"),
         ("runs:\nsamples: 2000\n", "runs must be a whole number"),
-        ("runs: 1\nsamples: 1000000001\n", "samples must be at most 1,000,000, not 1,000,000,001"),
-        ("runs: -5\nsamples: 2000\n", "runs must be at least 1, not -5"),
+        (
+            "runs: 1\nsamples: 1000000001\n",
+            "samples must be from 1 to 1,000,000, not 1,000,000,001",
+        ),
+        ("runs: -5\nsamples: 2000\n", "runs must be from 1 to 1,000, not -5"),
         (PAPER + "splits: 2001\n", "too few for 2001 split(s)"),
         (PAPER + "reference: [train]\n", "reference must be one of train, test"),
         (PAPER + "quantisation: round\n", "quantisation must be one of round-clamp, truncate"),

@@ -50,29 +50,45 @@ def said(key: str, values: list[float | None], *shares: str) -> list[str]:
     ]
 
 
+SINCE = "near 0 in 3 evaluations since the best score, at step 1"
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    ("values", "at"),
-    [
-        ([10, 5, 11, 12, 13, 14], [5]),  # the third in a row, once
-        ([10, 5, 11, 12, 6, 11, 12], []),  # a recovery starts the count again
-        ([5, 11, 12, 13, 9, 11, 12, 13], [4, 8]),  # another episode is reported again
-        ([5, 10, 10, 10], []),  # exactly twice the best is not worse
+    ("key", "values", "at", "text"),
+    [  # the third in a row, once; a recovery starts the count again; at the bound is not beyond it
+        ("fid", [10, 5, 11, 12, 13, 14], [5], "more than twice its best (5 at step 2) in 3 eval"),
+        ("fid", [10, 5, 11, 12, 6, 11, 12], [], ""),
+        ("fid", [5, 11, 12, 13, 9, 11, 12, 13], [4, 8], "fid is 13 at step 4, more than twice"),
+        ("fid", [5, 10, 10, 10], [], ""),
+        ("is", [8, 4, 4, 4], [], ""),
+        (
+            "is",
+            [8, 3.9, 3.9, 3.9],
+            [4],
+            "is is 3.9 at step 4, less than half its best (8 at step 1)",
+        ),
+        # a share near zero: at once if it had been more, else the third time
+        (
+            "recall",
+            [0.3, 0.0, 0.0, 0.2, 0.001],
+            [2, 5],
+            "is 0 at step 2 (was 0.3 at step 1): hardly a",
+        ),
+        (
+            "recall",
+            [0.09, 0.009, 0.0, 0.0, 0.0],
+            [4],
+            f"is 0 at step 4 ({SINCE}): hardly a real image",
+        ),
+        ("precision", [0.3, 0.0], [2], "(was 0.3 at step 1): hardly a sample"),
+        ("precision", [0.01, 0.01, 0.01, 0.01], [], ""),
     ],
 )
-def test_the_third_evaluation_worse_than_twice_the_best_is_reported(values, at):
-    texts = said("fid", values)
-    assert [step for step, text in enumerate(texts, start=1) if text] == at
-    if at == [5]:
-        bound = "more than twice its best (5 at step 2) in 3 evaluations in a row"
-        assert texts[4] == f"fid is 13 at step 5, {bound}"
-
-
-def test_a_score_that_should_be_high_is_bad_below_half_its_best():
-    assert not any(said("is", [8, 4, 4, 4]))
-    assert said("is", [8, 3.9, 3.9, 3.9])[-1] == (
-        "is is 3.9 at step 4, less than half its best (8 at step 1) in 3 evaluations in a row"
-    )
+def test_what_is_far_from_the_best_or_near_zero_is_reported(key, values, at, text):
+    texts = said(key, values, *([key] if key in rules.MEANING else []))
+    assert [step for step, each in enumerate(texts, start=1) if each] == at
+    assert not at or text in texts[at[0] - 1]
 
 
 def test_a_kernel_distance_within_its_noise_is_no_collapse():
@@ -81,18 +97,6 @@ def test_a_kernel_distance_within_its_noise_is_no_collapse():
         first["scores"]["kid"]["sd"] = 0.0005
         history = [first, *(line(step, kid=value) for step in (2, 3, 4))]
         assert len(rules.signs(history, "kid", ())) == count
-
-
-@pytest.mark.parametrize("share", ["precision", "recall"])
-def test_a_share_near_zero_is_reported_at_once_if_it_had_been_more_else_the_third_time(share):
-    texts = said(share, [0.3, 0.0, 0.0, 0.2, 0.001], share)
-    assert [bool(text) for text in texts] == [False, True, False, False, True]
-    assert texts[1].startswith(f"{share} is 0 at step 2 (was 0.3 at step 1): hardly a")
-    texts = said(share, [0.09, 0.009, 0.0, 0.0, 0.0], share)
-    assert [bool(text) for text in texts] == [False, False, False, True, False]
-    where = "near 0 in 3 evaluations since the best score, at step 1"
-    assert texts[3].startswith(f"{share} is 0 at step 4 ({where}): hardly a")
-    assert not any(said(share, [0.01, 0.01, 0.01, 0.01], share))
 
 
 def test_a_run_that_starts_without_recall_and_gets_better_is_no_collapse():

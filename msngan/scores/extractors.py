@@ -29,7 +29,6 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 # The whole hash: the file is a pickle, and a file with the same eight digits can be made.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 INCEPTION_VARIABLE = "MSNGAN_INCEPTION"
-INCEPTION_LAYERS = ("2048", "logits_unbiased")  # torch-fidelity's names of pool features, logits
 # measured on a CPU: 23 MB in batches of 5, 17 of 25; one layer's output alone is 64 x 147 x 147
 INCEPTION_BYTES_PER_IMAGE = 24_000_000
 
@@ -58,7 +57,8 @@ class Extractor(ABC):
 
     name: <kind>-<first 8 hex digits of the weights file's sha256>. dimensions: d; classes: K.
     size: of the network's input; resize: how other images are resized, for the protocol.
-    batch: images per forward pass, at most what half of the initially free memory holds.
+    batch: images per forward pass of `bytes_per_image` each, at most what half of the initially
+    free memory holds.
     """
 
     official_inception: ClassVar[bool] = False  # of the class, so that no argument can set it
@@ -78,7 +78,6 @@ class Extractor(ABC):
         bytes_per_image: int = 1_000_000,
         device: torch.device | str,
     ) -> None:
-        """batch: at most so many images per forward pass, `bytes_per_image` of memory each."""
         self.name = name
         self.weights_sha256 = weights_sha256
         self.dimensions = dimensions
@@ -222,7 +221,7 @@ class InceptionExtractor(Extractor):
 
         name = f"inception-{INCEPTION_SHA256[:8]}"
         with rng.untouched():  # the initial weights are random, then replaced
-            network = FeatureExtractorInceptionV3(name, list(INCEPTION_LAYERS), str(path))
+            network = FeatureExtractorInceptionV3(name, ["2048", "logits_unbiased"], str(path))
         super().__init__(
             name,
             sha256,
@@ -245,5 +244,4 @@ class InceptionExtractor(Extractor):
         return cls(find_weights(path) or download_weights(), device)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        pool, logits = self.network(images)
-        return pool, logits
+        return self.network(images)

@@ -74,12 +74,10 @@ def metric_names(option: str, request: list[str] | str | None) -> tuple[str, ...
 
 def check_sizes(runs: int, samples: int, splits: int) -> None:
     """UserError for sizes from which nothing can be computed."""
-    for name, value in (("runs", runs), ("samples", samples), ("splits", splits)):
-        if value < 1:
-            raise UserError(f"protocol: {name} must be at least 1, not {value}")
-    for name, value, most in (("runs", runs, MOST_RUNS), ("samples", samples, MOST_SAMPLES)):
-        if value > most:
-            raise UserError(f"protocol: {name} must be at most {most:,}, not {value:,}")
+    bounds = {"runs": (runs, MOST_RUNS), "samples": (samples, MOST_SAMPLES)}
+    for name, (value, most) in {**bounds, "splits": (splits, MOST_SAMPLES)}.items():
+        if not 1 <= value <= most:
+            raise UserError(f"protocol: {name} must be from 1 to {most:,}, not {value:,}")
     if samples < max(2, splits):
         raise UserError(
             f"protocol: {samples} samples a run are too few for {splits} split(s);"
@@ -227,11 +225,10 @@ class Protocol:
     def label(self) -> str:
         """One line for people, with the warning that an embedded extractor needs."""
         parts = "" if self.splits == 1 else f" in {self.splits} splits"
-        text = (
+        warning = " (embedded extractor: not comparable with published FID or IS)"
+        return (
             f"{self.name}: {self.runs} x {self.samples:,} samples{parts} against"
             f" {self.reference_images:,} images of {self.dataset} {self.split},"
             f" {self.channels} x {self.size} x {self.size}, {self.extractor}"
+            f"{'' if self.official_inception else warning}"
         )
-        if self.official_inception:
-            return text
-        return f"{text} (embedded extractor: not comparable with published FID or IS)"
