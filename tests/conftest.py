@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from msngan.__main__ import main
 
@@ -53,6 +56,14 @@ QUIET += ["--dynamics.every", "0"]  # half the time of a tiny run
 def one_thread() -> None:
     """Tests measure bits, not speed, and run beside each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def digits_are_read_once() -> Iterator[None]:
+    """Parsing their text takes a tenth of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn.datasets.load_digits", cache(load_digits))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +196,12 @@ def resumed_from_previous(folder: Path, run: Run) -> dict[str, torch.Tensor]:
 
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests live to the end: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,12 +1,10 @@
 """Runs in forked processes that are killed at a chosen file operation, or at a chosen time.
 
-`python kills.py TASK ...` is its own process, for a fork is sound only where torch has not yet
-computed anything. It writes one JSON object: kills tried, what was lost, seconds.
+A fork is sound only where torch computes in one thread, as in all tests.
 """
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import io
 import json
@@ -19,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from conftest import TINY, TINY_CLASSIFIER, weights
 from msngan.__main__ import main
 
 # Once, for all children; `main` would import them in each.
-for _name in ("commands.fit", "commands.resume", "training.run"):
-    import_module(f"msngan.{_name}")
+for _name in ("msngan.commands.fit", "msngan.commands.resume", "torch.utils.tensorboard"):
+    import_module(_name)
 
 CLOCK = ("seconds", "steps_per_second", "time")  # what no run repeats
 COMMON = ["--checkpoint.every", "2", "--records.every", "1", "--dynamics.every", "3"]
@@ -244,19 +243,18 @@ class Trial:
         return f"not as the undisturbed run: {', '.join(sorted(names))}" if names else None
 
 
+@dataclass
 class Report:
-    def __init__(self) -> None:
-        self.tried, self.losses, self.began = 0, [], time.monotonic()
+    """Kills tried, and what was lost."""
+
+    tried: int = 0
+    losses: list[str] = field(default_factory=list)
 
     def judge(self, trial: Trial, whole: dict[str, Any], about: str) -> None:
         problem = trial.finish() or trial.differs(whole)
         if problem:
             self.losses.append(f"{about}: {problem}")
         shutil.rmtree(trial.folder)
-
-    def show(self) -> None:
-        seconds = round(time.monotonic() - self.began, 1)
-        print(json.dumps({"kills": self.tried, "losses": self.losses, "seconds": seconds}))
 
 
 def undisturbed(folder: Path, task: str) -> tuple[dict[str, Any], list[str], float]:
@@ -272,7 +270,9 @@ def undisturbed(folder: Path, task: str) -> tuple[dict[str, Any], list[str], flo
     return trial.said(), json.loads((folder / "ticks.json").read_text()), seconds
 
 
-def each_operation(folder: Path, task: str, few: bool, of_resume: bool) -> Report:
+def each_operation(
+    folder: Path, task: str, *, few: bool = False, of_resume: bool = False
+) -> Report:
     """Kill a run, or its resumption, at each of its file operations.
 
     few: only at one of each delicate kind, from the middle of the run. of_resume: first kill the
@@ -325,27 +325,3 @@ def at_random(folder: Path, task: str, kills: int, seed: int, other: str) -> Rep
         said = ", ".join(f"{moment:.3f}" for moment in moments)
         report.judge(trial, whole, f"{task}: seed {seed}, run {number}, killed after {said} s")
     return report
-
-
-def command_line() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("how", choices=["operations", "resumption", "random"])
-    parser.add_argument("task", choices=list(OPTIONS))
-    parser.add_argument("--few", action="store_true", help="delicate operations only")
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--other", default="/dev/shm")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder).resolve()
-        if options.how == "random":
-            report = at_random(place, options.task, options.kills, options.seed, options.other)
-        else:
-            of_resume = options.how == "resumption"
-            report = each_operation(place, options.task, options.few, of_resume)
-    report.show()
-
-
-if __name__ == "__main__":
-    command_line()

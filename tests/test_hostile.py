@@ -1,6 +1,6 @@
 """Malicious files are refused in one line, in bounded memory and time, and nothing is executed.
 
-The commands run in a child process each family, whose peak memory is measured.
+The commands run in a process each family, whose peak memory is measured.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Place:
 
     folder: Path
     canary: Path
+    server: subprocess.Popen[str]
+    said: Path
 
     def write(self, name: str, data: bytes) -> str:
         path = self.folder / name
@@ -44,12 +46,17 @@ class Place:
         return str(path)
 
     def run(self, commands: list[list[str]], seconds: int = MOST_SECONDS) -> Told:
-        asked = {"limit": 12 * 2**30, "seconds": seconds, "commands": commands}
-        environment = os.environ | {"MSNGAN_CACHE": str(self.folder / "cache")}
-        given = {"input": json.dumps(asked), "cwd": self.folder, "env": environment, "timeout": 300}
-        ended = subprocess.run([sys.executable, CHILD], capture_output=True, text=True, **given)
-        told = [json.loads(line) for line in ended.stdout.splitlines()]
-        assert len(told) == len(commands), f"died at {commands[len(told)]}: {ended.stderr[-2000:]}"
+        folder = str(self.folder)
+        asked = {"limit": 12 * 2**30, "seconds": seconds, "folder": folder, "commands": commands}
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(asked) + "\n")
+        self.server.stdin.flush()
+        told = []
+        while isinstance(line := json.loads(self.server.stdout.readline()), dict):
+            told.append(line)
+        died = f"died with {line} at {commands[len(told) :][:1]}: {self.said.read_text()[-2000:]}"
+        assert (line, len(told)) == (0, len(commands)), died
         return list(zip(commands, told, strict=True))
 
     def refused(self, commands: list[list[str]], *, lines: bool = True) -> None:
@@ -86,10 +93,27 @@ def snapshot(folder: Path) -> object:
     ]
 
 
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the process that runs commands writes beside its answers."""
+    return tmp_path_factory.mktemp("server") / "said"
+
+
+@pytest.fixture(scope="module")
+def server(said: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(CHILD)]
+    pipe = subprocess.PIPE
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process,
+    ):
+        yield process
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path, server: subprocess.Popen[str], said: Path) -> Place:
     (tmp_path / "here").mkdir()
-    return Place(tmp_path / "here", tmp_path / "executed")
+    return Place(tmp_path / "here", tmp_path / "executed", server, said)
 
 
 FAMILIES: dict[str, Callable[[Path], dict[str, bytes]]] = {

@@ -62,7 +62,8 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(work, (str(folder),), nprocs=len(SHARDS))
+    # Forked, and not spawned, because importing torch takes longer than the work.
+    mp.start_processes(work, (str(folder),), nprocs=len(SHARDS), start_method="fork")
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARDS))]
 
 

@@ -148,7 +148,8 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("processes")
-    mp.spawn(work, (str(made),), nprocs=2)
+    # Forked, and not spawned, because importing torch takes longer than the work.
+    mp.start_processes(work, (str(made),), nprocs=2, start_method="fork")
     return made
 
 

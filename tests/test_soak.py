@@ -7,28 +7,13 @@ seed of the random ones is MSNGAN_SOAK_SEED, or a new one each time, and is show
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import kills
 import pytest
-
-HERE = Path(__file__).parent
-
-
-def kills(*arguments: str) -> dict[str, object]:
-    command = [sys.executable, str(HERE / "kills.py"), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    print(*arguments, "kills", report["kills"], "seconds", report["seconds"])
-    assert report["losses"] == []
-    return report
 
 
 def elsewhere() -> str:
@@ -41,26 +26,31 @@ def elsewhere() -> str:
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_of_a_write_ends_as_if_it_had_not_been():
-    assert kills("operations", "gan", "--few")["kills"] == 5
+def test_a_run_killed_in_the_middle_of_a_write_ends_as_if_it_had_not_been(tmp_path):
+    report = kills.each_operation(tmp_path, "gan", few=True)
+    assert (report.tried, report.losses) == (5, [])
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_with_another_temporary_folder_ends_as_if_it_had_not_been():
-    assert kills("random", "classifier", "--kills", "2", "--other", elsewhere())["kills"] == 2
+def test_a_run_killed_at_random_with_another_temporary_folder_ends_as_if_it_had_not_been(tmp_path):
+    report = kills.at_random(tmp_path, "classifier", 2, random.randrange(10**6), elsewhere())
+    assert (report.tried, report.losses) == (2, [])
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("task", ["gan", "classifier"])
-@pytest.mark.parametrize("how", ["operations", "resumption"])
-def test_a_kill_at_each_file_operation_loses_nothing(how, task):
-    assert kills(how, task)["kills"] > 100
+@pytest.mark.parametrize("of_resume", [False, True], ids=["operations", "resumption"])
+def test_a_kill_at_each_file_operation_loses_nothing(of_resume, task, tmp_path):
+    report = kills.each_operation(tmp_path, task, of_resume=of_resume)
+    print(report)
+    assert report.losses == []
+    assert report.tried > 100
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("task", ["gan", "classifier"])
-def test_fifty_kills_at_random_times_lose_nothing(task):
-    seed = os.environ.get("MSNGAN_SOAK_SEED", str(random.randrange(10**6)))
-    print("seed", seed)
-    report = kills("random", task, "--kills", "50", "--seed", seed, "--other", elsewhere())
-    assert report["kills"] == 50
+def test_fifty_kills_at_random_times_lose_nothing(task, tmp_path):
+    seed = int(os.environ.get("MSNGAN_SOAK_SEED") or random.randrange(10**6))
+    report = kills.at_random(tmp_path, task, 50, seed, elsewhere())
+    print("seed", seed, report)
+    assert (report.tried, report.losses) == (50, [])
