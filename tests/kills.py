@@ -1,7 +1,4 @@
-"""Runs in forked processes that are killed at a chosen file operation, or at a chosen time.
-
-A fork is sound only where torch computes in one thread, as in all tests.
-"""
+"""Runs in forked processes that are killed at a chosen file operation, or at a chosen time."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -25,12 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from conftest import TINY, TINY_CLASSIFIER, weights
+from together import fork, wait
 
 from msngan.__main__ import main
 
 # Once, for all children; `main` would import them in each.
-for _name in ("msngan.commands.fit", "msngan.commands.resume", "torch.utils.tensorboard"):
-    import_module(_name)
+for _name in ("commands.fit", "commands.resume", "training.run"):
+    import_module(f"msngan.{_name}")
+import_module("torch.utils.tensorboard")
 
 CLOCK = ("seconds", "steps_per_second", "time")  # what no run repeats
 COMMON = ["--checkpoint.every", "2", "--records.every", "1", "--dynamics.every", "3"]
@@ -148,32 +146,6 @@ def die(label: str) -> None:
     raise AssertionError(label)
 
 
-def fork(work: Callable[[], int], log: Path) -> int:
-    """A child that does the work; its process id."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        code = work()
-    except SystemExit as ending:
-        code = int(ending.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 class Trial:
     """One run in a folder of its own, killed and taken up again."""
 
@@ -195,7 +167,7 @@ class Trial:
         begun = (self.run / "config.yaml").exists()
         command = ["resume", "mine"] if begun else ["fit", *OPTIONS[self.task], "--run", "mine"]
 
-        def work() -> int:
+        def work() -> None:
             os.chdir(self.folder)
             if self.temporary:
                 os.environ["TMPDIR"], tempfile.tempdir = self.temporary, None
@@ -205,7 +177,7 @@ class Trial:
             code = main(command)
             if count:
                 Path("ticks.json").write_text(json.dumps(ticks.labels))
-            return code
+            sys.exit(code)
 
         return fork(work, self.log)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,28 +13,32 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUIET, TINY, same_bits, weights
-from together import run_together
+from together import fork, run_together
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from msngan import gan
+from msngan.__main__ import main
 from msngan.gan import GAN
 
 FIT = ["fit", *TINY, *QUIET, "--run", "mine", "--records.every", "1"]
 JOB = [*FIT, "--data.batch_size", "4", "--checkpoint.every", "5"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+LONG = [*JOB, "--steps", "40"]
 in_proc = pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc"
 )
 
 
-def start(folder: Path, command: list[str]) -> subprocess.Popen[str]:
-    with open(folder / "said", "w") as said:
-        return subprocess.Popen(command, cwd=folder, stdout=said, stderr=said, text=True)
+def has_ended(process: int) -> int | None:
+    """The exit code of a child that has ended, or minus the signal that ended it."""
+    child, status = os.waitpid(process, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if child else None
 
 
-def wait_for(process: subprocess.Popen[str], done: Callable[[], bool]) -> None:
+def wait_for(process: int, done: Callable[[], bool]) -> None:
     for _ in range(1200):
         if done():
             return
-        assert process.poll() is None, Path("said").read_text()
+        assert has_ended(process) is None, Path("said").read_text()
         time.sleep(0.05)
     pytest.fail("nothing in a minute")
 
@@ -56,30 +60,23 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
     assert same_bits(weights(whole), weights(Path("checkpoints/mine")))
 
 
-# The step hangs or fails in this program; Lightning's launcher starts it again for each process.
-PROGRAM = """import os, sys, time, msngan.gan as gan
-average = gan.update_average
-def changed(live, other, decay, step):
-    if step == 7 and os.environ.get('LOCAL_RANK') == {!r}:
-        {}
-    average(live, other, decay, step)
-gan.update_average = changed
-from msngan.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.slow
-def test_a_second_interrupt_leaves_at_once(run, tmp_path):
-    # The first interrupt has nothing to wait for but the second.
-    program = PROGRAM.format(None, "open('hanging', 'w').close(); time.sleep(600)")
-    process = start(tmp_path, [sys.executable, "-c", program, *FIT, "--steps", "9"])
+def test_a_second_interrupt_leaves_at_once(run):
+    def work() -> None:
+        def hang(*_: object) -> None:
+            Path("hanging").touch()
+            time.sleep(600)
+
+        gan.update_average = hang
+        sys.exit(main(FIT))
+
+    process = fork(work, Path("said"))
     wait_for(process, Path("hanging").exists)
-    process.send_signal(signal.SIGINT)
+    os.kill(process, signal.SIGINT)
+    # It has nothing to wait for but the second.
     wait_for(process, lambda: "SIGINT" in Path("said").read_text())
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    os.kill(process, signal.SIGINT)
+    assert ended(process, []) == (130, Path("said").read_text())
     assert "Traceback" not in Path("said").read_text()
 
 
@@ -94,11 +91,13 @@ def runs(pid: int) -> bool:
         return False
 
 
-def ended(process: subprocess.Popen[str], others: list[int]) -> tuple[int, str]:
-    """Within a minute: the exit code, and what was said. No process is left."""
-    code = process.wait(timeout=60)
-    for _ in range(600):
-        if not any(map(runs, others)):
+def ended(process: int, others: list[int]) -> tuple[int, str]:
+    """Within two minutes: the exit code, and what was said. No process is left."""
+    code = None
+    for _ in range(1200):
+        if code is None:
+            code = has_ended(process)
+        elif not any(map(runs, others)):
             return code, Path("said").read_text()
         time.sleep(0.1)
     pytest.fail("a process is left")
@@ -122,30 +121,71 @@ def test_a_signal_to_a_process_that_is_not_the_first_stops_all_after_saving(run,
     assert torch.load("checkpoints/mine/last.ckpt", weights_only=True)["global_step"] == 4
 
 
+def torchrun() -> None:
+    arguments = ["--nproc-per-node", "2", "--max-restarts", "1", "-m", "--", "msngan", *LONG]
+    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *arguments])
+
+
+def agent() -> None:
+    """What torchrun calls once it has read its command line; the processes are forks."""
+    config = LaunchConfig(
+        1,
+        1,
+        2,
+        max_restarts=1,
+        start_method="fork",
+        rdzv_endpoint="localhost:0",
+        rdzv_backend="c10d",
+    )
+    elastic_launch(config, worker)()
+
+
+def worker() -> None:
+    if code := main(LONG):
+        sys.exit(code)
+
+
 @pytest.mark.slow
 @in_proc
-def test_a_process_that_is_killed_ends_the_others_and_torchrun_starts_them_again(run, tmp_path):
-    command = [*TORCHRUN, "--max-restarts", "1", "-m", "--", "msngan", *JOB, "--steps", "40"]
-    process = start(tmp_path, command)
+@pytest.mark.parametrize("launch", [agent, pytest.param(torchrun, marks=pytest.mark.soak)])
+def test_a_process_that_is_killed_ends_the_others_and_torchrun_starts_them_again(
+    run, tmp_path, launch
+):
+    process = fork(launch, Path("said"))
     records = Path("checkpoints/mine/metrics.jsonl")
     wait_for(process, lambda: records.is_file() and records.read_text().count("\n") > 6)
-    pids = [process.pid, *children(process.pid)]
+    pids = [process, *children(process)]
     os.kill(pids[-1], signal.SIGKILL)
     code, said = ended(process, pids)
     assert code == 0, said
     assert "run mine: continued" in said
-    alone = [*JOB, "--steps", "40", "--run", "whole", "--checkpoint.every", "0"]
+    alone = [*LONG, "--run", "whole", "--checkpoint.every", "0"]
     assert run_together(2, [alone], tmp_path) == [[0], [0]]
     assert same_bits(*(weights(Path("checkpoints") / name) for name in ("mine", "whole")))
 
 
+# The step fails in this program; Lightning's launcher starts it again for the other process.
+PROGRAM = """import os, sys, msngan.gan as gan
+average = gan.update_average
+def changed(live, other, decay, step):
+    if step == 7 and os.environ.get('LOCAL_RANK') == '1':
+        raise KeyError('my own fault')
+    average(live, other, decay, step)
+gan.update_average = changed
+from msngan.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
-def test_a_process_that_fails_shows_why_and_ends_the_others(run, tmp_path):
-    Path("msngan_that_fails.py").write_text(PROGRAM.format("1", "raise KeyError('my own fault')"))
-    options = ["--steps", "1000000", "--trainer.devices", "2"]
-    code, said = ended(
-        start(tmp_path, [sys.executable, "msngan_that_fails.py", *JOB, *options]), []
-    )
+def test_a_process_that_fails_shows_why_and_ends_the_others(run):
+    Path("msngan_that_fails.py").write_text(PROGRAM)
+
+    def work() -> None:
+        sys.argv[1:] = [*JOB, "--steps", "1000000", "--trainer.devices", "2"]
+        runpy.run_path("msngan_that_fails.py", run_name="__main__")
+
+    code, said = ended(fork(work, Path("said")), [])
     assert code == 1
     assert "KeyError: 'my own fault'" in said
     assert said.splitlines()[-1].startswith("msngan: error: another process of the run has ended")

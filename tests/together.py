@@ -1,4 +1,8 @@
-"""Command lines run by several processes, forked from this one as torchrun would start them."""
+"""Command lines run by several processes, forked from this one as torchrun would start them.
+
+A fork need not import torch again. It is sound only where torch computes in one thread, as in all
+tests.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +22,35 @@ from msngan.__main__ import main
 Job = Sequence[str]
 
 
+def fork(work: Callable[[], object], log: Path) -> int:
+    """The process id of a child that does the work, writes to `log` and ends with sys.exit's code.
+
+    The code is 99 if the work raises anything else.
+    """
+    sys.stdout.flush()
+    if child := os.fork():
+        return child
+    code = 99
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = open(1, "w", 1, closefd=False), open(2, "w", 1, closefd=False)  # noqa: SIM115
+        work()
+        code = 0
+    except SystemExit as ending:
+        code = int(ending.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def wait(child: int) -> int:
+    """The exit code of a child, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def run_together(
     size: int, jobs: Sequence[Job], folder: Path, prepare: Callable[[], None] | None = None
 ) -> list[list[int]]:
@@ -25,13 +59,12 @@ def run_together(
     Each leaves what its network holds at the end in <folder>/<rank>-<job>.pt, and what it says in
     <folder>/<rank>.log. prepare: called in each process first.
     """
-    started = []
-    for rank in range(size):
-        if not (child := os.fork()):
-            _work(rank, size, jobs, folder, prepare)
-        started.append(child)
+    started = [
+        fork(partial(_work, rank, size, jobs, folder, prepare), folder / f"{rank}.log")
+        for rank in range(size)
+    ]
     for child in started:
-        os.waitpid(child, 0)
+        wait(child)
     codes = []
     for rank in range(size):
         path = folder / f"{rank}.codes"
@@ -48,35 +81,25 @@ def held(folder: Path, rank: int, job: int) -> dict[str, torch.Tensor]:
 def _work(
     rank: int, size: int, jobs: Sequence[Job], folder: Path, prepare: Callable[[], None] | None
 ) -> None:
-    try:
-        log = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        os.environ |= {name: str(value) for name, value in names.items()}
-        os.environ["TORCHELASTIC_RUN_ID"] = "test"
-        torch.set_num_threads(1)
-        dist.init_process_group(
-            "gloo", init_method=f"file://{folder.resolve()}/meet", rank=rank, world_size=size
-        )
-        if prepare is not None:
-            prepare()
-        codes = []
-        for index, job in enumerate(jobs):
-            seen = _seen()
-            try:
-                codes.append(main([str(word) for word in job]))
-            except SystemExit as ending:  # of a process that leaves the word to the first
-                codes.append(int(ending.code or 0))
-            if seen:
-                torch.save(seen[-1].state_dict(), folder / f"{rank}-{index}.pt")
-        (folder / f"{rank}.codes").write_text(" ".join(map(str, codes)))
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(0)
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    os.environ["TORCHELASTIC_RUN_ID"] = "test"
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder.resolve()}/meet", rank=rank, world_size=size
+    )
+    if prepare is not None:
+        prepare()
+    codes = []
+    for index, job in enumerate(jobs):
+        seen = _seen()
+        try:
+            codes.append(main([str(word) for word in job]))
+        except SystemExit as ending:  # of a process that leaves the word to the first
+            codes.append(int(ending.code or 0))
+        if seen:
+            torch.save(seen[-1].state_dict(), folder / f"{rank}-{index}.pt")
+    (folder / f"{rank}.codes").write_text(" ".join(map(str, codes)))
 
 
 _fit = Trainer.fit
