@@ -25,12 +25,16 @@ _PLACES = {
     "CRITICS": "msngan.networks",
     "load_generator": "msngan.networks",
     "evaluate": "msngan.scores",
+    "Samples": "msngan.training.callbacks.samples",
+    "Scores": "msngan.training.callbacks.scores",
 }
 
 __all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "register":
+        return import_module("msngan.register")
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)

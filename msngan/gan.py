@@ -18,7 +18,7 @@ from msngan.data import ImageData
 from msngan.data import images as convert
 from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
 from msngan.networks import CriticName, GeneratorName, draw_samples, frozen
-from msngan.networks.build import MODULE, build_critic, build_generator
+from msngan.networks.build import build_critic, build_generator
 from msngan.networks.updates import Decay, TrainedModule, update_average
 from msngan.norms import NormName, SigmaBank, configured
 from msngan.norms.parts import widened
@@ -28,6 +28,7 @@ from msngan.runs.checkpoint_files import load_plain
 from msngan.runs.folder import UserError
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
+    MODULE,
     AtLeastOne,
     Count,
     Fraction,

@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from msngan import losses, networks
 from msngan.data import datasets
 from msngan.data import images as convert
-from msngan.networks.build import GIVEN, MODULE
+from msngan.networks.build import GIVEN
 from msngan.norms import Norm, table
 from msngan.runs import options
 from msngan.runs.folder import UserError
 from msngan.runs.option_values import words
-from msngan.runs.options import Option, Role
+from msngan.runs.options import MODULE, Option, Role
 from msngan.scores import scorer
 from msngan.scores.extractors import Extractor
-from msngan.training.callbacks import OF_PLUGINS
+from msngan.training.tasks import OF_PLUGINS
 
 T = TypeVar("T")
 

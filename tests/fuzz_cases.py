@@ -39,7 +39,7 @@ from score_lines import FD
 from msngan.__main__ import commands, main
 from msngan.data.image_arrays import load_images
 from msngan.data.image_files import load_folder
-from msngan.networks import load_generator
+from msngan.networks import read_generator
 from msngan.report.figures.arms import find_sources, make_arms
 from msngan.report.figures.run_records import Unavailable, status, with_accuracy, with_dynamics
 from msngan.runs.checkpoint_files import read_checkpoint
@@ -189,7 +189,7 @@ def checkpoint(root: Path) -> Case:
 
     def read() -> None:
         read_checkpoint(path)
-        generator, _ = load_generator(path)
+        generator, _ = read_generator(path, ema=True)
         with torch.no_grad():
             generator(torch.zeros(2, generator.latent_dim))
 

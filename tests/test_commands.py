@@ -57,7 +57,7 @@ def test_tensorboard_has_scalars_scores_and_grids(mine):
 
 
 def test_grids_and_python_show_the_samples_of_the_average_in_eval_mode(mine):
-    generator, _ = load_generator(mine / "last.ckpt")
+    generator = load_generator(mine / "last.ckpt")
     picture = tile(torch.cat(list(draw_samples(generator, 64, seed=0)))).numpy()[0]
     with Image.open("samples/mine/step-00000006.png") as saved:
         size = picture.shape[1], picture.shape[0]

@@ -22,7 +22,7 @@ from msngan.networks import CLASSIFIERS, CRITICS, GENERATORS
 from msngan.runs import options, plugins
 from msngan.runs.folder import UserError
 from msngan.scores.scorer import EXTRACTORS
-from msngan.training.callbacks import OF_PLUGINS
+from msngan.training.tasks import OF_PLUGINS
 
 PAGE = Path(__file__).parent.parent / "msngan" / "PLUGINS.md"
 PAIRS = re.findall(r"^`(msngan [^`]*)`\n\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL | re.M)

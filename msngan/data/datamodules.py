@@ -45,10 +45,11 @@ class StepLoader:
     image. With several processes each takes its own share of every update's images; together they
     see what one process would.
 
-    It has no length on purpose: Lightning then sees a single epoch, whose bookkeeping on resume
-    cannot go wrong.
+    It has no length on purpose: under `fit` Lightning then sees a single epoch, whose bookkeeping
+    on resume cannot go wrong.
 
-    chunk: images of a step, per process, for `parts` updates of the same size.
+    chunk: images of a step, per process, for `parts` updates of the same size. endless: go on from
+    epoch to epoch, as under `fit`; otherwise iteration ends with the epoch.
     """
 
     images: Tensor | Images
@@ -58,6 +59,7 @@ class StepLoader:
     rank: int = 0
     world_size: int = 1
     parts: int = 1
+    endless: bool = True
 
     def __post_init__(self) -> None:
         assert self.chunk % self.parts == 0
@@ -77,6 +79,8 @@ class StepLoader:
                 step = order[index * whole : (index + 1) * whole]
                 own = step.view(self.parts, self.world_size, -1)[:, self.rank]
                 yield self.images[own.flatten()]
+            if not self.endless:
+                return
             epoch, place = epoch + 1, 0
 
 
@@ -125,7 +129,7 @@ class ImageData(LightningDataModule):
         self.size, self.channels, self.batch_size = size, channels, batch_size
         self.mirror, self.download, self.limit = mirror, download, limit
         self.on_bad_image = on_bad_image
-        self.seed, self.critic_steps = 0, 1  # of the run; `fit` sets them
+        self.seed, self.critic_steps, self.endless = 0, 1, False  # of the run; `fit` sets them
         self._loaded: dict[str, Images] = {}
 
     @cached_property
@@ -185,7 +189,15 @@ class ImageData(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             parts=self.critic_steps,
+            endless=self.endless,
         )
+
+    def setup(self, stage: str) -> None:
+        """Take the seed and the critic's steps from the module that is trained."""
+        assert self.trainer is not None
+        options = self.trainer.lightning_module.hparams
+        self.seed = options.get("seed", self.seed)
+        self.critic_steps = options.get("critic_steps", self.critic_steps)
 
     def train_dataloader(self) -> StepLoader:
         return self._loader(self.real)

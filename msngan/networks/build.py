@@ -12,9 +12,8 @@ from msngan.networks.classifiers import CLASSIFIERS
 from msngan.networks.dcgan import CRITICS, GENERATORS
 from msngan.networks.norms_and_activations import put_norms
 from msngan.norms import layers_of
-from msngan.runs.options import named
+from msngan.runs.options import MODULE, named
 
-MODULE = "module"  # in the options of a GAN, for a network that was given as a module
 NORM = ("norm", "norm_options", "norm_layers", "other_norm", "conv_bias")
 # What the constructor of each kind of network may take; its other parameters are its own options.
 GIVEN: dict[str, frozenset[str]] = {

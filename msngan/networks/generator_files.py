@@ -25,9 +25,9 @@ from msngan.runs.checkpoint_files import (
     check_tensor,
     read_checkpoint,
 )
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, find_checkpoint
 from msngan.runs.option_values import check_stored, is_word, shown
-from msngan.runs.options import group, named, present_names
+from msngan.runs.options import MODULE, group, named, present_names
 from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
 
 FORMAT = "msngan-generator-1"
@@ -60,7 +60,9 @@ def export(checkpoint: Path, out: Path, ema: bool | None = None) -> tuple[str, s
     return metadata["weights"], hashlib.sha256(data).hexdigest()
 
 
-def read_generator(path: Path, ema: bool | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def read_generator(
+    path: Path, ema: bool | None = None, generator: nn.Module | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """A generator, in eval mode, from a checkpoint or an exported file, and the facts about it.
 
     ema: the moving average or not; None: the moving average if there is one. The facts have
@@ -68,7 +70,7 @@ def read_generator(path: Path, ema: bool | None = None) -> tuple[nn.Module, dict
     file that is neither, or lacks the weights.
     """
     if path.suffix == ENDING:
-        return _read_exported(path, ema)
+        return _read_exported(path, ema, generator)
     checkpoint = read_checkpoint(path)
     task = checkpoint["msngan"].get("task", "gan")
     if task != "gan":
@@ -82,19 +84,34 @@ def read_generator(path: Path, ema: bool | None = None) -> tuple[nn.Module, dict
     weights = {key.removeprefix(prefix): x for key, x in state if key.startswith(prefix)}
     if not weights:
         raise UserError(f"{path} holds no moving average (its ema_decay was 0); use --raw")
-    generator = _build(checkpoint["hyper_parameters"], weights, path)
+    generator = _build(checkpoint["hyper_parameters"], weights, path, generator)
     return generator, {**checkpoint, "weights": "ema" if ema else "raw"}
 
 
-def load_generator(path: str | Path, ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
-    """The generator in a checkpoint or an exported file, in eval mode, and the facts about it.
+def load_generator(
+    target: str | Path,
+    *,
+    ema: bool | None = None,
+    root: str | Path = ".",
+    generator: nn.Module | None = None,
+) -> nn.Module:
+    """The generator of a run, a checkpoint or an exported file, in eval mode, on the CPU.
 
-    ema: the moving average. UserError if the file does not have it. See `read_generator`.
+    It maps z (N, latent_dim) ~ N(0, 1) to images (N, C, H, W) in [-1, 1]; `generator.latent_dim`
+    says how long z is.
+
+    target: a run's name or folder, or a file. ema: the moving average or not; None: the moving
+    average if there is one. root: folder that holds checkpoints/. generator: a module to load the
+    weights into, for a GAN that was given a module. UserError if there is no such run or file, or
+    if it does not have the weights.
     """
-    return read_generator(Path(path), ema)
+    path, _ = find_checkpoint(str(target), Path(root))
+    return read_generator(path, ema, generator)[0]
 
 
-def _read_exported(path: Path, ema: bool | None) -> tuple[nn.Module, dict[str, Any]]:
+def _read_exported(
+    path: Path, ema: bool | None, generator: nn.Module | None
+) -> tuple[nn.Module, dict[str, Any]]:
     if not path.exists():
         raise UserError(f"no exported generator {path}")
     try:
@@ -116,7 +133,7 @@ def _read_exported(path: Path, ema: bool | None) -> tuple[nn.Module, dict[str, A
             "the moving average; leave out --raw" if wanted == "raw" else "raw weights; use --raw"
         )
         raise UserError(f"{path} holds {other}")
-    return _build(facts["hyper_parameters"], state, path), facts
+    return _build(facts["hyper_parameters"], state, path, generator), facts
 
 
 def _facts(metadata: dict[str, str]) -> dict[str, Any]:
@@ -140,15 +157,29 @@ def _facts(metadata: dict[str, str]) -> dict[str, Any]:
     return {"msngan": about, "hyper_parameters": options, "weights": metadata["weights"]}
 
 
-def _build(options: dict[str, Any], weights: dict[str, Tensor], path: Path) -> nn.Module:
+def _build(
+    options: dict[str, Any],
+    weights: dict[str, Tensor],
+    path: Path,
+    generator: nn.Module | None = None,
+) -> nn.Module:
     """The generator of these options with these weights, in eval mode.
 
     UserError if they do not fit. The check builds nothing: options may claim a network that is
     larger than the memory.
     """
+    if generator is not None:
+        options = options | {"generator": generator}
+    elif options["generator"] == MODULE:
+        raise UserError(
+            f"{path} is of a GAN that was given its generator as a module; give it again:"
+            " load_generator(path, generator=module)"
+        )
     with rng.untouched(), named(str(path)):
-        _check_shapes(lambda: build_generator(options), weights, path)
+        if generator is None:
+            _check_shapes(lambda: build_generator(options), weights, path)
         generator = build_generator(options)
+        _check_shapes(lambda: generator, weights, path)
     generator.to(next(iter(weights.values())).dtype)
     generator.load_state_dict(weights)
     if options.get("channels_last"):  # as in training: faster, and the same bits

@@ -9,7 +9,10 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from msngan import __version__
+from msngan.data import ImageData
 from msngan.runs import distributed, rng
+from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT
 from msngan.runs.folder import Diverged
 
 Decay = Literal["none", "linear", "cosine"]
@@ -32,6 +35,7 @@ class TrainedModule(LightningModule):
     """What GAN and Classifier share; `rates` and `remedy` are theirs."""
 
     rates: tuple[str, ...]  # options with the initial learning rates, in the order of optimizers
+    task: str  # as in the option of that name
     remedy: str  # what to try after a divergence, the end of a sentence that begins with "Try"
 
     @property
@@ -69,6 +73,22 @@ class TrainedModule(LightningModule):
         values = {name: value.item() for name, value in figures.items()}
         wrong = [f"{n} {values[n]}" for n, value in figures.items() if not value.isfinite()]
         raise diverged(step + 1, ", ".join(wrong), self.remedy, values)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what `msngan sample` and `load_generator` ask of a file that Lightning writes."""
+        data = getattr(self.trainer, "datamodule")  # noqa: B009  set where mypy does not look
+        options = self.options
+        shown = {"dataset": "folder", "root": None, "split": "all"}
+        shown |= {"size": options.size, "channels": options.channels}
+        about = {
+            "format": CHECKPOINT_FORMAT,
+            "version": __version__,
+            "step": self.trainer.global_step,
+            "run": "lightning",
+            "task": self.task,
+            "data": data.description if isinstance(data, ImageData) else shown,
+        }
+        checkpoint["msngan"] = about | checkpoint.get("msngan", {})
 
     def to_loggers(self, figures: dict[str, Tensor]) -> None:
         if getattr(self.trainer, "log_every_n_steps", 0):  # 0 under `fit`, whose callback logs

@@ -360,6 +360,8 @@ def _check_plain(value: Any, name: str, level: int = 0) -> None:  # noqa: ANN401
     elif isinstance(value, list | tuple):
         for each in value:
             _check_plain(each, name, level + 1)
+    elif isinstance(value, Tensor):  # in the state of a callback of Lightning's
+        check_tensor(value, name)
     elif not (value is None or type(value) is bool or type(value) is str or is_number(value)):
         infinite = type(value) is float and not math.isfinite(value)
         raise ValueError(f"{name[:80]} in it is {value if infinite else shown(value)}")

@@ -101,6 +101,7 @@ Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, below=1)]
 
+MODULE = "module"  # a network that was given as a module, in stored options
 OwnOptions = dict[str, bool | int | float | str | None] | None  # of a registered network, by name
 
 # Former and short names: in old configs, records and checkpoints, and on the command line.

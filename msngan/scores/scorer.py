@@ -35,10 +35,9 @@ def evaluate(
     `scores` by key, each with "mean", "sd" and "values", and the `protocol` they hold under.
     UserError for an unknown protocol, extractor or metric, and for too few images.
     """
-    of = Real(real, None, "folder", "all", None) if isinstance(real, Tensor) else real
     if isinstance(subject, Tensor):
-        return Scorer(of, device=device, given="as-given", **options).score_images(subject)
-    return Scorer(of, device=device, **options).score(subject.to(device))
+        return Scorer(real, device=device, given="as-given", **options).score_images(subject)
+    return Scorer(real, device=device, **options).score(subject.to(device))
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class Scorer:
 
     def __init__(
         self,
-        real: Real | ImageData,
+        real: Real | ImageData | Tensor,
         *,
         extractor: str = "auto",
         protocol: str = "paper",
@@ -179,6 +178,8 @@ class Scorer:
         name, sizes = preset(protocol)
         if isinstance(real, ImageData):
             real = Real.of(real, sizes.reference, real.split)
+        elif isinstance(real, Tensor):
+            real = Real(real, None, "folder", "all", None)
         images = real.images
         self.extractor, self.announcement = choose(
             extractor, real.dataset, images.shape[1], device, inception_weights, real.labelled

@@ -17,7 +17,6 @@ from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Run, UserError
 from msngan.runs.hardware import memory
 from msngan.runs.jsonl import read_lines
-from msngan.training.callbacks import OF_PLUGINS
 from msngan.training.callbacks.accuracy import Accuracy
 from msngan.training.callbacks.checkpoints import Checkpoints
 from msngan.training.callbacks.collapse_checks import CollapseChecks
@@ -34,6 +33,7 @@ def resume_command(run: Run) -> str:
 
 
 Groups = dict[str, type[Callback]]
+OF_PLUGINS: Groups = {}  # the callbacks of plug-ins: each run has one of each
 RECORDS: Groups = {"records": Records, "dynamics": Dynamics, "health": CollapseChecks}
 
 
@@ -57,7 +57,7 @@ class Task:
     def __init__(self, config: FitConfig, data: Any = None) -> None:
         self.config = config
         self.data = data or self.data_class(**config.group("data"))
-        self.data.seed = config.seed
+        self.data.seed, self.data.endless = config.seed, True
         made = {name: kind(**config.group(name)) for name, kind in self.groups.items()}
         self.built = SimpleNamespace(**made)
         self.of_plugins = [kind(**config.group(name)) for name, kind in OF_PLUGINS.items()]

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from msngan import __version__
 from msngan.runs import distributed
 from msngan.runs.atomic import replacing, sync, sync_folder
-from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, load_plain
+from msngan.runs.checkpoint_files import load_plain
 from msngan.runs.folder import Diverged
 from msngan.runs.options import Every, Record
 from msngan.training.callbacks.run_callback import (
@@ -25,7 +25,6 @@ from msngan.training.callbacks.run_callback import (
     OnError,
     RunCallback,
     Saving,
-    data_of,
     last_step,
     reason,
 )
@@ -144,14 +143,7 @@ class Checkpoints(RunCallback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        about = {
-            "format": CHECKPOINT_FORMAT,
-            "version": __version__,
-            "step": trainer.global_step,
-            "run": self.run.name,
-            "task": pl_module.task,
-            "data": data_of(trainer).description,
-        }
+        about: dict[str, Any] = {"run": self.run.name}  # the module adds the rest
         if self.options:
             about["options"] = self.options
         if self._best is not None:

@@ -126,6 +126,14 @@ class RunCallback(Callback):
     def attach(self, run: Run, config_name: str, saving: Saving) -> None:
         self.run, self.config_name, self.saving = run, config_name, saving
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Under a Trainer that `fit` has not made: checkpoints/lightning and samples/lightning."""
+        if not hasattr(self, "run"):
+            self.attach(Run("lightning", Path(trainer.default_root_dir)), "lightning", Saving())
+        if not managed(trainer) and trainer.is_global_zero:
+            for folder in (self.run.folder, self.run.samples):
+                folder.mkdir(parents=True, exist_ok=True)
+
     def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         """What the callback does after a step; figures: what the module's step returned."""
 
@@ -158,14 +166,22 @@ class RunCallback(Callback):
         """Pass figures of the step just done to the trainer's loggers."""
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)
+        if not managed(trainer):  # for callbacks that monitor a figure; fd/NAME is also called fd
+            short = {name.partition("/")[0]: value for name, value in figures.items()}
+            trainer.lightning_module.log_dict({**short, **figures}, logger=False)
+
+
+def managed(trainer: Trainer) -> bool:
+    """Whether `fit` has made this Trainer, whose callbacks log and stop."""
+    return not getattr(trainer, "log_every_n_steps", 0)
 
 
 def last_step(trainer: Trainer) -> int:
     """The step after which the run ends."""
-    return int(trainer.lightning_module.hparams["steps"])
+    return trainer.max_steps if trainer.max_steps > 0 else trainer.lightning_module.hparams["steps"]
 
 
-def data_of(trainer: Trainer) -> ImageData:
-    """The data that the trainer was given."""
-    data: ImageData = getattr(trainer, "datamodule")  # noqa: B009  set where mypy does not look
-    return data
+def data_of(trainer: Trainer) -> Any:
+    """The ImageData (or LabelledData) that the trainer was given; None for another loader."""
+    data = getattr(trainer, "datamodule")  # noqa: B009  set where mypy does not look
+    return data if isinstance(data, ImageData) else None

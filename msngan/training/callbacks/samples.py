@@ -38,9 +38,10 @@ class Samples(RunCallback):
             return
         step = trainer.global_step
         self.saving.attempt("a grid", step, lambda: self._keep_until(step), needed=True)
-        real = data_of(trainer).real
-        pick = torch.linspace(0, len(real) - 1, min(self.count, len(real))).long()
-        self._save(trainer, real[pick], "real")
+        if (data := data_of(trainer)) is not None:
+            real = data.real
+            pick = torch.linspace(0, len(real) - 1, min(self.count, len(real))).long()
+            self._save(trainer, real[pick], "real")
         if step == 0 and self.every:
             self._draw(trainer, pl_module)
 

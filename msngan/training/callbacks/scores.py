@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from msngan.data import ImageData
 from msngan.gan import GAN
@@ -19,14 +20,14 @@ from msngan.runs import distributed
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError, clock
 from msngan.runs.jsonl import read_lines
-from msngan.runs.options import AtLeastOne, Every, Range, Record
+from msngan.runs.options import AtLeastOne, Every, Range, Record, SetByFit
 from msngan.runs.safe_read import number
 from msngan.runs.score_records import score_line
 from msngan.scores.protocol import KEYS, METRICS, metric_names, preset, roles_of
 from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
 from msngan.training.callbacks.checkpoints import save_best
-from msngan.training.callbacks.run_callback import Figures, RunCallback
+from msngan.training.callbacks.run_callback import Figures, RunCallback, data_of
 
 SHARE = 0.05  # of a run's time; scores that take more are reported
 ROLES = {usual: role for role, (usual, _) in KEYS.items()}  # role by usual name, as --scores.best
@@ -67,6 +68,8 @@ class Scores(RunCallback):
         runs: number of sample sets; null: the protocol's.
         samples: samples in each set; null: the protocol's.
         enabled: compute scores.
+        real: in Python, real images to compare with, uint8 (N, C, H, W); null: those of the
+            ImageData that is trained on.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Scores(RunCallback):
         runs: Record[AtLeastOne | None] = None,
         samples: Record[Annotated[int, Range(2)] | None] = None,
         enabled: Record[bool] = True,
+        real: SetByFit[Any] = None,
     ) -> None:
         given = dict(locals())
         preset(protocol)
@@ -92,6 +96,7 @@ class Scores(RunCallback):
         if metric not in self.metrics:
             raise UserError(f"--scores.best {best} needs {metric} in --scores.metrics")
         self.every, self.enabled, self.stop_on_collapse = every, enabled, stop_on_collapse
+        self.real: Tensor | None = real
         passed = ("extractor", "protocol", "inception_weights", "runs", "samples")
         self._options: dict[str, Any] = {name: given[name] for name in passed}
         self.collapse: str | None = None  # the sign that stopped the run
@@ -99,8 +104,11 @@ class Scores(RunCallback):
         self._lines: list[Line] = []
         self._after = -1  # only later scores choose the best: best.ckpt was chosen by another score
 
-    def prepare(self, data: ImageData, device: torch.device) -> None:
-        """Choose and load the extractor and the reference; UserError if that is impossible."""
+    def prepare(self, data: ImageData | Tensor, device: torch.device) -> None:
+        """Choose and load the extractor and the reference; UserError if that is impossible.
+
+        data: the data that is trained on, or real images, uint8 (N, C, H, W).
+        """
         if not self.enabled:
             return
         start = time.monotonic()
@@ -137,6 +145,14 @@ class Scores(RunCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = (trainer.global_step, time.monotonic())
         self._seconds, self._scores, self._said = 0.0, 0, False
+        if self._scorer is None and self.enabled:  # `fit` prepares before it writes anything
+            data = self.real if self.real is not None else data_of(trainer)
+            if data is None:
+                raise UserError(
+                    "Scores has no real images to compare with: give Scores(real=images), uint8"
+                    " (N, C, H, W), or train on ImageData"
+                )
+            self.prepare(data, pl_module.device)
         if self._scorer is None:
             return
         say = self.saving.say

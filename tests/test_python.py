@@ -1,0 +1,228 @@
+"""From Python: a plain Trainer, any loader, networks of one's own, Lightning's callbacks."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import Patch, same_bits
+from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import msngan
+from msngan import GAN, ImageData, Samples, Scores, load_generator
+from msngan.runs.folder import UserError
+
+SMALL: dict[str, Any] = dict(width=2, latent_dim=4, size=8, channels=1)
+IMAGES = torch.randint(0, 256, (70, 1, 8, 8), dtype=torch.uint8)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def trainer(steps: int, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """A Trainer that stops after so many updates of the generator."""
+    quiet = dict(enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    options = {"logger": False, "enable_checkpointing": bool(callbacks), **quiet, **options}
+    return pl.Trainer(max_steps=steps, callbacks=[*callbacks], **options)
+
+
+def digits() -> ImageData:
+    return ImageData("digits", size=8, batch_size=8, limit=64)
+
+
+class Upsampler(nn.Module):
+    """A generator of images 1x8x8."""
+
+    def __init__(self, latent_dim: int = 6) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.layer = nn.Linear(latent_dim, 64)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.layer(z).tanh().view(-1, 1, 8, 8)
+
+
+def own_critic(outputs: int = 1) -> nn.Module:
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, outputs)]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [IMAGES, IMAGES.float() / 127.5 - 1, TensorDataset(IMAGES, torch.arange(70))],
+    ids=["uint8", "float", "labelled"],
+)
+def test_any_loader_of_images_trains_for_max_steps_updates_of_the_generator(images: Any) -> None:
+    gan, made = GAN(**SMALL), trainer(11)
+    before = gan.generator.stem.weight.clone()
+    made.fit(gan, DataLoader(images, 8))  # 9 batches an epoch, the last one of 6
+    assert made.global_step == 11
+    assert not torch.equal(gan.generator.stem.weight, before)
+
+
+def test_bytes_and_floats_of_the_same_images_train_the_same_bits() -> None:
+    states = []
+    for images in (IMAGES, IMAGES.float() * (2 / 255) - 1):
+        gan = GAN(**SMALL)
+        trainer(4).fit(gan, DataLoader(images, 8))
+        states.append(gan.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (IMAGES.float() / 255, r"values from 0 to 1; .* of x in \[0, 1\] give x \* 2 - 1"),
+        (IMAGES.float(), "values from 0 to 255"),
+        (IMAGES.float() - 128, "values from -128 to 127"),
+        (IMAGES.float() * torch.nan, "values from nan to nan"),
+        (IMAGES.repeat(1, 3, 1, 1), r"makes images of 1x8x8, the batch has 3x8x8; give GAN\(chan"),
+        (IMAGES[..., :4], "the batch has 1x8x4"),
+        (IMAGES[:, 0], r"a batch is shape \(8, 8, 8\)"),
+        ([{"image": 1}] * 9, "a batch is <class 'dict'>"),
+    ],
+)
+def test_a_batch_that_is_no_images_of_the_networks_is_one_clear_error(
+    images: Any, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        trainer(3).fit(GAN(**SMALL), DataLoader(images, 8))
+
+
+def test_critic_steps_share_a_batch_and_its_rest_is_left() -> None:
+    gan, made = GAN(critic_steps=3, **SMALL), trainer(2)
+    made.fit(gan, DataLoader(IMAGES, 10))
+    assert made.global_step == 2
+    with pytest.raises(UserError, match="a batch of 2 images for 3 critic_steps"):
+        trainer(2).fit(GAN(critic_steps=3, **SMALL), DataLoader(IMAGES, 2))
+
+
+@pytest.mark.parametrize("stop", [3, 8, 11])  # within an epoch, at its end, in the next
+def test_a_plain_trainer_resumes_to_the_bit(stop: int) -> None:
+    def train(steps: int, folder: str, path: str | None = None) -> dict[str, torch.Tensor]:
+        gan = GAN(**SMALL)
+        saving = ModelCheckpoint(folder, every_n_train_steps=1, save_last=True)
+        trainer(steps, saving).fit(gan, digits(), ckpt_path=path)
+        return dict(gan.state_dict())
+
+    whole = train(13, "whole")
+    train(stop, "parted")
+    assert same_bits(whole, train(13, "parted", "parted/last.ckpt"))
+
+
+def test_our_callbacks_and_lightning_s_work_beside_each_other() -> None:
+    scores = Scores(every=4, runs=2, samples=20)
+    best = ModelCheckpoint("best", monitor="fd", every_n_train_steps=4, filename="{step}")
+    stopping = EarlyStopping("fd", patience=1, min_delta=1e9)  # no score is that much better
+    callbacks = [Samples(every=4, count=4), scores, best, stopping, LearningRateMonitor()]
+    made = trainer(40, *callbacks, logger=CSVLogger("."), log_every_n_steps=2)
+    gan = GAN(**SMALL)
+    made.fit(gan, digits())
+    assert made.global_step == 16  # the second epoch's end is the first without a better score
+    assert {path.name for path in Path("samples/lightning").glob("step-*")} >= {
+        "step-00000000.png",
+        "step-00000016.png",
+    }
+    assert len(Path("checkpoints/lightning/scores.jsonl").read_text().splitlines()) == 4
+    with open(f"{made.logger.log_dir}/metrics.csv", newline="") as file:  # type: ignore[union-attr]
+        rows = [*csv.DictReader(file)]
+    for name in ("critic_loss", "fd/embed-digits-78ef9ba3", "lr-Adam"):
+        assert any(row[name] for row in rows), name
+    assert Path(best.best_model_path).name.startswith("step=")
+    sampled = load_generator(best.best_model_path)(torch.zeros(2, 4))
+    assert sampled.shape == (2, 1, 8, 8)
+
+
+def test_scores_take_real_images_and_ask_for_them() -> None:
+    gan = GAN(**SMALL)
+    scores = Scores(every=2, runs=1, samples=20, real=IMAGES)
+    made = trainer(2, scores)
+    made.fit(gan, DataLoader(IMAGES, 8))
+    assert made.callback_metrics["fd"] > 0
+    with pytest.raises(UserError, match=r"give Scores\(real=images\)"):
+        trainer(2, Scores()).fit(gan, DataLoader(IMAGES, 8))
+
+
+@pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "none"])
+def test_modules_are_networks_and_their_checkpoints_load(norm: Any) -> None:
+    gan = GAN(generator=Upsampler(), critic=own_critic(), norm=norm, generator_norm="spectral")
+    saving = ModelCheckpoint("own", every_n_train_steps=6, filename="at")
+    trainer(6, saving).fit(gan, DataLoader(IMAGES, 8))
+    again = GAN.load_from_checkpoint("own/at.ckpt", generator=Upsampler(), critic=own_critic())
+    assert torch.equal(again.sample(4, 1), gan.sample(4, 1))
+    assert again.hparams["latent_dim"] == 6
+    assert again.hparams["norm"] == norm
+    z = torch.randn(3, 6)
+    torch.testing.assert_close(
+        load_generator("own/at.ckpt", generator=Upsampler())(z), gan.eval()(z)
+    )
+    with pytest.raises(UserError, match="give it again"):
+        GAN.load_from_checkpoint("own/at.ckpt")
+    with pytest.raises(UserError, match="give it again"):
+        load_generator("own/at.ckpt")
+    with pytest.raises(UserError, match="of the generator is"):
+        load_generator("own/at.ckpt", generator=Upsampler(5))
+
+
+@pytest.mark.parametrize("stop", [3, 9])
+def test_modules_resume_to_the_bit(stop: int) -> None:
+    def train(steps: int, folder: str, path: str | None = None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(5)
+        own = dict(generator=Upsampler(), critic=own_critic(), penalty=["r1", "r2"])
+        gan = GAN(**own, loss="relativistic_paired", generator_norm="mean_spectral")
+        saving = ModelCheckpoint(folder, every_n_train_steps=1, save_last=True)
+        trainer(steps, saving).fit(gan, digits(), ckpt_path=path)
+        return dict(gan.state_dict())
+
+    whole = train(12, "whole")
+    train(stop, "parted")
+    assert same_bits(whole, train(12, "parted", "parted/last.ckpt"))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_critic_returns_one_logit_an_image(outputs: int) -> None:
+    gan = GAN(critic=own_critic(outputs), norm="none", **SMALL)
+    train: Callable[[], object] = lambda: trainer(2).fit(gan, DataLoader(IMAGES, 8))  # noqa: E731
+    if outputs == 1:
+        train()
+        return
+    with pytest.raises(UserError, match=r"logits of shape \(8, 3\)"):
+        train()
+
+
+def test_forward_and_sample_use_the_moving_average() -> None:
+    gan = GAN(**SMALL).eval()
+    gan.ema.head = None  # type: ignore[union-attr]
+    for each in gan.ema.parameters():  # type: ignore[union-attr]
+        each.data.zero_()
+    assert gan(torch.randn(2, 4)).abs().max() == 0
+    assert gan.sample(3, 0).unique().tolist() == [128]
+    assert gan.sample(3, 0, ema=False).unique().numel() > 1
+
+
+def test_importing_msngan_takes_little_time_and_no_torch() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import msngan;"
+        "print(time.perf_counter() - start, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    found = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(3)]
+    assert min(float(line.split()[0]) for line in found) < 0.05
+    assert all(line.split()[1:] == ["False", "False"] for line in found)
+
+
+@pytest.mark.parametrize("name", msngan.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(msngan, name) is not None
