@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from test_data_folder import png_chunk
 
 from msngan.report.html import document
 from msngan.report.html.chart import (
@@ -27,7 +26,6 @@ from msngan.report.html.chart import (
     RIGHT,
     TOP,
     Chart,
-    Mark,
     Series,
     line_style,
     linear,
@@ -132,7 +130,7 @@ def test_a_gap_parts_a_line_and_a_lone_point_is_a_dot():
 
 def test_a_level_a_mark_and_several_lines_are_in_the_legend_and_one_line_is_not():
     assert "<ul" not in drawn(chart_of([1, 2]))
-    chart = chart_of([1, 2], [2, 1], marks=[Mark(1, 2, "best")], levels=[("real data", 0.0)])
+    chart = chart_of([1, 2], [2, 1], marks=[(1, 2, "best")], levels=[("real data", 0.0)])
     names = ["".join(each.itertext()).strip() for each in parsed(chart).iter("li")]
     assert names == ["a", "b", "real data", "best"]
     rings = [each for each in parsed(chart).iter("circle") if each.get("r") == "5"]
@@ -214,8 +212,10 @@ def test_what_is_shown_of_many_is_spread_evenly_and_no_finite_number_is_a_gap():
 def png(width: int, height: int, body: bytes = b"") -> bytes:
     """A header that claims a size, and a body that need not hold it."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", body), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*each) for each in chunks)
+    made = b"\x89PNG\r\n\x1a\n"
+    for part in (b"IHDR" + head, b"IDAT" + body, b"IEND"):
+        made += struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+    return made
 
 
 def image(path: Path, size: tuple[int, int]) -> Path:

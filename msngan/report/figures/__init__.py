@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from msngan.report.figures import paper_figures as of
 from msngan.report.figures.arms import Arm, Source, make_arms, pages
@@ -17,9 +18,6 @@ from msngan.report.figures.layer_grid import drift, layer_sheet
 from msngan.report.figures.run_records import Unavailable
 from msngan.report.figures.style import Sheet, save, settings
 from msngan.runs.folder import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Maker = Callable[[Sequence[Arm], Sequence[str]], tuple[Sheet, list[str]]]
 

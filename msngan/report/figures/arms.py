@@ -48,9 +48,8 @@ class Source:
 
     @cached_property
     def dynamics(self) -> Dynamics | None:
-        """Its record; None without a measurement. ValueError if it cannot be read."""
-        record = read(self.run.dynamics) if self.run.dynamics.exists() else None
-        return record if record is not None and len(record) else None
+        """Its record; None without one. ValueError if it cannot be read."""
+        return read(self.run.dynamics) if self.run.dynamics.exists() else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,14 @@ def find_sources(
     selection that leaves nothing.
     """
     runs = {run.folder.resolve(): run for target in targets for run in runs_of(target, root)}
-    found = every = [_source(run) for run in runs.values()]
+    every = []
+    for run in runs.values():
+        try:
+            every.append(Source(run, flat(read_config(run.config))))
+        except (OSError, ValueError) as problem:
+            reason = problem.strerror if isinstance(problem, OSError) else problem
+            raise UserError(f"{run.config}: {reason}") from problem
+    found = every
     for option, wanted, of in (
         ("--seeds", seeds, lambda each: each.seed),
         ("--norms", norms, lambda each: each.norm),
@@ -119,14 +125,6 @@ def runs_of(target: str, root: Path = Path()) -> list[Run]:
     if not begun:
         raise UserError(f"study {found.name!r} has no run yet; start it: msngan study {found.name}")
     return begun
-
-
-def _source(run: Run) -> Source:
-    try:
-        return Source(run, flat(read_config(run.config)))
-    except (OSError, ValueError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else problem
-        raise UserError(f"{run.config}: {reason}") from problem
 
 
 def make_arms(sources: Sequence[Source]) -> list[Arm]:

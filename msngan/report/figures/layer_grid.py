@@ -1,16 +1,13 @@
-"""Figures with one row for each layer; usually the released quantity is left of the stated one.
-
-A figure is a list of columns. Each column draws what one arm has of one layer. The last ones show
-whether the mean drifts: the means of the pre-activations over training.
-"""
+"""Figures with a row for each layer, of columns that draw what an arm has of it; mean drift."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from msngan.report.figures.arms import Arm
 from msngan.report.figures.quantities import DRIFTS, Array, Curve, over_runs, running_mean
@@ -27,15 +24,11 @@ from msngan.report.figures.run_records import (
 )
 from msngan.report.figures.style import Sheet, Style, finish, line, on_zero, ring
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 STEP = "step (updates)"
 LOG_INDEX = "log index (measurements)"
 WIDE, NARROW = (3.4, 2.1), (2.65, 2.1)  # inches of a panel
 
-Draw = Callable[["Axes", Recorded, Layer, Style], None]
-Adjust = Callable[["Axes"], None]
+Draw = Callable[[Axes, Recorded, Layer, Style], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class Column:
     up: str
     draw: Draw
     across: str = STEP
-    adjust: Adjust | None = None
+    adjust: Callable[[Axes], None] | None = None
     alike: bool = False
 
 

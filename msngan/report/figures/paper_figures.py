@@ -129,11 +129,8 @@ def _at_each(
     def panel(step: int) -> Draw:
         def draw(axes: Any, each: Recorded, layer: Layer, look: Style) -> None:  # noqa: ANN401
             places = [(record, at(record, step)) for _, record in each.runs]
-            found = [
-                points
-                for record, place in places
-                if place is not None and (points := values(record, place, layer.index)) is not None
-            ]
+            every = [values(r, place, layer.index) for r, place in places if place is not None]
+            found = [points for points in every if points is not None]
             if not found:
                 return
             x, mean = found[0][0], np.mean([y for _, y in found], axis=0, dtype=float)

@@ -81,16 +81,13 @@ def _with(
         for source in arm.sources:
             try:
                 record = read(source)
-            except ValueError as problem:
+            except (OSError, ValueError) as problem:
                 remarks.append(str(problem))
                 continue
-            except OSError as problem:
-                remarks.append(f"{name} of {source.name} cannot be read: {problem.strerror}")
-                continue
-            if record is None:
-                missing.append(source.name)
-            else:
+            if record:
                 runs.append((source, record))
+            else:
+                missing.append(source.name)
         if runs:
             found.append(Recorded(arm, tuple(runs)))
     if missing:
@@ -101,7 +98,7 @@ def _with(
     return found, remarks
 
 
-def _accuracy(source: Source) -> list[dict[str, Any]] | None:
+def _accuracy(source: Source) -> list[dict[str, Any]]:
     """The lines in order of step, without those that lack a number."""
     needed = ("step", "epoch", "test_accuracy")
     lines = [
@@ -109,7 +106,7 @@ def _accuracy(source: Source) -> list[dict[str, Any]] | None:
         for line in read_lines(source.run.accuracy)
         if all(isinstance(line.get(name), int | float) for name in needed)
     ]
-    return sorted(lines, key=lambda line: line["step"]) or None
+    return sorted(lines, key=lambda line: line["step"])
 
 
 def status(source: Source) -> str:

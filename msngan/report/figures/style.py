@@ -11,17 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from msngan.report.figures.quantities import Curve
 from msngan.runs.atomic import replacing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#595959")
 DASHES: tuple[Any, ...] = (
@@ -63,6 +64,8 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 LINE, SMALL = 0.165, 0.135  # inches of a line of the legend and of the small print
 SMALL_SIZE = 7  # points
+NOTHING = "not recorded for this layer"
+STEPS = (1, 2, 2.5, 5, 10)  # between the ticks of these
 COUNTED = ("step", "log index", "index", "epoch")  # axes of whole numbers
 
 
@@ -74,11 +77,8 @@ class Style:
 
     def line(self, label: str = "") -> Line2D:
         """A line for a legend."""
-        from matplotlib.lines import Line2D
-
-        return Line2D(
-            [], [], color=self.colour, linestyle=self.dash, marker=self.marker, label=label
-        )
+        look: Any = {"color": self.colour, "linestyle": self.dash, "marker": self.marker}
+        return Line2D([], [], label=label, **look)
 
 
 def style(index: int) -> Style:
@@ -91,8 +91,6 @@ def style(index: int) -> Style:
 @contextmanager
 def settings() -> Iterator[None]:
     """Use SETTINGS alone, without a user's matplotlibrc; restores the settings before."""
-    import matplotlib
-
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         ours: Any = matplotlib.rcParams
@@ -102,9 +100,6 @@ def settings() -> Iterator[None]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -173,23 +168,14 @@ def finish(axes: Axes, heading: str, below: str, across: str, up: str) -> bool:
 
     Returns whether the panel shows anything; an empty one says so.
     """
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_title(f"{heading}\n{below}" if below else heading)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     if across.startswith(COUNTED):
-        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator("auto", steps=STEPS, integer=True))
     shown = bool(axes.lines or axes.collections or axes.patches)
     if not shown:
-        axes.text(
-            0.5,
-            0.5,
-            "not recorded for this layer",
-            transform=axes.transAxes,
-            ha="center",
-            color="#666666",
-        )
+        axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", color="#666666")
         axes.set_xticks([])
         axes.set_yticks([])
     return shown
@@ -221,8 +207,6 @@ def ring(axes: Axes, x: float, y: float, look: Style) -> None:
 
 def logarithmic(axes: Axes) -> None:
     """A log scale upwards, with more ticks than powers of ten where it spans little."""
-    from matplotlib import ticker
-
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high / low < 300:

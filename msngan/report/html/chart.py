@@ -1,8 +1,7 @@
-"""Curves as inline SVG: axes with ticks, one line per series, a gap where there is no number.
+"""The geometry of curves, which templates/chart.html.j2 draws as SVG.
 
-This module computes the geometry; templates/chart.html.j2 draws it. Colours are the five of Okabe
-and Ito's palette (Color Universal Design, 2008) that stand out on white, and five on black; dashes
-tell apart lines of the same colour. templates/style.css holds both.
+Colours are the five of Okabe and Ito's palette (Color Universal Design, 2008) that stand out on
+white, and five on black; dashes tell apart lines of the same colour. templates/style.css has both.
 """
 
 from __future__ import annotations
@@ -122,18 +121,10 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A ring around a point, and its text in the legend."""
-
-    x: float
-    y: float
-    text: str
-
-
-@dataclass(frozen=True)
 class Chart:
-    """unit: of y. levels: horizontal lines by name. zero: the y axis always shows 0.
+    """unit: of y. zero: the y axis always shows 0.
 
+    marks: rings around points: x, y and the text in the legend. levels: horizontal lines by name.
     log: the y axis is logarithmic where all values are above zero and span more than 100:1.
     """
 
@@ -142,7 +133,7 @@ class Chart:
     unit: str = ""
     x_label: str = "step"
     log: bool = True
-    marks: Sequence[Mark] = ()
+    marks: Sequence[tuple[float, float, str]] = ()
     levels: Sequence[tuple[str, float]] = ()
     zero: bool = False
 
@@ -183,7 +174,7 @@ class Chart:
             "x_ticks": [*zip(x_places, tick_labels(x_axis.ticks), strict=True)],
             "y_ticks": [*zip(y_places, tick_labels(y_axis.ticks), strict=True)],
             "levels": [point(x_axis.low, value)[1] for value in levels],
-            "rings": [point(mark.x, mark.y) for mark in self.marks],
+            "rings": [point(x, y) for x, y, _ in self.marks],
             "lines": lines,
             "bands": bands,
         }
@@ -195,7 +186,7 @@ class Chart:
         return [
             *(lines if len(lines) > 1 else []),
             *(("level", name) for name, _ in self.levels),
-            *(("ring", mark.text) for mark in self.marks),
+            *(("ring", text) for _, _, text in self.marks),
         ]
 
     @property
@@ -207,14 +198,13 @@ class Chart:
             if not known:
                 parts.append(f"{each.name}: no number")
                 continue
-            (first, start), (last, end) = known[0], known[-1]
-            lowest, highest = min(y for _, y in known), max(y for _, y in known)
+            (first, start), (last, end), values = known[0], known[-1], [y for _, y in known]
             parts.append(
                 f"{each.name} from {start:.4g} at {self.x_label} {first:g} to {end:.4g} at"
-                f" {last:g}, lowest {lowest:.4g}, highest {highest:.4g}"
+                f" {last:g}, lowest {min(values):.4g}, highest {max(values):.4g}"
             )
         parts += [f"{name} at {value:.4g}" for name, value in self.levels]
-        parts += [f"marked: {mark.text}" for mark in self.marks]
+        parts += [f"marked: {text}" for _, _, text in self.marks]
         return f"{self.title}. {'; '.join(parts)}."
 
 

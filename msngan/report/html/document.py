@@ -1,8 +1,7 @@
 """A page as a tree of sections, written by the templates beside this file as one HTML file.
 
-The page stands alone: no script, no network, light and dark. Records may come from anyone, so the
-templates escape every value, drop unprintable characters, and the policy in the page's head forbids
-a browser to load anything, whatever a text contains.
+Records may come from anyone, so the templates escape every value, drop unprintable characters, and
+the policy in the page's head forbids a browser to load anything, whatever a text contains.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ class State:
 class Section:
     """A heading and what stands under it; headings inside are one level lower.
 
-    folded: closed until a reader opens it. name: of the run or study that it is about; a cell of a
-    column `run` that holds this name links to it.
+    folded: closed until opened. name: of a run or study; cells of a column `run` link to it.
     """
 
     title: str

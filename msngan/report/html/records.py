@@ -17,7 +17,6 @@ from msngan.runs.score_records import Entry, read_scores
 LARGEST_JSON = 4 * 2**20  # bytes of result.json and environment.json
 MOST_LINES = 20_000  # of a .jsonl file; a longer one is thinned evenly
 MOST_WARNINGS = 20
-LONGEST_COMMAND = 10_000  # characters
 ANY = ("config.yaml", "metrics.jsonl", "scores.jsonl", "accuracy.jsonl", "environment.json")
 STUDY = "study.yaml"
 
@@ -129,7 +128,7 @@ def _commands(environment: dict[str, Any]) -> list[str]:
     listed = environment.get("commands")
     found = listed if isinstance(listed, list) else [environment]
     texts = [each.get("command") for each in found if isinstance(each, dict)]
-    return [text[:LONGEST_COMMAND] for text in texts if isinstance(text, str) and text]
+    return [text for text in texts if isinstance(text, str) and text]
 
 
 def find(target: str, root: Path) -> tuple[Run, bool]:
@@ -143,10 +142,10 @@ def find(target: str, root: Path) -> tuple[Run, bool]:
         near = did_you_mean(target, names)
         there = f"; there are {', '.join(names)}" if names else ""
         raise UserError(f"no run or study {target!r} in {root / 'checkpoints'}{near}{there}")
-    held = [name for name in (STUDY, *ANY) if (run.folder / name).is_file()]
-    if not held:
+    is_study = (run.folder / STUDY).is_file()
+    if not is_study and not any((run.folder / name).is_file() for name in ANY):
         raise UserError(f"{run.folder} holds no record of a run or a study")
-    return run, held[0] == STUDY
+    return run, is_study
 
 
 def known(root: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from msngan.leaderboard.board import Board, make_board
 from msngan.leaderboard.ranking import Block, labels, series
-from msngan.report.html.chart import Chart, Mark, Series
+from msngan.report.html.chart import Chart, Series
 from msngan.report.html.document import Part, Section, numbers, percent, short
 from msngan.report.html.records import Records, number, whole
 from msngan.report.tables.leaderboard_tables import LEGEND, block_table, legend, pooled_table
@@ -70,11 +70,10 @@ def accuracy_parts(records: Records) -> list[Part]:
     chosen, marks = best(found), []
     if chosen is not None:
         words = f"best by validation: epoch {chosen.epoch:.4g}"
-        marks = [Mark(chosen.epoch, chosen.accuracy["validation"], words)]
+        marks = [(chosen.epoch, chosen.accuracy["validation"], words)]
+    shares = _lines(x, found, "accuracy")
     charts = [
-        Chart(
-            "Accuracy", _lines(x, found, "accuracy"), "fraction", "epoch", log=False, marks=marks
-        ),
+        Chart("Accuracy", shares, "fraction", "epoch", log=False, marks=marks),
         Chart("Loss", _lines(x, found, "loss"), "cross-entropy", "epoch"),
     ]
     done = records.result.get("status") == "done"
@@ -137,7 +136,6 @@ def _images(right: Any, accuracy: float) -> int | None:  # noqa: ANN401  any JSO
     return images if 100 * (len(counts) - 1) < images <= 100 * len(counts) else None
 
 
-MOST_PROTOCOLS = 8
 MOST_LINES = 10  # of a chart of several runs
 
 
@@ -147,10 +145,7 @@ def score_parts(records: Records, brief: bool = False) -> list[Part]:
         command = f"msngan evaluate {shlex.quote(records.name)}{records.run.root_option}"
         return [f"There are no scores yet; `{command}` computes them."]
     board = make_board(records.scores, {})
-    made: list[Part] = [_section(each, board, brief) for each in board.blocks[:MOST_PROTOCOLS]]
-    if (more := len(board.blocks) - MOST_PROTOCOLS) > 0:
-        made.append(f"{more} more protocols: see msngan leaderboard.")
-    return [*made, LEGEND[0]]
+    return [*(_section(each, board, brief) for each in board.blocks), LEGEND[0]]
 
 
 def score_headline(records: Records) -> str:
@@ -174,7 +169,7 @@ def curve(block: Block, board: Board, metric: str, title: str) -> Chart:
         lines.append(Series(f"{row.run} ({row.weights})", [*found], values))
         top = row.best.get(metric)
         if top is not None and top.mean is not None:
-            marks.append(Mark(top.step, top.mean, f"best: {short(top.mean)} at step {top.step:,}"))
+            marks.append((top.step, top.mean, f"best: {short(top.mean)} at step {top.step:,}"))
     real = block.floors.get(metric)
     levels = [("real data", real.mean)] if real else []
     return Chart(title, lines, marks=marks if len(lines) == 1 else (), levels=levels)

@@ -181,8 +181,6 @@ def option_parts(records: Records) -> list[Part]:
     made: list[Part] = ["Every option is at its default."]
     if rows:
         made = [Table("", ["option", "value", "default"], rows[:MOST_ROWS])]
-    if len(rows) > MOST_ROWS:
-        made.append(f"{len(rows) - MOST_ROWS} more differ; see the whole config.")
     text = yaml.safe_dump(records.config, sort_keys=False, allow_unicode=True, width=math.inf)
     return [*made, Section("The whole config.yaml", [Code(text)], folded=True)]
 
@@ -259,15 +257,12 @@ def gate_parts(records: Records) -> list[Part]:
     layers: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         layers[str(line.get("layer"))].append(line)
-    factors, rows = [], []
-    for name, own in [*layers.items()][:MOST_ROWS]:
-        steps = [each["step"] for each in own]
-        factors.append(Series(name, steps, [number(each.get("sigma")) for each in own]))
-        now = "on" if own[-1].get("on") is True else "off"
-        rows.append([name, str(len(own)), f"{steps[0]:,}", f"{steps[-1]:,}", now])
-    chart = Chart("Factor sigma at each change of a gate", factors[:MOST_LINES])
-    header = ["layer", "changes", "first at step", "last at step", "now"]
-    return [[chart], numbers(header, rows)]
+    rows = [
+        [name, str(len(own)), f"{own[0]['step']:,}", f"{own[-1]['step']:,}"]
+        + ["on" if own[-1].get("on") is True else "off"]
+        for name, own in [*layers.items()][:MOST_ROWS]
+    ]
+    return [numbers(["layer", "changes", "first at step", "last at step", "now"], rows)]
 
 
 # Name in the file, title, unit, whether the axis shows 0.

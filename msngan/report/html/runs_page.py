@@ -39,9 +39,7 @@ Json = dict[str, Any]
 
 MOST_BYTES = 3 * 2**20  # of the pictures of one run or study
 MOST_BYTES_OF_ALL = 16 * 2**20  # of the pictures of all runs
-MOST_CHARTS = 24  # of a study
 MOST_SECTIONS = 100  # runs that have a section of their own
-MOST_ROWS = 1000
 ENDED = ("done", "collapsed")
 
 
@@ -49,17 +47,15 @@ def write_report(path: Path, subjects: Sequence[tuple[Run, bool]]) -> None:
     """A page of these runs and, where the flag is set, studies."""
     pictures = Pictures(MOST_BYTES)
     made = [
-        (run, study_parts(run, pictures) if study else run_parts(read_records(run), pictures))
+        (run.name, study_parts(run, pictures) if study else run_parts(read_records(run), pictures))
         for run, study in subjects
     ]
-    title = "Runs"
-    parts: list[Part] = [Table("", ["run"], [[run.name] for run, _ in subjects])]
-    parts += [Section(run.name, own, name=run.name) for run, own in made]
-    if len(made) == 1:
-        ((run, parts),) = made
-        title = f"{'Study' if subjects[0][1] else 'Run'} {run.name}"
-    written = f"Written {now()} from the records in {subjects[0][0].folder.parent}."
-    write_page(path, title, [written, *parts])
+    (first, is_study), *others = subjects
+    title, parts = f"{'Study' if is_study else 'Run'} {first.name}", made[0][1]
+    if others:
+        sections = [Section(name, own, name=name) for name, own in made]
+        title, parts = "Runs", [Table("", ["run"], [[name] for name, _ in made]), *sections]
+    write_page(path, title, [f"Written {now()} from the records in {first.folder.parent}.", *parts])
 
 
 def write_board(path: Path, board: Board, runs: Iterable[Run], published: list[Published]) -> None:
@@ -75,9 +71,9 @@ def write_board(path: Path, board: Board, runs: Iterable[Run], published: list[P
     if classifiers := [each for each in found if each.task == "classifier"]:
         parts.append(Section("Classifiers", [*classifier_tables(classifiers)]))
     parts += published_tables(published)
-    more = len(found) - MOST_SECTIONS
     sections: list[Part] = [*map(short_section, found[:MOST_SECTIONS])]
-    sections += [f"{more} more runs: msngan report NAME shows them."] if more > 0 else []
+    if found[MOST_SECTIONS:]:
+        sections.append("The others are shown by msngan report NAME.")
     parts += [Section("Runs", sections)] if sections else []
     write_page(path, "Runs", parts)
 
@@ -150,9 +146,7 @@ def arm_charts(children: list[Json]) -> list[Part]:
         if lines:
             charts.append(Chart(title, lines, "fraction, mean over seeds", "epoch", log=False))
     words = "A line stops where one of its seeds has no further epoch."
-    if more := len(charts[MOST_CHARTS:]):
-        words += f" {more} charts are left out."
-    return [charts[:MOST_CHARTS], words] if charts else []
+    return [charts, words] if charts else []
 
 
 def mean_line(row: str, runs: list[Json]) -> Series:
@@ -169,7 +163,7 @@ def children_parts(children: list[Json], study: Run, pictures: Pictures) -> list
     """A table of the study's runs, their last samples, and a section for each."""
     rows: list[list[str]] = []
     opened: list[Records] = []
-    for child in children[:MOST_ROWS]:
+    for child in children:
         run, words, newest = Run(child["run"], study.root), child["state"], ""
         if len(opened) < MOST_SECTIONS and any((run.folder / name).is_file() for name in ANY):
             opened.append(records := read_records(run))
@@ -178,10 +172,8 @@ def children_parts(children: list[Json], study: Run, pictures: Pictures) -> list
             words += f" at step {child['step']:,}"
         cells = [child["row"], child["column"], str(child["seed"])]
         rows.append([run.name, *cells, newest, words])
-    more = len(children) - len(rows)
     parts = [
         Table("", ["run", "row", "column", "seed", "newest", "state"], rows),
-        *([f"{more} more runs are left out."] if more > 0 else []),
         *last_grids(opened, pictures),
         *map(short_section, opened),
     ]

@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        return any(map(_failed, self.line["scores"].values()))
+        return any(score["mean"] is None for score in self.line["scores"].values())
 
 
 def show(style: str, outcomes: Sequence[Outcome]) -> None:
@@ -52,7 +52,8 @@ def _table(outcome: Outcome) -> Table:
     line, scored = outcome.line, outcome.scored
     scores, real = line["scores"], line["floors"]
     where = "" if line["source"] == "samples" else f", step {line['step']} ({line['weights']})"
-    notes = [f"{key} failed: {each['reason']}" for key, each in scores.items() if _failed(each)]
+    failed = {key: each["reason"] for key, each in scores.items() if each["mean"] is None}
+    notes = [f"{key} failed: {reason}" for key, reason in failed.items()]
     if scored.note and {key.partition("/")[0] for key in scores} & {"fid", "fd"}:
         notes.append(scored.note)  # the bias of a Fréchet distance of few samples
     notes += [each for each in (scored.warning, VIA.get(line["via"])) if each]
@@ -69,13 +70,9 @@ def _table(outcome: Outcome) -> Table:
     )
 
 
-def _failed(score: dict[str, Any]) -> bool:
-    return score["mean"] is None
-
-
 def _cells(key: str, score: dict[str, Any], real: dict[str, Any] | None) -> list[str]:
     given = [plus_minus(real["mean"]), real["kind"]] if real else [NONE, NONE]
-    if _failed(score):
+    if score["mean"] is None:
         return [key, "failed", *given, "0"]
     value = plus_minus(score["mean"], score["sd"]).replace("±", " ± ")
     value += "" if score["sd"] is not None else f" ± {NONE}"
@@ -90,12 +87,10 @@ def _rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         about = {name: line[name] for name in ("run", "config", "step", "weights", "source")}
         for key, score in line["scores"].items():
             floor = line["floors"].get(key, {})
-            rows.append(
-                about
-                | {"metric": key, "mean": score["mean"], "sd": score.get("sd")}
-                | {"n": len(score.get("values", [])), "reason": score.get("reason")}
-                | {"floor": floor.get("mean"), "floor_kind": floor.get("kind")}
-                | {"protocol_id": line["protocol_id"], "via": line["via"]}
-                | {f"protocol_{name}": value for name, value in line["protocol"].items()}
-            )
+            row = about | {"metric": key, "mean": score["mean"], "sd": score.get("sd")}
+            row |= {"n": len(score.get("values", [])), "reason": score.get("reason")}
+            row |= {"floor": floor.get("mean"), "floor_kind": floor.get("kind")}
+            row |= {"protocol_id": line["protocol_id"], "via": line["via"]}
+            row |= {f"protocol_{name}": value for name, value in line["protocol"].items()}
+            rows.append(row)
     return rows
