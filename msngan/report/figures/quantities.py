@@ -1,8 +1,4 @@
-"""The numbers that the figures show, without their drawing.
-
-Some are what the authors' plotting code does to a series (running means, cumulative accuracies, 20
-bins), others what the paper says: arXiv 1907.04003, section IV, Figures 1 to 6.
-"""
+"""The numbers of the figures: as the authors' plotting code makes them, or as the paper says."""
 
 from __future__ import annotations
 

@@ -187,15 +187,10 @@ def line(axes: Axes, curve: Curve, look: Style, thick: float = 1.5, marks: bool 
         return
     every = max(1, len(curve.x) // 6)
     first = every * MARKERS.index(look.marker) // len(MARKERS)  # lines may lie on each other
-    axes.plot(
-        curve.x,
-        curve.y,
-        color=look.colour,
-        linestyle=look.dash,
-        linewidth=thick,
-        marker=look.marker if marks else None,
-        markevery=(first, every),
-    )
+    drawn: Any = {"color": look.colour, "linestyle": look.dash, "linewidth": thick}
+    if marks:
+        drawn |= {"marker": look.marker, "markevery": (first, every)}
+    axes.plot(curve.x, curve.y, **drawn)
     if curve.low is not None and curve.high is not None:
         axes.fill_between(curve.x, curve.low, curve.high, color=look.colour, alpha=0.15, lw=0)
 

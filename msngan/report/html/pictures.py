@@ -1,7 +1,4 @@
-"""Sample grids, made small enough to be part of a page.
-
-The files may come from anyone: their size is read from the header before a pixel is decoded.
-"""
+"""Sample grids, made small; the size of a file is read before a pixel is decoded."""
 
 from __future__ import annotations
 

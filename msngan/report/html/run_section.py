@@ -279,7 +279,6 @@ QUANTITIES = (
 IN_TABLE = ("gradient_zero", "gradient_small", "drift", "offset", "dead", "operator_norm")
 LINES = 5  # layers of one chart
 SPECTRA = 6  # layers whose singular values are drawn
-MOST_LAYERS = 250
 
 
 def dynamics_parts(records: Records) -> list[Part]:
@@ -317,10 +316,10 @@ def _network(dynamics: Dynamics, network: str) -> list[Part]:
         values = dynamics.spectral_complexity[:, dynamics.networks.index(network)]
         line = Series(network, x, values.tolist())
         charts += [Chart("Spectral complexity", [line], "Eq. 4")] if line.finite else []
-    few = f"{len(lines)} of {len(layers)} layers are drawn; the table has them all."
+    few = [f"{len(lines)} of {len(layers)} layers are drawn; the table has them all."]
     spectra = [_spectrum(dynamics, i) for i in spread(layers, SPECTRA)]
     return [
-        *([few] if len(lines) < len(layers) else []),
+        *(few if len(lines) < len(layers) else []),
         charts,
         Section("Singular values of the weights", [spectra]),
         Section("First and last values of every layer", [_table(dynamics, layers)], folded=True),
@@ -341,17 +340,14 @@ def _spectrum(dynamics: Dynamics, layer: int) -> Chart:
 
 def _table(dynamics: Dynamics, layers: list[int]) -> Table:
     header = ["layer", "weight"]
+    rows = {i: [dynamics.layers[i], " x ".join(map(str, dynamics.shapes[i]))] for i in layers}
     for name in IN_TABLE:
         header += [f"{name.replace('_', ' ')}, first", "last"]
-    rows = []
-    for i in layers[:MOST_LAYERS]:
-        row = [dynamics.layers[i], " x ".join(map(str, dynamics.shapes[i]))]
-        for name in IN_TABLE:
+        for i, row in rows.items():
             values = getattr(dynamics, name)[:, i].tolist()
             known = [*filter(math.isfinite, values)] or [math.nan]
             row += [short(known[0], 3), short(known[-1], 3)]
-        rows.append(row)
-    return numbers(header, rows, left=2)
+    return numbers(header, [*rows.values()], left=2)
 
 
 def _short(dynamics: Dynamics, layer: int) -> str:

@@ -73,8 +73,8 @@ def block_table(block: Block, board: Board) -> Table:
         rows.append([*cells, *(_value(row.last.get(name)) for name in others)])
     if block.floors:
         real = block.floors.get(block.metric)
-        name = f"real data ({real.kind})" if real else "real data"
-        cells = ["", name, "", _real(block, block.metric), "", "", "", *("" for _ in differing)]
+        title = f"real data ({real.kind})" if real else "real data"
+        cells = ["", title, "", _real(block, block.metric), *[""] * (3 + len(differing))]
         rows.append([*cells, *(_real(block, name) for name in others)])
     failed = [
         f"{row.run} ({row.weights}), step {score.step}: {names[name]} failed: {score.reason}"

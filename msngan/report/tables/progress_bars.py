@@ -119,12 +119,13 @@ class StudyProgress:
         order = sorted(states, key=lambda name: ORDER.index(words[name]))
         most = max(self._console.height - 5, 3)
         for name in order[:most]:
-            state = states[name]
-            left = seconds_left(state) if state.word == "running" else None
-            speed = f"{state.speed:.1f}" if state.speed and state.word == "running" else ""
+            state, speed, left = states[name], "", ""
+            if state.word == "running" and state.speed:
+                speed, seconds = f"{state.speed:.1f}", seconds_left(state)
+                left = "" if seconds is None else clock(seconds)
             short = name.removeprefix(f"{self._study.name}-")  # the title says the rest
-            cells = [short, words[name], steps(state), speed, state.newest]
-            drawn.add_row(*map(Text, [*cells, "" if left is None else clock(left)]))
+            cells = [short, words[name], steps(state), speed, state.newest, left]
+            drawn.add_row(*map(Text, cells))
         if len(order) > most:
             drawn.add_row(Text(f"… and {len(order) - most} more"))
         return drawn
