@@ -15,7 +15,7 @@ from msngan.runs.safe_read import load_yaml
 LONGEST_WORD = 200  # characters of a stored text
 LONGEST_TEXT = 4096
 WORDS = {int: "an int", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-EXAMPLES = {list: "a list such as {}", tuple: "a list such as {}", dict: "a mapping such as {}"}
+LISTS = {float: "[0.5]", str: "[a, b]"}  # examples, by the type of what is inside
 
 
 class OutOfRange(ValueError):
@@ -25,7 +25,7 @@ class OutOfRange(ValueError):
 def read(option: options.Option, value: Any) -> Any:
     """The value, a text or as YAML has it, in the option's type; UserError names what is wrong."""
     try:
-        if _is_blank(value) and not _takes_null(option.type):
+        if _is_blank(value) and NoneType not in members(option.type):
             raise ValueError("a value is needed; this one is blank")
         return _read(option.type, value)
     except OutOfRange as problem:
@@ -72,28 +72,18 @@ def words(kind: Any) -> str:
         return ", ".join(named[:-1]) + f" or {named[-1]}"
     if origin is Literal:
         return ", ".join(map(repr, parts))
-    return EXAMPLES[origin].format(_example(kind)) if origin in EXAMPLES else WORDS[kind]
-
-
-def _example(kind: Any) -> str:
-    parts = get_args(kind)
-    if get_origin(kind) is dict:
-        return "{name: value}"
-    if get_origin(kind) is tuple:
-        return "[0.5, 0.9]"
-    return (
-        "[0, head]"
-        if get_origin(parts[0])
-        else {float: "[0.5]", str: "[a, b]"}.get(parts[0], "[0, 1]")
-    )
+    if origin is dict:
+        return "a mapping such as {name: value}"
+    if origin is tuple:
+        return "a list such as [0.5, 0.9]"
+    if origin is list:
+        mixed = get_origin(parts[0])
+        return f"a list such as {'[0, head]' if mixed else LISTS.get(parts[0], '[0, 1]')}"
+    return WORDS[kind]
 
 
 def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _takes_null(kind: Any) -> bool:
-    return get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind)
 
 
 def _read(kind: Any, value: Any) -> Any:
