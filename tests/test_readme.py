@@ -134,6 +134,7 @@ def test_the_python_that_is_shown_runs(
         given: dict[str, Any] = {"torch": torch, "network": network, "x": x, "y": y}
         given["criterion"] = nn.CrossEntropyLoss()
         for block in blocks(ROOT / folder / "README.md", "python"):
+            block = block.replace("max_steps=2000", "max_steps=2").replace("width=16", "width=2")
             exec(compile(block, f"{folder}/README.md", "exec"), given)
         if folder != "msngan/scores":
             torch.testing.assert_close(given["plain"](x), network.eval()(x), rtol=1e-4, atol=1e-5)
