@@ -35,6 +35,11 @@ def toy() -> EmbeddedExtractor:
     return made
 
 
+@pytest.fixture
+def real(toy: EmbeddedExtractor, tmp_path: Path) -> Reference:
+    return Reference.of(IMAGES, toy, tmp_path)
+
+
 def forget(extractor: EmbeddedExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, a look at images is an error."""
 
@@ -52,8 +57,7 @@ def same(one: Reference, other: Reference) -> bool:
     )
 
 
-def test_distances_are_those_of_all_images_by_the_plain_functions(toy, tmp_path):
-    real = Reference.of(IMAGES, toy, tmp_path)
+def test_distances_are_those_of_all_images_by_the_plain_functions(toy, real):
     all_real, fake = toy.features(IMAGES), toy.features(HELD_OUT).pool
     assert real.count == 60
     assert real.frechet(fake) == pytest.approx(
@@ -166,8 +170,7 @@ def test_summary_has_the_sd_of_n_minus_one_and_none_for_one_run():
     assert summary([4.0]) == {"mean": 4.0, "sd": None, "values": [4.0]}
 
 
-def test_floors_are_disjoint_parts_of_held_out_images(toy, tmp_path):
-    real = Reference.of(IMAGES, toy, tmp_path)
+def test_floors_are_disjoint_parts_of_held_out_images(toy, real):
     found = real_data_scores(real, toy, protocol_of(toy, real), HELD_OUT)
     order = reference.in_random_order(50)
     pools = [toy.features(HELD_OUT[order[i : i + 15]]).pool for i in (0, 15, 30)]
@@ -183,8 +186,7 @@ def test_floors_are_disjoint_parts_of_held_out_images(toy, tmp_path):
         assert floor["sd"] == pytest.approx(np.std(floor["values"], ddof=1))
 
 
-def test_floors_come_from_the_cache_also_in_another_process(toy, tmp_path, monkeypatch):
-    real = Reference.of(IMAGES, toy, tmp_path)
+def test_floors_come_from_the_cache_also_in_another_process(toy, tmp_path, monkeypatch, real):
     protocol = protocol_of(toy, real)
     found = real_data_scores(real, toy, protocol, HELD_OUT)
     others = real_data_scores(real, toy, protocol, HELD_OUT.flip(1))
@@ -197,8 +199,7 @@ def test_floors_come_from_the_cache_also_in_another_process(toy, tmp_path, monke
 
 
 @pytest.mark.parametrize("held_out", [None, HELD_OUT[:14]])
-def test_floors_without_enough_held_out_images_are_estimates(held_out, toy, tmp_path):
-    real = Reference.of(IMAGES, toy, tmp_path)
+def test_floors_without_enough_held_out_images_are_estimates(held_out, toy, real):
     found = real_data_scores(real, toy, protocol_of(toy, real), held_out)
     frechet, kernel = found[toy.keys["frechet"]], found[toy.keys["kernel"]]
     assert frechet["mean"] == pytest.approx(distances.frechet_bias(real.eigenvalues, 15, 60))
@@ -207,8 +208,7 @@ def test_floors_without_enough_held_out_images_are_estimates(held_out, toy, tmp_
     assert not any(toy.keys[role] in found for role in NEIGHBOURS)
 
 
-def test_neighbours_are_of_equally_many_images_on_both_sides(toy, tmp_path):
-    real = Reference.of(IMAGES, toy, tmp_path)
+def test_neighbours_are_of_equally_many_images_on_both_sides(toy, real):
     for count in (20, 60, 80):
         pool = toy.features(photographs(count, seed=2)).pool
         kept = real.features[:count].double()
@@ -236,8 +236,7 @@ def test_radii_come_from_the_cache_unless_it_is_damaged(toy, tmp_path, monkeypat
         assert Reference.of(IMAGES, toy, tmp_path).neighbours(pool, (3, 5)) == expected
 
 
-def test_score_floor_is_the_reference_images_own_score(toy, tmp_path):
-    real = Reference.of(IMAGES, toy, tmp_path)
+def test_score_floor_is_the_reference_images_own_score(toy, real):
     protocol, key = protocol_of(toy, real, samples=20, splits=2), toy.keys["score"]
     floor = real_data_scores(real, toy, protocol)[key]
     parts = real.logits.double().split(20)

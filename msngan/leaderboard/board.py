@@ -93,8 +93,7 @@ def as_csv(board: Board, published: list[Published]) -> list[Record]:
     printed = [
         {"source": "published", "run": row.model, "published": asdict(row)} for row in published
     ]
-    records += pooled + [dict(_flat(each)) for each in printed]
-    return records
+    return records + pooled + [dict(_flat(each)) for each in printed]
 
 
 def comparison_csv(board: Board, comparison: Comparison) -> list[Record]:
@@ -102,13 +101,12 @@ def comparison_csv(board: Board, comparison: Comparison) -> list[Record]:
     blocks = {block.protocol_id: block for block in board.blocks}
     records = []
     for match in comparison.matches:
-        unpaired = {side: [m.seed for m in members] for side, members in match.unpaired.items()}
         about = {
             "source": "compared",
             **_about(blocks[match.protocol_id]),
             "A": {"config": comparison.a.name, "config_id": comparison.a.config_id},
             "B": {"config": comparison.b.name, "config_id": comparison.b.config_id},
-            "unpaired": unpaired,
+            "unpaired": {side: [m.seed for m in each] for side, each in match.unpaired.items()},
             "weights": match.weights,
             "pairs": len(match.pairs),
             "seeds": [member.seed for member, _ in match.pairs],

@@ -178,12 +178,11 @@ def select(entries: list[Entry], dataset: str | None, protocol: str | None) -> l
         entries = [entry for entry in entries if entry.protocol["dataset"] == dataset]
     if protocol is not None:
         known = sorted({name for e in entries for name in (e.protocol["name"], e.protocol_id)})
-        part = protocol if len(protocol) >= 4 else None
         entries = [
             entry
             for entry in entries
             if protocol in (entry.protocol["name"], entry.protocol_id)
-            or (part and entry.protocol_id.startswith(part))
+            or (len(protocol) >= 4 and entry.protocol_id.startswith(protocol))
         ]
         if not entries:
             raise _unknown("--protocol", protocol, known)

@@ -15,15 +15,8 @@ from pathlib import Path
 from torch import Tensor
 
 from msngan.runs.atomic import replacing
-from msngan.scores import distances
-from msngan.scores.embedded import (
-    EmbeddedExtractor,
-    EmbedNet,
-    Recipe,
-    accuracy,
-    halved,
-    save_extractor,
-)
+from msngan.scores import distances, embedded
+from msngan.scores.embedded import EmbeddedExtractor, EmbedNet, Recipe
 from msngan.scores.reference import DISTANCES, Score, in_random_order, real_data_scores, summary
 from msngan.scores.scorer import Real, Scorer
 
@@ -57,7 +50,7 @@ def save_with_model_card(
 
     Returns the model card. It is measured with the weights as stored: `net` is rounded to them.
     """
-    net.load_state_dict(halved(net))
+    net.load_state_dict(embedded.halved(net))
     metadata = {
         "dataset": dataset,
         "channels": str(train[0].shape[1]),
@@ -66,9 +59,9 @@ def save_with_model_card(
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
         "train_images": str(len(train[0])),
         "held_out_accuracy": f"{held_out_accuracy:.4f}",
-        "test_accuracy": f"{accuracy(net, *test):.4f}",
+        "test_accuracy": f"{embedded.accuracy(net, *test):.4f}",
     }
-    save_extractor(net, path, metadata)
+    embedded.save_extractor(net, path, metadata)
     text = _model_card(path, recipe, train[0], test[0])
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text(text, encoding="utf-8")
