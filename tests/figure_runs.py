@@ -40,14 +40,9 @@ def synthetic(
     columns: dict[str, Any] = {name: time * noise * deep for name in PER_LAYER}
     columns["gradient_sd"] = size * (1 - 0.5 * time) * noise / deep
     columns["gradient_rms"] = columns["gradient_sd"]
-    columns["gradient_zero"] = 0.1 * time * noise
-    columns["gradient_small"] = 0.1 * time + 0.05 * noise
-    columns["weight_mean"] = -0.01 * time * noise
-    columns["weight_sd"] = 0.05 * (1 + time) * noise
     columns["drift"] = drift * time * noise
     columns["operator_norm"] = (1 + time) * noise * size
     columns["matrix_norm"] = (0.5 + time) * noise * size
-    columns["dead"] = 0.02 * time * noise
     for name in ("gradient_zero", "gradient_small", "gradient_sd", "gradient_rms", "gradient_mean"):
         columns[name][0] = np.nan
     for name in ("drift", "dead", "offset", "drift_signed", "preactivation_mean"):

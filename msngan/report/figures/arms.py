@@ -144,9 +144,12 @@ def make_arms(sources: Sequence[Source]) -> list[Arm]:
     # The paper's norms have the first lines in every figure.
     kinds = [(norm, "") for norm in FIRST] + [(group[0].norm, extra) for group, extra in made]
     lines = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
-    return [
-        Arm(_label(group[0], extra), group, lines[group[0].norm, extra]) for group, extra in made
-    ]
+    arms = []
+    for group, extra in made:
+        norm, rate = group[0].norm, group[0].rate
+        words = [norm, extra, "" if rate is None else f"lr {rate:g}"]
+        arms.append(Arm(", ".join(filter(None, words)), group, lines[norm, extra]))
+    return arms
 
 
 def pages(arms: Sequence[Arm]) -> list[tuple[str, list[Arm]]]:
@@ -188,11 +191,6 @@ def _in_words(differing: Sequence[str], options: dict[str, Any]) -> str:
             shown = (last if value else f"no {last}") if isinstance(value, bool) else None
             words.append(shown or f"{last} {value}")
     return ", ".join(words)
-
-
-def _label(source: Source, extra: str) -> str:
-    parts = [source.norm, extra, f"lr {source.rate:g}" if source.rate is not None else ""]
-    return ", ".join(part for part in parts if part)
 
 
 def _rank(norm: str) -> tuple[int, str]:

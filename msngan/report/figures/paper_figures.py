@@ -208,7 +208,9 @@ def variance_ratio(record: Dynamics, layer: Layer, step: int) -> float:
 
 
 def spectra(recorded: Sequence[Recorded]) -> LayerFigure:
-    times = run_records.moments(recorded, _with_spectra)
+    times = run_records.moments(
+        recorded, lambda record: np.isfinite(record.matrix_norm).any(axis=1)
+    )
     top = released("kernel_singular", run_records.smooths(recorded))
     columns = [Column("(a) As released: mean top value", "singular value", top, LOG_INDEX)]
     columns += _at_each(times, "singular value", _spectrum, "index")
@@ -225,10 +227,6 @@ def spectra(recorded: Sequence[Recorded]) -> LayerFigure:
     ]
     title = "Figure 6: singular values"
     return LayerFigure(title, columns, notes, panel=NARROW, share=_share_spectra)
-
-
-def _with_spectra(record: Dynamics) -> Any:  # noqa: ANN401  (T,) bool
-    return np.array([bool(np.isfinite(norms).any()) for norms in record.matrix_norm])
 
 
 def _spectrum(record: Dynamics, place: int, layer: int) -> Points | None:

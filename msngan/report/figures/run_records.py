@@ -171,7 +171,7 @@ def shared_layers(recorded: Sequence[Recorded], wanted: Sequence[str]) -> list[L
 
 
 def moments(
-    recorded: Sequence[Recorded], measured: Callable[[Dynamics], NDArray[np.bool_]]
+    recorded: Sequence[Recorded], measured: Callable[[Dynamics], NDArray[np.bool_] | np.bool_]
 ) -> list[int]:
     """The steps of the first, middle and last measurement of the longest run.
 

@@ -76,8 +76,16 @@ def accuracy_parts(records: Records) -> list[Part]:
         Chart("Accuracy", shares, "fraction", "epoch", log=False, marks=marks),
         Chart("Loss", _lines(x, found, "loss"), "cross-entropy", "epoch"),
     ]
+    named = {"best by validation": chosen, "last": found[-1]}
+    named["highest on test (do not quote)"] = best(found, "test")
+    rows = [
+        [name, f"{each.epoch:.4g}", f"{each.step:,}", *(percent(each.accuracy[p]) for p in PARTS)]
+        for name, each in named.items()
+        if each is not None
+    ]
     done = records.result.get("status") == "done"
-    return [quoted(found, chosen, done), charts, _summary(found, chosen)]
+    summary = numbers(["", "epoch", "step", *PARTS], rows)
+    return [quoted(found, chosen, done), charts, summary]
 
 
 def accuracy_headline(records: Records) -> str:
@@ -109,17 +117,6 @@ def quoted(found: list[Epoch], chosen: Epoch | None, done: bool) -> str:
         text += f" (95 % interval over {each.images:,} test images: {percent(low)} to"
         text += f" {percent(high)}; other seeds may differ by more)"
     return f"{text}. The test set was not used to choose anything."
-
-
-def _summary(found: list[Epoch], chosen: Epoch | None) -> Table:
-    named = {"best by validation": chosen, "last": found[-1]}
-    named["highest on test (do not quote)"] = best(found, "test")
-    rows = [
-        [name, f"{each.epoch:.4g}", f"{each.step:,}", *(percent(each.accuracy[p]) for p in PARTS)]
-        for name, each in named.items()
-        if each is not None
-    ]
-    return numbers(["", "epoch", "step", *PARTS], rows)
 
 
 def _fraction(value: Any) -> float:  # noqa: ANN401  any JSON value

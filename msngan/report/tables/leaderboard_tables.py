@@ -76,6 +76,12 @@ def block_table(block: Block, board: Board) -> Table:
         title = f"real data ({real.kind})" if real else "real data"
         cells = ["", title, "", _real(block, block.metric), *[""] * (3 + len(differing))]
         rows.append([*cells, *(_real(block, name) for name in others)])
+    lasts = [row.last.get(block.metric) for row in block.rows]
+    steps = sorted({score.step for score in lasts if score})
+    unequal = [
+        f"the runs end at different steps ({', '.join(map(str, steps))}): some have trained longer;"
+        " --compare A B uses a shared step"
+    ]
     failed = [
         f"{row.run} ({row.weights}), step {score.step}: {names[name]} failed: {score.reason}"
         for row in block.rows
@@ -87,22 +93,10 @@ def block_table(block: Block, board: Board) -> Table:
         columns,
         rows,
         lines=[*describe(block), ranking(block, board.by)],
-        notes=[*_unequal(block), *failed],
+        notes=[*(unequal if len(steps) > 1 else []), *failed],
         right=frozenset({*columns} - {"run", "weights", "differs in"}),
         keys=3,
     )
-
-
-def _unequal(block: Block) -> list[str]:
-    """That rows are ranked at different steps: some have trained longer."""
-    lasts = [row.last.get(block.metric) for row in block.rows]
-    steps = sorted({score.step for score in lasts if score})
-    if len(steps) < 2:
-        return []
-    return [
-        f"the runs end at different steps ({', '.join(map(str, steps))}): some have trained longer;"
-        " --compare A B uses a shared step"
-    ]
 
 
 def _rank(row: Row | Pooled) -> str:

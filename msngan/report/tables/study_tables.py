@@ -48,7 +48,10 @@ def show_results(style: str, results: Json, root: Path, study: Study) -> None:
 
     def tables() -> Iterator[Table]:
         yield progress_table(results)
-        yield from accuracy_tables(results) if scores is None else score_tables(scores)
+        if scores is None:
+            yield from accuracy_tables(results)
+        else:
+            yield from (*board_tables(scores.board), *comparisons_of(scores))
 
     whole = results if scores is None else {**results, "leaderboard": scores.as_json()}
     print_as(style, tables=tables, rows=lambda: flat_rows(results), whole=lambda: whole)
@@ -235,11 +238,6 @@ def board_of(results: Json, root: Path, study: Study) -> Scores:
             remarks.append(str(problem).removeprefix("--compare: "))
     board = replace(make_board(entries, setups), warnings=[*warnings, *unknown])
     return Scores(board, comparisons, remarks)
-
-
-def score_tables(scores: Scores) -> Iterator[Table]:
-    yield from board_tables(scores.board)
-    yield from comparisons_of(scores)
 
 
 def comparisons_of(scores: Scores) -> Iterator[Table]:
