@@ -25,7 +25,7 @@ _PLACES = {
     "CRITICS": "msngan.networks",
     "load_generator": "msngan.networks",
     "evaluate": "msngan.scores",
-    "Samples": "msngan.training.callbacks.samples",
+    "Samples": "msngan.training.callbacks.progress",
     "Scores": "msngan.training.callbacks.scores",
 }
 

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msngan import norms
 from msngan.networks import ActivationName, ClassifierName
 from msngan.networks.build import build_classifier
 from msngan.networks.updates import Decay, TrainedModule
-from msngan.norms import NormName, SigmaBank
+from msngan.norms import NormName, SigmaBank, follow, gate_figures
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
@@ -139,7 +138,7 @@ class Classifier(TrainedModule):
         others = [p for p in self.network.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": o.weight_decay}, {"params": others}]
         optimizer = torch.optim.Adam([g for g in groups if g["params"]], o.lr, tuple(o.betas))
-        norms.follow(self.bank.parts, optimizer)
+        follow(self.bank.parts, optimizer)
         return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -157,7 +156,7 @@ class Classifier(TrainedModule):
         self.bank.update()
         loss, right = loss.detach(), (logits.argmax(1) == labels).sum()
         figures = {"loss": loss, "accuracy": right / len(labels)}
-        figures |= norms.gate_figures(self.bank.parts)
+        figures |= gate_figures(self.bank.parts)
         self.refuse_nan(figures, step)
         self.epoch_loss += loss.to(self.epoch_loss.dtype) * len(labels)
         self.epoch_right += right

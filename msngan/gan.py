@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from msngan import norms
 from msngan.data import ImageData
 from msngan.data import images as convert
 from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
 from msngan.networks import CriticName, GeneratorName, draw_samples, frozen
 from msngan.networks.build import build_critic, build_generator
 from msngan.networks.updates import Decay, TrainedModule, update_average
-from msngan.norms import NormName, SigmaBank, configured
+from msngan.norms import (
+    NormName,
+    SigmaBank,
+    configured,
+    follow,
+    gate_figures,
+    is_batch_coupled,
+    statistics,
+)
+from msngan.norms import convert as convert_layers
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
@@ -88,7 +96,7 @@ def weighted_penalties(
 def scale_free(norm: str, options: dict[str, Any]) -> bool:
     """Whether a factor of a layer's weight changes nothing in what the layer computes with."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        layer = norms.convert(nn.Linear(4, 6, bias=False), norm, head="", **options).eval()
+        layer = convert_layers(nn.Linear(4, 6, bias=False), norm, head="", **options).eval()
         x, parameter = torch.randn(5, 4), next(layer.parameters())
     with torch.no_grad(), torch.device("cpu"):
         before = layer(x)
@@ -232,7 +240,7 @@ class GAN(TrainedModule):
         self.loss = LOSSES[loss]
         self.bank = SigmaBank(self.critic, each_pass=power_iteration == "pass")
         self.generator_bank = SigmaBank(self.generator)
-        self.joint = critic_batch == "joint" and norms.is_batch_coupled(self.critic)
+        self.joint = critic_batch == "joint" and is_batch_coupled(self.critic)
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:
@@ -252,8 +260,8 @@ class GAN(TrainedModule):
         betas = tuple(o.generator_betas), tuple(o.critic_betas)
         generator = torch.optim.Adam(self.generator.parameters(), o.generator_lr, betas[0])
         critic = torch.optim.Adam(self.critic.parameters(), o.critic_lr, betas[1])
-        norms.follow(self.bank.parts, critic)
-        norms.follow(self.generator_bank.parts, generator)
+        follow(self.bank.parts, critic)
+        follow(self.generator_bank.parts, generator)
         return generator, critic
 
     def forward(self, z: Tensor) -> Tensor:
@@ -342,7 +350,7 @@ class GAN(TrainedModule):
             "real_logit": real_logits.mean(),
             "fake_logit": fake_logits.mean(),
         }
-        figures |= norms.gate_figures(self.bank.parts)
+        figures |= gate_figures(self.bank.parts)
         for name, value in penalties.items():
             figures["penalty" if len(penalties) == 1 else f"penalty_{name}"] = value
         return {name: value.detach() for name, value in figures.items()}
@@ -377,7 +385,7 @@ class GAN(TrainedModule):
         found = {}
         for name, penalty, _ in self.penalties:
             if penalty.value is not None:
-                with norms.statistics(self.critic, self.options.penalty_statistics):
+                with statistics(self.critic, self.options.penalty_statistics):
                     value = penalty.value(self.critic, real, widened(fake), draw)
                 found[name] = processes.mean(value)
         return found
@@ -388,7 +396,7 @@ class GAN(TrainedModule):
         # The critic's weights need no gradient here: that saves a third of its backward pass.
         means = self.options.generator_statistics
         joint = self.joint and means == "batch"
-        with frozen(self.critic), self.bank.shared(), norms.statistics(self.critic, means):
+        with frozen(self.critic), self.bank.shared(), statistics(self.critic, means):
             fake = self.generator(z)
             if joint or self.loss.paired:
                 real_logits, fake_logits = self._score(real, fake, joint)

@@ -12,9 +12,8 @@ from score_lines import FD, KINDS, is_marked, marked_line, score_line, write_run
 
 from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.paired import Comparison, Paired, compare
-from msngan.leaderboard.ranking import BETTER
 from msngan.runs.folder import UserError
-from msngan.runs.score_records import find_runs, read_scores
+from msngan.runs.score_records import BETTER, find_runs, read_scores
 
 
 def compared(root: Path, a: str = "a", b: str = "b") -> Comparison:

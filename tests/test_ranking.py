@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from score_lines import CS, FD, official, score_line, write_run
 
-from msngan.leaderboard.ranking import BETTER, Block, By, blocks, describe, select, tied
+from msngan.leaderboard.ranking import Block, By, blocks, describe, select, tied
 from msngan.runs.folder import UserError
-from msngan.runs.score_records import Score, find_runs, read_scores
+from msngan.runs.score_records import BETTER, Score, find_runs, read_scores
 
 pytestmark = pytest.mark.quick
 

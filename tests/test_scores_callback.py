@@ -14,9 +14,8 @@ from conftest import QUIET, TINY, Patch, Shown, resumed_from_previous, same_bits
 from torch import nn
 
 from msngan.gan import GAN
-from msngan.leaderboard.ranking import BETTER, better
 from msngan.runs.folder import UserError
-from msngan.runs.score_records import parse
+from msngan.runs.score_records import BETTER, better, parse
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import METRICS
 from msngan.scores.scorer import Scored, Scorer

@@ -11,7 +11,7 @@ from msngan.commands.parser import Parser, add_format, add_root, option
 from msngan.leaderboard.board import Board, as_csv, as_json, comparison_csv, make_board
 from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.published import PUBLISHED, Published
-from msngan.leaderboard.ranking import BETTER, select
+from msngan.leaderboard.ranking import select
 from msngan.report.tables.leaderboard_tables import (
     board_tables,
     comparison_tables,
@@ -20,7 +20,7 @@ from msngan.report.tables.leaderboard_tables import (
 from msngan.report.tables.table import print_as
 from msngan.runs.folder import Run
 from msngan.runs.safe_read import clean
-from msngan.runs.score_records import find_runs, read_scores
+from msngan.runs.score_records import BETTER, find_runs, read_scores
 
 DESCRIPTION = """\
 Rank the runs by their scores. Each protocol (data set, samples, extractor, reference) has its own

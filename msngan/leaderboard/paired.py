@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from msngan.leaderboard.experiments import Setup, differences
-from msngan.leaderboard.ranking import better, by_protocol, chosen
+from msngan.leaderboard.ranking import by_protocol, chosen
 from msngan.leaderboard.seeds import (
     SIDES,
     Group,
@@ -23,7 +23,7 @@ from msngan.leaderboard.seeds import (
     summary,
 )
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.score_records import Entry
+from msngan.runs.score_records import Entry, better
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.score_records import Entry, Floor, Score
+from msngan.runs.score_records import BETTER, Entry, Floor, Score, better, family
 
 By = Literal["last", "best"]
-
-# In the order of columns; the family of a metric is its name before the slash.
-BETTER = {
-    "fid": "lower",
-    "fd": "lower",
-    "is": "higher",
-    "cs": "higher",
-    "kid": "lower",
-    "kd": "lower",
-    "precision": "higher",
-    "recall": "higher",
-    "density": "higher",  # a share of neighbours, not of images: it can exceed 1
-    "coverage": "higher",
-}
 
 
 @dataclass(frozen=True)
@@ -63,15 +49,6 @@ class Block:
 
 
 # Metrics
-
-
-def family(metric: str) -> str:
-    return metric.partition("/")[0]
-
-
-def better(metric: str) -> str | None:
-    """'lower', 'higher', or None for a metric whose direction is not known."""
-    return BETTER.get(family(metric))
 
 
 def column(metric: str) -> tuple[int, str]:

@@ -105,7 +105,7 @@ OPCODES = {
 }
 KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
-GLOBALS |= {f"torch {kind}Storage" for kind in KINDS}
+GLOBALS.update(map("torch {}Storage".format, KINDS))
 
 END = struct.Struct("<4s4H2LH")  # of a zip file, its last bytes
 END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -206,9 +206,9 @@ DTYPES = {
 }
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's, of each parameter
 
-_COUNTS = {"total": ("ready", "completed"), "current": ("ready", "completed")}
-_STARTED = {name: (*keys, "started") for name, keys in _COUNTS.items()}
-_PROCESSED = {name: (*keys, "processed") for name, keys in _STARTED.items()}
+_COUNTS = dict.fromkeys(("total", "current"), ("ready", "completed"))
+_STARTED = dict.fromkeys(_COUNTS, ("ready", "completed", "started"))
+_PROCESSED = dict.fromkeys(_COUNTS, ("ready", "completed", "started", "processed"))
 _BATCHES = {**_PROCESSED, "is_last_batch": None}
 # Lightning reads these without looking whether they are there. None: any plain value.
 LOOPS: dict[str, Any] = {

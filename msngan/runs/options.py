@@ -203,7 +203,7 @@ SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "model": [("gan", "GAN")],
         "data": [("data", "ImageData")],
         "scores": [("training.callbacks.scores", "Scores")],
-        "samples": [("training.callbacks.samples", "Samples")],
+        "samples": [("training.callbacks.progress", "Samples")],
         **_BOTH,
     },
     "classifier": {

@@ -18,6 +18,28 @@ OFFICIAL_FAMILIES = {"fid", "is", "kid"}
 OFFICIAL = OFFICIAL_FAMILIES | {"precision", "recall", "density", "coverage"}
 # Fields of a protocol that older lines lack, and that are in no id where they have these values.
 UNSAID = {"precision_neighbours": 3, "coverage_neighbours": 5}
+# In the order of columns; the family of a metric is its name before the slash.
+BETTER = {
+    "fid": "lower",
+    "fd": "lower",
+    "is": "higher",
+    "cs": "higher",
+    "kid": "lower",
+    "kd": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "higher",  # a share of neighbours, not of images: it can exceed 1
+    "coverage": "higher",
+}
+
+
+def family(metric: str) -> str:
+    return metric.partition("/")[0]
+
+
+def better(metric: str) -> str | None:
+    """'lower', 'higher', or None for a metric whose direction is not known."""
+    return BETTER.get(family(metric))
 
 
 @dataclass(frozen=True)

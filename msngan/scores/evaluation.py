@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+import msngan.scores.distances as distances
 from msngan.runs import distributed, rng
 from msngan.runs.folder import Diverged, Failure
-from msngan.scores import distances
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import METRICS, Protocol, roles_of
 from msngan.scores.reference import Progress, Reference, Score, real_data_scores, summary

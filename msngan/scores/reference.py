@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import msngan.scores.distances as distances
 from msngan.runs import distributed, rng
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError
 from msngan.runs.safe_read import read_npy, read_npz
-from msngan.scores import distances
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import KERNEL_IMAGES, NEIGHBOURS, ROLES
 

@@ -32,7 +32,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.optim import Optimizer
 
-from msngan import norms
+from msngan.norms import Centring, own_statistics
+from msngan.norms import synchronise as synchronise_norms
 from msngan.runs import distributed
 from msngan.runs.folder import Failure, UserError
 
@@ -289,7 +290,7 @@ class Together(DDPStrategy):
         module = self.lightning_module
         assert module is not None
         distributed.from_first([*module.parameters(), *module.buffers()])
-        self._own = list(norms.own_statistics(module))
+        self._own = list(own_statistics(module))
 
     def pre_backward(self, closure_loss: Tensor) -> None:
         """Nothing to prepare: there is no wrapper."""
@@ -313,7 +314,7 @@ class Together(DDPStrategy):
 
 def synchronise(module: LightningModule, centring: bool) -> None:
     """Make norms use the batches of all processes; centring: also the norms that centre."""
-    norms.synchronise(module)
+    synchronise_norms(module)
     for part in module.modules():
-        if isinstance(part, norms.Centring) and not centring:
+        if isinstance(part, Centring) and not centring:
             part.sync = False

@@ -21,8 +21,7 @@ from msngan.training.callbacks.accuracy import Accuracy
 from msngan.training.callbacks.checkpoints import Checkpoints
 from msngan.training.callbacks.collapse_checks import CollapseChecks
 from msngan.training.callbacks.dynamics import Dynamics
-from msngan.training.callbacks.progress import Records
-from msngan.training.callbacks.samples import Samples
+from msngan.training.callbacks.progress import Records, Samples
 from msngan.training.callbacks.scores import Scores
 
 BYTES = 4 * 4  # of a float32 weight, its gradient, and Adam's two moments

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from msngan.data import ImageData
 from msngan.gan import GAN
-from msngan.leaderboard.ranking import better
 from msngan.runs import distributed
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError, clock
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Every, Range, Record, SetByFit
 from msngan.runs.safe_read import number
-from msngan.runs.score_records import score_line
+from msngan.runs.score_records import better, score_line
 from msngan.scores.protocol import KEYS, METRICS, metric_names, preset, roles_of
 from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
