@@ -80,9 +80,7 @@ def assert_unchanged(module: nn.Module, act: Callable[[], object], message: str)
     ],
     ids=str,
 )
-def test_the_layers_that_an_item_selects_get_the_norm_and_the_others_are_left(
-    layers: list[int | str] | None, expected: list[str]
-) -> None:
+def test_the_layers_that_an_item_selects_get_the_norm_and_the_others_are_left(layers, expected):
     network = Network()
     before = {name: network.get_submodule(name) for name in NAMES}
     plain = copy.deepcopy(before)
@@ -99,7 +97,7 @@ def test_the_layers_that_an_item_selects_get_the_norm_and_the_others_are_left(
 
 
 @pytest.mark.parametrize("layers", [None, [0], [-1], ["*"], [""], ["Linear"], ["!Conv2d*", 0]])
-def test_a_module_that_is_a_layer_is_its_own_only_layer(layers: list[int | str] | None) -> None:
+def test_a_module_that_is_a_layer_is_its_own_only_layer(layers):
     layer = nn.Linear(4, 6)
     if layers == ["!Conv2d*", 0]:
         refuse = partial(convert, layer, "spectral", layers=layers)
@@ -117,9 +115,7 @@ def test_a_module_that_is_a_layer_is_its_own_only_layer(layers: list[int | str] 
         (["!second"], ["third"]),
     ],
 )
-def test_a_shared_layer_goes_by_any_of_its_names_and_is_converted_once(
-    layers: list[int | str], expected: list[str]
-) -> None:
+def test_a_shared_layer_goes_by_any_of_its_names_and_is_converted_once(layers, expected):
     shared = nn.Linear(4, 4)
     network = nn.ModuleDict({"first": shared, "second": shared, "third": nn.Linear(4, 4)})
     convert(network, "mean_spectral", layers=layers, head="second")
@@ -131,7 +127,7 @@ def test_a_shared_layer_goes_by_any_of_its_names_and_is_converted_once(
 
 
 @pytest.mark.parametrize("layers", [None, [0, 1], ["Conv2d"]])
-def test_a_layer_with_a_norm_is_refused_by_name(layers: list[int | str] | None) -> None:
+def test_a_layer_with_a_norm_is_refused_by_name(layers):
     network = convert(Network(), "spectral", layers=[1])
     refuse = partial(convert, network, "mean_spectral", layers=layers)
     assert_unchanged(network, refuse, "layers that already have a norm: body.2; leave them out")
@@ -157,21 +153,19 @@ def test_a_layer_with_a_norm_is_refused_by_name(layers: list[int | str] | None) 
     ],
     ids=str,
 )
-def test_an_item_that_selects_nothing_is_named_with_what_there_is(
-    layers: Any, message: str
-) -> None:
+def test_an_item_that_selects_nothing_is_named_with_what_there_is(layers, message):
     network = Network()
     refuse = partial(convert, network, "mean_spectral", layers=layers)
     assert_unchanged(network, refuse, message)
 
 
-def test_a_long_list_of_layers_is_cut() -> None:
+def test_a_long_list_of_layers_is_cut():
     network = nn.Sequential(*(nn.Linear(1, 1) for _ in range(20)))
     refuse = partial(convert, network, "spectral", layers=["x"])
     assert_unchanged(network, refuse, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more;")
 
 
-def test_a_network_without_layers_is_refused() -> None:
+def test_a_network_without_layers_is_refused():
     refuse = partial(convert, nn.ReLU(), "spectral")
     assert_unchanged(
         nn.ReLU(), refuse, "ReLU has no layer to put a norm on: none with a weight matrix"
@@ -179,7 +173,7 @@ def test_a_network_without_layers_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Own", "Linear", "0"])
-def test_a_subclass_of_a_layer_is_chosen_by_its_name_and_by_that_of_its_base(kind: str) -> None:
+def test_a_subclass_of_a_layer_is_chosen_by_its_name_and_by_that_of_its_base(kind):
     class Own(nn.Linear):
         """May compute something else."""
 
@@ -188,7 +182,7 @@ def test_a_subclass_of_a_layer_is_chosen_by_its_name_and_by_that_of_its_base(kin
     assert isinstance(network[0], Own)
 
 
-def test_an_unknown_head_is_refused_and_a_head_that_is_not_chosen_is_left() -> None:
+def test_an_unknown_head_is_refused_and_a_head_that_is_not_chosen_is_left():
     network = Network()
     refuse = partial(convert, network, "mean_spectral", layers=[0], head="body")
     assert_unchanged(network, refuse, "no layer 'body' to be the head; layers are body.0,")
@@ -196,7 +190,7 @@ def test_an_unknown_head_is_refused_and_a_head_that_is_not_chosen_is_left() -> N
     assert type(network.head) is nn.Linear
 
 
-def test_a_norm_that_refuses_one_layer_changes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_norm_that_refuses_one_layer_changes_none(monkeypatch):
     def picky(layer: nn.Module, name: str) -> nn.Module:
         if isinstance(layer, nn.Linear):
             raise ValueError("no linear layers")
@@ -210,14 +204,14 @@ def test_a_norm_that_refuses_one_layer_changes_none(monkeypatch: pytest.MonkeyPa
 
 
 class TestOptions:
-    def test_reach_the_norm(self) -> None:
+    def test_reach_the_norm(self):
         plain = convert(nn.Conv2d(3, 4, 3), "mean_spectral")
         assert plain.output_norm.weight is None
         layer = convert(nn.Conv2d(3, 4, 3), "mean_spectral", gain=True)
         torch.testing.assert_close(layer.output_norm.weight.detach(), torch.ones(4))
 
     @every_norm
-    def test_an_unknown_one_is_named_with_the_norm_and_the_known_ones(self, norm: str) -> None:
+    def test_an_unknown_one_is_named_with_the_norm_and_the_known_ones(self, norm):
         make = NORMS[norm].options
         known = ", ".join(signature(make).parameters) if make else ""
         network = Network()
@@ -227,7 +221,7 @@ class TestOptions:
             assert_unchanged(network, refuse, f"its options are {known}" if known else "has none")
 
     @pytest.mark.parametrize("norm", sorted(name for name in NORMS if NORMS[name].options))
-    def test_the_defaults_by_name_are_the_norm_itself(self, norm: str) -> None:
+    def test_the_defaults_by_name_are_the_norm_itself(self, norm):
         make = NORMS[norm].options
         assert make is not None
         given = {name: each.default for name, each in signature(make).parameters.items()}
@@ -238,7 +232,7 @@ class TestOptions:
         torch.testing.assert_close(itself.state_dict(), named.state_dict(), rtol=0, atol=0)
         assert repr(itself) == repr(named)
 
-    def test_a_near_one_is_suggested(self) -> None:
+    def test_a_near_one_is_suggested(self):
         with pytest.raises(ValueError, match=r"'gian' \(did you mean 'gain'\?\); its options are"):
             convert(Network(), "mean_spectral", gian=True)
 
@@ -259,9 +253,7 @@ class TestOptions:
             (float | None, "big", False),
         ],
     )
-    def test_a_value_of_another_type_is_refused(
-        self, monkeypatch: pytest.MonkeyPatch, kind: Any, value: object, right: bool
-    ) -> None:
+    def test_a_value_of_another_type_is_refused(self, monkeypatch, kind, value, right):
         def made(size=None) -> Norm:  # type: ignore[no-untyped-def]  # noqa: ANN001
             return Norm(weight=SpectralNorm.of, options=made)
 
@@ -276,9 +268,7 @@ class TestOptions:
             assert_unchanged(network, refuse, "norm 'made': option size is of type ")
             assert_unchanged(network, refuse, f", not {value!r}")
 
-    def test_a_value_that_the_norm_refuses_is_told_with_the_norm(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_value_that_the_norm_refuses_is_told_with_the_norm(self, monkeypatch):
         def made(size: float = 1.0) -> Norm:
             if size <= 0:
                 raise ValueError(f"size {size} is not positive")
@@ -292,9 +282,7 @@ class TestOptions:
 
 class TestCritic:
     @pytest.mark.parametrize("twice", [False, True])
-    def test_the_released_form_has_msn_with_gain_on_three_layers_and_sn_on_the_rest(
-        self, twice: bool
-    ) -> None:
+    def test_the_released_form_has_msn_with_gain_on_three_layers_and_sn_on_the_rest(self, twice):
         critic = Critic("none", 2) if twice else Critic(width=2, **RELEASED)
         if twice:
             convert(critic, "mean_spectral", layers=[3, 5, 6], gain=True)
@@ -318,7 +306,7 @@ class TestCritic:
         ],
         ids=str,
     )
-    def test_the_head_never_gets_an_output_part(self, norm: str, how: dict[str, Any]) -> None:
+    def test_the_head_never_gets_an_output_part(self, norm, how):
         entry = NORMS[norm]
         if 0 not in how["norm_layers"] and entry.output and not entry.weight:
             with pytest.raises(ValueError, match="nothing would be normed"):
@@ -332,7 +320,7 @@ class TestCritic:
             assert (part is None) == (NORMS[norm].weight is None)
             assert critic.head.bias is not None
 
-    def test_biases_are_kept_on_request_under_both_norms(self) -> None:
+    def test_biases_are_kept_on_request_under_both_norms(self):
         critic = Critic("mean_spectral", 1, norm_layers=[0], other_norm="batch", conv_bias=True)
         assert all(layer.bias is not None for layer in select(critic).values())
         critic = Critic("mean_spectral", 1, norm_layers=[0], other_norm="batch")
@@ -352,7 +340,7 @@ class TestCritic:
         ],
         ids=str,
     )
-    def test_what_cannot_be_is_refused(self, options: dict[str, Any], message: str) -> None:
+    def test_what_cannot_be_is_refused(self, options, message):
         with pytest.raises(ValueError, match=r".") as caught:
             Critic(width=1, **options)
         assert message in str(caught.value)

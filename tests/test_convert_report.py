@@ -79,14 +79,14 @@ def with_theirs(form: str) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("form", THEIRS)
-def test_all_layers_with_a_norm_of_torch_s_are_named_and_nothing_is_changed(form: str) -> None:
+def test_all_layers_with_a_norm_of_torch_s_are_named_and_nothing_is_changed(form):
     net = with_theirs(form)
     assert_unchanged(net, lambda: convert(net, "mean_spectral"), "0, 2; ")
     assert_unchanged(net, lambda: convert(net, "mean_spectral"), "replace=True")
 
 
 @pytest.mark.parametrize("form", THEIRS)
-def test_replace_takes_torch_s_norms_off_and_norms_the_weight_that_they_gave(form: str) -> None:
+def test_replace_takes_torch_s_norms_off_and_norms_the_weight_that_they_gave(form):
     theirs = with_theirs(form)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.ConvTranspose2d(4, 3, 2), nn.Flatten())
     plain.append(nn.Linear(147, 2)).eval()
@@ -112,7 +112,7 @@ class Odd(nn.Module):
         self.attention = nn.MultiheadAttention(4, 2)
 
 
-def test_the_report_lists_what_was_normed_left_out_and_followed() -> None:
+def test_the_report_lists_what_was_normed_left_out_and_followed():
     net = Odd()
     same, told = convert(net, "mean_spectral", report=True)
     assert same is net
@@ -121,7 +121,7 @@ def test_the_report_lists_what_was_normed_left_out_and_followed() -> None:
     assert (told.followed, told.removed) == (["norm"], [])
 
 
-def test_without_a_report_one_warning_each_says_what_was_left_out_and_what_follows() -> None:
+def test_without_a_report_one_warning_each_says_what_was_left_out_and_what_follows():
     with pytest.warns(UserWarning, match="norm") as caught:
         convert(Odd(), "mean_spectral")
     said = [str(each.message) for each in caught]
@@ -145,9 +145,7 @@ class ReadsProjection(nn.Module):
 
 @pytest.mark.parametrize("norm", ["mean_spectral", "batch", "layer"])
 @pytest.mark.parametrize("copied", [True, False])
-def test_the_first_pass_warns_of_an_output_part_that_it_did_not_come_by(
-    norm: str, copied: bool
-) -> None:
+def test_the_first_pass_warns_of_an_output_part_that_it_did_not_come_by(norm, copied):
     network = convert(ReadsProjection(), norm)
     if copied:
         network = pickle.loads(pickle.dumps(copy.deepcopy(network)))
@@ -161,7 +159,7 @@ def test_the_first_pass_warns_of_an_output_part_that_it_did_not_come_by(
 
 
 @every_norm
-def test_the_first_pass_says_nothing_where_each_layer_is_called(norm: str) -> None:
+def test_the_first_pass_says_nothing_where_each_layer_is_called(norm):
     fused = FusedSequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.1, inplace=True))
     encoder = nn.TransformerEncoderLayer(8, 2, 8)
     with warnings.catch_warnings():
@@ -174,7 +172,7 @@ def test_the_first_pass_says_nothing_where_each_layer_is_called(norm: str) -> No
         encoder(torch.randn(3, 2, 8))
 
 
-def test_an_output_norm_leaves_the_projections_of_an_attention_out() -> None:
+def test_an_output_norm_leaves_the_projections_of_an_attention_out():
     told = convert(Odd(), "mean_only", report=True)[1]
     assert told.left_out == ["table", "attention.in_proj_weight"]
     assert told.normed == ["conv", "attention.out_proj"]
@@ -182,12 +180,12 @@ def test_an_output_norm_leaves_the_projections_of_an_attention_out() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("norm", ["none", "spectral", "mean_spectral"])
-def test_nothing_is_said_where_nothing_is_left_out(norm: str) -> None:
+def test_nothing_is_said_where_nothing_is_left_out(norm):
     convert(network(), norm)
     convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), "spectral")
 
 
-def test_a_resnet_s_batch_norms_are_replaced_where_they_follow_and_it_trains_and_folds() -> None:
+def test_a_resnet_s_batch_norms_are_replaced_where_they_follow_and_it_trains_and_folds():
     net = torchvision.models.resnet18(num_classes=3)
     wanted = [name for name, part in net.named_modules() if isinstance(part, nn.BatchNorm2d)]
     net, told = convert(net, "mean_spectral", head="fc", replace_batch_norm=True, report=True)
@@ -209,7 +207,7 @@ def test_a_resnet_s_batch_norms_are_replaced_where_they_follow_and_it_trains_and
     close(folded(x), net.eval()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_norm_of_another_width_or_after_an_activation_is_kept() -> None:
+def test_a_batch_norm_of_another_width_or_after_an_activation_is_kept():
     parts = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3)]
     net = nn.Sequential(*parts, nn.GroupNorm(2, 6), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(5))
     told = convert(net, "mean_spectral", replace_batch_norm=True, report=True)[1]
@@ -218,7 +216,7 @@ def test_a_batch_norm_of_another_width_or_after_an_activation_is_kept() -> None:
 
 
 @pytest.mark.parametrize("norm", ["mean_spectral", "mean_only", "batch", "instance"])
-def test_where_torch_reads_a_cancelled_bias_it_is_a_constant_zero(norm: str) -> None:
+def test_where_torch_reads_a_cancelled_bias_it_is_a_constant_zero(norm):
     layer = quietly(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), norm)
     optimizer = torch.optim.SGD(layer.parameters(), 0.1)
     x = torch.randn(3, 5, 8)
@@ -243,7 +241,7 @@ LAZY = {
 
 @pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])
 @pytest.mark.parametrize("kind", LAZY)
-def test_a_lazy_layer_has_its_norm_from_its_first_input_on(kind: str, norm: str) -> None:
+def test_a_lazy_layer_has_its_norm_from_its_first_input_on(kind, norm):
     make, shape = LAZY[kind]
     net, x = convert(nn.Sequential(make(), nn.Tanh()), norm), torch.randn(shape)
     assert not isinstance(net[0], NormLayer)
@@ -261,20 +259,20 @@ def test_a_lazy_layer_has_its_norm_from_its_first_input_on(kind: str, norm: str)
     optimizer.step()
 
 
-def test_the_first_pass_of_a_lazy_layer_is_under_its_operator_s_bound() -> None:
+def test_the_first_pass_of_a_lazy_layer_is_under_its_operator_s_bound():
     net, x = convert(nn.Sequential(nn.LazyConv2d(4, 3)), "spectral_clip", beta=0.1), images()
     close(net(x), net(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
-def test_weights_that_are_no_real_floats_are_refused_by_name(dtype: torch.dtype) -> None:
+def test_weights_that_are_no_real_floats_are_refused_by_name(dtype):
     net = network()
     net[2].weight = nn.Parameter(torch.ones(4, 4, 3, 3).to(dtype), requires_grad=False)
     assert_unchanged(net, lambda: convert(net, "spectral"), f"2 has {dtype} weights")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
-def test_script_refuses_in_one_clear_error() -> None:
+def test_script_refuses_in_one_clear_error():
     for net in (convert(network(), "mean_spectral"), convert(nn.Linear(3, 2), "spectral")):
         with pytest.raises(
             RuntimeError, match="torch.jit.script cannot compile Norm.*fold"
@@ -293,7 +291,7 @@ def test_script_refuses_in_one_clear_error() -> None:
         ({"norm": "spectral", "head": "5", "replace": True}, "no layer '5'"),
     ],
 )
-def test_a_refused_convert_changes_nothing(options: dict[str, Any], message: str) -> None:
+def test_a_refused_convert_changes_nothing(options, message):
     net = with_theirs("spectral parametrization")
     assert_unchanged(net, lambda: convert(net, **options, replace_batch_norm=True), message)
 
@@ -301,7 +299,7 @@ def test_a_refused_convert_changes_nothing(options: dict[str, Any], message: str
 # SigmaBank and copies.
 
 
-def test_an_optimizer_from_before_convert_or_of_another_network_is_refused_by_name() -> None:
+def test_an_optimizer_from_before_convert_or_of_another_network_is_refused_by_name():
     net = network()
     early = torch.optim.SGD(net.parameters(), 0.1)
     convert(net, "mean_spectral")
@@ -358,9 +356,7 @@ def steps(norm: str, bank: str, how: bool | None, passes: int) -> dict[str, Tens
     + [("spectral_clip", True, 1), ("spectral_clip", False, 2)],
 )
 @pytest.mark.parametrize("bank", ["none", "inside", "after"])
-def test_activation_checkpointing_changes_no_gradient_and_no_buffer(
-    norm: str, bank: str, reentrant: bool, passes: int
-) -> None:
+def test_activation_checkpointing_changes_no_gradient_and_no_buffer(norm, bank, reentrant, passes):
     wanted = steps(norm, bank, None, passes)
     close(steps(norm, bank, reentrant, passes), wanted, rtol=1e-8, atol=1e-10)
 
@@ -369,7 +365,7 @@ def test_activation_checkpointing_changes_no_gradient_and_no_buffer(
 
 
 @every_norm
-def test_a_network_converted_on_the_meta_device_reads_a_state(norm: str) -> None:
+def test_a_network_converted_on_the_meta_device_reads_a_state(norm):
     good, x = convert(network(), norm, head="4"), images()
     good(x)
     state = good.state_dict()
@@ -401,14 +397,14 @@ def double(norm: str) -> tuple[nn.Module, Tensor]:
 
 
 @every_norm
-def test_vmap_over_inputs_is_right_in_eval(norm: str) -> None:
+def test_vmap_over_inputs_is_right_in_eval(norm):
     net, x = double(norm)
     close(torch.vmap(lambda each: net(each[None])[0])(x), net(x))
 
 
 @every_norm
 @pytest.mark.parametrize("training", [False, True])
-def test_func_grad_and_functional_call_give_autograd_s_gradients(norm: str, training: bool) -> None:
+def test_func_grad_and_functional_call_give_autograd_s_gradients(norm, training):
     net, x = double(norm)
     net.train(training)
     named = {name: p.detach().clone() for name, p in net.named_parameters()}
@@ -431,7 +427,7 @@ def test_func_grad_and_functional_call_give_autograd_s_gradients(norm: str, trai
 
 
 @every_norm
-def test_forward_mode_gives_the_product_with_the_jacobian(norm: str) -> None:
+def test_forward_mode_gives_the_product_with_the_jacobian(norm):
     net, x = double(norm)
     tangent = torch.randn_like(x)
     wanted = torch.autograd.functional.jvp(net, x, tangent)[1]
@@ -466,7 +462,7 @@ def train_some(net: nn.Module, banked: bool, x: Tensor, count: int = 5) -> None:
 @pytest.mark.parametrize("banked", [False, True])
 @pytest.mark.parametrize("when", ["before", "after", "iterative", "removed"])
 @pytest.mark.parametrize("norm", ["spectral", "mean_spectral"])
-def test_a_pruned_network_trains_with_sigma_1_and_folds(norm: str, when: str, banked: bool) -> None:
+def test_a_pruned_network_trains_with_sigma_1_and_folds(norm, when, banked):
     net, x = network(), images()
     if when == "before":
         prune.l1_unstructured(net[2], "weight", 0.5)
@@ -505,9 +501,7 @@ PARAMETRIZED = {
 @pytest.mark.parametrize("banked", [False, True])
 @pytest.mark.parametrize("kind", PARAMETRIZED)
 @pytest.mark.parametrize("norm", ["mean_spectral", "scaled"])
-def test_a_parametrization_over_a_normed_weight_leaves_the_norm_on_top(
-    norm: str, kind: str, banked: bool
-) -> None:
+def test_a_parametrization_over_a_normed_weight_leaves_the_norm_on_top(norm, kind, banked):
     net, x = convert(network(), norm, head="4"), images()
     kinds = [type(each) for each in net]
     PARAMETRIZED[kind](net[2])
@@ -531,7 +525,7 @@ def test_a_parametrization_over_a_normed_weight_leaves_the_norm_on_top(
 
 
 @every_norm
-def test_a_replica_as_data_parallel_makes_it_computes_the_same(norm: str) -> None:
+def test_a_replica_as_data_parallel_makes_it_computes_the_same(norm):
     """Each module by `_replicate_for_data_parallel`, its tensors set as plain attributes."""
     net, x = convert(network(), norm, head="4"), images()
     net(x)

@@ -64,9 +64,7 @@ def assert_folded(module: nn.Module, x: Tensor, *, kept: bool = False) -> nn.Mod
     ("bias", "conv_bias", "dtype"),
     [(True, True, torch.float64), (True, False, torch.float32), (False, False, torch.float64)],
 )
-def test_a_folded_layer_is_torch_s_and_computes_the_same(
-    name: str, kind: str, bias: bool, conv_bias: bool, dtype: torch.dtype
-) -> None:
+def test_a_folded_layer_is_torch_s_and_computes_the_same(name, kind, bias, conv_bias, dtype):
     make, shape = LAYERS[kind]
     plain = make().to(dtype)
     if not bias:
@@ -85,9 +83,7 @@ def test_a_folded_layer_is_torch_s_and_computes_the_same(
     ("kind", "name"), pairs(["conv2d", "conv_transpose2d", "conv_transpose2d, 2 groups"])
 )
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_fold_keeps_the_memory_format(
-    name: str, kind: str, memory_format: torch.memory_format
-) -> None:
+def test_a_fold_keeps_the_memory_format(name, kind, memory_format):
     make, shape = LAYERS[kind]
     layer = normalise(make(), NORMS[name]).to(memory_format=memory_format)
     look_trained(layer)
@@ -96,7 +92,7 @@ def test_a_fold_keeps_the_memory_format(
 
 
 @every_norm
-def test_a_fold_of_a_narrow_layer_is_rounded_once(name: str) -> None:
+def test_a_fold_of_a_narrow_layer_is_rounded_once(name):
     layer = normalise(nn.Conv2d(4, 6, 3), NORMS[name])
     look_trained(layer)
     layer.to(torch.bfloat16)
@@ -112,7 +108,7 @@ def test_a_fold_of_a_narrow_layer_is_rounded_once(name: str) -> None:
 
 @pytest.mark.parametrize("head", [True, False])
 @pytest.mark.parametrize("name", sorted(set(NORMS) - {"instance"}))
-def test_a_folded_head_computes_the_same(name: str, head: bool) -> None:
+def test_a_folded_head_computes_the_same(name, head):
     layer = normalise(nn.Linear(4, 6), NORMS[name], head=head)
     look_trained(layer)
     assert_folded(layer, torch.randn(5, 4), kept=name == "layer" and not head)
@@ -128,9 +124,7 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
 @pytest.mark.parametrize("kind", ["conv2d, 2 groups", "conv_transpose2d, 2 groups"])
-def test_a_norm_with_options_folds_to_the_same(
-    name: str, options: dict[str, object], kind: str
-) -> None:
+def test_a_norm_with_options_folds_to_the_same(name, options, kind):
     make, shape = LAYERS[kind]
     layer = normalise(make(), configured(name, options))
     look_trained(layer)
@@ -138,7 +132,7 @@ def test_a_norm_with_options_folds_to_the_same(
 
 
 @pytest.mark.parametrize("name", OF_THE_INPUT)
-def test_a_norm_of_the_input_stays_while_the_weight_is_folded(name: str) -> None:
+def test_a_norm_of_the_input_stays_while_the_weight_is_folded(name):
     norm = replace(NORMS["spectral"], output=NORMS[name].output)
     layer = normalise(nn.Conv2d(4, 6, 3), norm)
     look_trained(layer)
@@ -150,7 +144,7 @@ def test_a_norm_of_the_input_stays_while_the_weight_is_folded(name: str) -> None
     assert_folded(folded, torch.randn(5, 4, 5, 5), kept=True)
 
 
-def test_a_fold_shares_no_memory_with_its_source() -> None:
+def test_a_fold_shares_no_memory_with_its_source():
     critic = Critic(width=2, size=8)
     folded = fold(critic)
     for parameter in folded.parameters():
@@ -159,7 +153,7 @@ def test_a_fold_shares_no_memory_with_its_source() -> None:
 
 
 @pytest.mark.quick
-def test_fold_leaves_temporary_states_as_they_are() -> None:
+def test_fold_leaves_temporary_states_as_they_are():
     critic = Critic(width=2, size=8)
     bank = SigmaBank(critic)
     x = torch.randn(5, 3, 8, 8)
@@ -169,7 +163,7 @@ def test_fold_leaves_temporary_states_as_they_are() -> None:
         assert not any(conv.output_norm.training for conv in critic.body[::2][:7])
 
 
-def test_a_layer_used_under_two_names_stays_one_layer() -> None:
+def test_a_layer_used_under_two_names_stays_one_layer():
     shared = nn.Linear(4, 4)
     network = convert(nn.ModuleDict({"first": shared, "second": shared}), "spectral")
     folded = fold(network)
@@ -193,7 +187,7 @@ class Foreign(nn.Module):
 
 @pytest.mark.quick
 @every_norm
-def test_a_converted_network_trains_under_the_optimizer_it_had(name: str) -> None:
+def test_a_converted_network_trains_under_the_optimizer_it_had(name):
     network = Foreign()
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     before = dict(network.named_parameters())
@@ -211,7 +205,7 @@ def test_a_converted_network_trains_under_the_optimizer_it_had(name: str) -> Non
     assert not torch.equal(after["features.0.weight"], start)
 
 
-def test_hooks_and_mode_survive_conversion() -> None:
+def test_hooks_and_mode_survive_conversion():
     layer, seen = nn.Linear(4, 6).eval(), []
     layer.register_forward_hook(lambda *_: seen.append(1))
     convert(layer, "mean_spectral")(torch.randn(5, 4))
@@ -219,7 +213,7 @@ def test_hooks_and_mode_survive_conversion() -> None:
     assert not any(part.training for part in layer.modules())
 
 
-def test_fold_refuses_an_output_norm_that_it_cannot_express() -> None:
+def test_fold_refuses_an_output_norm_that_it_cannot_express():
     layer = normalise(nn.Linear(4, 6), NORMS["spectral"])
     layer.output_norm = nn.LayerNorm(6)
     with pytest.raises(TypeError, match="LayerNorm cannot be folded"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from math import exp, log
-from typing import get_args
 
 import pytest
 import torch
@@ -16,8 +15,6 @@ from msngan.gan import GAN, scale_free
 from msngan.losses import (
     LOSSES,
     PENALTIES,
-    LossName,
-    PenaltyName,
     between,
     estimate_sigmas,
     gradient_norms,
@@ -60,11 +57,6 @@ def slopes(half: Half, real: float, fake: float) -> tuple[float, float]:
     logits = scores(real), scores(fake)
     gradients = torch.autograd.grad(half(*logits), logits, materialize_grads=True)
     return gradients[0].item(), gradients[1].item()
-
-
-def test_the_types_of_names_list_the_tables():
-    assert get_args(LossName) == tuple(LOSSES)
-    assert get_args(PenaltyName) == tuple(PENALTIES)
 
 
 @every_loss

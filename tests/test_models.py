@@ -11,9 +11,18 @@ from conftest import smallest
 from norm_layers import ONE_OF_EACH_KIND
 from torch import Tensor, nn
 
-from msngan.losses import LOSSES
-from msngan.networks import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
-from msngan.norms import NORMS, SigmaBank
+from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
+from msngan.networks import (
+    CLASSIFIERS,
+    CRITICS,
+    GENERATORS,
+    ClassifierName,
+    Critic,
+    CriticName,
+    Generator,
+    GeneratorName,
+)
+from msngan.norms import NORMS, NormName, SigmaBank
 
 every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
 every_kind = pytest.mark.parametrize("norm", ONE_OF_EACH_KIND)
@@ -36,6 +45,15 @@ COUNTS = {
 }
 
 
+NAMES = [(GeneratorName, GENERATORS), (CriticName, CRITICS), (ClassifierName, CLASSIFIERS)]
+NAMES += [(NormName, NORMS), (LossName, LOSSES), (PenaltyName, PENALTIES)]
+
+
+@pytest.mark.parametrize(("names", "table"), NAMES)
+def test_the_types_of_names_list_the_tables(names, table):
+    assert get_args(names) == tuple(table)
+
+
 def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -44,22 +62,15 @@ def pictures(size: int, channels: int = 3) -> Tensor:
     return torch.rand(4, channels, size, size) * 2 - 1
 
 
-def test_the_types_of_names_list_the_tables() -> None:
-    assert get_args(GeneratorName) == tuple(GENERATORS)
-    assert get_args(CriticName) == tuple(CRITICS)
-
-
 @pytest.mark.quick
 @pytest.mark.parametrize(("key", "expected"), COUNTS.items())
-def test_the_critic_has_the_published_number_of_parameters(
-    key: tuple[str, str, bool], expected: int
-) -> None:
+def test_the_critic_has_the_published_number_of_parameters(key, expected):
     name, norm, conv_bias = key
     with torch.device("meta"):
         assert count(CRITICS[name](norm=norm, width=64, conv_bias=conv_bias)) == expected
 
 
-def test_the_generator_has_the_released_number_of_parameters_without_its_dead_biases() -> None:
+def test_the_generator_has_the_released_number_of_parameters_without_its_dead_biases():
     # 3,805,699 in the authors' code, less the biases of 512 + 256 + 128 + 64 before batch norms.
     assert count(Generator()) == 3_805_699 - 960
 
@@ -67,9 +78,7 @@ def test_the_generator_has_the_released_number_of_parameters_without_its_dead_bi
 @sizes
 @every_kind
 @pytest.mark.parametrize(("name", "channels"), [("cnn", 1), ("cnn_wide", 3)])
-def test_the_critic_gives_one_score_an_image(
-    name: str, norm: str, size: int, channels: int
-) -> None:
+def test_the_critic_gives_one_score_an_image(name, norm, size, channels):
     size = max(size, smallest(norm))
     critic = CRITICS[name](norm=norm, width=1, channels=channels, size=size)
     for mode in (True, False):
@@ -83,9 +92,7 @@ def test_the_critic_gives_one_score_an_image(
 @pytest.mark.parametrize("name", sorted(GENERATORS))
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("width", [1, 7])
-def test_the_generator_gives_images_in_range(
-    name: str, size: int, channels: int, width: int
-) -> None:
+def test_the_generator_gives_images_in_range(name, size, channels, width):
     generator = GENERATORS[name](latent_dim=5, width=width, channels=channels, size=size)
     for layer in generator.modules():
         if isinstance(layer, nn.Conv2d):
@@ -111,20 +118,18 @@ def test_the_generator_gives_images_in_range(
         ({"channels": 2}, "1 or 3 channels, not 2"),
     ],
 )
-def test_a_network_that_cannot_be_built_is_refused_by_value(
-    network: type[nn.Module], options: dict[str, int], message: str
-) -> None:
+def test_a_network_that_cannot_be_built_is_refused_by_value(network, options, message):
     with pytest.raises(ValueError, match=message):
         network(**options)
 
 
-def test_an_instance_norm_with_nothing_to_average_over_is_refused() -> None:
+def test_an_instance_norm_with_nothing_to_average_over_is_refused():
     with pytest.raises(ValueError, match="an instance norm has one value per channel.*use 16x16"):
         Critic(norm="instance", size=8)
     Critic(norm="instance", width=1, size=8, norm_layers=[0, 1, 2])
 
 
-def test_a_latent_of_no_dimensions_and_an_unknown_norm_are_refused() -> None:
+def test_a_latent_of_no_dimensions_and_an_unknown_norm_are_refused():
     with pytest.raises(ValueError, match="latent_dim 0 is not positive"):
         Generator(latent_dim=0)
     with pytest.raises(ValueError, match="unknown norm 'msn'; choose one of batch"):
@@ -133,9 +138,7 @@ def test_a_latent_of_no_dimensions_and_an_unknown_norm_are_refused() -> None:
 
 @every_norm
 @every_critic
-def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(
-    name: str, norm: str
-) -> None:
+def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(name, norm):
     critic = CRITICS[name](norm=norm, width=1, size=smallest(norm))
     convolutions = [part for part in critic.body if isinstance(part, nn.Conv2d)]
     assert len(convolutions) == 7
@@ -149,9 +152,7 @@ def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(
 
 
 @pytest.mark.parametrize("network", [Generator(width=16), Critic("none", 16), Critic("batch", 16)])
-def test_first_weights_are_normal_with_deviation_0_02_and_biases_are_zero(
-    network: nn.Module,
-) -> None:
+def test_first_weights_are_normal_with_deviation_0_02_and_biases_are_zero(network):
     for layer in network.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             assert (layer.weight == 1).all()
@@ -165,9 +166,7 @@ def test_first_weights_are_normal_with_deviation_0_02_and_biases_are_zero(
 
 
 @pytest.mark.parametrize(("loss", "norm"), LOSS_AND_NORM)
-def test_gradient_steps_lower_the_critic_s_loss_by_as_much_as_the_gradient_says(
-    norm: str, loss: str
-) -> None:
+def test_gradient_steps_lower_the_critic_s_loss_by_as_much_as_the_gradient_says(norm, loss):
     size = smallest(norm)
     critic = Critic(norm=norm, width=4, size=size, channels=1).double()
     real, fake = pictures(size, 1).double(), pictures(size, 1).double()
@@ -191,7 +190,7 @@ def test_gradient_steps_lower_the_critic_s_loss_by_as_much_as_the_gradient_says(
 
 
 @pytest.mark.parametrize(("loss", "norm"), LOSS_AND_NORM)
-def test_the_generator_s_loss_reaches_all_its_weights(norm: str, loss: str) -> None:
+def test_the_generator_s_loss_reaches_all_its_weights(norm, loss):
     size = smallest(norm)
     critic = Critic(norm=norm, width=2, size=size).requires_grad_(False)
     generator = Generator(latent_dim=5, width=2, size=size)

@@ -95,15 +95,15 @@ def trained(
         ("lipschitz_projection", True),
     ],
 )
-def test_no_layer_exceeds_its_bound_in_training(norm: str, banked: bool) -> None:
+def test_no_layer_exceeds_its_bound_in_training(norm, banked):
     assert trained(norm, banked=banked) <= ALLOWED
 
 
-def test_a_single_vector_with_a_single_iteration_does_not_keep_to_it() -> None:
+def test_a_single_vector_with_a_single_iteration_does_not_keep_to_it():
     assert trained("spectral", change=one_vector) > 1.05
 
 
-def test_where_values_are_not_looked_at_it_holds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_values_are_not_looked_at_it_holds_too(monkeypatch):
     """As on a GPU, after a start on a CPU: a fixed number of iterations an update."""
 
     def blind(_: nn.Module) -> None:

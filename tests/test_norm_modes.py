@@ -45,16 +45,14 @@ NEXT: dict[str, Callable[[nn.Module], Tensor]] = {
 
 @pytest.mark.parametrize("what", NEXT)
 @pytest.mark.parametrize("norm", SOME)
-def test_an_initialiser_of_the_weight_that_was_read_is_there_whatever_comes_next(
-    norm: str, what: str
-) -> None:
+def test_an_initialiser_of_the_weight_that_was_read_is_there_whatever_comes_next(norm, what):
     net = small(norm).eval()
     nn.init.constant_(net[0].weight, 3.0)
     assert torch.equal(NEXT[what](net), torch.full((5, 6), 3.0))
 
 
 @pytest.mark.parametrize("norm", WEIGHTS)
-def test_an_initialiser_never_reaches_a_tensor_of_the_caller_s(norm: str) -> None:
+def test_an_initialiser_never_reaches_a_tensor_of_the_caller_s(norm):
     net = small(norm).eval()
     nn.init.constant_(net[0].weight, 3.0)
     mine = {"0.weight": torch.eye(5, 6)}
@@ -64,7 +62,7 @@ def test_an_initialiser_never_reaches_a_tensor_of_the_caller_s(norm: str) -> Non
         assert torch.equal(stored(net[0]), torch.full((5, 6), 3.0))
 
 
-def test_a_later_write_to_the_parameter_wins() -> None:
+def test_a_later_write_to_the_parameter_wins():
     net = small("spectral")
     nn.init.constant_(net[0].weight, 3.0)
     with torch.no_grad():
@@ -76,7 +74,7 @@ def test_a_later_write_to_the_parameter_wins() -> None:
 
 @pytest.mark.parametrize("banked", [True, False])
 @pytest.mark.parametrize("norm", ONE_OF_EACH_KIND)
-def test_inference_mode_between_any_two_steps_does_no_harm(norm: str, banked: bool) -> None:
+def test_inference_mode_between_any_two_steps_does_no_harm(norm, banked):
     net, x = convolutions(norm), torch.randn(5, 3, 9, 9)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     bank = SigmaBank(net, optimizer) if banked else None
@@ -98,7 +96,7 @@ def test_inference_mode_between_any_two_steps_does_no_harm(norm: str, banked: bo
 
 
 @pytest.mark.parametrize("norm", ONE_OF_EACH_KIND)
-def test_a_network_that_meets_inference_mode_first_trains_afterwards(norm: str) -> None:
+def test_a_network_that_meets_inference_mode_first_trains_afterwards(norm):
     net, x = convolutions(norm), torch.randn(5, 3, 9, 9)
     state = copy.deepcopy(net.state_dict())
     with torch.inference_mode():
@@ -110,7 +108,7 @@ def test_a_network_that_meets_inference_mode_first_trains_afterwards(norm: str) 
 
 
 @pytest.mark.parametrize("norm", ONE_OF_EACH_KIND)
-def test_a_fold_before_any_pass_says_nothing(norm: str) -> None:
+def test_a_fold_before_any_pass_says_nothing(norm):
     net = convolutions(norm)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -132,7 +130,7 @@ class Auxiliary(nn.Module):
 
 
 @pytest.mark.parametrize("norm", ["mean_spectral", "batch"])
-def test_a_layer_that_the_first_pass_leaves_out_is_not_warned_of(norm: str) -> None:
+def test_a_layer_that_the_first_pass_leaves_out_is_not_warned_of(norm):
     net = convert(Auxiliary(), norm).eval()
     net.apply(lambda part: nn.init.normal_(part.weight) if isinstance(part, nn.Linear) else None)
     net.aux.weight.detach().norm()
@@ -141,7 +139,7 @@ def test_a_layer_that_the_first_pass_leaves_out_is_not_warned_of(norm: str) -> N
         net(torch.randn(3, 4))
 
 
-def test_a_compiled_network_is_compiled_once() -> None:
+def test_a_compiled_network_is_compiled_once():
     compiled: list[object] = []
 
     def backend(module: torch.fx.GraphModule, _: object) -> Callable[..., object]:
@@ -157,7 +155,7 @@ def test_a_compiled_network_is_compiled_once() -> None:
 
 @pytest.mark.parametrize("which", ["all", "one"])
 @pytest.mark.parametrize("norm", SIGMA)
-def test_a_cast_after_the_bank_was_made_is_followed(norm: str, which: str) -> None:
+def test_a_cast_after_the_bank_was_made_is_followed(norm, which):
     net = small(norm)
     bank = SigmaBank(net)
     bank.update()
@@ -174,14 +172,14 @@ def test_a_cast_after_the_bank_was_made_is_followed(norm: str, which: str) -> No
 
 
 @pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "batch"])
-def test_a_recurrent_layer_takes_packed_input(norm: str) -> None:
+def test_a_recurrent_layer_takes_packed_input(norm):
     net = convert(nn.LSTM(4, 5), norm)
     packed = pack_padded_sequence(torch.randn(6, 3, 4), [6, 4, 2])
     assert net(packed)[0].data.shape == (12, 5)
 
 
 @pytest.mark.parametrize("norm", ["spectral", "bidirectional", "spectral_clip", "weight"])
-def test_a_traced_graph_reads_the_weight_of_each_pass(norm: str) -> None:
+def test_a_traced_graph_reads_the_weight_of_each_pass(norm):
     net, x = small(norm).eval(), torch.randn(3, 6)
     graph = torch.fx.symbolic_trace(net)
     with torch.no_grad():
@@ -189,7 +187,7 @@ def test_a_traced_graph_reads_the_weight_of_each_pass(norm: str) -> None:
     assert torch.equal(graph(x), net(x))
 
 
-def test_an_expanded_weight_is_normed() -> None:
+def test_an_expanded_weight_is_normed():
     layer = nn.Linear(4, 4, bias=False)
     layer.weight = nn.Parameter(torch.ones(1).expand(4, 4))
     convert(layer, "spectral")
@@ -197,7 +195,7 @@ def test_an_expanded_weight_is_normed() -> None:
 
 
 @pytest.mark.parametrize("norm", SIGMA)
-def test_a_state_in_half_precision_can_be_assigned(norm: str) -> None:
+def test_a_state_in_half_precision_can_be_assigned(norm):
     net = small(norm)
     half = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     net.load_state_dict(half, assign=True)

@@ -19,7 +19,7 @@ every_bound = pytest.mark.parametrize("name", BOUNDED)
 
 
 @every_kind
-def test_sigma_is_near_and_never_above_at_once_and_then_exact_with_its_gradient(kind: str) -> None:
+def test_sigma_is_near_and_never_above_at_once_and_then_exact_with_its_gradient(kind):
     make, shape = LAYERS[kind]
     plain = make().double()
     part, weight = OperatorNorm(plain), plain.weight
@@ -33,7 +33,7 @@ def test_sigma_is_near_and_never_above_at_once_and_then_exact_with_its_gradient(
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
 
 
-def test_the_largest_size_of_each_axis_that_training_has_seen_counts() -> None:
+def test_the_largest_size_of_each_axis_that_training_has_seen_counts():
     _, layer, x = bounded("conv2d", "spectral_clip")
     layer(x[0])  # one image without a batch
     sizes = [tuple(layer.weight_norm.v.shape)]
@@ -44,7 +44,7 @@ def test_the_largest_size_of_each_axis_that_training_has_seen_counts() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 5), (2,), (2, 2, 2, 5, 4)])
-def test_an_input_that_the_layer_refuses_leaves_no_trace(shape: tuple[int, ...]) -> None:
+def test_an_input_that_the_layer_refuses_leaves_no_trace(shape):
     _, layer, _ = bounded("conv2d", "spectral_clip")
     with pytest.raises(RuntimeError, match=r"expected input|Expected \dD"):
         layer(torch.randn(shape, dtype=torch.float64))
@@ -53,9 +53,7 @@ def test_an_input_that_the_layer_refuses_leaves_no_trace(shape: tuple[int, ...])
 
 @every_bound
 @pytest.mark.parametrize("seen", [True, False])
-def test_a_state_loads_before_any_forward_whether_a_size_is_known_or_not(
-    name: str, seen: bool
-) -> None:
+def test_a_state_loads_before_any_forward_whether_a_size_is_known_or_not(name, seen):
     _, layer, x = bounded("conv2d", name)
     if seen:
         layer(x)
@@ -69,7 +67,7 @@ def test_a_state_loads_before_any_forward_whether_a_size_is_known_or_not(
         assert torch.equal(other.eval()(x), copy.deepcopy(layer).eval()(x))
 
 
-def test_a_state_of_another_layer_is_refused_and_leaves_an_estimate() -> None:
+def test_a_state_of_another_layer_is_refused_and_leaves_an_estimate():
     _, layer, x = bounded("conv2d", "spectral_clip")
     layer(x)
     _, other, y = bounded("conv2d, groups", "spectral_clip")
@@ -81,7 +79,7 @@ def test_a_state_of_another_layer_is_refused_and_leaves_an_estimate() -> None:
 
 
 @every_bound
-def test_the_start_is_the_same_in_every_process_and_draws_on_no_generator(name: str) -> None:
+def test_the_start_is_the_same_in_every_process_and_draws_on_no_generator(name):
     found = []
     for seed in (1, 2):
         torch.manual_seed(0)
@@ -94,7 +92,7 @@ def test_the_start_is_the_same_in_every_process_and_draws_on_no_generator(name: 
     assert torch.equal(*found)
 
 
-def test_a_first_forward_compiles_without_a_graph_break() -> None:
+def test_a_first_forward_compiles_without_a_graph_break():
     _, layer, x = bounded("conv2d", "spectral_clip")
     twin = copy.deepcopy(layer)
     torch._dynamo.reset()
@@ -107,7 +105,7 @@ def test_a_first_forward_compiles_without_a_graph_break() -> None:
 
 
 @every_bound
-def test_iterations_are_so_many_at_each_update(name: str) -> None:
+def test_iterations_are_so_many_at_each_update(name):
     _, once, x = bounded("conv2d", name)
     thrice = normalise(LAYERS["conv2d"][0]().double(), configured(name, dict(iterations=3)))
     once(x)
@@ -132,9 +130,7 @@ def critic(name: str) -> nn.Sequential:
 
 
 @pytest.mark.parametrize(("kind", "name"), pairs(LAYERS, BOUNDED))
-def test_the_true_norm_of_the_weight_computed_with_is_at_most_the_bound(
-    kind: str, name: str
-) -> None:
+def test_the_true_norm_of_the_weight_computed_with_is_at_most_the_bound(kind, name):
     bound = 0.7
     plain, layer, x = bounded(kind, name, **{OPTION[name]: bound})
     assert f"bound={bound}" in repr(layer.weight_norm)
@@ -151,7 +147,7 @@ def test_the_true_norm_of_the_weight_computed_with_is_at_most_the_bound(
 
 
 @every_kind
-def test_clipping_and_projecting_leave_a_weight_within_the_bound_as_it_is(kind: str) -> None:
+def test_clipping_and_projecting_leave_a_weight_within_the_bound_as_it_is(kind):
     plain, clipped, x = bounded(kind, "spectral_clip", factor=0.1)
     y = clipped(x)
     towards = torch.randn_like(y)
@@ -168,7 +164,7 @@ def test_clipping_and_projecting_leave_a_weight_within_the_bound_as_it_is(kind: 
 
 
 @every_kind
-def test_the_gradient_of_a_clipped_weight_is_at_right_angles_to_it(kind: str) -> None:
+def test_the_gradient_of_a_clipped_weight_is_at_right_angles_to_it(kind):
     _, layer, x = bounded(kind, "spectral_clip")
     layer(x).square().sum().backward()
     gradient, weight = stored(layer).grad, stored(layer)
@@ -176,7 +172,7 @@ def test_the_gradient_of_a_clipped_weight_is_at_right_angles_to_it(kind: str) ->
 
 
 @pytest.mark.parametrize("banked", [False, True])
-def test_no_forward_projects_and_an_update_does(banked: bool) -> None:
+def test_no_forward_projects_and_an_update_does(banked):
     plain, layer, x = bounded("conv2d", "lipschitz_projection")
     bank = SigmaBank(layer, each_pass=True) if banked else None
     version = stored(layer)._version
@@ -190,7 +186,7 @@ def test_no_forward_projects_and_an_update_does(banked: bool) -> None:
 
 
 @every_bound
-def test_before_the_first_training_input_the_weight_is_as_it_is(name: str) -> None:
+def test_before_the_first_training_input_the_weight_is_as_it_is(name):
     plain, layer, x = bounded("conv2d", name)
     SigmaBank(layer).update()
     layer.eval()
@@ -199,16 +195,14 @@ def test_before_the_first_training_input_the_weight_is_as_it_is(name: str) -> No
     assert layer.weight_norm.v.shape == (0,)
 
 
-def test_a_linear_layer_is_clipped_from_the_start() -> None:
+def test_a_linear_layer_is_clipped_from_the_start():
     plain, layer, _ = bounded("linear", "spectral_clip")
     weight = fold(layer).weight.detach()
     assert 1 <= exact_norm(plain, weight, (6,)) < 1.1 < exact_norm(plain, plain.weight, (6,))
 
 
 @pytest.mark.parametrize("kind", ["conv2d, stride", "conv2d, valid", "linear"])
-def test_an_iteration_between_a_pass_and_its_backward_does_not_reach_the_gradient(
-    kind: str,
-) -> None:
+def test_an_iteration_between_a_pass_and_its_backward_does_not_reach_the_gradient(kind):
     _, layer, x = bounded(kind, "spectral_clip")
     gradients = []
     for twin, interrupted in [(copy.deepcopy(layer), False), (layer, True)]:
@@ -220,7 +214,7 @@ def test_an_iteration_between_a_pass_and_its_backward_does_not_reach_the_gradien
     assert torch.equal(*gradients)
 
 
-def test_the_first_pass_is_clipped_although_the_bank_lent_its_weight_before() -> None:
+def test_the_first_pass_is_clipped_although_the_bank_lent_its_weight_before():
     plain, layer, x = bounded("conv2d", "spectral_clip")
     bank = SigmaBank(layer)
     with bank.shared():
@@ -235,7 +229,7 @@ def test_the_first_pass_is_clipped_although_the_bank_lent_its_weight_before() ->
 
 
 @every_bound
-def test_evaluation_on_any_size_writes_nothing_and_uses_what_training_found(name: str) -> None:
+def test_evaluation_on_any_size_writes_nothing_and_uses_what_training_found(name):
     _, layer, x = bounded("conv2d", name)
     layer(x)
     layer.eval()
@@ -249,9 +243,7 @@ def test_evaluation_on_any_size_writes_nothing_and_uses_what_training_found(name
 @pytest.mark.parametrize(
     ("memory_format", "late"), [(torch.contiguous_format, True), (torch.channels_last, False)]
 )
-def test_a_resumed_run_goes_on_with_the_same_bits(
-    name: str, memory_format: torch.memory_format, late: bool
-) -> None:
+def test_a_resumed_run_goes_on_with_the_same_bits(name, memory_format, late):
     def started(state: dict[str, Any] | None) -> tuple[nn.Module, SigmaBank, torch.optim.SGD]:
         network = critic(name)
         if state and not late:
@@ -279,7 +271,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(
 
 
 @every_bound
-def test_a_zero_weight_stays_zero_and_finite(name: str) -> None:
+def test_a_zero_weight_stays_zero_and_finite(name):
     _, layer, x = bounded("conv2d", name, factor=0.0)
     layer(x).square().sum().backward()
     layer.weight_norm.iterate(stored(layer))
@@ -295,6 +287,6 @@ REFUSED += [(n, "iterations", value) for n in (*OPTION, "released_spectral") for
 
 
 @pytest.mark.parametrize(("name", "option", "value"), REFUSED)
-def test_an_option_out_of_range_is_refused_by_value(name: str, option: str, value: object) -> None:
+def test_an_option_out_of_range_is_refused_by_value(name, option, value):
     with pytest.raises(ValueError, match=f"norm '{name}': .*{option}.* {re.escape(repr(value))}"):
         configured(name, {option: value})

@@ -56,7 +56,7 @@ def set_gradient(weight: Tensor, norm: float) -> None:
     weight.grad = norm * gradient / gradient.norm()
 
 
-def test_off_is_the_plain_layer_and_on_is_the_layer_with_sigma_one() -> None:
+def test_off_is_the_plain_layer_and_on_is_the_layer_with_sigma_one():
     layer, _ = of_sigma(3.0)
     x = torch.randn(5, 4, dtype=torch.float64)
     assert torch.equal(layer(x), nn.functional.linear(x, stored(layer), layer.bias))
@@ -65,7 +65,7 @@ def test_off_is_the_plain_layer_and_on_is_the_layer_with_sigma_one() -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_by_sigma_a_gate_goes_on_above_one_threshold_and_off_below_the_other() -> None:
+def test_by_sigma_a_gate_goes_on_above_one_threshold_and_off_below_the_other():
     layer, gate = of_sigma(1.05)
     seen = []
     for sigma in (1.05, 1.2, 1.0, 0.95, 0.8):
@@ -86,7 +86,7 @@ def test_by_sigma_a_gate_goes_on_above_one_threshold_and_off_below_the_other() -
     assert [d["sigma"] for d in gate.decisions] == pytest.approx([1.2, 0.8, 1.09 * 1.02])
 
 
-def test_by_gradient_norm_a_gate_goes_by_the_ratio_to_the_running_average() -> None:
+def test_by_gradient_norm_a_gate_goes_by_the_ratio_to_the_running_average():
     layer, gate = of_sigma(4.0, criterion="gradient_norm", memory=4)
     gate.iterate(stored(layer))  # no gradient, nothing to see
     assert gate.count.item() == 0
@@ -109,7 +109,7 @@ def test_by_gradient_norm_a_gate_goes_by_the_ratio_to_the_running_average() -> N
     assert [d["sigma"] for d in gate.decisions] == pytest.approx([4, 4])
 
 
-def test_random_gates_are_on_for_their_share_and_each_draws_its_own() -> None:
+def test_random_gates_are_on_for_their_share_and_each_draws_its_own():
     network = convert(nn.Sequential(*[nn.Linear(2, 2) for _ in range(8)]), "none")
     gates = [gated(layer, criterion="random", on=0.6, off=0.2)[1] for layer in network]
     history = []
@@ -124,7 +124,7 @@ def test_random_gates_are_on_for_their_share_and_each_draws_its_own() -> None:
     assert torch.corrcoef(states.T).fill_diagonal_(0).abs().max() < 0.25
 
 
-def test_gates_take_nothing_from_the_stream_that_initialises_networks() -> None:
+def test_gates_take_nothing_from_the_stream_that_initialises_networks():
     convert(nn.Sequential(nn.Linear(3, 3)), "spectral")
     after = torch.rand(())
     torch.manual_seed(0)
@@ -133,7 +133,7 @@ def test_gates_take_nothing_from_the_stream_that_initialises_networks() -> None:
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_switching_off_does_not_change_what_the_layer_computes(kind: str) -> None:
+def test_switching_off_does_not_change_what_the_layer_computes(kind):
     make, shape = LAYERS[kind]
     plain, x = make(), torch.randn(shape)
     plain.weight.data *= 0.1  # sigma is below the threshold
@@ -153,8 +153,8 @@ def test_switching_off_does_not_change_what_the_layer_computes(kind: str) -> Non
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize(("sigma", "start"), [(0.5, True), (3.0, False)], ids=["off", "on"])
 def test_adam_goes_on_as_if_it_had_always_seen_the_gradients_of_the_new_weight(
-    sigma: float, start: bool, amsgrad: bool
-) -> None:
+    sigma, start, amsgrad
+):
     # Adam's step does not depend on the gradients' scale. If what it keeps of them is rescaled with
     # them, the step after a switch is the one without it.
     switched, gate = of_sigma(sigma, start=start)
@@ -190,7 +190,7 @@ def test_adam_goes_on_as_if_it_had_always_seen_the_gradients_of_the_new_weight(
     assert not other.state
 
 
-def test_evaluation_decides_nothing() -> None:
+def test_evaluation_decides_nothing():
     layer, gate = of_sigma(5.0)
     layer.eval()
     before = copy.deepcopy(layer.state_dict())
@@ -203,7 +203,7 @@ def test_evaluation_decides_nothing() -> None:
 
 
 @every_criterion
-def test_a_bank_decides_once_per_update_and_forwards_do_not(criterion: str) -> None:
+def test_a_bank_decides_once_per_update_and_forwards_do_not(criterion):
     network = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     for layer in network:
         gated(layer, criterion=criterion, **LIVELY[criterion])
@@ -220,7 +220,7 @@ def test_a_bank_decides_once_per_update_and_forwards_do_not(criterion: str) -> N
     assert seen == ([0, 0] if criterion == "sigma" else [3, 3])
 
 
-def test_without_a_bank_the_first_forward_after_a_step_decides() -> None:
+def test_without_a_bank_the_first_forward_after_a_step_decides():
     layer, gate = of_sigma(0.5, start=True)
     gate.managed, gate.below = False, 0.0
     optimizer = torch.optim.SGD(layer.parameters(), 1e-6)
@@ -234,7 +234,7 @@ def test_without_a_bank_the_first_forward_after_a_step_decides() -> None:
     assert not gate.on
 
 
-def test_the_gate_survives_a_round_trip_and_a_copy_knows_no_optimizer() -> None:
+def test_the_gate_survives_a_round_trip_and_a_copy_knows_no_optimizer():
     layer, gate = of_sigma(3.0)
     gate.iterate(stored(layer))
     assert gate.on
@@ -261,7 +261,7 @@ def test_the_gate_survives_a_round_trip_and_a_copy_knows_no_optimizer() -> None:
         ({"on": 1.0, "off": 0.5}, "on 1.0 must be above 1, which is sigma after switching off"),
     ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         configured("optional_spectral", options)
 
@@ -276,9 +276,7 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def test_a_resumed_run_decides_and_logs_what_the_whole_one_does(
-    tiny: Tiny, run: Callable[..., int]
-) -> None:
+def test_a_resumed_run_decides_and_logs_what_the_whole_one_does(tiny, run):
     options = ["--model.norm", "optional_spectral", "--model.critic_steps", "3"]
     options += flat({"criterion": "gradient_norm", **LIVELY["gradient_norm"]})
     options += ["--records.every", "1", "--checkpoint.every", "6"]
@@ -301,9 +299,7 @@ def test_a_resumed_run_decides_and_logs_what_the_whole_one_does(
         assert record["gates_on"] == sum(on.values())
 
 
-def test_a_run_rescales_the_critic_s_moments_at_each_switch(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_rescales_the_critic_s_moments_at_each_switch(tiny, monkeypatch):
     calls: list[tuple[float, list[float]]] = []
 
     def recorded(optimizer: torch.optim.Optimizer, weight: Tensor, factor: float) -> None:
@@ -319,7 +315,7 @@ def test_a_run_rescales_the_critic_s_moments_at_each_switch(
     assert {line["on"] for line in decisions} == {True, False}
 
 
-def test_a_run_without_gates_has_neither_the_file_nor_the_figure(tiny: Tiny) -> None:
+def test_a_run_without_gates_has_neither_the_file_nor_the_figure(tiny):
     folder = tiny("plain", "--steps", "1", "--records.every", "1")
     assert not (folder / "gates.jsonl").exists()
     assert "gates_on" not in lines(folder, "metrics.jsonl")[0]

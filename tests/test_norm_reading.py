@@ -221,7 +221,7 @@ def promised_sigma(layer: nn.Module, name: str, norm: str, weight: Tensor) -> fl
 
 @quiet
 @every_pair
-def test_every_way_to_run_a_network_computes_the_same(norm: str, kind: str) -> None:
+def test_every_way_to_run_a_network_computes_the_same(norm, kind):
     network, inputs = normed(kind, norm), inputs_of(kind)
     train(network, inputs)
     network.eval()
@@ -251,7 +251,7 @@ def test_every_way_to_run_a_network_computes_the_same(norm: str, kind: str) -> N
 
 @quiet
 @every_pair
-def test_every_parameter_that_is_used_gets_a_gradient(norm: str, kind: str) -> None:
+def test_every_parameter_that_is_used_gets_a_gradient(norm, kind):
     network, inputs = normed(kind, norm), inputs_of(kind)
     # The output part of a layer whose weight is read, and which is not called, is not used.
     outputs = [m for n, m in network.named_modules() if n.endswith("output_norm")]
@@ -277,9 +277,7 @@ FOLDED = [pair for pair in pairs(NETWORKS) if pair not in OUTPUT_READ]
 
 @quiet
 @pytest.mark.parametrize(("kind", "norm"), FOLDED)
-def test_a_fold_is_of_the_plain_network_s_classes_and_computes_the_same(
-    kind: str, norm: str
-) -> None:
+def test_a_fold_is_of_the_plain_network_s_classes_and_computes_the_same(kind, norm):
     plain, network, inputs = NETWORKS[kind][0](), normed(kind, norm), inputs_of(kind)
     train(network, inputs)
     folded = fold(network)
@@ -299,7 +297,7 @@ def test_a_fold_is_of_the_plain_network_s_classes_and_computes_the_same(
 
 @quiet
 @pytest.mark.parametrize(("kind", "norm"), pairs(NETWORKS, PROMISED))
-def test_every_weight_that_is_read_has_the_promised_sigma(norm: str, kind: str) -> None:
+def test_every_weight_that_is_read_has_the_promised_sigma(norm, kind):
     network, inputs = normed(kind, norm).float(), inputs_of(kind)
     inputs = [x.float() if x.is_floating_point() else x for x in inputs]
     train(network, inputs)
@@ -314,7 +312,7 @@ def test_every_weight_that_is_read_has_the_promised_sigma(norm: str, kind: str) 
 
 @quiet
 @pytest.mark.parametrize(("kind", "norm"), pairs(NETWORKS, [*PROMISED, "weight"]))
-def test_a_factor_of_the_parameters_does_not_change_the_function(norm: str, kind: str) -> None:
+def test_a_factor_of_the_parameters_does_not_change_the_function(norm, kind):
     network, inputs = normed(kind, norm), inputs_of(kind)
     train(network, inputs)
     network.eval()
@@ -329,9 +327,7 @@ def test_a_factor_of_the_parameters_does_not_change_the_function(norm: str, kind
 
 @quiet
 @pytest.mark.parametrize("kind", ["encoder layer", "encoder, padding"])
-def test_a_transformer_s_fast_path_is_taken_only_where_no_output_is_normed(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transformer_s_fast_path_is_taken_only_where_no_output_is_normed(kind, monkeypatch):
     fast, calls = torch._transformer_encoder_layer_fwd, []
     counted = lambda *a, **o: calls.append(1) or fast(*a, **o)  # noqa: E731
     monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", counted)
@@ -343,7 +339,7 @@ def test_a_transformer_s_fast_path_is_taken_only_where_no_output_is_normed(
 
 
 @pytest.mark.parametrize("kind", ["attention", "attention, no bias", "attention, sizes"])
-def test_an_attention_s_output_is_centred_on_its_offset(kind: str) -> None:
+def test_an_attention_s_output_is_centred_on_its_offset(kind):
     network = normed(kind, "mean_spectral")
     offset = network.module.out_proj.output_norm.bias
     with torch.no_grad():
@@ -363,7 +359,7 @@ TRACED = [
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kind", "norm"), TRACED)
-def test_exported_and_traced_networks_compute_the_same(kind: str, norm: str) -> None:
+def test_exported_and_traced_networks_compute_the_same(kind, norm):
     network, inputs = normed(kind, norm), tuple(inputs_of(kind))
     train(network, inputs)
     expected = network.eval()(*inputs)
@@ -375,7 +371,7 @@ def test_exported_and_traced_networks_compute_the_same(kind: str, norm: str) -> 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["conv2d"])
-def test_a_compiled_network_computes_the_same(kind: str) -> None:
+def test_a_compiled_network_computes_the_same(kind):
     network, inputs = normed(kind, "mean_spectral"), inputs_of(kind)
     train(network, inputs)
     torch._dynamo.reset()

@@ -42,9 +42,7 @@ def digits() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
-def test_after_each_optimizer_step_sigma_of_every_stored_weight_is_one(
-    optimizer: type[torch.optim.Optimizer],
-) -> None:
+def test_after_each_optimizer_step_sigma_of_every_stored_weight_is_one(optimizer):
     network = digits()
     steps = optimizer(network.parameters(), lr=1e-3)  # type: ignore[call-arg]
     bank = SigmaBank(network, steps)
@@ -60,9 +58,7 @@ def test_after_each_optimizer_step_sigma_of_every_stored_weight_is_one(
 
 @every_kind
 @pytest.mark.parametrize("banked", [True, False])
-def test_the_first_training_pass_overwrites_the_weight_and_computes_with_it(
-    kind: str, banked: bool
-) -> None:
+def test_the_first_training_pass_overwrites_the_weight_and_computes_with_it(kind, banked):
     plain, layer, x = released(kind)
     bank = SigmaBank(layer if banked else nn.Module())
     assert torch.equal(stored(layer), stored(plain))
@@ -77,9 +73,7 @@ def test_the_first_training_pass_overwrites_the_weight_and_computes_with_it(
 
 
 @every_kind
-def test_evaluation_writes_nothing_and_before_training_computes_what_training_will(
-    kind: str,
-) -> None:
+def test_evaluation_writes_nothing_and_before_training_computes_what_training_will(kind):
     plain, layer, x = released(kind)
     y = layer.eval()(x)
     assert torch.equal(stored(layer), stored(plain))
@@ -89,7 +83,7 @@ def test_evaluation_writes_nothing_and_before_training_computes_what_training_wi
 
 
 @every_kind
-def test_the_gradient_is_that_of_a_plain_layer_and_not_that_of_the_equations(kind: str) -> None:
+def test_the_gradient_is_that_of_a_plain_layer_and_not_that_of_the_equations(kind):
     plain, layer, x = released(kind)
     towards = torch.randn_like(layer(x))
     stored(plain).data.copy_(stored(layer))
@@ -103,7 +97,7 @@ def test_the_gradient_is_that_of_a_plain_layer_and_not_that_of_the_equations(kin
     assert (found - by_equations).norm() > 1e-3 * found.norm()
 
 
-def test_a_projection_between_a_pass_and_its_backward_changes_neither() -> None:
+def test_a_projection_between_a_pass_and_its_backward_changes_neither():
     _, layer, x = released("conv2d")
     bank = SigmaBank(layer)
     layer(x)
@@ -122,7 +116,7 @@ def test_a_projection_between_a_pass_and_its_backward_changes_neither() -> None:
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-9)
 
 
-def test_under_a_bank_passes_between_two_updates_leave_the_weight() -> None:
+def test_under_a_bank_passes_between_two_updates_leave_the_weight():
     _, layer, x = released("conv2d")
     bank = SigmaBank(layer)
     layer(x)
@@ -138,9 +132,7 @@ def test_under_a_bank_passes_between_two_updates_leave_the_weight() -> None:
 
 @every_kind
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_state_round_trip_and_a_deep_copy_go_on_with_the_same_bits(
-    kind: str, trained: bool
-) -> None:
+def test_a_state_round_trip_and_a_deep_copy_go_on_with_the_same_bits(kind, trained):
     _, layer, x = released(kind)
     if trained:
         layer(x)
@@ -162,7 +154,7 @@ def test_a_state_round_trip_and_a_deep_copy_go_on_with_the_same_bits(
 
 
 @every_kind
-def test_a_zero_weight_stays_zero(kind: str) -> None:
+def test_a_zero_weight_stays_zero(kind):
     _, layer, x = released(kind)
     stored(layer).data.zero_()
     bank = SigmaBank(layer)
@@ -174,7 +166,7 @@ def test_a_zero_weight_stays_zero(kind: str) -> None:
     torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
-def test_the_iterations_are_so_many_at_each_projection_and_a_hundred_by_default() -> None:
+def test_the_iterations_are_so_many_at_each_projection_and_a_hundred_by_default():
     def u(updates: int, **options: int) -> Tensor:
         torch.manual_seed(0)
         _, layer, _ = released("conv2d", **options)

@@ -49,7 +49,7 @@ def images() -> Tensor:
 
 @every_kind
 @every_form
-def test_a_layer_reads_the_state_of_torch_s_spectral_norm(form: str, kind: str) -> None:
+def test_a_layer_reads_the_state_of_torch_s_spectral_norm(form, kind):
     make, shape = KINDS[kind]
     theirs, x = FORMS[form](make()), torch.randn(shape)
     for _ in range(3):
@@ -71,7 +71,7 @@ def test_a_layer_reads_the_state_of_torch_s_spectral_norm(form: str, kind: str) 
 
 @pytest.mark.parametrize("assign", [False, True])
 @every_form
-def test_a_network_reads_the_state_of_torch_s_spectral_norms(form: str, assign: bool) -> None:
+def test_a_network_reads_the_state_of_torch_s_spectral_norms(form, assign):
     def made(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
         body = nn.Sequential(norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))
         return nn.Sequential(body, nn.Flatten(), norm(nn.Linear(144, 2)))
@@ -84,7 +84,7 @@ def test_a_network_reads_the_state_of_torch_s_spectral_norms(form: str, assign: 
 
 
 @every_form
-def test_mean_spectral_reads_torch_s_sigma_and_leaves_the_bias_out(form: str) -> None:
+def test_mean_spectral_reads_torch_s_sigma_and_leaves_the_bias_out(form):
     theirs, x = FORMS[form](nn.Conv2d(3, 4, 3)), images()
     theirs(x)
     ours = convert(nn.Conv2d(3, 4, 3), "mean_spectral")
@@ -96,7 +96,7 @@ def test_mean_spectral_reads_torch_s_sigma_and_leaves_the_bias_out(form: str) ->
 
 
 @every_norm
-def test_a_plain_network_s_state_loads_and_its_norms_fit_it(norm: str) -> None:
+def test_a_plain_network_s_state_loads_and_its_norms_fit_it(norm):
     plain = network("none")
     with torch.no_grad():
         for each in plain.parameters():
@@ -187,9 +187,7 @@ def apply(index: int, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("norm", sorted(set(NORMS) & set(HAD)))
-def test_a_state_of_the_version_before_gives_the_function_that_it_had(
-    norm: str, assign: bool
-) -> None:
+def test_a_state_of_the_version_before_gives_the_function_that_it_had(norm, assign):
     net, x = network(norm), 1 + images()
     with torch.no_grad():
         for parameter in net.parameters():
@@ -213,8 +211,8 @@ def test_a_state_of_the_version_before_gives_the_function_that_it_had(
 @pytest.mark.parametrize("source", ["ours", "plain", *FORMS])
 @every_kind
 def test_the_state_of_another_shape_is_refused_by_torch_s_error_and_changes_no_function(
-    kind: str, source: str
-) -> None:
+    kind, source
+):
     make, shape = KINDS[kind]
     layer, x = convert(make(), "mean_spectral"), torch.randn(shape)
     layer(x)
@@ -250,9 +248,7 @@ def test_the_state_of_another_shape_is_refused_by_torch_s_error_and_changes_no_f
         (lambda: nn.Embedding(9, 4), (1, 9), (1, 4)),
     ],
 )
-def test_u_has_the_size_of_the_outputs_and_v_that_of_what_leads_to_one(
-    make: Callable[[], nn.Module], u: tuple[int, ...], v: tuple[int, ...]
-) -> None:
+def test_u_has_the_size_of_the_outputs_and_v_that_of_what_leads_to_one(make, u, v):
     part = convert(make(), "spectral").weight_norm
     assert (tuple(part.u.shape), tuple(part.v.shape)) == (u, v)
     close(part.u.norm(dim=1), torch.ones(u[0]))
@@ -260,7 +256,7 @@ def test_u_has_the_size_of_the_outputs_and_v_that_of_what_leads_to_one(
 
 
 @every_norm
-def test_a_network_whose_weights_ask_for_no_gradient_computes_the_same(norm: str) -> None:
+def test_a_network_whose_weights_ask_for_no_gradient_computes_the_same(norm):
     net, x = network(norm), images().requires_grad_()
     net(x)
     frozen = copy.deepcopy(net).requires_grad_(False)

@@ -70,9 +70,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("penalty", [False, True])
-def test_two_processes_give_what_one_gives_on_both_batches(
-    parts: list[Found], norm: str, penalty: bool
-) -> None:
+def test_two_processes_give_what_one_gives_on_both_batches(parts, norm, penalty):
     for name, expected in measured(network(norm, sync=False), images(), penalty).items():
         mine = [part[norm, penalty][name] for part in parts]
         if name in ("logits", "images"):
@@ -85,7 +83,7 @@ def test_two_processes_give_what_one_gives_on_both_batches(
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_without_several_processes_sync_changes_nothing() -> None:
+def test_without_several_processes_sync_changes_nothing():
     pair = (measured(network("mean_spectral", sync), images(), False) for sync in (False, True))
     alone, synced = pair
     torch.testing.assert_close(synced, alone, rtol=0, atol=0)

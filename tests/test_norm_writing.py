@@ -229,9 +229,7 @@ def trained(kind: str, norm: str) -> nn.Module:
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.__name__)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_a_layer_computes_with_keeps_its_promise_whatever_wrote_it(
-    way: str, mode: Callable[..., Modes]
-) -> None:
+def test_what_a_layer_computes_with_keeps_its_promise_whatever_wrote_it(way, mode):
     wrong = {}
     first = (list(WAYS).index(way) + MODES.index(mode)) % 3
     for kind, norm in WRITTEN[first::3]:
@@ -269,9 +267,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("mode", ["from birth", "later", "bank"])
 @pytest.mark.parametrize(("kind", "norm"), [case for case in SOME if "scaled" not in case[1]])
-def test_zero_weights_have_sigma_one_and_the_gradient_without_the_norm(
-    kind: str, norm: str, mode: str
-) -> None:
+def test_zero_weights_have_sigma_one_and_the_gradient_without_the_norm(kind, norm, mode):
     network, inputs = normed(kind, norm), inputs_of(kind)
     if mode != "from birth":
         network(*inputs)
@@ -291,7 +287,7 @@ def test_zero_weights_have_sigma_one_and_the_gradient_without_the_norm(
 
 @pytest.mark.parametrize("mode", ["eval", "training", "bank"])
 @pytest.mark.parametrize(("kind", "norm"), SOME)
-def test_nan_stays_nan_and_a_good_weight_recovers(kind: str, norm: str, mode: str) -> None:
+def test_nan_stays_nan_and_a_good_weight_recovers(kind, norm, mode):
     if (norm, mode) == ("spectral_clip", "training"):
         pytest.skip("its estimate stays NaN")
     network, inputs = copy.deepcopy(trained(kind, norm)), inputs_of(kind)
@@ -319,7 +315,7 @@ def test_nan_stays_nan_and_a_good_weight_recovers(kind: str, norm: str, mode: st
 
 
 @pytest.mark.parametrize(("kind", "norm"), SOME)
-def test_evaluation_writes_nothing_the_second_time(kind: str, norm: str) -> None:
+def test_evaluation_writes_nothing_the_second_time(kind, norm):
     network, inputs = copy.deepcopy(trained(kind, norm)).eval(), inputs_of(kind)
     random_data(network, weights_of(network))
     network(*inputs)
@@ -332,9 +328,7 @@ def test_evaluation_writes_nothing_the_second_time(kind: str, norm: str) -> None
 
 @pytest.mark.parametrize("banked", [False, True])
 @pytest.mark.parametrize(("kind", "norm"), SOME)
-def test_evaluation_between_steps_changes_no_bit_of_training(
-    kind: str, norm: str, banked: bool
-) -> None:
+def test_evaluation_between_steps_changes_no_bit_of_training(kind, norm, banked):
     inputs, states = inputs_of(kind), []
     for evaluates in (False, True):
         network = copy.deepcopy(trained(kind, norm))

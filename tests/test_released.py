@@ -65,7 +65,7 @@ def scalars(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @pytest.mark.parametrize(("name", "norm", "options", "expected"), COUNTS)
-def test_the_published_counts(name: str, norm: str, options: dict[str, Any], expected: int) -> None:
+def test_the_published_counts(name, norm, options, expected):
     with torch.device("meta"):
         assert count(released(name, norm, **options)) == expected
 
@@ -78,7 +78,7 @@ SPECTRAL = {
 
 
 @every_form
-def test_the_norms_are_on_the_released_layers(name: str, norm: str) -> None:
+def test_the_norms_are_on_the_released_layers(name, norm):
     network = tiny(name, norm)
     normed = [
         label for label, layer in layers_of(network).items() if getattr(layer, "weight_norm", None)
@@ -90,7 +90,7 @@ def test_the_norms_are_on_the_released_layers(name: str, norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", RELEASED["densenet_bc"])
-def test_the_dense_layers_keep_batch_norm(norm: str) -> None:
+def test_the_dense_layers_keep_batch_norm(norm):
     network = tiny("densenet_bc", norm)
     found = {
         name: type(part).__name__
@@ -105,9 +105,7 @@ def test_the_dense_layers_keep_batch_norm(norm: str) -> None:
 
 
 @every_form
-def test_activation_dropout_and_biases_are_the_released_ones_whatever_is_asked_for(
-    name: str, norm: str
-) -> None:
+def test_activation_dropout_and_biases_are_the_released_ones_whatever_is_asked_for(name, norm):
     asked = {"activation": "relu", "slope": 0.5, "dropout": 0.9, "conv_bias": True}
     asked["placement"] = "after_layer"
     for options in ({}, asked, {"activation": "leaky_relu"}):
@@ -126,7 +124,7 @@ def test_activation_dropout_and_biases_are_the_released_ones_whatever_is_asked_f
 
 
 @every_form
-def test_the_counted_scalars_stay_one_and_everything_else_learns(name: str, norm: str) -> None:
+def test_the_counted_scalars_stay_one_and_everything_else_learns(name, norm):
     torch.manual_seed(0)
     network = tiny(name, norm)
     optimizer = torch.optim.AdamW(network.parameters(), 0.1, weight_decay=0.5)
@@ -149,7 +147,7 @@ def test_the_counted_scalars_stay_one_and_everything_else_learns(name: str, norm
 
 
 @every_form
-def test_one_seed_gives_the_released_arms_the_same_first_weights(name: str, norm: str) -> None:
+def test_one_seed_gives_the_released_arms_the_same_first_weights(name, norm):
     made = []
     for make in (lambda: tiny(name, norm), lambda: CLASSIFIERS[name]("none", **SMALL[name])):
         torch.manual_seed(1)
@@ -160,7 +158,7 @@ def test_one_seed_gives_the_released_arms_the_same_first_weights(name: str, norm
         assert torch.allclose(ours, plain)
 
 
-def test_the_gain_is_on_the_centred_places_alone() -> None:
+def test_the_gain_is_on_the_centred_places_alone():
     network = tiny("densenet_bc", "mean_spectral", norm_options={"gain": True})
     centred = [part for part in network.modules() if isinstance(part, Centring)]
     assert len(centred) == 3
@@ -168,7 +166,7 @@ def test_the_gain_is_on_the_centred_places_alone() -> None:
 
 
 @pytest.mark.parametrize("name", [*CLASSIFIERS])
-def test_a_norm_without_a_released_form_is_refused_with_those_that_have_one(name: str) -> None:
+def test_a_norm_without_a_released_form_is_refused_with_those_that_have_one(name):
     for norm in NORMS:
         if norm in RELEASED.get(name, ()):
             continue
@@ -187,8 +185,6 @@ def test_a_norm_without_a_released_form_is_refused_with_those_that_have_one(name
         ("densenet_bc", {"norm_options": {"gain": True}}, "norm 'spectral' has no option 'gain'"),
     ],
 )
-def test_options_that_cannot_be_are_refused(
-    name: str, options: dict[str, Any], message: str
-) -> None:
+def test_options_that_cannot_be_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         tiny(name, "spectral", **options)

@@ -17,7 +17,7 @@ def two_layers(norm: str = "spectral") -> nn.Module:
 
 
 @pytest.mark.quick
-def test_a_bank_iterates_in_updates_and_forwards_no_longer_do() -> None:
+def test_a_bank_iterates_in_updates_and_forwards_no_longer_do():
     network = two_layers().double()
     bank, layer = SigmaBank(network), network[0]
     bank.update()  # to double precision
@@ -33,7 +33,7 @@ def test_a_bank_iterates_in_updates_and_forwards_no_longer_do() -> None:
     torch.testing.assert_close(layer.weight_norm.last_sigma, exact.detach(), rtol=1e-12, atol=0)
 
 
-def test_shared_lends_one_weight_to_all_passes_and_takes_it_back() -> None:
+def test_shared_lends_one_weight_to_all_passes_and_takes_it_back():
     network = two_layers()
     bank = SigmaBank(network)
     with bank.shared():
@@ -45,14 +45,14 @@ def test_shared_lends_one_weight_to_all_passes_and_takes_it_back() -> None:
     assert network[0].weight_norm._lent is None
 
 
-def test_shared_without_grad_carries_no_graph() -> None:
+def test_shared_without_grad_carries_no_graph():
     network = two_layers()
     with torch.no_grad(), SigmaBank(network).shared():
         weight = network[0].weight
     assert not weight.requires_grad
 
 
-def test_a_copied_bank_iterates_the_copied_network() -> None:
+def test_a_copied_bank_iterates_the_copied_network():
     network = two_layers()
     copied, bank = copy.deepcopy((network, SigmaBank(network)))
     with torch.no_grad():
@@ -77,9 +77,7 @@ def images() -> Tensor:
 @pytest.mark.parametrize("built", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("moved", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("both", [True, False])
-def test_a_bank_s_iteration_is_that_of_each_norm_by_itself_in_any_layout(
-    built: torch.memory_format, moved: torch.memory_format, both: bool
-) -> None:
+def test_a_bank_s_iteration_is_that_of_each_norm_by_itself_in_any_layout(built, moved, both):
     banked = critic(built)
     for part in banked.modules() if both else [m for m in banked if isinstance(m, nn.Conv2d)]:
         if both:
@@ -96,7 +94,7 @@ def test_a_bank_s_iteration_is_that_of_each_norm_by_itself_in_any_layout(
     torch.testing.assert_close(banked.state_dict(), alone.state_dict(), rtol=1e-12, atol=0)
 
 
-def test_the_weight_is_divided_once_per_update() -> None:
+def test_the_weight_is_divided_once_per_update():
     network = critic()
     bank = SigmaBank(network)
     places = []
@@ -110,7 +108,7 @@ def test_the_weight_is_divided_once_per_update() -> None:
     assert places[0].data_ptr() != places[2].data_ptr()
 
 
-def test_a_backward_pass_after_the_next_update_is_refused() -> None:
+def test_a_backward_pass_after_the_next_update_is_refused():
     network = critic()
     bank = SigmaBank(network)
     with bank.shared():
@@ -121,7 +119,7 @@ def test_a_backward_pass_after_the_next_update_is_refused() -> None:
 
 
 @pytest.mark.parametrize("how", ["by hand", "from a state"])
-def test_a_weight_written_between_updates_is_noticed(how: str) -> None:
+def test_a_weight_written_between_updates_is_noticed(how):
     network, other = critic(), critic()
     bank = SigmaBank(network)
     with bank.shared():
@@ -138,7 +136,7 @@ def test_a_weight_written_between_updates_is_noticed(how: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_sigma_that_is_right_but_for_rounding_keeps_its_bits(dtype: torch.dtype) -> None:
+def test_a_sigma_that_is_right_but_for_rounding_keeps_its_bits(dtype):
     network = critic().to(dtype)
     bank = SigmaBank(network)
     norm = network[0].weight_norm
@@ -156,7 +154,7 @@ def test_a_sigma_that_is_right_but_for_rounding_keeps_its_bits(dtype: torch.dtyp
         assert norm.last_sigma.item() == pytest.approx(before.item(), rel=1e-5)
 
 
-def test_a_bank_that_leaves_each_pass_to_the_norms_lets_them_iterate_in_each() -> None:
+def test_a_bank_that_leaves_each_pass_to_the_norms_lets_them_iterate_in_each():
     network = critic()
     bank = SigmaBank(network, each_pass=True)
     u = network[0].weight_norm.u
@@ -174,7 +172,7 @@ def test_a_bank_that_leaves_each_pass_to_the_norms_lets_them_iterate_in_each() -
     assert SigmaBank(projected, each_pass=True).parts
 
 
-def test_a_bank_takes_a_network_in_low_precision() -> None:
+def test_a_bank_takes_a_network_in_low_precision():
     exact = critic().float()
     low = copy.deepcopy(exact).to(torch.bfloat16)
     x = images()
