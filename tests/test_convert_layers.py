@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
@@ -268,17 +269,6 @@ class TestOptions:
             assert_unchanged(network, refuse, "norm 'made': option size is of type ")
             assert_unchanged(network, refuse, f", not {value!r}")
 
-    def test_a_value_that_the_norm_refuses_is_told_with_the_norm(self, monkeypatch):
-        def made(size: float = 1.0) -> Norm:
-            if size <= 0:
-                raise ValueError(f"size {size} is not positive")
-            return Norm(weight=SpectralNorm.of, options=made)
-
-        monkeypatch.setitem(NORMS, "made", made())
-        network = Network()
-        refuse = partial(convert, network, "made", size=-1)
-        assert_unchanged(network, refuse, "norm 'made': size -1 is not positive")
-
 
 class TestCritic:
     @pytest.mark.parametrize("twice", [False, True])
@@ -296,51 +286,25 @@ class TestCritic:
         assert layers[5].output_norm.weight is not None
         critic(torch.randn(5, 3, 32, 32)).sum().backward()
 
-    @pytest.mark.parametrize("norm", ["spectral", "mean_spectral", "mean_only", "layer"])
-    @pytest.mark.parametrize(
-        "how",
-        [
-            {"norm_layers": ["head"]},
-            {"norm_layers": [7, 0]},
-            {"norm_layers": ["Linear"], "other_norm": "batch"},
-        ],
-        ids=str,
-    )
-    def test_the_head_never_gets_an_output_part(self, norm, how):
-        entry = NORMS[norm]
-        if 0 not in how["norm_layers"] and entry.output and not entry.weight:
-            with pytest.raises(ValueError, match="nothing would be normed"):
-                Critic(norm, 1, size=16, **how)
-            return
-        first = Critic(norm, 1, size=16, **how)
-        second = Critic("none", 1, size=16, norm_layers=[0], other_norm=norm)
-        for critic in (first, second):
-            assert getattr(critic.head, "output_norm", None) is None
-            part = getattr(critic.head, "weight_norm", None)
-            assert (part is None) == (NORMS[norm].weight is None)
-            assert critic.head.bias is not None
-
-    def test_biases_are_kept_on_request_under_both_norms(self):
+    def test_biases_are_kept_on_request_under_both_norms_and_the_head_gets_no_output_part(self):
         critic = Critic("mean_spectral", 1, norm_layers=[0], other_norm="batch", conv_bias=True)
         assert all(layer.bias is not None for layer in select(critic).values())
         critic = Critic("mean_spectral", 1, norm_layers=[0], other_norm="batch")
         assert [layer.bias is None for layer in select(critic).values()] == [True] * 7 + [False]
+        for each in (critic, Critic("mean_spectral", 1, norm_layers=[7, 0])):
+            assert getattr(each.head, "output_norm", None) is None
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
             ({"norm_options": {"head": "x"}}, "norm 'mean_spectral' has no option 'head'"),
             ({"norm_options": {"gain": 3}}, "option gain is of type bool, not 3"),
-            ({"norm": "none", "norm_options": {"gain": True}}, "norm 'none' has no option 'gain'"),
             ({"norm_layers": [8]}, "there is no layer 8"),
-            ({"norm_layers": ["tail"]}, "no layer matches 'tail'"),
-            ({"other_norm": "spectral"}, "other_norm 'spectral' has no layer"),
             ({"other_norm": "batch", "norm_layers": ["*"]}, "other_norm 'batch' has no layer"),
             ({"other_norm": "msn"}, "unknown norm 'msn'"),
         ],
         ids=str,
     )
     def test_what_cannot_be_is_refused(self, options, message):
-        with pytest.raises(ValueError, match=r".") as caught:
+        with pytest.raises(ValueError, match=re.escape(message)):
             Critic(width=1, **options)
-        assert message in str(caught.value)

@@ -106,14 +106,6 @@ def test_a_fold_of_a_narrow_layer_is_rounded_once(name):
         torch.testing.assert_close(narrow.bias, wide.bias.bfloat16(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("head", [True, False])
-@pytest.mark.parametrize("name", sorted(set(NORMS) - {"instance"}))
-def test_a_folded_head_computes_the_same(name, head):
-    layer = normalise(nn.Linear(4, 6), NORMS[name], head=head)
-    look_trained(layer)
-    assert_folded(layer, torch.randn(5, 4), kept=name == "layer" and not head)
-
-
 OPTIONS: list[tuple[str, dict[str, object]]] = [
     *((name, {"gain": True}) for name in ("mean_spectral", "mean_only")),
     *((name, {"gain": False}) for name in ("weight", "weight_mean", *OF_THE_INPUT)),

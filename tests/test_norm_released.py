@@ -41,10 +41,9 @@ def digits() -> nn.Sequential:
     return convert(network, NAME)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
-def test_after_each_optimizer_step_sigma_of_every_stored_weight_is_one(optimizer):
+def test_after_each_optimizer_step_sigma_of_every_stored_weight_is_one():
     network = digits()
-    steps = optimizer(network.parameters(), lr=1e-3)  # type: ignore[call-arg]
+    steps = torch.optim.Adam(network.parameters(), lr=1e-3)
     bank = SigmaBank(network, steps)
     for _ in range(20):
         with bank.shared():
