@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
 
 from msngan.__main__ import main
+from msngan.norms import NORMS, is_batch_coupled, normalise
 
 # What fixtures are, in the signatures of tests.
 Run = Callable[..., int]
@@ -35,7 +37,7 @@ TINY_CLASSIFIER += ["--dynamics.every", "0", "--records.every", "4"]
 # The last convolution of an 8x8 critic has one value per channel; an instance norm needs more.
 SMALLEST = {"instance": 16}
 # Norms whose output for one sample depends on the rest of the batch, in training.
-COUPLED = {"batch", "batch_no_gain", "mean_only", "mean_spectral", "weight_mean"}
+COUPLED = {name for name in NORMS if is_batch_coupled(normalise(nn.Conv2d(1, 1, 1), NORMS[name]))}
 
 
 def smallest(norm: str) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
@@ -50,6 +52,20 @@ def pairs(things: Iterable[str], norms: Iterable[str] = NORMS) -> list[tuple[str
         count = max(len(things), len(names)) if names else 0
         found += [(things[i % len(things)], names[i % len(names)]) for i in range(count)]
     return [pair for pair in found if pair != ("linear", "instance")]
+
+
+def some(found: list[tuple[str, str]]) -> list[Any]:
+    """Pairs as parameters: each thing with one norm of each form in turns, the others for a soak.
+
+    The forms: a part for weights, for outputs, both, and none. Each norm is there at least once.
+    """
+    groups: dict[str, dict[tuple[bool, bool], list[tuple[str, str]]]] = {}
+    for thing, norm in found:
+        form = (NORMS[norm].weight is None, NORMS[norm].output is None)
+        groups.setdefault(thing, {}).setdefault(form, []).append((thing, norm))
+    kept = {norm: pair for pair in found for norm in pair[1:]}.values()
+    short = {*kept} | {g[i % len(g)] for i, of in enumerate(groups.values()) for g in of.values()}
+    return [pytest.param(*p, marks=[] if p in short else pytest.mark.soak) for p in found]
 
 
 def exact_sigma(layer: nn.Module, weight: Tensor, both: bool = False) -> Tensor:

@@ -205,12 +205,6 @@ def test_a_norm_that_refuses_one_layer_changes_none(monkeypatch):
 
 
 class TestOptions:
-    def test_reach_the_norm(self):
-        plain = convert(nn.Conv2d(3, 4, 3), "mean_spectral")
-        assert plain.output_norm.weight is None
-        layer = convert(nn.Conv2d(3, 4, 3), "mean_spectral", gain=True)
-        torch.testing.assert_close(layer.output_norm.weight.detach(), torch.ones(4))
-
     @every_norm
     def test_an_unknown_one_is_named_with_the_norm_and_the_known_ones(self, norm):
         make = NORMS[norm].options
@@ -232,10 +226,6 @@ class TestOptions:
         named = convert(Network(), norm, **given)
         torch.testing.assert_close(itself.state_dict(), named.state_dict(), rtol=0, atol=0)
         assert repr(itself) == repr(named)
-
-    def test_a_near_one_is_suggested(self):
-        with pytest.raises(ValueError, match=r"'gian' \(did you mean 'gain'\?\); its options are"):
-            convert(Network(), "mean_spectral", gian=True)
 
     @pytest.mark.parametrize(
         ("kind", "value", "right"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from operator_layers import LAYERS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,46 +24,20 @@ from msngan.norms import (
     stored,
 )
 
-IMAGES, TOKENS, OUTPUTS = (5, 4, 7, 7), (5, 3, 4), 6
 MSN = {nn.Conv2d: MSNConv2d, nn.ConvTranspose2d: MSNConvTranspose2d, nn.Linear: MSNLinear}
-# A class of torch's with 4 inputs and 6 outputs, its options, and the shape of an input.
-KINDS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = {
-    "3x3": (nn.Conv2d, {"kernel_size": 3, "padding": 1}, IMAGES),
-    "4x4, stride 2": (nn.Conv2d, {"kernel_size": 4, "stride": 2, "padding": 1}, IMAGES),
-    "dilated": (nn.Conv2d, {"kernel_size": (3, 2), "dilation": (2, 1)}, IMAGES),
-    "grouped": (nn.Conv2d, {"kernel_size": 3, "groups": 2}, IMAGES),
-    "same": (nn.Conv2d, {"kernel_size": 3, "padding": "same"}, IMAGES),
-    "reflected": (nn.Conv2d, {"kernel_size": 3, "padding": 2, "padding_mode": "reflect"}, IMAGES),
-    "1d": (nn.Conv1d, {"kernel_size": 3, "stride": 2}, (5, 4, 9)),
-    "3d": (nn.Conv3d, {"kernel_size": 2}, (3, 4, 3, 3, 3)),
-    "transposed": (nn.ConvTranspose2d, {"kernel_size": 3}, IMAGES),
-    "transposed, of 1x1": (nn.ConvTranspose2d, {"kernel_size": 4}, (5, 4, 1, 1)),
-    "transposed, all options": (
-        nn.ConvTranspose2d,
-        dict(kernel_size=3, stride=2, padding=1, output_padding=1, groups=2, dilation=2),
-        IMAGES,
-    ),
-    "linear": (nn.Linear, {}, (5, 4)),
-    "linear on tokens": (nn.Linear, {}, TOKENS),
-}
-every_msn_layer = pytest.mark.parametrize("kind", [k for k in KINDS if KINDS[k][0] in MSN])
+KINDS = {**LAYERS, "linear on tokens": (lambda: nn.Linear(6, 4), (3, 6))}
 FORMATS = [(kind, torch.contiguous_format) for kind in KINDS]
-FORMATS += [(kind, torch.channels_last) for kind in KINDS if len(KINDS[kind][2]) == 4]
+FORMATS += [(kind, torch.channels_last) for kind in KINDS if len(KINDS[kind][1]) == 3]
 
 
-def made(kind: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module, Tensor]:
-    """A layer under MSN, by its own class where it has one, torch's without a bias, an input."""
-    plain, options, shape = KINDS[kind]
-    if plain in MSN:
-        layer = MSN[plain](4, OUTPUTS, **options).to(dtype)
-    else:
-        layer = convert(plain(4, OUTPUTS, **options).to(dtype), "mean_spectral")
+def made(kind: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A layer under MSN, torch's without a bias, and an input."""
+    make, shape = KINDS[kind]
+    plain = make().to(dtype)
+    layer = convert(copy.deepcopy(plain), "mean_spectral")
     layer.output_norm.bias.data.normal_()
-    return (
-        layer,
-        plain(4, OUTPUTS, bias=False, **options).to(dtype),
-        1 + torch.randn(shape).to(dtype),
-    )
+    plain.bias = None
+    return layer, plain, 1 + torch.randn(5, *shape).to(dtype)
 
 
 def by_formula(layer: nn.Module, plain: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,29 +84,6 @@ def test_output_gradients_and_running_mean_are_those_of_the_formula(kind, memory
     assert difference <= relative * shifted.norm()
 
 
-@every_msn_layer
-def test_the_state_the_repr_and_the_type_are_those_of_torch_s_layer_and_of_msn(kind):
-    layer, plain, x = made(kind)
-    assert isinstance(layer, type(plain))
-    assert repr(plain).partition("(")[2].rstrip(")") in repr(layer)
-    parts = {f"weight_norm.{each}" for each in ("block", "last_sigma", "u", "v")}
-    centring = ("bias", "running_mean", "num_batches_tracked")
-    parts |= {f"output_norm.{each}" for each in centring}
-    assert set(layer.state_dict()) == {"weight", *parts}
-    layer(x)
-    other, _, _ = made(kind)
-    other.load_state_dict(layer.state_dict())
-    assert torch.equal(other.eval()(x), layer.eval()(x))
-
-
-def test_a_transposed_layer_takes_an_output_size():
-    strided, x = MSNConvTranspose2d(4, 6, 3, stride=2), torch.randn(IMAGES)
-    assert strided(x, output_size=[16, 16]).shape == (5, 6, 16, 16)
-    assert torch.equal(strided.eval()(x, [15, 15]), strided(x))
-    with pytest.raises(ValueError, match="requested an output size"):
-        strided(x, output_size=[40, 40])
-
-
 @pytest.mark.parametrize(
     ("plain", "arguments"),
     [
@@ -140,11 +92,30 @@ def test_a_transposed_layer_takes_an_output_size():
         (nn.ConvTranspose2d, (4, 6, 3, 2, 1, 1, 2, False, 2)),
     ],
 )
-def test_all_arguments_may_be_positional_in_the_order_of_torch(plain, arguments):
+def test_the_classes_take_torch_s_arguments_and_have_its_type_and_repr_and_the_state_of_msn(
+    plain, arguments
+):
     layer, theirs = MSN[plain](*arguments), plain(*arguments)
+    assert isinstance(layer, plain)
     assert theirs.extra_repr() == layer.extra_repr()
     assert stored(layer).shape == theirs.weight.shape
-    assert layer.output_norm.bias is None
+    assert layer.output_norm.bias is layer.bias is None
+    parts = {f"weight_norm.{each}" for each in ("block", "last_sigma", "u", "v")}
+    parts |= {"output_norm.running_mean", "output_norm.num_batches_tracked"}
+    assert set(layer.state_dict()) == {"weight", *parts}
+    x = torch.randn(5, 4, 7, 7)[(..., 0, 0) if plain is nn.Linear else ...]
+    layer(x)
+    other = MSN[plain](*arguments)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.eval()(x), layer.eval()(x))
+
+
+def test_a_transposed_layer_takes_an_output_size():
+    strided, x = MSNConvTranspose2d(4, 6, 3, stride=2), torch.randn(5, 4, 7, 7)
+    assert strided(x, output_size=[16, 16]).shape == (5, 6, 16, 16)
+    assert torch.equal(strided.eval()(x, [15, 15]), strided(x))
+    with pytest.raises(ValueError, match="requested an output size"):
+        strided(x, output_size=[40, 40])
 
 
 def test_centring_writes_over_what_the_layer_put_out_and_keeps_nothing_for_the_backward_pass():

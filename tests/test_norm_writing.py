@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import same_bits
 from norm_layers import pairs
 from test_norm_reading import NETWORKS, PROMISED, First, promised_sigma
 from torch import Tensor, nn
@@ -261,10 +262,6 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: x.clone() for name, x in network.state_dict().items()}
 
 
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
 @pytest.mark.parametrize("mode", ["from birth", "later", "bank"])
 @pytest.mark.parametrize(("kind", "norm"), [case for case in SOME if "scaled" not in case[1]])
 def test_zero_weights_have_sigma_one_and_the_gradient_without_the_norm(kind, norm, mode):
@@ -323,7 +320,7 @@ def test_evaluation_writes_nothing_the_second_time(kind, norm):
     network(*inputs)
     with torch.no_grad():
         network(*inputs)
-    assert equal(state_of(network), before)
+    assert same_bits(state_of(network), before)
 
 
 @pytest.mark.parametrize("banked", [False, True])
@@ -345,4 +342,4 @@ def test_evaluation_between_steps_changes_no_bit_of_training(kind, norm, banked)
                     network(*inputs)
                 network.train()
         states.append(state_of(network))
-    assert equal(*states)
+    assert same_bits(*states)

@@ -152,7 +152,7 @@ def test_what_is_shown_to_be_added_works() -> None:
     given: list[dict[str, Any]] = [{}, dict(vars(losses)), dict(vars(datasets))]
     for block, names in zip((norm, loss, data), given, strict=True):
         exec(block, names)
-    weight = given[0]["FROBENIUS"].weight(nn.Linear(3, 4), "weight")(torch.ones(4, 4))
+    weight = given[0]["ENTRIES"]["frobenius"].weight(nn.Linear(3, 4), "weight")(torch.ones(4, 4))
     assert weight.unique().tolist() == [0.25]
     ones, added = torch.ones(5), given[1]["LOSSES"]["squared_hinge"]
     assert (added.critic(ones, -ones), added.critic(-ones, ones)) == (0, 8)

@@ -5,24 +5,3 @@ from msngan.networks.dcgan import CRITICS, GENERATORS, Critic, CriticName, Gener
 from msngan.networks.generator_files import load_generator, read_generator
 from msngan.networks.norms_and_activations import ACTIVATIONS, ActivationName
 from msngan.networks.sampling import decode, draw_samples, evaluating, frozen, latents, slerp
-
-__all__ = [
-    "ACTIVATIONS",
-    "CLASSIFIERS",
-    "CRITICS",
-    "GENERATORS",
-    "ActivationName",
-    "ClassifierName",
-    "Critic",
-    "CriticName",
-    "Generator",
-    "GeneratorName",
-    "decode",
-    "draw_samples",
-    "evaluating",
-    "frozen",
-    "latents",
-    "load_generator",
-    "read_generator",
-    "slerp",
-]

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from msngan.networks.norms_and_activations import (
+    Activation,
     ActivationName,
-    activation_and_dropout,
-    he_normal,
     put_norms,
     refuse_instance_norm,
 )
@@ -50,49 +49,39 @@ class DenseBlock(nn.ModuleList):
         return torch.cat(features, 1)
 
 
-class DenseNetBC(nn.Module):
-    """Images (N, channels, size, size) to logits (N, classes).
+class DenseNetBC(nn.Sequential):
+    """Three blocks of `depth` dense layers, 1x1 to 4 * width channels and 3x3 to width.
 
-    A 3x3 convolution (`stem`) to 2 * width channels; three blocks of `depth` dense layers (`conv1`,
-    1x1 to 4 * width channels, and `conv2`, 3x3 to width), between which `conv`, 1x1 to 0.8 times
-    the channels, and average pooling; the mean over the image; a linear head. An activation, and
-    dropout if any, precedes each convolution but the first, and the head. size: a multiple of 4, 8
-    or more. No convolution has a bias, under any norm.
+    Before them a 3x3 convolution to 2 * width channels; between them a 1x1 convolution to 0.8 times
+    the channels, and average pooling. An activation, and dropout if any, precedes each convolution
+    but the first, and the head. size: a multiple of 4, 8 or more. No convolution has a bias.
 
     placement: where the output part of a norm goes; its weight part is on every layer.
         before_activation: on the input of an activation, as in DenseNet: an nn.Identity is there.
-        Such a place belongs to the layer after it, so norm_layers selects layers together with the
-        places before them. The first convolution has none.
-        after_layer: on the output of each convolution, the paper's equations 6 and 7; the head gets
-        the weight part only.
+        Such a place belongs to the layer after it, with which norm_layers selects it. after_layer:
+        on the output of each convolution, the paper's equations 6 and 7.
     At width 12, depth 16 and 3 x 32 x 32: none and spectral 978,772 parameters; batch 1,009,730
     (985,506 after_layer); mean_spectral 994,251 (982,139 after_layer).
     """
 
     def __init__(
         self,
-        classes: int = 10,
-        channels: int = 3,
-        size: int = 32,
-        *,
-        width: int = 12,
-        depth: int = 16,
-        activation: ActivationName = "leaky_relu",
-        slope: float = 0.1,
-        dropout: float = 0.0,
+        classes: int,
+        channels: int,
+        size: int,
+        width: int,
+        activation: Activation,
+        depth: int,
         placement: PlacementName = "before_activation",
     ) -> None:
-        super().__init__()
         if size < 8 or size % 4:
             raise ValueError(
                 f"densenet_bc takes images of a multiple of 4 and at least 8, not {size}"
             )
 
         def activations(number: str = "") -> dict[str, nn.Module]:
-            parts = activation_and_dropout(activation, slope, dropout)
-            made = dict(zip(("activation", "dropout"), parts, strict=False))
             place = {"norm": nn.Identity()} if placement == "before_activation" else {}
-            return {f"{name}{number}": part for name, part in (place | made).items()}
+            return {f"{name}{number}": part for name, part in (place | activation.parts()).items()}
 
         def dense_layer(inputs: int) -> nn.Module:
             first = activations("1") | {"conv1": nn.Conv2d(inputs, 4 * width, 1, bias=False)}
@@ -100,7 +89,7 @@ class DenseNetBC(nn.Module):
             return _sequence(first | activations("2") | {"conv2": conv2})
 
         features = 2 * width
-        self.stem = nn.Conv2d(channels, features, 3, padding=1, bias=False)
+        stem = nn.Conv2d(channels, features, 3, padding=1, bias=False)
         blocks: list[nn.Module] = []
         for last in (False, False, True):
             blocks.append(DenseBlock(dense_layer(features + i * width) for i in range(depth)))
@@ -110,21 +99,19 @@ class DenseNetBC(nn.Module):
                 conv = {"conv": nn.Conv2d(features, kept, 1, bias=False), "pool": nn.AvgPool2d(2)}
                 blocks.append(_sequence(activations() | conv))
                 features = kept
-        self.blocks = nn.Sequential(*blocks)
         pooled = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
-        self.last = _sequence(activations() | pooled)
-        self.head = nn.Linear(features, classes)
-        he_normal(self, activation, slope)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.last(self.blocks(self.stem(images))))
+        parts = {"stem": stem, "blocks": nn.Sequential(*blocks)}
+        parts["last"] = _sequence(activations() | pooled)
+        parts["head"] = nn.Linear(features, classes)
+        super().__init__(OrderedDict(parts))
+        activation.initialise(self)
 
 
 def _sequence(parts: dict[str, nn.Module]) -> nn.Module:
     return FusedSequential(OrderedDict(parts))
 
 
-class CNN3(nn.Module):
+class CNN3(nn.Sequential):
     """Three convolutions: 5x5 to `width` channels, 3x3 to twice and 4x4 of stride 2 to as many.
 
     All have padding 2, so that the 3x3 convolution enlarges the image by 2. At width 16, 28 x 28
@@ -132,35 +119,22 @@ class CNN3(nn.Module):
     """
 
     def __init__(
-        self,
-        classes: int = 10,
-        channels: int = 1,
-        size: int = 28,
-        *,
-        width: int = 16,
-        activation: ActivationName = "leaky_relu",
-        slope: float = 0.1,
-        dropout: float = 0.0,
+        self, classes: int, channels: int, size: int, width: int, activation: Activation
     ) -> None:
-        super().__init__()
-        w = width
         layers: list[nn.Module] = []
         for inputs, outputs, kernel, stride in (
-            (channels, w, 5, 1),
-            (w, 2 * w, 3, 1),
-            (2 * w, 2 * w, 4, 2),
+            (channels, width, 5, 1),
+            (width, 2 * width, 3, 1),
+            (2 * width, 2 * width, 4, 2),
         ):
             layers.append(nn.Conv2d(inputs, outputs, kernel, stride, padding=2))
-            layers += activation_and_dropout(activation, slope, dropout)
-        self.body = FusedSequential(*layers, nn.Flatten())
-        side = (size + 2) // 2 + 1
-        self.head = nn.Linear(2 * w * side**2, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body(images))
+            layers += activation.parts().values()
+        body = FusedSequential(*layers, nn.Flatten())
+        head = nn.Linear(2 * width * ((size + 2) // 2 + 1) ** 2, classes)
+        super().__init__(OrderedDict(body=body, head=head))
 
 
-class VGG7(nn.Module):
+class VGG7(nn.Sequential):
     """Six 3x3 convolutions to 1, 1, 2, 2, 4 and 8 times `width` channels, the last without padding.
 
     2x2 max pooling follows the second, fourth, fifth and sixth. At width 32, 32 x 32 pixels in
@@ -168,17 +142,8 @@ class VGG7(nn.Module):
     """
 
     def __init__(
-        self,
-        classes: int = 10,
-        channels: int = 3,
-        size: int = 32,
-        *,
-        width: int = 32,
-        activation: ActivationName = "leaky_relu",
-        slope: float = 0.1,
-        dropout: float = 0.0,
+        self, classes: int, channels: int, size: int, width: int, activation: Activation
     ) -> None:
-        super().__init__()
         if size < 32 or size % 8:
             raise ValueError(
                 f"vgg7 takes images of 32 pixels or a larger multiple of 8, not {size}"
@@ -187,14 +152,12 @@ class VGG7(nn.Module):
         inputs = channels
         for factor, pooled in ((1, False), (1, True), (2, False), (2, True), (4, True), (8, True)):
             layers.append(nn.Conv2d(inputs, factor * width, 3, padding=0 if factor == 8 else 1))
-            layers += activation_and_dropout(activation, slope, dropout)
+            layers += activation.parts().values()
             layers += [nn.MaxPool2d(2)] if pooled else []
             inputs = factor * width
-        self.body = FusedSequential(*layers, nn.Flatten())
-        self.head = nn.Linear(inputs * ((size // 8 - 2) // 2) ** 2, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body(images))
+        body = FusedSequential(*layers, nn.Flatten())
+        head = nn.Linear(inputs * ((size // 8 - 2) // 2) ** 2, classes)
+        super().__init__(OrderedDict(body=body, head=head))
 
 
 class ResidualBlock(nn.Module):
@@ -204,27 +167,20 @@ class ResidualBlock(nn.Module):
     convolution where the shape changes, else the identity.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, stride: int, name: ActivationName, slope: float, p: float
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
         super().__init__()
-        convolutions = (
-            nn.Conv2d(inputs, outputs, 3, stride, 1),
-            nn.Conv2d(outputs, outputs, 3, 1, 1),
-        )
-        activations = activation_and_dropout(name, slope, p)
-        between = dict(zip(("activation", "dropout"), activations, strict=False))
-        parts = {"conv1": convolutions[0]} | between | {"conv2": convolutions[1]}
-        self.body = FusedSequential(OrderedDict(parts))
+        conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
+        self.body = _sequence({"conv1": conv1} | activation.parts() | {"conv2": conv2})
         changes = stride != 1 or inputs != outputs
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if changes else nn.Identity()
-        self.activation = nn.Sequential(*activation_and_dropout(name, slope, p))
+        self.activation = nn.Sequential(*activation.parts().values())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.body(x) + self.shortcut(x))
 
 
-class ResNet18(nn.Module):
+class ResNet18(nn.Sequential):
     """ResNet-18 with the stem of He et al.'s networks for CIFAR-10: 3x3, and no max pooling.
 
     Four stages of two blocks with 1, 2, 4 and 8 times `width` channels, each stage but the first
@@ -234,43 +190,33 @@ class ResNet18(nn.Module):
     11,169,162.
     """
 
+    blocks: nn.Sequential
+
     def __init__(
-        self,
-        classes: int = 10,
-        channels: int = 3,
-        size: int = 32,
-        *,
-        width: int = 64,
-        activation: ActivationName = "leaky_relu",
-        slope: float = 0.1,
-        dropout: float = 0.0,
+        self, classes: int, channels: int, size: int, width: int, activation: Activation
     ) -> None:
-        super().__init__()
         if size < 8:
             raise ValueError(f"resnet18 takes images of 8 pixels or more, not {size}")
-        self.stem = FusedSequential(
-            nn.Conv2d(channels, width, 3, 1, 1), *activation_and_dropout(activation, slope, dropout)
-        )
+        first = nn.Conv2d(channels, width, 3, 1, 1)
+        stem = FusedSequential(first, *activation.parts().values())
         blocks, inputs = [], width
         for factor in (1, 2, 4, 8):
             for stride in (1 if factor == 1 else 2, 1):
-                outputs = factor * width
-                blocks.append(ResidualBlock(inputs, outputs, stride, activation, slope, dropout))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(inputs, classes)
-        he_normal(self, activation, slope)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.pool(self.blocks(self.stem(images))))
+                blocks.append(ResidualBlock(inputs, factor * width, stride, activation))
+                inputs = factor * width
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        head = nn.Linear(inputs, classes)
+        parts = {"stem": stem, "blocks": nn.Sequential(*blocks), "pool": pool, "head": head}
+        super().__init__(OrderedDict(parts))
+        activation.initialise(self)
 
 
+# The networks with the shapes that their papers have.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "cnn3": CNN3,
-    "vgg7": VGG7,
-    "densenet_bc": DenseNetBC,
-    "resnet18": ResNet18,
+    "cnn3": partial(CNN3, channels=1, size=28, width=16),
+    "vgg7": partial(VGG7, channels=3, size=32, width=32),
+    "densenet_bc": partial(DenseNetBC, channels=3, size=32, width=12, depth=16),
+    "resnet18": partial(ResNet18, channels=3, size=32, width=64),
 }
 
 
@@ -333,7 +279,7 @@ def classifier(
     if dense and conv_bias:
         raise ValueError("densenet_bc has no convolution with a bias to keep; leave conv_bias out")
     given |= {"placement": placement} if dense else {}
-    made = make(activation=activation, slope=slope, dropout=dropout, **given)
+    made = make(activation=Activation(activation, slope, dropout), **given)
     put_norms(
         made,
         norm,

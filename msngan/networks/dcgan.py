@@ -72,20 +72,14 @@ class Critic(nn.Module):
 
     Seven convolutions, alternately 3x3 and 4x4 of stride 2, LeakyReLU, and a linear head. The norm
     goes on every convolution; the head gets its weight part only. Biases that the norm cancels are
-    not created unless conv_bias. At width 64, size 32 and 3 channels the counts are: none and
-    spectral 2,935,873; mean_spectral 2,935,873 (2,937,281 with conv_bias); batch 2,937,281
-    (2,938,689 with conv_bias, as in Table III); `msngan params` lists all. One seed gives the same
-    first weights under every norm.
+    not created unless conv_bias. At width 64, size 32 and 3 channels: none and spectral 2,935,873
+    parameters; batch 2,937,281 (2,938,689 with conv_bias, as in Table III); `msngan params` lists
+    all. One seed gives the same first weights under every norm.
 
     norm_options: the options of the norm, by name. norm_layers: the layers that get the norm, as in
-    `msngan.norms.convert`: indices (0 to 6 the convolutions, 7 the head), patterns of names or
-    class names; None: all. other_norm: the norm of the other layers. The critic of the MSN authors'
-    released code has norm_layers [3, 5, 6], other_norm "spectral", norm_options {"gain": True}.
-
-    wide: increase the channels in the convolutions of stride 2, as the official SNGAN code does
-    (5,860,865 parameters), which gave the best published numbers; else in those after them, as in
-    Table III. Score real and fake batches in separate passes: under a batch-coupled norm a
-    concatenated batch gives other logits.
+    `msngan.norms.convert` (indices 0 to 6 are the convolutions, 7 the head); None: all. other_norm:
+    the norm of the other layers. wide: increase the channels in the convolutions of stride 2, as
+    the official SNGAN code does (5,860,865 parameters); else in those after them, as in Table III.
     """
 
     def __init__(

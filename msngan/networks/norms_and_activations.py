@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -18,22 +18,36 @@ else:
     ActivationName = Literal[ACTIVATIONS]
 
 
-def activation_and_dropout(name: ActivationName, slope: float, dropout: float) -> list[nn.Module]:
-    """A new activation, in place, and dropout after it if dropout > 0.
+@dataclass(frozen=True)
+class Activation:
+    """What follows a convolution: an activation, and dropout where it is above 0.
 
-    slope: of LeakyReLU for negative inputs. Each is a module, so that hooks can see its input.
+    slope: of LeakyReLU for negative inputs.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
-    made = nn.LeakyReLU(slope, inplace=True) if name == "leaky_relu" else nn.ReLU(inplace=True)
-    return [made, nn.Dropout(dropout)] if dropout > 0 else [made]
 
+    name: ActivationName = "leaky_relu"
+    slope: float = 0.1
+    dropout: float = 0.0
 
-def he_normal(network: nn.Module, activation: ActivationName, slope: float) -> None:
-    """Initialise the convolutions by He et al. 2015, arXiv:1502.01852."""
-    for layer in layers_of(network).values():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, slope if activation == "leaky_relu" else 0.0)
+    def __post_init__(self) -> None:
+        if self.name not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise ValueError(f"unknown activation {self.name!r}; choose one of {known}")
+
+    def parts(self) -> dict[str, nn.Module]:
+        """New ones, in place, by name. Each is a module, so that hooks can see its input."""
+        leaky = self.name == "leaky_relu"
+        made = nn.LeakyReLU(self.slope, inplace=True) if leaky else nn.ReLU(inplace=True)
+        return {"activation": made} | (
+            {"dropout": nn.Dropout(self.dropout)} if self.dropout > 0 else {}
+        )
+
+    def initialise(self, network: nn.Module) -> None:
+        """Initialise the convolutions by He et al. 2015, arXiv:1502.01852."""
+        for layer in layers_of(network).values():
+            if isinstance(layer, nn.Conv2d):
+                slope = self.slope if self.name == "leaky_relu" else 0.0
+                nn.init.kaiming_normal_(layer.weight, slope)
 
 
 def put_norms(

@@ -1,24 +1,18 @@
 """The classifiers of the authors' released code, in which more than the norm differs.
 
 Subramanian & Chong 2019, arXiv:1907.04003; github.com/AntixK/mean-spectral-norm, commit 9772d81.
-Table III counts these networks, and the critic of `msngan.networks.dcgan`; `msngan params` compares
-the counts. Between the norms, more differs than the norm itself:
+Table III counts these networks; `msngan params` compares the counts. Between the norms differ:
 
 cnn3: ReLU without a norm, LeakyReLU of slope 0.1 under any.
 vgg7: ReLU and dropout of 0.3 under `batch`; LeakyReLU of slope 0.1 and no dropout under `spectral`
     and `mean_spectral`, where the head has no norm.
-densenet_bc: under `spectral` and `mean_spectral` the 96 convolutions of the dense layers have batch
+densenet_bc: under `spectral` and `mean_spectral` the convolutions of the dense layers have batch
     norm. Only the first convolution, the two between the blocks and, under `spectral`, the head are
-    spectrally normed; `mean_spectral` centres before the latter two and before the head. ReLU, and
-    batch norm before each activation under `batch`.
+    spectrally normed; `mean_spectral` centres before the latter two and before the head.
 
 Biases that a norm cancels are kept. Each spectral norm has a scalar that counts as a parameter but
-is never trained. The norms themselves are ours: sigma is estimated by an iterated block of vectors,
-its gradient is that of equation 9, and MSN has no gain, as the paper counts it. The released code
-multiplies by a learned gain per channel, runs a hundred power iterations per pass, overwrites the
-weight with the normed weight, and leaves sigma out of the gradient. norm_options {"gain": true}
-adds only the gain, which is not the released method; the norm `released_spectral` has the
-projection.
+is never trained. The norms themselves are ours, without a gain, as the paper counts them; the norm
+`released_spectral` has the projection of the released code.
 """
 
 from __future__ import annotations
@@ -30,6 +24,7 @@ import torch
 from torch import nn
 
 from msngan.networks.norms_and_activations import (
+    Activation,
     put_norms,
     put_output_parts_before,
     put_weight_parts,
@@ -70,7 +65,7 @@ def released(
         )
     entry = configured(norm, norm_options or {})
     if network == "densenet_bc":
-        made = make(activation="relu", **shape)
+        made = make(activation=Activation("relu"), **shape)
         inner = [name for name in layers_of(made) if name not in OUTER]
         put_output_parts_before(made, configured("batch", {}), inner)
         put_output_parts_before(made, entry, OUTER)
@@ -78,7 +73,8 @@ def released(
     else:
         relu = norm == "none" or (network == "vgg7" and norm == "batch")
         dropout = 0.3 if network == "vgg7" and norm == "batch" else 0.0
-        made = make(activation="relu" if relu else "leaky_relu", dropout=dropout, **shape)
+        activation = Activation("relu" if relu else "leaky_relu", dropout=dropout)
+        made = make(activation=activation, **shape)
         layers = ["!head"] if network == "vgg7" else None
         put_norms(made, norm, conv_bias=True, norm_options=norm_options, norm_layers=layers)
     return with_scalars(made)

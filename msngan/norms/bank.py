@@ -1,9 +1,7 @@
 """SigmaBank: computes the spectral norms of a whole network once per update.
 
-Miyato's algorithm iterates once per update. Iterating at each access of a weight, as PyTorch does,
-costs several times as much in a GAN step, and the real and the fake batch then see different
-weights. Here two products per layer serve the real, the fake and the generator's pass, and the
-gradient of all of them goes through the division once.
+Iterating at each access of a weight, as PyTorch does, costs several times as much in a GAN step,
+and the real and the fake batch then see different weights.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from msngan.norms.estimate import ENOUGH, advance, looks, moves
 from msngan.norms.layers import parts_of, stored
-from msngan.norms.parts import WeightPart, listed, normal_mode, stamp
+from msngan.norms.parts import WeightPart, listed, needs_graph, normal_mode, stamp
 from msngan.norms.spectral import SpectralNorm, quotient_gradient
 
 
@@ -73,9 +71,11 @@ class SigmaBank:
 
     def _sort(self) -> None:
         """Split into parts that are iterated together, all of one dtype and device, and others."""
-        fast = [each for each in self._owned if _is_fast(each.part)]
-        self._kind = _kind_of(fast[0].part) if fast else None
-        self._fast = [each for each in fast if _kind_of(each.part) == self._kind]
+        kinds = [_kind_of(each.part) for each in self._owned]
+        self._kind = next((kind for kind in kinds if kind), None)
+        self._fast = [
+            each for each in self._owned if self._kind and _kind_of(each.part) == self._kind
+        ]
         self._norms = [cast(SpectralNorm, each.part) for each in self._fast]
         self._slow = [each for each in self._owned if each not in self._fast]
         self.parts = [each.part for each in self._owned]
@@ -123,9 +123,12 @@ class SigmaBank:
         before = [part._lent for part in parts]
         try:
             for each in self._slow:
-                weight = each.weight()
-                each.part.follow(weight)
-                each.part.lend(_lent(each.part, weight))
+                part, weight = each.part, each.weight()
+                part.follow(weight)
+                if needs_graph(weight):
+                    part.lend(_Lend.apply(part, weight, *part.parameters()))  # type: ignore[no-untyped-call]
+                else:
+                    part.lend(part.quotient(weight))
             if self._fast:
                 weights = [each.weight() for each in self._fast]
                 with normal_mode(weights[0]):
@@ -156,13 +159,11 @@ class SigmaBank:
         self._divided = list(torch._foreach_div(weights, self._sigmas))
 
 
-def _is_fast(part: WeightPart) -> bool:
-    return type(part) is SpectralNorm and part.groups == 1 and not part.output_axis
-
-
-def _kind_of(part: WeightPart) -> tuple[torch.dtype, torch.device]:
-    buffer = cast(SpectralNorm, part).block
-    return buffer.dtype, buffer.device
+def _kind_of(part: WeightPart) -> tuple[torch.dtype, torch.device] | None:
+    """The dtype and device of a part that is iterated together with others; None for the rest."""
+    if type(part) is not SpectralNorm or part.groups > 1 or part.output_axis:
+        return None
+    return part.block.dtype, part.block.device
 
 
 def _check_holds(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
@@ -244,13 +245,6 @@ class _Blocks:
             if column.data_ptr() != norm.v.data_ptr():  # v has another memory order
                 norm.v.copy_(norm.uncolumned(column[None], weight))
         return found.value, lengths[: len(lefts)]
-
-
-def _lent(part: WeightPart, weight: Tensor) -> Tensor:
-    if not (torch.is_grad_enabled() and weight.requires_grad):
-        return part.quotient(weight)
-    made: Tensor = _Lend.apply(part, weight, *part.parameters())  # type: ignore[no-untyped-call]
-    return made
 
 
 class _Lend(torch.autograd.Function):

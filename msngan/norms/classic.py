@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any, Literal
@@ -23,8 +24,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from msngan.norms.mean_spectral import Centring
-from msngan.norms.parts import MatrixPart, Norm, full_precision, outputs_of, widened
+from msngan.norms.mean_spectral import Centring, along, mean_only
+from msngan.norms.parts import (
+    Entries,
+    MatrixPart,
+    Norm,
+    OutputPart,
+    full_precision,
+    outputs_of,
+    widened,
+)
 from msngan.runs import distributed
 
 
@@ -54,19 +63,18 @@ class Shared(_BatchNorm):
     @torch.compiler.disable
     def _over_processes(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.dim()) if axis != 1]
-        shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widened(x)
         local = x.numel() // x.shape[1]
         sums = distributed.total(torch.cat([wide.sum(axes), wide.new_tensor([local])]))
         number = sums[-1].detach()
         mean = sums[:-1] / number
-        centred = wide - mean.view(shape)
+        centred = wide - along(mean, x, 1)
         variance = distributed.total(centred.square().sum(axes)) / number
         if self.track_running_stats:
             self._move(mean.detach(), variance.detach() * number / (number - 1))
-        y = centred * (variance + self.eps).rsqrt().view(shape)
+        y = centred * along((variance + self.eps).rsqrt(), x, 1)
         if self.weight is not None:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
+            y = y * along(self.weight, x, 1) + along(self.bias, x, 1)
         return y.to(x.dtype)
 
     @torch.no_grad()
@@ -110,18 +118,15 @@ def batch_norm_of(layer: nn.Module, *, gain: bool = True) -> nn.Module:
     return KINDS[2 if axis == -1 else len(layer.kernel_size) + 2](channels, gain=gain)  # type: ignore[arg-type]
 
 
-class SampleNorm(nn.Module):
+class SampleNorm(OutputPart):
     """(x - mean) / sqrt(variance + eps) * gain + offset, with each sample's own statistics.
 
-    Input and output: (N, C, ...) with channel_axis 1, or (..., C) with channel_axis -1. With
-    over="layer" the statistics are over channels and space, as in torch's GroupNorm(1, C), or, for
-    (..., C), over the last axis, as in torch's LayerNorm. With over="space" each channel has its
-    own, as in torch's InstanceNorm; for (N, T, C) they are over the tokens. Gain and offset are per
-    channel, the variance is the biased one, and all is computed in float32 or above, outside
-    autocast.
+    Input and output: (N, C, ...) with channel_axis 1, or (..., C) with channel_axis -1. The
+    statistics are over channels and space with over="layer" (torch's GroupNorm(1, C), or LayerNorm
+    for the last axis), of each channel with over="space" (InstanceNorm; over the tokens of (N, T,
+    C)). Gain and offset are per channel, and all is computed in float32 or above, outside autocast.
 
-    Raises ValueError where a mean would be over one value: the output would be the offset, whatever
-    the input.
+    Raises ValueError where a mean would be over one value: the output would be the offset.
     """
 
     def __init__(
@@ -138,22 +143,14 @@ class SampleNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels)) if gain else None
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    @classmethod
-    def of(
-        cls, layer: nn.Module, *, over: Literal["layer", "space"], gain: bool = True
-    ) -> SampleNorm:
-        """The norm for the outputs of a convolution (axis 1) or a linear layer (the last axis)."""
-        channels, axis = outputs_of(layer)
-        return cls(channels, over=over, channel_axis=axis, gain=gain)
-
     def extra_repr(self) -> str:
         return f"{self.channels}, over={self.over!r}, eps={self.eps}"
 
     def forward(self, x: Tensor) -> Tensor:
         with full_precision(x):
-            wide = torch.promote_types(x.dtype, torch.float32)
+            wide = widened(x)
             gain = None if self.weight is None else self.weight.to(wide)
-            return self._normed(x.to(wide), gain, self.bias.to(wide)).to(x.dtype)
+            return self._normed(wide, gain, self.bias.to(wide)).to(x.dtype)
 
     def _normed(self, x: Tensor, gain: Tensor | None, offset: Tensor) -> Tensor:
         last = self.channel_axis == -1
@@ -191,9 +188,6 @@ def instance_norm(gain: bool = True) -> Norm:
     return Norm(output=output, cancels_bias=True)
 
 
-BATCH = Norm(output=batch_norm_of, cancels_bias=True)
-BATCH_NO_GAIN = Norm(output=partial(batch_norm_of, gain=False), cancels_bias=True)
-
 # Modules whose output for one sample depends on the rest of the batch, in training.
 BATCH_COUPLED = (_BatchNorm, Centring)
 
@@ -207,8 +201,7 @@ def is_batch_coupled(module: nn.Module) -> bool:
 def statistics(module: nn.Module, mode: Literal["batch", "running", "last"]) -> Iterator[None]:
     """What the batch-coupled norms of a training module do inside the block.
 
-    "batch": use the minibatch as always, but do not update the running statistics. For the
-        generator's pass through the critic: only the critic's own real and fake passes update them.
+    "batch": use the minibatch as always, but do not update the running statistics.
     "running": use the running statistics, as in eval, and do not update them. The critic is then a
         function of one image, which is what a gradient penalty assumes.
     "last": subtract the means of each layer's last training batch, as constants. For norms that
@@ -313,8 +306,16 @@ def weight_mean(gain: bool = True, sync: bool = False, momentum: float | None = 
 
     gain: as in weight normalisation; sync, momentum: of the mean, as in `mean_spectral`.
     """
-    return Norm(
-        weight=partial(WeightNorm.of, gain=gain),
-        output=partial(Centring.of, sync=sync, momentum=momentum),
-        cancels_bias=True,
+    return replace(
+        mean_only(sync=sync, momentum=momentum), weight=partial(WeightNorm.of, gain=gain)
     )
+
+
+ENTRIES: Entries = {
+    "batch": Norm(output=batch_norm_of, cancels_bias=True),
+    "batch_no_gain": Norm(output=partial(batch_norm_of, gain=False), cancels_bias=True),
+    "weight": weight_norm,
+    "weight_mean": weight_mean,
+    "layer": layer_norm,
+    "instance": instance_norm,
+}

@@ -170,16 +170,15 @@ def convert(
     """Put `norm` on the layers of `module` that have weight matrices, in place, and return it.
 
     These are torch's convolutions and transposed convolutions (1d to 3d), Linear, Bilinear,
-    Embedding and EmbeddingBag, and their subclasses, and each weight of MultiheadAttention and of
-    the recurrent layers and cells. Whoever reads such a weight gets the normed one. The output part
-    of a norm goes on the output of a convolution, a linear or a bilinear layer; an embedding and
-    the projections inside an attention or a recurrent layer get the weight part only.
-
-    Parameters keep their identity, so an optimizer that holds them still works. Biases that the
-    norm cancels are removed unless conv_bias; a norm may add parameters of its own.
+    Embedding and EmbeddingBag, MultiheadAttention, the recurrent layers and cells, and subclasses.
+    The output part of a norm goes on the output of a convolution, a linear or a bilinear layer; the
+    others get the weight part only. Parameters keep their identity, so an optimizer that holds them
+    still works; a norm may add parameters of its own, and a lazy layer gets its norm at its first
+    input.
 
     Args:
         head: the qualified name of the last layer of a critic, which gets the weight part only.
+        conv_bias: keep biases that the norm cancels.
         layers: the layers to norm, None for all: a list of indices among them ([0, -1]), patterns
             of names (["body.*"], or ["!head"] for all others) and class names (["Conv2d"]). The
             others stay as they are, and may get another norm in another call.
@@ -188,8 +187,6 @@ def convert(
             batch-coupled norm by the identity.
         report: return (module, Report) instead of warning about what was left out.
         options: of the norm, by name, such as gain=True.
-
-    A lazy layer gets its norm with its weight, at its first input; make the optimizer after that.
 
     Raises ValueError, and changes nothing, for an unknown norm, option or layer, for complex or
     integer weights, and for a layer that already has a norm: ours, or torch's without `replace`.
@@ -208,9 +205,10 @@ def convert(
         )
     for name in theirs:
         _remove_torch_norms(chosen[name])
-    for name in [name for name, layer in chosen.items() if _is_lazy(layer)]:
-        layer = chosen.pop(name)
-        _later(layer, entry, head=layer is last, conv_bias=conv_bias)
+    for name, layer in list(chosen.items()):
+        if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():  # type: ignore[misc]
+            del chosen[name]
+            _later(layer, entry, head=layer is last, conv_bias=conv_bias)
     # A norm may refuse a layer while its part is made, so make all parts before any is put on.
     parts = [parts_for(layer, entry, head=layer is last) for layer in chosen.values()]
     for layer, made in zip(chosen.values(), parts, strict=True):
@@ -248,10 +246,6 @@ def _check(chosen: Mapping[str, nn.Module]) -> None:
                     f"{name or 'the layer'} has {dtype} weights; norms need real floating-point"
                     " weights"
                 )
-
-
-def _is_lazy(layer: nn.Module) -> bool:
-    return isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params()  # type: ignore[misc]
 
 
 def _later(layer: nn.Module, norm: Norm, **how: bool) -> None:

@@ -1,10 +1,9 @@
 """Estimates of the largest singular value of a matrix that each training step changes a little.
 
-A single vector, as in Miyato et al. 2018 (arXiv:1802.05957, algorithm 1), follows too slowly: early
-in training, singular values lie close together and overtake each other, and the estimate was up to
-36 % too small. Here a block of vectors is iterated (orthogonal iteration), and the estimate is the
-best in its span (Rayleigh-Ritz; Golub & Van Loan, Matrix Computations, chapters 8.2 and 8.3). Most
-of the time of a product is spent reading the matrix, so a block costs little more than a vector.
+A single vector, as in Miyato et al. 2018 (arXiv:1802.05957, algorithm 1), follows too slowly: the
+estimate was up to 36 % too small. Here a block of vectors is iterated (orthogonal iteration), and
+the estimate is the best in its span (Rayleigh-Ritz; Golub & Van Loan, Matrix Computations, 8.2 and
+8.3). A block costs little more than a vector, because most of the time is spent reading the matrix.
 """
 
 from __future__ import annotations

@@ -137,7 +137,14 @@ def _property(name: str, inner: property | None) -> property:
     part_name = name + "_norm"
 
     def read(layer: nn.Module) -> Tensor:
-        return _registered(layer, name) if inner is None else inner.fget(layer)  # type: ignore[misc]
+        if inner is not None:
+            return inner.fget(layer)  # type: ignore[misc]
+        found = layer._parameters.get(name)
+        if found is None:
+            found = layer.__dict__.get(name)
+        if found is None:
+            raise AttributeError(f"{type(layer).__name__} has no {name!r}")
+        return found
 
     def get(layer: nn.Module) -> Tensor:
         part, weight = layer._modules.get(part_name), read(layer)
@@ -170,15 +177,6 @@ def _property(name: str, inner: property | None) -> property:
 
     get.read = read  # type: ignore[attr-defined]
     return property(get, put, delete)
-
-
-def _registered(layer: nn.Module, name: str) -> Tensor:
-    found = layer._parameters.get(name)
-    if found is None:
-        found = layer.__dict__.get(name)
-    if found is None:
-        raise AttributeError(f"{type(layer).__name__} has no {name!r}")
-    return found
 
 
 def stored(layer: nn.Module, name: str = "weight") -> Tensor:
@@ -231,10 +229,11 @@ def _translate(layer: Any, state: dict[str, Any], prefix: str) -> None:
             if names[""] in state:
                 state[prefix + name] = state.pop(names.pop(""))
                 for ours, theirs in names.items():
-                    if isinstance(value := state.pop(theirs, None), Tensor):
-                        shape = _shape(layer, name, ours)
-                        if shape is not None and shape.numel() == value.numel():
-                            state[f"{prefix}{name}_norm.{ours}"] = value.reshape(shape)
+                    own: Any = getattr(layer._modules.get(name + "_norm"), ours, None)
+                    value: Any = state.pop(theirs, None)
+                    both = isinstance(own, Tensor) and isinstance(value, Tensor)
+                    if both and own.numel() == value.numel():
+                        state[f"{prefix}{name}_norm.{ours}"] = value.reshape(own.shape)
     if not any(prefix + name in state for name in layer.normed):
         return
     for part, own in layer.named_children():
@@ -245,11 +244,6 @@ def _translate(layer: Any, state: dict[str, Any], prefix: str) -> None:
             state |= {f"{prefix}{part}.{key}": x for key, x in kept.items()}
     if "bias" not in layer.state_dict(keep_vars=True):
         state.pop(prefix + "bias", None)
-
-
-def _shape(layer: nn.Module, name: str, buffer: str) -> Any:
-    found = getattr(layer._modules.get(name + "_norm"), buffer, None)
-    return found.shape if isinstance(found, Tensor) else None
 
 
 def settle(layer: nn.Module, *_: Any) -> None:
@@ -303,11 +297,6 @@ def weights_of(layer: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in names if getattr(layer, name, None) is not None)
 
 
-def has_output(layer: nn.Module) -> bool:
-    """Whether a norm's output part can follow the layer."""
-    return isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear))
-
-
 def normalise(
     layer: nn.Module, norm: Norm, *, head: bool = False, conv_bias: bool = False
 ) -> nn.Module:
@@ -331,7 +320,7 @@ def parts_for(layer: nn.Module, norm: Norm, *, head: bool = False) -> dict[str, 
         why = "already has one" if names else "has no weight matrix"
         raise TypeError(f"cannot put a norm on {type(layer).__name__}, which {why}")
     parts = {name + "_norm": norm.weight(layer, name) for name in names} if norm.weight else {}
-    if norm.output and has_output(layer) and not head:
+    if norm.output and isinstance(layer, (_ConvNd, nn.Linear, nn.Bilinear)) and not head:
         parts["output_norm"] = norm.output(layer)
     return parts
 

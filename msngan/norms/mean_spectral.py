@@ -5,28 +5,21 @@ CASE 2019, arXiv:1907.04003, equations 6 and 7:
 
     MSN(W, x) = (W / sigma(W)) x - E[(W / sigma(W)) x] + m
 
-and its two halves, each by itself, the ablation that the paper lacks: `spectral_bias` bounds the
-weight and adds the offset m but does not centre; `mean_only` centres and adds m but does not bound
-the weight.
+and its two halves: `spectral_bias` bounds the weight and adds m but does not centre; `mean_only`
+centres and adds m but does not bound the weight.
 
-What this says of the Lipschitz constant of a layer, with h = W' x, W' = W / sigma(W), and n values
-of h per channel in the batch (tests/test_norm_lipschitz.py has each line in numbers):
+The Lipschitz constant of a layer under MSN, with n values per channel in the batch
+(tests/test_norm_lipschitz.py has each line in numbers):
 
-- Eval: out = h + (m - running mean) is h but for a constant, so the constant is |A|, the norm of
-  the linear map A that the layer is; sigma(W') = 1 is that of a linear layer. A convolution as a
-  map can be larger: with zero padding and without dilation up to
-  sqrt(ceil(k_h / s_h) ceil(k_w / s_w)), as an input value takes part in as many windows, and each
-  window's output is bounded by sigma(W') = 1. Circular, reflected and replicated padding, dilation
-  and transposed convolutions can exceed that.
-- Training, the whole batch as one vector, Euclidean norm: out = P h + m with P = I - 1 1^T / n for
-  each channel. P is an orthogonal projection, of norm 1, so centring does not raise the constant. A
-  shift that all values of a channel have in common is not seen at all: P 1 = 0.
-- Training, per sample: the derivative of a value by its own h is 1 - 1/n, and by each other -1/n.
-  Measured by the largest change of any value, the norm of P is its largest row sum,
-  1 - 1/n + (n - 1)/n = 2 (1 - 1/n), so the constant at most doubles: one sample's output can move
-  by that much as the others move. It is not a bound per image, which gradient penalties need; see
+- Eval: centring is a shift, so the constant is that of the layer with the weight W / sigma(W): 1
+  for a linear layer; for a convolution with zero padding and without dilation at most
+  sqrt(ceil(k_h / s_h) ceil(k_w / s_w)), the number of windows that an input value takes part in.
+- Training, the whole batch as one vector, Euclidean norm: centring is P = I - 1 1^T / n per
+  channel, an orthogonal projection, so it does not raise the constant.
+- Training, per sample: the largest change of any value at most doubles, by the largest row sum of
+  P, 2 (1 - 1/n). It is not a bound per image, which gradient penalties need; see
   `msngan.norms.statistics`.
-- With gain, out = g (P h) + m: the constant is multiplied by max |g|, which nothing bounds.
+- A gain multiplies the constant by max |g|, which nothing bounds.
 
 As centring is an orthogonal projection, its gradient, g - E[g] (equation 10), needs nothing of the
 forward pass: the output may be written over the input, and no activation is kept for the backward
@@ -35,6 +28,7 @@ pass.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -45,28 +39,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msngan.norms.layers import NormLayer, called, norm_output, normalise
-from msngan.norms.parts import LOW_PRECISION, Norm, Precise, outputs_of, recomputing, traced
+from msngan.norms.parts import (
+    LOW_PRECISION,
+    Entries,
+    Norm,
+    OutputPart,
+    Precise,
+    recomputing,
+    traced,
+)
 from msngan.norms.spectral import SpectralNorm
 from msngan.runs import distributed
 
 
-class Centring(Precise):
+class Centring(OutputPart, Precise):
     """Subtract each channel's mean over the minibatch and add a learned offset m.
 
     Input and output: (N, C, ...) with channel_axis 1, or (..., C) with channel_axis -1. In training
-    the mean is over all other axes of the batch and the gradient goes through it (equation 10). In
-    eval it is the running mean, so that a sample's output does not depend on the others, and
-    nothing is written. running_mean <- (1 - momentum) running_mean + momentum mean; momentum None
-    weights all batches equally. Means and the subtraction are computed in float32 or above.
+    the gradient goes through the mean (equation 10). In eval it is the running mean, and nothing is
+    written. running_mean <- (1 - momentum) running_mean + momentum mean; momentum None weights all
+    batches equally. Means and the subtraction are computed in float32 or above.
 
     offset: whether m is learned (the paper). gain: a learned factor per channel before m, as in the
-    authors' released code but not in the paper; it gives up the bound on the Lipschitz constant.
-    sync: take the mean over the batches of all processes of torch.distributed, weighted by their
-    sizes: C + 1 numbers forward, C + 1 backward. inplace: write the output over the input, which
-    saves a pass and its memory where nothing else reads the input.
+    authors' released code; it gives up the bound on the Lipschitz constant. sync: take the mean
+    over the batches of all processes. inplace: write the output over the input, where nothing else
+    reads it.
 
-    Raises ValueError in training where a channel has a single value: its output would be m,
-    whatever the input.
+    Raises ValueError in training where a channel has a single value: its output would be m.
     """
 
     precise = ("running_mean",)
@@ -95,15 +94,6 @@ class Centring(Precise):
         self.weight = nn.Parameter(torch.ones(channels)) if gain else None
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
-
-    @classmethod
-    def of(cls, layer: nn.Module, **options: Any) -> Centring:
-        """Centring for the outputs of a layer, in place: nothing else reads what a layer returns.
-
-        options: offset, gain, sync and momentum, as above.
-        """
-        channels, axis = outputs_of(layer)
-        return cls(channels, channel_axis=axis, inplace=True, **options)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, momentum={self.momentum}"
@@ -307,36 +297,13 @@ def _processes(sync: bool) -> int:
     return distributed.count() if sync else 1
 
 
-def mean_spectral(
-    gain: bool = False, sync: bool = False, momentum: float | None = 0.1, offset: bool = True
-) -> Norm:
-    """MSN. gain: a learned factor per channel, which the paper does not have; sync: one mean over
-    all processes; momentum: of the running mean; offset: whether m is learned, else it is 0."""
-    output = partial(Centring.of, offset=offset, gain=gain, sync=sync, momentum=momentum)
-    return Norm(SpectralNorm.of, output, cancels_bias=True)
-
-
-def mean_only(
-    gain: bool = False, sync: bool = False, momentum: float | None = 0.1, offset: bool = True
-) -> Norm:
-    """Centring without a bound on the weight; the options are those of `mean_spectral`."""
-    output = partial(Centring.of, offset=offset, gain=gain, sync=sync, momentum=momentum)
-    return Norm(output=output, cancels_bias=True)
-
-
-class Offset(nn.Module):
+class Offset(OutputPart):
     """Add a learned m per channel, initially 0; (N, C, ...) or, with channel_axis -1, (..., C)."""
 
     def __init__(self, channels: int, *, channel_axis: int = 1) -> None:
         super().__init__()
         self.channels, self.channel_axis = channels, channel_axis
         self.bias = nn.Parameter(torch.zeros(channels))
-
-    @classmethod
-    def of(cls, layer: nn.Module) -> Offset:
-        """The offset for the outputs of a convolution or a linear layer."""
-        channels, axis = outputs_of(layer)
-        return cls(channels, channel_axis=axis)
 
     def extra_repr(self) -> str:
         return f"{self.channels}"
@@ -345,8 +312,29 @@ class Offset(nn.Module):
         return (x + along(self.bias, x, self.channel_axis % x.dim())).to(x.dtype)
 
 
-# A bias of the layer would do the same as m.
-SPECTRAL_BIAS = Norm(weight=SpectralNorm.of, output=Offset.of, cancels_bias=True)
+def mean_only(
+    gain: bool = False, sync: bool = False, momentum: float | None = 0.1, offset: bool = True
+) -> Norm:
+    """Centring without a bound on the weight; the options are those of `mean_spectral`."""
+    # In place: nothing else reads what a layer returns.
+    centring = partial(Centring.of, inplace=True, offset=offset, gain=gain, sync=sync)
+    return Norm(output=partial(centring, momentum=momentum), cancels_bias=True)
+
+
+def mean_spectral(
+    gain: bool = False, sync: bool = False, momentum: float | None = 0.1, offset: bool = True
+) -> Norm:
+    """MSN. gain: a learned factor per channel, which the paper does not have; sync: one mean over
+    all processes; momentum: of the running mean; offset: whether m is learned, else it is 0."""
+    return replace(mean_only(gain, sync, momentum, offset), weight=SpectralNorm.of)
+
+
+ENTRIES: Entries = {
+    "mean_spectral": mean_spectral,
+    "mean_only": mean_only,
+    # A bias of the layer would do the same as m.
+    "spectral_bias": Norm(weight=SpectralNorm.of, output=Offset.of, cancels_bias=True),
+}
 
 
 class MSN(nn.Module):

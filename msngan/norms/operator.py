@@ -34,7 +34,7 @@ from msngan.norms.estimate import (
     start,
 )
 from msngan.norms.layers import stored
-from msngan.norms.parts import Norm, full_precision
+from msngan.norms.parts import Entries, Norm, full_precision
 
 # A block has BLOCK images, each of which costs as much as an image of the batch; one iteration
 # takes PRODUCTS products with it.
@@ -99,18 +99,14 @@ class Operator:
 class OperatorNorm(Estimated):
     """An estimate, from below, of the largest singular value of the layer as a linear map.
 
-    Buffers, in float32 or above whatever the module is cast to: v (1, inputs, *size), a unit
-    vector; last_sigma (), |A v| at the last iteration; block (k, inputs, *size), k = 4,
-    orthonormal. v and block have shape (0,) until the size of the layer's input is known.
+    Buffers, in float32 or above: v (1, inputs, *size), a unit vector; last_sigma (), |A v| at the
+    last iteration; block (k, inputs, *size), k = 4, orthonormal. v and block have shape (0,) until
+    the size of the layer's input is known: that of the first training input; where inputs differ,
+    the largest of each axis, for which the bound holds for smaller inputs too. A linear layer needs
+    none.
 
-    bound: what the classes below keep sigma within. iterations: the number of iterations, of three
-    products each, in one call of `iterate`; on a CPU one more follows where sigma rose by a tenth.
-
-    The norm depends on the size: with zero padding it grows with the size, towards a limit. The
-    size is taken from the first training input; a linear layer needs none. Where inputs differ, the
-    largest size of each axis seen in training counts, and the bound holds for smaller inputs too.
-    Eval uses the estimate of training for inputs of any size. The starting block is the same in
-    every process and run, and uses no global random generator.
+    bound: what the classes below keep sigma within. iterations: of three products each, in one call
+    of `iterate`; on a CPU one more follows where sigma rose by a tenth.
     """
 
     precise = ("v", "last_sigma", "block")
@@ -267,11 +263,9 @@ class LipschitzProjection(OperatorNorm):
     """Keep the norm of the operator within `bound`, by scaling the parameter in place.
 
     Gouk, Frank, Pfahringer & Cree 2018, arXiv:1804.04368, algorithm 1: W <- W / max(1, sigma /
-    bound). No gradient goes through sigma, and the layer computes with the stored weight. Only
-    `iterate` scales: a SigmaBank calls it after each optimizer step, or the user does. A training
-    forward changes no weight, because an earlier pass may still await its backward: make
-    `SigmaBank(network, optimizer)`. Until the layer's first training input, which gives the size
-    that sigma needs, `iterate` does nothing.
+    bound). The layer computes with the stored weight. Only `iterate` scales it, which a SigmaBank
+    with the optimizer calls after each step: an earlier pass may still await its backward. Until
+    the size of the layer's input is known, `iterate` does nothing.
     """
 
     may_iterate_in_passes = False
@@ -314,3 +308,9 @@ def lipschitz_projection(bound: float = 1.0, iterations: int = 1) -> Norm:
     """
     bound, iterations = checked_positive("bound", bound), checked_iterations(iterations)
     return Norm(weight=partial(LipschitzProjection, bound=bound, iterations=iterations))
+
+
+ENTRIES: Entries = {
+    "spectral_clip": spectral_clip,
+    "lipschitz_projection": lipschitz_projection,
+}

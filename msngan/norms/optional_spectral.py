@@ -18,7 +18,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from msngan.norms.parts import Norm, WeightPart
+from msngan.norms.parts import Entries, Norm, WeightPart
 from msngan.norms.spectral import SpectralNorm
 
 # The default thresholds of each criterion: on above the first, off below the second.
@@ -30,13 +30,11 @@ MOMENTS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
 class OptionalSpectralNorm(WeightPart):
     """Map a weight W to itself or to W / sigma(W), as the gate is off or on.
 
-    on: buffer (), bool, the gate. average: buffer (), the running average of gradient norms. count:
-    buffer (), int64, the number of norms in it; for random gates the number of draws, from a random
-    start. estimate: the estimate of sigma, which is also updated while the gate is off.
+    Buffers: on (), bool, the gate; average (), the running average of gradient norms; count (),
+    int64, the number of norms in it, or for random gates of draws, from a random start.
 
-    In training `iterate` decides the gate: under a SigmaBank once per update, after the optimizer's
-    step; without one in the first forward after a step (except a fused optimizer's, which is not
-    visible), because a second forward may share its backward with the first. Each switch adds a
+    In training `iterate` decides: under a SigmaBank once per update, without one in the first
+    forward after a step (except a fused optimizer's, which is not visible). Each switch adds a
     record to `decisions`: on, criterion, value, sigma. `rescale` is called with the weight and the
     factor by which its gradients are multiplied from then on.
     """
@@ -208,3 +206,6 @@ def optional_spectral(
     kept: dict[str, Any] = {"criterion": criterion, "above": above, "below": below, "start": start}
     weight = partial(OptionalSpectralNorm.of, memory=memory, **kept)
     return Norm(weight=weight)
+
+
+ENTRIES: Entries = {"optional_spectral": optional_spectral}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import numpy as np
@@ -22,10 +22,10 @@ from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-LOW_PRECISION = (torch.float16, torch.bfloat16)
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-Part = TypeVar("Part", bound="WeightPart")
-Matrix = TypeVar("Matrix", bound="MatrixPart")
+LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,26 @@ class Norm:
         assert self.output or not self.cancels_bias
 
 
+# Norms by name: each is a Norm, or a function that returns one, whose arguments are its options.
+Entries = dict[str, Norm | Callable[..., Norm]]
+
+
 def outputs_of(layer: nn.Module) -> tuple[int, int]:
     """The number of output channels of a layer, and the axis of its output that has them."""
     if isinstance(layer, _ConvNd):
         return layer.out_channels, 1
     assert isinstance(layer, (nn.Linear, nn.Bilinear))
     return layer.out_features, -1
+
+
+class OutputPart(nn.Module):
+    """A norm's part for outputs (N, channels, ...) or, with channel_axis -1, (..., channels)."""
+
+    @classmethod
+    def of(cls, layer: nn.Module, **options: Any) -> Self:
+        """The part for the outputs of a convolution (axis 1) or a linear layer (the last axis)."""
+        channels, axis = outputs_of(layer)
+        return cls(channels, channel_axis=axis, **options)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -194,7 +208,7 @@ class WeightPart(Precise):
     def forward(self, weight: Tensor) -> Tensor:
         again = recomputing()
         lent = self._past if again and self._lent is None else self._lent
-        if lent is not None and (lent.requires_grad or not _needs_graph(weight)):
+        if lent is not None and (lent.requires_grad or not needs_graph(weight)):
             return lent
         if self._zero and self.unit and not (traced() or weight.is_meta):
             self._zero = not bool(weight.any())
@@ -250,7 +264,7 @@ class WeightPart(Precise):
     def _iterates(self) -> bool:
         return self.training and not self.managed and self.may_iterate_in_passes
 
-    def train(self: Part, mode: bool = True) -> Part:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if mode and self._in_training:
             for module, name, buffer in self._in_training:
@@ -322,14 +336,15 @@ class WeightPart(Precise):
         known = weight is not None and stamp(weight) in (self._seen, self._looked)
         return {**self.__dict__, **self.transient, "_copied": known or self._copied}
 
-    def __deepcopy__(self: Part, memo: dict[int, object]) -> Part:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         duplicate = self.__class__.__new__(self.__class__)
         memo[id(self)] = duplicate
         duplicate.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
         return duplicate
 
 
-def _needs_graph(weight: Tensor) -> bool:
+def needs_graph(weight: Tensor) -> bool:
+    """Whether what is made of the weight must carry a gradient to it."""
     return torch.is_grad_enabled() and weight.requires_grad
 
 
@@ -344,7 +359,7 @@ class MatrixPart(WeightPart):
         self.output_axis, self.groups = output_axis, groups
 
     @classmethod
-    def of(cls: type[Matrix], layer: nn.Module, name: str = "weight", **options: Any) -> Matrix:
+    def of(cls, layer: nn.Module, name: str = "weight", **options: Any) -> Self:
         """The part for the weight `name` of a torch layer."""
         # Transposed convolutions store the inputs first.
         axis = 1 if isinstance(layer, _ConvTransposeNd) else 0

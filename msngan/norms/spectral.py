@@ -26,7 +26,16 @@ from msngan.norms.estimate import (
     iterated,
     start,
 )
-from msngan.norms.parts import LOW_PRECISION, MatrixPart, Norm, full_precision, recomputing, widened
+from msngan.norms.parts import (
+    LOW_PRECISION,
+    Entries,
+    MatrixPart,
+    Norm,
+    full_precision,
+    needs_graph,
+    recomputing,
+    widened,
+)
 
 # A value in all grids of Lin et al., who search it for each data set: 0.7 to 4.0 on CIFAR-10, 0.7
 # to 1.6 on STL-10 and CelebA. 1 is plain spectral normalisation.
@@ -94,7 +103,7 @@ class SpectralNorm(Estimated, MatrixPart):
             return torch.where(sigma == 0, torch.ones_like(sigma), sigma)
 
     def quotient(self, weight: Tensor) -> Tensor:
-        if self.groups == 1 and torch.is_grad_enabled() and weight.requires_grad:
+        if self.groups == 1 and needs_graph(weight):
             made: Tensor = _Quotient.apply(weight, self)  # type: ignore[no-untyped-call]
             return made
         return self.normalised(weight)
@@ -273,9 +282,7 @@ class ReleasedSpectralNorm(MatrixPart):
     """Overwrite the weight with W / sigma(W), as the authors' code does. For comparison only.
 
     github.com/AntixK/mean-spectral-norm, commit 9772d81: sigma comes from 100 power iterations, and
-    no gradient goes through it. So this is a projection after each step, not the reparametrisation
-    of equations 2, 8 and 9: the gradient is that of a plain layer, and a step along it can raise
-    the loss. The norm `spectral` follows the equations.
+    no gradient goes through it: a projection, not the reparametrisation of equations 2, 8 and 9.
 
     u: buffer (groups, outputs / groups, 1), unit vectors in float32 or above; zeros until the first
     projection. The first training pass overwrites the weight; later each update of a SigmaBank
@@ -350,5 +357,10 @@ def released_spectral(iterations: int = 100) -> Norm:
     return Norm(weight=partial(ReleasedSpectralNorm.of, iterations=iterations))
 
 
-SPECTRAL = Norm(weight=SpectralNorm.of)
-BIDIRECTIONAL = Norm(weight=BidirectionalSpectralNorm.of)
+ENTRIES: Entries = {
+    "spectral": Norm(weight=SpectralNorm.of),
+    "bidirectional": Norm(weight=BidirectionalSpectralNorm.of),
+    "scaled": scaled,
+    "bidirectional_scaled": bidirectional_scaled,
+    "released_spectral": released_spectral,
+}

@@ -7,47 +7,21 @@ from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from msngan.norms.classic import (
-    BATCH,
-    BATCH_NO_GAIN,
-    instance_norm,
-    layer_norm,
-    weight_mean,
-    weight_norm,
-)
-from msngan.norms.mean_spectral import SPECTRAL_BIAS, mean_only, mean_spectral
-from msngan.norms.operator import lipschitz_projection, spectral_clip
-from msngan.norms.optional_spectral import optional_spectral
-from msngan.norms.parts import Norm
-from msngan.norms.spectral import (
-    BIDIRECTIONAL,
-    SPECTRAL,
-    bidirectional_scaled,
-    released_spectral,
-    scaled,
-)
+from msngan.norms.classic import ENTRIES as CLASSIC
+from msngan.norms.mean_spectral import ENTRIES as MEAN_SPECTRAL
+from msngan.norms.operator import ENTRIES as OPERATOR
+from msngan.norms.optional_spectral import ENTRIES as OPTIONAL
+from msngan.norms.parts import Entries, Norm
+from msngan.norms.spectral import ENTRIES as SPECTRAL
 from msngan.runs.folder import did_you_mean
 
-# A Norm, or a function that returns one; its keyword arguments are the options of the norm.
-ENTRIES: dict[str, Norm | Callable[..., Norm]] = {
+ENTRIES: Entries = {
     "none": Norm(),
-    "batch": BATCH,
-    "batch_no_gain": BATCH_NO_GAIN,
-    "spectral": SPECTRAL,
-    "mean_spectral": mean_spectral,
-    "weight": weight_norm,
-    "weight_mean": weight_mean,
-    "layer": layer_norm,
-    "instance": instance_norm,
-    "mean_only": mean_only,
-    "spectral_bias": SPECTRAL_BIAS,
-    "bidirectional": BIDIRECTIONAL,
-    "scaled": scaled,
-    "bidirectional_scaled": bidirectional_scaled,
-    "spectral_clip": spectral_clip,
-    "lipschitz_projection": lipschitz_projection,
-    "optional_spectral": optional_spectral,
-    "released_spectral": released_spectral,
+    **CLASSIC,
+    **SPECTRAL,
+    **MEAN_SPECTRAL,
+    **OPERATOR,
+    **OPTIONAL,
 }
 
 
