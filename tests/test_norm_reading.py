@@ -352,3 +352,14 @@ def test_exported_and_traced_networks_compute_the_same(kind, norm):
     with torch.no_grad():
         traced = torch.jit.trace(network, inputs, check_trace=False)
         assert same(traced(*inputs), expected, 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_network_computes_the_same():
+    network, inputs = normed("conv2d", "mean_spectral"), inputs_of("conv2d")
+    train(network, inputs)
+    torch._dynamo.reset()
+    compiled, expected = torch.compile(network, backend="aot_eager"), copy.deepcopy(network)
+    for training in (True, False):
+        network.train(training)
+        assert same(compiled(*inputs), expected.train(training)(*inputs), 1e-3)
