@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,8 @@ def test_the_rows_are_the_arms_the_first_axis_of_several_values_or_what_the_stud
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_wrong_with_a_study_is_said(changed, words):
-    with pytest.raises(UserError) as problem:
+    with pytest.raises(UserError, match=re.escape(words)):
         study(**changed)
-    assert words in str(problem.value)
 
 
 def test_every_packaged_study_is_sound():
@@ -122,27 +122,24 @@ def test_every_packaged_study_is_sound():
     ("text", "words"),
     [
         ("config: x\ngrid: {seed: [0]}\ngrid: {seed: [1]}\n", "'grid' is there twice"),
-        ("arms: {a: {}, a: {}}\n", "'a' is there twice"),
         ("[1, 2]\n", "not a mapping of options"),
         ("config: x\narms: [\n", "not valid YAML: line 3: did not find expected node"),
-        ("a: &a [x, x]\nb: [*a, *a]\n", r"the alias \*a is not supported; write the value out"),
+        ("a: &a [x, x]\nb: [*a, *a]\n", "the alias *a is not supported; write the value out"),
         ("model: {norm: none}\n", "msngan fit --config"),
     ],
 )
 def test_a_file_that_is_not_a_study_is_refused(tmp_path, text, words):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=words) as problem:
+    with pytest.raises(UserError, match=rf"\A{path}: .*{re.escape(words)}"):
         open_study(str(path), tmp_path, None, [])
-    assert str(problem.value).startswith(f"{path}: ")
 
 
 def test_changes_apply_to_every_run_and_are_kept_and_exponents_need_no_dot(tmp_path):
     changes = read_changes(["epochs=5", "data.limit=1e2"])
     changed = make_study("mine", GRID, changes)
-    assert {
-        (child.options["epochs"], child.options["data.limit"]) for child in changed.children
-    } == {(5, 1e2)}
+    assert all({**child.options, **changes} == child.options for child in changed.children)
+    assert changes == {"epochs": 5, "data.limit": 1e2}
     place = Place("mine", tmp_path)
     save_study(changed, place)
     assert started_study(place).children == changed.children
@@ -170,6 +167,5 @@ def test_changes_apply_to_every_run_and_are_kept_and_exponents_need_no_dot(tmp_p
 def test_a_wrong_option_of_the_command_is_named(tmp_path, monkeypatch, name, change, words):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(yaml.safe_dump(GRID))
-    with pytest.raises(UserError) as problem:
+    with pytest.raises(UserError, match=rf"\A{re.escape(words)}"):
         open_study("mine.yaml", Path(), name, [change] if change else [])
-    assert str(problem.value).startswith(words)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,26 +186,23 @@ def test_threads_and_cadences_are_no_difference_and_more_epochs_are_to_be_traine
 
 def test_a_locked_run_is_running(study):
     log = PLACE.log(FIRST)
-    assert lock(log) is not None
-    assert lock(log) is None
-    reader = Reader(PLACE)
-    assert reader.look(study.children[0]).word == "running"
-    assert reader.look(study.children[0], own=True).word == "to do"
+    assert (lock(log) is None, lock(log) is None) == (False, True)
+    found = [Reader(PLACE).look(study.children[0], own=own).word for own in (False, True)]
+    assert found == ["running", "to do"]
 
 
 def test_every_format_holds_every_run(study, run, capsys):
     for seed, tests in enumerate(ACCURACIES):
         write(f"mine-plain-lr0.1-s{seed}", *tests)
-    names = {child.name for child in study.children}
     shown = {}
     for how in ("json", "csv", "md"):
         assert run("study", "mine.yaml", "--table", "--format", how) == 0
         shown[how] = capsys.readouterr().out
-    whole = json.loads(shown["json"])
-    assert {child["run"] for child in whole["children"]} == names
-    assert whole["children"][0]["epochs"][1]["test_accuracy"] == 0.9
+    children = json.loads(shown["json"])["children"]
     rows = list(csv.DictReader(io.StringIO(shown["csv"])))
-    assert {row["run"] for row in rows} == names
+    names = {child.name for child in study.children}
+    assert {child["run"] for child in children} == {row["run"] for row in rows} == names
+    assert children[0]["epochs"][1]["test_accuracy"] == 0.9
     assert len(rows) == 3 * 2 + 9
     assert "| plain | 85.00±5.00 |" in shown["md"]
 
@@ -301,8 +299,7 @@ def test_a_study_that_cannot_write_says_so_in_one_line(study, run, blocked, caps
     Path(blocked).write_text("a file")
     assert run("study", "mine.yaml") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("msngan: error: cannot write to checkpoints/mine: ")
-    assert "--root" in said
+    assert re.match("msngan: error: cannot write to checkpoints/mine: .*--root", said)
     assert Path(blocked).read_text() == "a file"
 
 
