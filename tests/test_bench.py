@@ -22,13 +22,13 @@ from test_architecture import loaded_after
 from msngan.__main__ import main
 from msngan.bench import timing
 from msngan.bench.settings import BENCHMARKS
-from msngan.report.figures.bench_plots import draw
 from msngan.report.tables import progress_bars
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_csv, print_markdown, print_terminal
 
 Run = Callable[..., int]
 GALLERY = Path(__file__).parents[1] / "samples/gallery"
+SHOWN = ("bench_core", "bench_norms", "bench_sigma", "bench_step")
 TINY = {
     "norms": "--width 4 --batch 4 --norms spectral,spectral --dtype bfloat16",
     "step": "--width 4 --batch 4 --norms mean_spectral",
@@ -85,19 +85,11 @@ def test_a_record_has_the_machine_the_settings_and_every_time(record, name):
             assert ratio["median"] == 1
 
 
-@pytest.mark.parametrize("name", sorted(BENCHMARKS))
-def test_every_format_shows_ratios_and_no_times(record, name):
-    check_formats(record(name))
-
-
-@pytest.mark.parametrize("name", ["core", "norms", "sigma", "step"])
-def test_the_records_of_the_gallery_are_still_shown_and_drawn(name, tmp_path):
-    found = json.loads((GALLERY / f"bench_{name}.json").read_text())
-    check_formats(found)
-    draw(found, tmp_path / "x.png")
-
-
-def check_formats(found: Any) -> None:
+@pytest.mark.parametrize("name", [*sorted(BENCHMARKS), *SHOWN])
+def test_every_format_shows_ratios_and_no_times_also_of_the_gallery_s_records(record, name):
+    found = (
+        record(name) if name in BENCHMARKS else json.loads((GALLERY / f"{name}.json").read_text())
+    )
     tables, shown = list(bench_tables(found)), {}
     for name, show in (("table", print_terminal), ("md", print_markdown)):
         with redirect_stdout(io.StringIO()) as text, pytest.MonkeyPatch.context() as patch:
@@ -204,16 +196,15 @@ def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(capfd
         ("sigma --critic-batch join", "unknown 'join' (did you mean 'joint'?)"),
         ("sigma --config cifar_mns", "did you mean 'cifar_msn'"),
         ("sigma --step 2", "did you mean '--steps'"),
+        pytest.param(
+            *("norms --device=cuda", "--device cuda: no GPU is available here"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_measured(refused, monkeypatch, arguments, words):
     monkeypatch.setattr("msngan.commands.bench._measure", None)
     assert words in refused("bench", *arguments.split())
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_said(refused):
-    assert "--device cuda: no GPU is available here" in refused("bench", "norms", "--device=cuda")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["step", "--plot", "x.gif"]], ids=" ".join)

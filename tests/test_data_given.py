@@ -53,19 +53,16 @@ def saved(path: Path, **arrays: Any) -> Path:
     if path.suffix == ".npz":
         np.savez(path, **arrays)
     else:
-        (array,) = arrays.values()
-        np.save(path, array, allow_pickle=True)
+        np.save(path, *arrays.values(), allow_pickle=True)
     return path
 
 
 def refusal(path: Path, option: str = "--samples", **options: int) -> str:
     """The message of the DataError: one line that names option and path, none of `fit`'s."""
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"\A{option}.*\Z") as caught:
         load_images(path, option=option, **options)
     message = str(caught.value)
     assert isinstance(caught.value, UserError)
-    assert "\n" not in message
-    assert message.startswith(option)
     assert str(path) in message
     assert "--data" not in message
     return message
@@ -205,13 +202,12 @@ def test_a_damaged_file_is_named(tmp_path, ending, damage):
     assert "cannot" in refusal(path)
 
 
-@pytest.mark.parametrize("version", [(3, 0), (9, 9)])
+@pytest.mark.parametrize("version", [b"\3\0", b"\x09\x09"])
 def test_a_format_for_other_things_is_refused(tmp_path, version):
-    data = bytearray(saved(tmp_path / "x.npy", x=pixels()).read_bytes())
-    data[6:8] = bytes(version)
-    (tmp_path / "x.npy").write_bytes(data)
-    words = f"cannot be read: version {version[0]}.{version[1]} of NumPy's format"
-    assert words in refusal(tmp_path / "x.npy")
+    path = saved(tmp_path / "x.npy", x=pixels())
+    data = path.read_bytes()
+    path.write_bytes(data[:6] + version + data[8:])
+    assert f"cannot be read: version {version[0]}.{version[1]} of NumPy's" in refusal(path)
 
 
 def header(shape: str) -> bytes:
