@@ -74,7 +74,7 @@ def evaluate_sampler(
     compute, roles = BACKENDS[backend], roles_of(metrics)
     seconds = dict.fromkeys(PHASES, 0.0)
     values: dict[str, list[float]] = {role: [] for role in roles}
-    failed = ""
+    reason = f"{protocol.samples} samples are too few for the nearest neighbours"
     with _timed(seconds, "real data"):  # first: it takes as long as a score if it is not cached
         real_data = real_data_scores(reference, extractor, protocol, held_out, roles)
     try:
@@ -87,12 +87,9 @@ def evaluate_sampler(
                         raise Diverged(f"{extractor.keys[role]} of run {index} is {value}")
                     values[role].append(value)
     except Diverged as failure:
-        failed = str(failure)
-    few = f"{protocol.samples} samples are too few for the nearest neighbours"
+        values, reason = dict.fromkeys(roles, []), str(failure)
     scores = {
-        extractor.keys[role]: summary(each)
-        if each and not failed
-        else {"mean": None, "reason": failed or few}
+        extractor.keys[role]: summary(each) if each else {"mean": None, "reason": reason}
         for role, each in values.items()
     }
     return Result(scores, real_data, seconds)
