@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from conftest import COUPLED
 from norm_layers import ONE_OF_EACH_KIND
 from test_convert_layers import assert_unchanged
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from torch.nn.utils import weight_norm as hooked_weight
 from torch.utils.checkpoint import checkpoint
 
 from msngan.norms import (
+    NORMS,
+    Centring,
     FusedSequential,
     NormLayer,
     SigmaBank,
@@ -386,8 +389,8 @@ def test_a_network_converted_on_the_meta_device_reads_a_state(norm):
 
 # What training under transforms says where a norm would have to write its state.
 OURS, TORCHS = "running means cannot be updated.*eval", "(?i)in-place"
-MOVES = dict.fromkeys(["mean_spectral", "mean_only", "weight_mean"], OURS)
-MOVES |= dict.fromkeys(["batch", "batch_no_gain", "released_spectral"], TORCHS)
+CENTRED = {norm for norm in COUPLED if isinstance(NORMS[norm].output(nn.Linear(1, 1)), Centring)}
+MOVES = {norm: OURS if norm in CENTRED else TORCHS for norm in (*COUPLED, "released_spectral")}
 
 
 def double(norm: str) -> tuple[nn.Module, Tensor]:
