@@ -58,8 +58,8 @@ class DenseNetBC(nn.Sequential):
 
     placement: where the output part of a norm goes; its weight part is on every layer.
         before_activation: on the input of an activation, as in DenseNet: an nn.Identity is there.
-        Such a place belongs to the layer after it, with which norm_layers selects it. after_layer:
-        on the output of each convolution, the paper's equations 6 and 7.
+        Such a place belongs to the layer after it, with which norm_layers selects it.
+        after_layer: on the output of each convolution, the paper's equations 6 and 7.
     At width 12, depth 16 and 3 x 32 x 32: none and spectral 978,772 parameters; batch 1,009,730
     (985,506 after_layer); mean_spectral 994,251 (982,139 after_layer).
     """
