@@ -219,7 +219,7 @@ def claims() -> dict[str, bytes]:
         ("loops",): ["x"],
         ("loops", "fit_loop", "epoch_progress", "total"): ["x"],
         ready: [-5],
-        ("callbacks",): [[1], {"x": torch.zeros(1)}],
+        ("callbacks",): [[1], {"x": torch.zeros(1).to_sparse()}],
         ("lr_schedulers",): [[{"x": 1}]],
         ("optimizer_states",): [{}],
         ("optimizer_states", 1): ["x"],
