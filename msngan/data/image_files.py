@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,10 @@ class UnreadableError(DataError):
 
 @dataclass(frozen=True)
 class Source:
-    """names: all files but hidden ones, sorted, '/' between parts; read: the bytes of one."""
+    """Encoded images by name. names: in their order; read: the bytes of one.
+
+    Of a folder or zip file: all files but hidden ones, sorted, '/' between the parts of a name.
+    """
 
     root: Path
     names: list[str]
@@ -112,13 +115,32 @@ def load_folder(
     the first level, in order of name, if every image lies in one. Any other input is a DataError.
     """
     root = Path(root)
-    bad: dict[str, str] = {}
-    with _opened(root) as source, _strict_pillow():
+    with _opened(root) as source:
         names = [name for name in source.names if name.lower().endswith(ENDINGS)]
         others = [name for name in source.names if name.lower().endswith(OTHER_ENDINGS)]
         if not names:
             raise DataError(f"no images in {root}; it needs files ending in {' '.join(ENDINGS)}")
         labels = _labels(source, names)
+        images, kept = decoded(replace(source, names=names), size, channels, skip_bad)
+    if others:
+        warnings.warn(
+            f"{len(others)} image(s) in {root} are of a kind that is not read ({others[0]});"
+            " convert them to PNG to use them",
+            stacklevel=2,
+        )
+    return images, labels if labels is None or kept is None else labels[kept]
+
+
+def decoded(
+    source: Source, size: int | None, channels: int | None, skip_bad: bool | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """All images of a source, uint8 (N, C, H, W), and the places of those kept; None for all.
+
+    Options and errors are those of `load_folder`.
+    """
+    root, names = source.root, source.names
+    bad: dict[str, str] = {}
+    with _strict_pillow():
         for name in names:
             try:
                 with source.picture(name) as image:
@@ -141,17 +163,11 @@ def load_folder(
                     bad[name] = problem.reason
 
         in_chunks(fill, len(names))
-    if others:
-        warnings.warn(
-            f"{len(others)} image(s) in {root} are of a kind that is not read ({others[0]});"
-            " convert them to PNG to use them",
-            stacklevel=2,
-        )
     if not bad:
-        return images, labels
+        return images, None
     _report_bad(root, names, bad, skip_bad)
     kept = torch.tensor([index for index, name in enumerate(names) if name not in bad])
-    return images[kept], None if labels is None else labels[kept]
+    return images[kept], kept
 
 
 def _report_bad(root: Path, names: list[str], bad: dict[str, str], skip: bool | None) -> None:
@@ -161,7 +177,7 @@ def _report_bad(root: Path, names: list[str], bad: dict[str, str], skip: bool | 
         named += f" and {len(bad) - MOST_NAMED} more"
     what = f"{len(bad)} of {len(names)} images in {root} cannot be read"
     if skip and len(bad) < len(names):
-        warnings.warn(f"{what} and are skipped: {named}", stacklevel=3)
+        warnings.warn(f"{what} and are skipped: {named}", stacklevel=4)
         return
     refusal = f"{what}: {named}; repair or remove them"
     if len(bad) == 1 and not skip:
