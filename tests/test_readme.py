@@ -26,7 +26,7 @@ from msngan.scores.protocol import preset
 HIDDEN = {"__main__", *FORMER}
 ROOT = Path(__file__).parent.parent
 FOLDERS = ["", "configs", "msngan", "msngan/scores", "msngan/norms", "samples/gallery", "tests"]
-PAGES = [ROOT / folder / "README.md" for folder in FOLDERS]
+PAGES = [*(ROOT / folder / "README.md" for folder in FOLDERS), ROOT / "msngan" / "DATA.md"]
 page = pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
 
