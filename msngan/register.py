@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from msngan import losses, networks
 from msngan.data import datasets
 from msngan.data import images as convert
+from msngan.data.image_files import Images
 from msngan.networks.build import GIVEN
 from msngan.norms import Norm, table
 from msngan.runs import options
@@ -150,7 +151,7 @@ def dataset(
 
         def load(
             root: Any, split: str, size: int | None, channels: int | None, download: bool
-        ) -> datasets.Images:
+        ) -> Images:
             given = {"root": root, "split": split, "download": download}
             found = read(**{key: value for key, value in given.items() if key in takes})
             images, labels = found if isinstance(found, tuple) else (found, None)
@@ -162,9 +163,7 @@ def dataset(
     return _decorator(add, read)
 
 
-def _images(
-    name: str, images: Any, labels: Any, size: int | None, channels: int | None
-) -> datasets.Images:
+def _images(name: str, images: Any, labels: Any, size: int | None, channels: int | None) -> Images:
     """What a data set's function returned, as Images of this size and these channels."""
     right = isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4
     if not right or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
@@ -181,7 +180,7 @@ def _images(
                 f" {tuple(labels.shape)}; give one label for each image"
             )
     images = convert.resize(images, size or images.shape[-1])
-    return datasets.Images(convert.with_channels(images, channels or images.shape[1]), labels)
+    return Images(convert.with_channels(images, channels or images.shape[1]), labels)
 
 
 def extractor(name: str, make: Callable[..., Extractor] | None = None) -> Any:

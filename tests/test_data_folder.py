@@ -58,6 +58,12 @@ def write(root: Path, files: dict[str, Image.Image | bytes | str]) -> Path:
     return root
 
 
+def read(root: Path, *options: int | None, **more: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels, which some have not."""
+    found = load_folder(root, *options, **more)
+    return found.images, found.labels  # type: ignore[return-value]
+
+
 def refusal(root: Path, size: int | None = None, channels: int | None = None) -> str:
     """The message of the DataError, which must be one line."""
     with pytest.raises(DataError, match=r"\A.*\Z") as caught:
@@ -73,7 +79,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_images_come_whole_and_in_the_order_of_their_names(root):
     images = {f"{name}.png": noise(8, 8, seed=seed) for seed, name in enumerate("cadb")}
-    found, labels = load_folder(write(root, images), None, None)
+    found, labels = read(write(root, images), None, None)
     assert found.dtype == torch.uint8
     assert found.shape == (4, 3, 8, 8)
     assert found.is_contiguous()
@@ -83,27 +89,29 @@ def test_images_come_whole_and_in_the_order_of_their_names(root):
 
 
 ENDINGS = {"png": "PNG", "JPEG": "JPEG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tif": "TIFF"}
-ENDINGS |= {"tiff": "TIFF", "jfif": "JPEG", "jpe": "JPEG", "ppm": "PPM", "pgm": "PPM"}
+ENDINGS |= {"tiff": "TIFF", "jfif": "JPEG", "jpe": "JPEG"}
+ENDINGS |= dict.fromkeys(("ppm", "pgm", "pbm"), "PPM")
 ENDINGS |= {"apng": "PNG", **({"avif": "AVIF"} if features.check("avif") else {})}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_format_is_read(ending, root):
     data = encoded(Image.new("RGB", (16, 16), (200, 100, 50)), ENDINGS[ending])
-    found, _ = load_folder(write(root, {f"a.{ending}": data}), None, 3)
+    found, _ = read(write(root, {f"a.{ending}": data}), None, 3)
     colour = found.float().mean((0, 2, 3))
     assert (colour - torch.tensor([200.0, 100.0, 50.0])).abs().max() <= 2  # JPEG, WebP are lossy
 
 
-def test_hidden_and_other_files_are_skipped(root):
+def test_hidden_files_are_skipped_silently(root):
     files = {
         "a.png": Image.new("L", (4, 4), 7),
         ".hidden.png": b"no image",
         ".git/b.png": b"no image",
         "__MACOSX/._a.png": b"no image",
-        "notes.txt": "no image",
     }
-    found, labels = load_folder(write(root, files), None, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, labels = read(write(root, files), None, None)
     assert found.shape == (1, 1, 4, 4)
     assert labels is None
 
@@ -114,7 +122,7 @@ def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path):
     (root / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "elsewhere" / "up").symlink_to(root, target_is_directory=True)
     (root / "b" / "self").symlink_to(root / "b", target_is_directory=True)
-    found, labels = load_folder(root, None, None)
+    found, labels = read(root, None, None)
     assert found[:, 0, 0, 0].tolist() == [9, 5]
     assert labels.tolist() == [0, 1]
 
@@ -124,7 +132,7 @@ def test_a_larger_image_is_resized_by_its_shorter_side_and_cut_at_the_centre(roo
     wide, tall = (
         image.point(lambda level: 96 + level // 4) for image in (noise(80, 40), noise(40, 80))
     )
-    found, _ = load_folder(write(root, {"0.png": wide, "1.png": tall}), 20, None)
+    found, _ = read(write(root, {"0.png": wide, "1.png": tall}), 20, None)
     lanczos = Image.Resampling.LANCZOS
     for index, image in enumerate((wide, tall)):
         whole = image.resize((image.width // 2, image.height // 2), lanczos)
@@ -134,17 +142,39 @@ def test_a_larger_image_is_resized_by_its_shorter_side_and_cut_at_the_centre(roo
         assert np.abs(got - want).max() <= 1
 
 
-def test_mixed_sizes_need_a_size_and_grey_and_colour_together_need_channels(root):
+def test_mixed_sizes_need_a_size(root):
     write(root, {"a.png": noise(48, 32)})
     assert refusal(root) == f"images in {root} are not square (48x32 a.png); set --data.size"
     write(root, {"a.png": noise(32, 32), "b.png": noise(48, 32)})
     sizes = f"images in {root} differ in size (32x32 a.png, 48x32 b.png); set --data.size"
     assert refusal(root) == sizes
-    assert load_folder(root, 16, None)[0].shape == (2, 3, 16, 16)
-    write(root, {"a.png": noise(8, 8, "L"), "b.png": noise(8, 8)})
-    mixed = f"images in {root} mix grey and colour (a.png is grey, b.png is colour)"
-    assert refusal(root) == f"{mixed}; set --data.channels"
-    assert load_folder(root, None, 1)[0].shape == (2, 1, 8, 8)
+    assert read(root, 16, None)[0].shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("first", ["L", "RGB"])
+def test_grey_and_colour_together_become_colour_which_is_said_once(first, root):
+    other = {"L": "RGB", "RGB": "L"}[first]
+    images = {"a.png": noise(8, 8, first), "b.png": noise(8, 8, other), "c.png": noise(8, 8, other)}
+    kinds = {"L": "grey", "RGB": "colour"}
+    both = f"a.png is {kinds[first]}, b.png is {kinds[other]}"
+    with pytest.warns(UserWarning, match="mix") as said:
+        found, _ = read(write(root, images), None, None, skip_bad=False)
+    assert [str(each.message) for each in said] == [
+        f"images in {root} mix grey and colour ({both}): all become colour (--data.channels 1 makes"
+        " all grey)"
+    ]
+    want = [array(image.convert("RGB")) for image in images.values()]
+    np.testing.assert_array_equal(found.permute(0, 2, 3, 1).numpy(), want)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(root, None, 1)[0].shape == (3, 1, 8, 8)
+
+
+def test_images_smaller_than_asked_for_are_enlarged_and_counted(root):
+    images = {"a.png": noise(16, 16), "b.png": noise(12, 9), "c.png": noise(7, 30)}
+    what = rf"2 of 3 images in {root} are smaller than 16x16 and are enlarged \(b.png is 12x9\)"
+    with pytest.warns(UserWarning, match=rf"\A{what}\Z"):
+        assert read(write(root, images), 16, None)[0].shape == (3, 3, 16, 16)
 
 
 def two_pixels(mode: str) -> Image.Image:
@@ -166,7 +196,7 @@ def test_transparent_pixels_become_white(mode, channels, root):
     halves = {name: wide.crop((x, 0, x + 8, 8)) for name, x in (("a.png", 0), ("b.png", 8))}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, _ = load_folder(write(root, halves), None, channels)
+        found, _ = read(write(root, halves), None, channels)
     assert found.shape == (2, channels, 8, 8)
     assert [image.unique().tolist() for image in found] == [[0], [WHITE]]
 
@@ -174,10 +204,10 @@ def test_transparent_pixels_become_white(mode, channels, root):
 def test_sixteen_bits_are_rounded_to_eight(root):
     levels = np.array([[0, 128, 129, 257], [385, 386, 65406, 65535]], dtype=np.uint16)
     picture = Image.fromarray(np.repeat(levels, 2, 0))
-    found, _ = load_folder(write(root, {"a.png": picture}), None, None)
+    found, _ = read(write(root, {"a.png": picture}), None, None)
     assert found[0, 0, ::2].tolist() == [[0, 0, 1, 1], [1, 2, 254, 255]]
     tiff = encoded(picture, "TIFF")
-    again, _ = load_folder(write(root.with_name(f"tiff{root.suffix}"), {"a.tif": tiff}), None, 1)
+    again, _ = read(write(root.with_name(f"tiff{root.suffix}"), {"a.tif": tiff}), None, 1)
     assert torch.equal(found, again)
 
 
@@ -197,7 +227,7 @@ def test_every_mode_becomes_grey_by_luma_or_colour_by_repetition(name, image, wa
     write(root, {name: encoded(image, "PNG" if name.endswith("png") else "TIFF")})
     luma = round(sum(w * level for w, level in zip((0.299, 0.587, 0.114), want * 3, strict=False)))
     for channels, levels in ((None, want), (1, [luma]), (3, (want * 3)[:3])):
-        found, _ = load_folder(root, None, channels)
+        found, _ = read(root, None, channels)
         assert found.shape == (1, len(levels), 8, 8)
         assert found[0, :, 0, 0].tolist() == levels
 
@@ -214,7 +244,7 @@ def test_a_photograph_is_turned_upright(orientation, root):
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(turned[orientation - 1]))
     stored.save(file, "PNG", exif=exif)
-    found, _ = load_folder(write(root, {"a.png": file.getvalue()}), 16, None)
+    found, _ = read(write(root, {"a.png": file.getvalue()}), 16, None)
     np.testing.assert_array_equal(found[0, 0].numpy(), upright[4:20])
 
 
@@ -226,7 +256,7 @@ def test_unreadable_exif_data_is_ignored_and_of_an_animation_the_first_frame_is_
     files = {"a.png": exif.getvalue(), "b.gif": animation.getvalue()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, _ = load_folder(write(root, files), None, 1)
+        found, _ = read(write(root, files), None, 1)
     assert found.unique().tolist() == [10]
 
 
@@ -234,10 +264,11 @@ def test_subfolders_of_the_first_level_are_the_labels(root):
     """In a folder and in a zip file, in the order of whole names."""
     names = ["Dog/2", "cat-1/3", "cat/1", "cat/x/2"]
     files = {f"{name}.png": Image.new("L", (4, 4), k) for k, name in enumerate(names)}
-    found, labels = load_folder(write(root, dict(reversed(files.items()))), None, None)
+    found, labels = read(write(root, dict(reversed(files.items()))), None, None)
     assert found[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     assert labels.dtype == torch.int64
-    assert labels.tolist() == [0, 2, 1, 1]  # of Dog, cat and cat-1
+    assert labels.tolist() == [0, 2, 1, 1]
+    assert load_folder(root, None, None).classes == ("Dog", "cat", "cat-1")
 
 
 def stylegan(labels: object) -> dict[str, Image.Image | bytes | str]:
@@ -250,13 +281,13 @@ def stylegan(labels: object) -> dict[str, Image.Image | bytes | str]:
 
 def test_dataset_json_gives_the_labels_or_none(root):
     pairs = [["00001/b.png", 3], ["00000\\a.png", 6], ["not/there.png", 1]]
-    found, labels = load_folder(write(root, stylegan(pairs)), None, None)
+    found, labels = read(write(root, stylegan(pairs)), None, None)
     assert found[:, 0, 0, 0].tolist() == [1, 2]
     assert labels.dtype == torch.int64
     assert labels.tolist() == [6, 3]
-    assert load_folder(write(root, stylegan(None)), None, None)[1] is None
+    assert read(write(root, stylegan(None)), None, None)[1] is None
     write(root, stylegan(None) | {"dataset.json": "{}"})
-    assert load_folder(root, None, None)[1].tolist() == [0, 1]
+    assert read(root, None, None)[1].tolist() == [0, 1]
     write(root, stylegan(None) | {"dataset.json": '{"labels": '})
     assert refusal(root).startswith(f"{root / 'dataset.json'} cannot be read: ")
 
@@ -361,7 +392,7 @@ def test_damaged_images_are_read_or_named_but_raise_nothing_else(tmp_path):
             data[place] = draw.integers(0, 256)
         write(tmp_path, {"a.png": bytes(data)})
         try:
-            shapes.append(load_folder(tmp_path, 8, 3)[0].shape)
+            shapes.append(read(tmp_path, 8, 3)[0].shape)
         except DataError as problem:
             messages.append(str(problem))
     assert set(shapes) == {(1, 3, 8, 8)}
@@ -375,28 +406,30 @@ def test_all_bad_images_are_counted_and_the_first_are_named_or_skipped(root):
     files: dict[str, Image.Image | bytes | str] = {
         f"{i % 2}/{i:03d}.png": Image.new("L", (4, 4), i) for i in range(40)
     }
-    bad = [f"{i % 2}/{i:03d}.png" for i in (0, 10, 20, 31, 33, 35, 37)]
+    bad = [f"{i % 2}/{i:03d}.png" for i in (*range(0, 20, 2), 31, 33)]
     files |= dict.fromkeys(bad, b"")
     reason = "it is damaged, or not an image"
-    what = f"7 of 40 images in {root} cannot be read"
-    named = f"{', '.join(f'{name} ({reason})' for name in bad[:5])} and 2 more"
+    what = f"12 of 40 images in {root} cannot be read"
+    named = f"{', '.join(f'{name} ({reason})' for name in bad[:10])} and 2 more"
     assert refusal(write(root, files)) == f"{what}: {named}; repair or remove them"
     with pytest.warns(UserWarning, match="are skipped") as said:
-        found, labels = load_folder(root, None, None, skip_bad=True)
+        found, labels = read(root, None, None, skip_bad=True)
     assert [str(each.message) for each in said] == [f"{what} and are skipped: {named}"]
     kept = [name for name in sorted(files) if name not in bad]
     assert found[:, 0, 0, 0].tolist() == [int(name[2:5]) for name in kept]
     assert labels.tolist() == [int(name[0]) for name in kept]
 
 
-def test_images_of_a_kind_that_is_not_read_are_counted_and_not_all_are_skipped(root):
-    files = {"a.png": Image.new("L", (4, 4), 7), "b.HEIC": b"", "c.svg": b"", "notes.txt": b""}
-    with pytest.warns(UserWarning, match=r"^2 image.s. in .* that is not read \(b.HEIC\)"):
-        assert len(load_folder(write(root, files), None, None)[0]) == 1
+def test_files_that_are_left_out_are_counted_by_kind_and_not_all_images_are_skipped(root):
+    files = {"a.png": Image.new("L", (4, 4), 7), "b.HEIC": b"", "c.svg": b"", "x/d.heic": b""}
+    files |= {"LICENSE": b"", "dataset.json": b"{}"}
+    with pytest.warns(UserWarning, match="other") as said:
+        assert len(read(write(root, files), None, None)[0]) == 1
+    assert [str(each.message) for each in said] == [
+        f"4 other file(s) in {root} are left out: 2 .heic, 1 without ending, 1 .svg; convert images"
+        " of a kind that is not read to PNG"
+    ]
     write(root, {"a.png": b"", "b.png": b""})
-    if root.suffix != ".zip":
-        (root / "b.HEIC").unlink()
-        (root / "c.svg").unlink()
     for skip in (False, True):
         with pytest.raises(DataError, match=r"2 of 2 images .* cannot be read"):
             load_folder(root, None, None, skip_bad=skip)

@@ -18,8 +18,8 @@ from official_files import COUNTS, idx, labels, write_cifar, write_mnist, write_
 
 from msngan.data import datasets
 from msngan.data import images as convert
-from msngan.data.datasets import DATASETS, Images, data_root, load
-from msngan.data.image_files import DataError
+from msngan.data.datasets import DATASETS, data_root, load
+from msngan.data.image_files import DataError, Images
 
 SETS = sorted(DATASETS.items())
 OFFICIAL = ["cifar10", "fashion", "mnist", "svhn"]
@@ -182,9 +182,9 @@ def test_what_there_is_not_is_refused_with_what_there_is(name, options, words, c
 def test_the_folder_set_hands_on_what_was_asked_for(monkeypatch, tmp_path):
     asked = []
 
-    def read(*arguments: object) -> tuple[torch.Tensor, None]:
+    def read(*arguments: object) -> Images:
         asked.append(arguments)
-        return torch.zeros(1, 3, 8, 8, dtype=torch.uint8), None
+        return Images(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
     monkeypatch.setattr(datasets, "load_folder", read)
     load("folder", tmp_path)

@@ -1,8 +1,8 @@
 """Data sets: images as uint8 tensors, and the modules that make batches of them."""
 
 from msngan.data.datamodules import ImageData, LabelledData
-from msngan.data.datasets import DATASETS, Dataset, Images, data_root, load
-from msngan.data.image_files import DataError
+from msngan.data.datasets import DATASETS, Dataset, data_root, load
+from msngan.data.image_files import DataError, Images
 
 __all__ = [
     "DATASETS",

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
-from msngan.data.datasets import DATASETS, DatasetName, Images, load
-from msngan.data.image_files import DataError
+from msngan.data.datasets import DATASETS, DatasetName, load
+from msngan.data.image_files import DataError, Images
 from msngan.runs import distributed, rng
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (

@@ -20,24 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
-from msngan.data.image_files import DataError, load_folder
-
-
-@dataclass(frozen=True)
-class Images:
-    """images: uint8 (N, C, H, W); labels: int64 (N,) or None."""
-
-    images: Tensor
-    labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images and labels at `index`, of a data set with labels."""
-        assert self.labels is not None
-        return self.images[index], self.labels[index]
-
+from msngan.data.image_files import DataError, Images, load_folder
 
 # (root, split, size, channels, download) -> images
 Loader = Callable[[Path, str, int | None, int | None, bool], Images]
@@ -202,7 +185,7 @@ def folder(
     skip_bad: bool = False,
 ) -> Images:
     """A folder or zip file of images: see msngan.data.image_files."""
-    return Images(*load_folder(root, size, channels, skip_bad))
+    return load_folder(root, size, channels, skip_bad)
 
 
 DATASETS: dict[str, Dataset] = {

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from msngan.data import images as convert
-from msngan.data.datasets import Images
 from msngan.data.image_files import (
     MOST_BYTES,
     DataError,
+    Images,
     in_chunks,
     load_folder,
     pixels,
@@ -62,7 +62,7 @@ def load_images(
     ending = path.suffix.lower()
     if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and ending == ".zip"):
         try:
-            found = Images(*load_folder(path, size, channels))
+            found = load_folder(path, size, channels)
         except DataError as problem:  # it names the options of `fit`
             raise DataError(f"{option}: {str(problem).replace('--data.', '--')}") from problem
     elif stat.S_ISREG(mode) and ending in ARRAYS:

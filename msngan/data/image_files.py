@@ -14,6 +14,7 @@ import stat
 import threading
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msngan.runs import distributed
 from msngan.runs.folder import UserError
 from msngan.runs.safe_read import read_json
 
@@ -37,20 +39,36 @@ ENDINGS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
 )
-OTHER_ENDINGS = (  # images too, but not read: a warning says how many there are
-    *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".tga", ".psd", ".svg", ".ico", ".dib"),
-    *(".pcx", ".exr", ".hdr", ".dds", ".qoi", ".dng", ".cr2", ".nef", ".arw", ".raw"),
-)
 MOST_PIXELS = 2**26  # of one file: 8192 x 8192
 MANY_PIXELS = 2**22  # larger images are decoded one at a time
 MOST_FILE_BYTES = 2**28
 MOST_BYTES = 2**36  # of all images in memory
-MOST_NAMED = 5  # unreadable files that a message names
+MOST_NAMED = 10  # unreadable files that a message names
 CHUNK = 32
 ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates others without a bound
 MOST_RATIO = 100  # of a member's size to its compressed size; images are compressed already
 SMALL = 2**20  # bytes; no ratio is checked for smaller members
 _one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Images:
+    """images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: the labels' names, if any.
+
+    The names are those of a folder's subfolders.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images and labels at `index`, of a data set with labels."""
+        assert self.labels is not None
+        return self.images[index], self.labels[index]
 
 
 class DataError(UserError):
@@ -104,31 +122,25 @@ class Look:
 
 def load_folder(
     root: Path, size: int | None, channels: int | None, skip_bad: bool | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Images, uint8 (N, C, H, W), in the order of their names, and labels, int64 (N,), or None.
+) -> Images:
+    """The images of a folder or zip file, in the order of their names, with labels if any.
 
     size: the shorter side is resized to it (Lanczos) and the centre cut out; None if all images
-    are squares of one size. channels: 1 or 3; None if all are grey or all in colour. skip_bad:
-    leave out files that cannot be read, with a warning; otherwise they are a DataError, which names
-    the option to skip them if this is False.
+    are squares of one size. channels: 1 or 3; None: 1 if all are grey, otherwise 3. skip_bad: leave
+    out files that cannot be read, with a warning; otherwise they are a DataError, which names the
+    option to skip them if this is False.
     Labels come from dataset.json if it has "labels" (null: none), otherwise from the subfolders of
     the first level, in order of name, if every image lies in one. Any other input is a DataError.
     """
     root = Path(root)
     with _opened(root) as source:
         names = [name for name in source.names if name.lower().endswith(ENDINGS)]
-        others = [name for name in source.names if name.lower().endswith(OTHER_ENDINGS)]
         if not names:
             raise DataError(f"no images in {root}; it needs files ending in {' '.join(ENDINGS)}")
-        labels = _labels(source, names)
+        labels, classes = _labels(source, names)
         images, kept = decoded(replace(source, names=names), size, channels, skip_bad)
-    if others:
-        warnings.warn(
-            f"{len(others)} image(s) in {root} are of a kind that is not read ({others[0]});"
-            " convert them to PNG to use them",
-            stacklevel=2,
-        )
-    return images, labels if labels is None or kept is None else labels[kept]
+    _report_others(root, sorted({*source.names} - {*names, "dataset.json"}))
+    return Images(images, labels if labels is None or kept is None else labels[kept], classes)
 
 
 def decoded(
@@ -140,6 +152,26 @@ def decoded(
     """
     root, names = source.root, source.names
     bad: dict[str, str] = {}
+    small: dict[str, Look] = {}  # smaller than `size`
+    mixed: dict[str, Look] = {}  # of another kind than the first
+
+    def fill(chunk: range) -> None:
+        for index in chunk:
+            name = names[index]
+            try:
+                with source.picture(name) as image:
+                    look = Look.of(name, image)
+                    _check_size(root, size, first, look)
+                    if channels is None and look.kind != first.kind:
+                        mixed[name] = look
+                        if images.shape[1] == 1:
+                            return  # all are decoded again, in colour
+                    if size is not None and min(look.width, look.height) < size:
+                        small[name] = look
+                    images[index] = pixels(image, *images.shape[1:3])
+            except UnreadableError as problem:
+                bad[name] = problem.reason
+
     with _strict_pillow():
         for name in names:
             try:
@@ -150,24 +182,47 @@ def decoded(
                 bad[name] = problem.reason
         else:
             _report_bad(root, names, bad, skip_bad)
-        images = torch.empty(_shape(root, len(names), first, size, channels), dtype=torch.uint8)
-
-        def fill(chunk: range) -> None:
-            for index in chunk:
-                name = names[index]
-                try:
-                    with source.picture(name) as image:
-                        _check_alike(root, size, channels, first, Look.of(name, image))
-                        images[index] = pixels(image, *images.shape[1:3])
-                except UnreadableError as problem:
-                    bad[name] = problem.reason
-
-        in_chunks(fill, len(names))
+        for kind in dict.fromkeys((first.kind, "colour")):
+            own = channels or (1 if kind == "grey" else 3)
+            images = torch.empty(_shape(root, len(names), first, size, own), dtype=torch.uint8)
+            in_chunks(fill, len(names))
+            if not (mixed and own == 1):
+                break
+    if mixed:
+        other = mixed[min(mixed)]
+        option = "" if skip_bad is None else " (--data.channels 1 makes all grey)"
+        _say(
+            f"images in {root} mix grey and colour ({first.name} is {first.kind}, {other.name} is"
+            f" {other.kind}): all become colour{option}"
+        )
+    if small:
+        least = small[min(small)]
+        _say(
+            f"{len(small):,} of {len(names):,} images in {root} are smaller than {size}x{size} and"
+            f" are enlarged ({least.name} is {least.size})"
+        )
     if not bad:
         return images, None
     _report_bad(root, names, bad, skip_bad)
     kept = torch.tensor([index for index, name in enumerate(names) if name not in bad])
     return images[kept], kept
+
+
+def _say(text: str) -> None:
+    """Warn, once for all processes."""
+    if distributed.rank() == 0:
+        warnings.warn(text, stacklevel=5)
+
+
+def _report_others(root: Path, others: list[str]) -> None:
+    if not others:
+        return
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "without ending" for name in others)
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(MOST_NAMED))
+    _say(
+        f"{len(others):,} other file(s) in {root} are left out: {listed}; convert images of a kind"
+        " that is not read to PNG"
+    )
 
 
 def _report_bad(root: Path, names: list[str], bad: dict[str, str], skip: bool | None) -> None:
@@ -177,7 +232,7 @@ def _report_bad(root: Path, names: list[str], bad: dict[str, str], skip: bool | 
         named += f" and {len(bad) - MOST_NAMED} more"
     what = f"{len(bad)} of {len(names)} images in {root} cannot be read"
     if skip and len(bad) < len(names):
-        warnings.warn(f"{what} and are skipped: {named}", stacklevel=4)
+        _say(f"{what} and are skipped: {named}")
         return
     refusal = f"{what}: {named}; repair or remove them"
     if len(bad) == 1 and not skip:
@@ -195,13 +250,13 @@ def in_chunks(work: Callable[[range], None], count: int) -> None:
 
 
 def _shape(
-    root: Path, count: int, look: Look, size: int | None, channels: int | None
+    root: Path, count: int, look: Look, size: int | None, channels: int
 ) -> tuple[int, int, int, int]:
     if size is None and look.width != look.height:
         raise DataError(
             f"images in {root} are not square ({look.size} {look.name}); set --data.size"
         )
-    side, channels = size or look.width, channels or (1 if look.kind == "grey" else 3)
+    side = size or look.width
     need = count * channels * side * side
     if need > MOST_BYTES:
         raise DataError(
@@ -211,15 +266,10 @@ def _shape(
     return count, channels, side, side
 
 
-def _check_alike(
-    root: Path, size: int | None, channels: int | None, first: Look, other: Look
-) -> None:
+def _check_size(root: Path, size: int | None, first: Look, other: Look) -> None:
     if size is None and first.size != other.size:
         both = f"{first.size} {first.name}, {other.size} {other.name}"
         raise DataError(f"images in {root} differ in size ({both}); set --data.size")
-    if channels is None and first.kind != other.kind:
-        both = f"{first.name} is {first.kind}, {other.name} is {other.kind}"
-        raise DataError(f"images in {root} mix grey and colour ({both}); set --data.channels")
 
 
 @contextmanager
@@ -405,18 +455,21 @@ def _unfit(name: str, member: zipfile.ZipInfo) -> str | None:
 # Labels
 
 
-def _labels(source: Source, names: list[str]) -> Tensor | None:
+def _labels(source: Source, names: list[str]) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Labels, and the classes' names where they are subfolders."""
     if "dataset.json" in source.names:
         where = source.root / "dataset.json"
         with reading(where):
             record = read_json(source.read("dataset.json"))
         if isinstance(record, dict) and "labels" in record:
-            return None if record["labels"] is None else _listed(where, record["labels"], names)
+            pairs = record["labels"]
+            return None if pairs is None else _listed(where, pairs, names), ()
     if not all("/" in name for name in names):
-        return None
+        return None, ()
     folders = [name.split("/", 1)[0] for name in names]
-    number = {folder: label for label, folder in enumerate(sorted(set(folders)))}
-    return torch.tensor([number[folder] for folder in folders])
+    classes = tuple(sorted(set(folders)))
+    number = {folder: label for label, folder in enumerate(classes)}
+    return torch.tensor([number[folder] for folder in folders]), classes
 
 
 def _listed(where: Path, pairs: Any, names: list[str]) -> Tensor:  # noqa: ANN401  any JSON value
