@@ -23,6 +23,7 @@ _PLACES = {
     "PENALTIES": "msngan.losses",
     "GENERATORS": "msngan.networks",
     "CRITICS": "msngan.networks",
+    "export": "msngan.networks",
     "load_generator": "msngan.networks",
     "evaluate": "msngan.scores",
     "Samples": "msngan.training.callbacks.progress",

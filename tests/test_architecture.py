@@ -132,12 +132,13 @@ def test_help_takes_less_than_importing_numpy() -> None:
     assert not loaded_after("--help") & {"numpy", "rich", "yaml"}
 
 
-READERS = {  # who may call what reads a format; each has one policy, in msngan/runs
+READERS = {  # who may call what reads a format; each has one policy
     r"json\.loads?\(|JSONDecoder\(": {"runs/safe_read.py"},
     r"yaml\.(safe_|full_|unsafe_)?load\(": {"runs/safe_read.py"},
     r"np\.load\(|NpzFile": set[str](),
     r"safe_open\(|safetensors\.torch\.load": {"runs/safe_read.py"},
     r"torch\.load\(": {"runs/checkpoint_files.py"},
+    r"jit\.load\(|onnx\.load|InferenceSession\(": {"networks/generator_programs.py"},
 }
 
 

@@ -1,42 +1,51 @@
-"""msngan export: write a run's generator as a safetensors file, which contains no code."""
+"""msngan export: write a run's generator as a safetensors, ONNX or TorchScript file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from msngan.commands.parser import Parser, add_root, add_weights
+from msngan.commands.parser import Parser, add_root, add_weights, option
 from msngan.runs.folder import UserError, find_checkpoint
 
-ENDING = ".safetensors"
+ENDINGS = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
+DESCRIPTION = """\
+Write a generator as a file of its own, with the run, step and options that it comes from. A
+safetensors file holds weights and no code. An ONNX file runs under onnxruntime, and a TorchScript
+file under torch.jit.load, without msngan: both map z (N, latent_dim) to images (N, C, H, W) in
+[-1, 1] for any N. `msngan sample` and `msngan evaluate` read all three."""
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(
-        prog="msngan export",
-        description="Write a generator and its options as a safetensors file, which contains no"
-        " code; `msngan sample` and `msngan evaluate` read it.",
-    )
-    parser.add_argument("target", help="a run's name or folder, or a checkpoint file")
+    parser = Parser(prog="msngan export", description=DESCRIPTION)
+    option(parser, "target", "a run's name or folder, a checkpoint, or a safetensors file")
     add_root(parser)
-    parser.add_argument("--format", choices=("safetensors",), default="safetensors")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: ./NAME-STEP{ENDING}")
+    text = "format of the file; default: that of --out, else safetensors"
+    option(parser, "--format", text, choices=tuple(ENDINGS))
+    endings = ", ".join(ENDINGS.values())
+    text = f"it ends in {endings}; default: ./NAME-STEP and the format's ending"
+    option(parser, "--out FILE", text, type=Path)
     add_weights(parser, "write")
     options = parser.parse_args(argv)
-    if options.out and options.out.suffix != ENDING:
-        raise UserError(f"--out {options.out} must end in {ENDING}, by which commands know it")
+    ending = ENDINGS[options.format or "safetensors"]
+    if options.out:
+        if options.format is None and options.out.suffix in ENDINGS.values():
+            ending = options.out.suffix
+        if options.out.suffix != ending:
+            allowed = endings if options.format is None else ending
+            raise UserError(f"--out {options.out} must end in {allowed}, by which commands know it")
     path, run = find_checkpoint(options.target, options.root)
-    from msngan.networks.generator_files import export
-    from msngan.runs.checkpoint_files import read_checkpoint
+    from msngan.networks.generator_files import read_generator, write_generator
 
-    step = read_checkpoint(path)["msngan"]["step"]
+    generator, saved = read_generator(path, options.ema)
+    step = saved["msngan"]["step"]
     name = run.name if run else path.stem
-    out = options.out or Path(f"{name}-{step:08d}{ENDING}")
+    out = options.out or Path(f"{name}-{step:08d}{ending}")
     if out.exists():
         raise UserError(f"{out} exists; choose another --out, or remove it")
     try:
-        kind, sha256 = export(path, out, options.ema)
+        sha256 = write_generator(generator, saved, out)
     except OSError as problem:
         raise UserError(f"cannot write {out}: {problem.strerror}") from problem
-    average = "moving average" if kind == "ema" else "raw weights"
+    average = "moving average" if saved["weights"] == "ema" else "raw weights"
     print(f"{out}\n  {average} at step {step}, {out.stat().st_size:,} bytes\n  sha256 {sha256}")
     return 0

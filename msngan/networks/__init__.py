@@ -2,6 +2,6 @@
 
 from msngan.networks.classifiers import CLASSIFIERS, ClassifierName
 from msngan.networks.dcgan import CRITICS, GENERATORS, Critic, CriticName, Generator, GeneratorName
-from msngan.networks.generator_files import load_generator, read_generator
+from msngan.networks.generator_files import export, load_generator, read_generator
 from msngan.networks.norms_and_activations import ACTIVATIONS, ActivationName
 from msngan.networks.sampling import decode, draw_samples, evaluating, frozen, latents, slerp

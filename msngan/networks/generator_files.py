@@ -1,13 +1,14 @@
-"""Generators read from checkpoints and from safetensors files, and the writing of the latter.
+"""Generators read from checkpoints and from exported files, and the writing of the latter.
 
-A safetensors file holds weights and text only, so it cannot hold a program.
+A safetensors file holds weights and text only, so it cannot hold a program. The other formats are
+in `generator_programs`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from msngan import __version__
 from msngan.networks.build import build_generator
+from msngan.networks.generator_programs import PROGRAMS, check_images, write_program
 from msngan.runs import rng
 from msngan.runs.atomic import replacing
 from msngan.runs.checkpoint_files import (
@@ -33,17 +35,39 @@ from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
 FORMAT = "msngan-generator-1"
 ENDING = ".safetensors"
 WEIGHTS = ("ema", "raw")
+OF_PROGRAMS = ("latent_dim", "channels", "size")  # options; the others may need a plug-in
 FIELDS = ("format", "version", "run", "step", "weights", "options", "data")
 
 
-def export(checkpoint: Path, out: Path, ema: bool | None = None) -> tuple[str, str]:
-    """Write the generator in `checkpoint` to `out`; return its weights and the file's sha256.
+def export(
+    target: str | Path,
+    out: str | Path,
+    *,
+    ema: bool | None = None,
+    root: str | Path = ".",
+    generator: nn.Module | None = None,
+) -> None:
+    """Write the generator of a run, a checkpoint or a safetensors file as a file of its own.
 
-    ema: write the moving average; None: if the run kept one. The weights are "ema" or "raw". The
-    same checkpoint gives the same bytes.
+    out: its ending is the format: .safetensors, .onnx, or .pt for TorchScript. The others are those
+    of `load_generator`. UserError also for a generator that the format cannot hold.
     """
-    generator, saved = read_generator(checkpoint, ema)
+    path, _ = find_checkpoint(str(target), Path(root))
+    write_generator(*read_generator(path, ema, generator), Path(out))
+
+
+def write_generator(generator: nn.Module, saved: Mapping[str, Any], out: Path) -> str:
+    """Write a generator and the facts about it, as `read_generator` gives them; the file's sha256.
+
+    The same checkpoint gives the same bytes, but for the names of classes in TorchScript.
+    """
     options, about = saved["hyper_parameters"], saved["msngan"]
+    if "generator" not in options:
+        raise UserError(
+            "an ONNX or TorchScript file cannot be exported again; export the run that it is of"
+        )
+    if out.suffix not in (ENDING, *PROGRAMS):
+        raise UserError(f"{out} must end in {ENDING}, {' or '.join(PROGRAMS)}")
     metadata = {
         "format": FORMAT,
         "version": __version__,
@@ -53,11 +77,13 @@ def export(checkpoint: Path, out: Path, ema: bool | None = None) -> tuple[str, s
         "options": json.dumps(options, sort_keys=True, allow_nan=False),
         "data": json.dumps(about["data"] | {"root": None}, sort_keys=True, allow_nan=False),
     }
-    state = {name: value.contiguous() for name, value in generator.state_dict().items()}
-    data = tensors_to_bytes(state, metadata)
     with replacing(out) as temporary:
-        temporary.write_bytes(data)
-    return metadata["weights"], hashlib.sha256(data).hexdigest()
+        if out.suffix in PROGRAMS:
+            write_program(PROGRAMS[out.suffix], generator, metadata, temporary)
+        else:
+            state = {name: value.contiguous() for name, value in generator.state_dict().items()}
+            temporary.write_bytes(tensors_to_bytes(state, metadata))
+        return hashlib.sha256(temporary.read_bytes()).hexdigest()
 
 
 def read_generator(
@@ -69,7 +95,7 @@ def read_generator(
     `msngan` (step, run, data), `hyper_parameters` and `weights` ("ema" or "raw"). UserError for a
     file that is neither, or lacks the weights.
     """
-    if path.suffix == ENDING:
+    if path.suffix == ENDING or path.suffix in PROGRAMS:
         return _read_exported(path, ema, generator)
     checkpoint = read_checkpoint(path)
     task = checkpoint["msngan"].get("task", "gan")
@@ -114,13 +140,22 @@ def _read_exported(
 ) -> tuple[nn.Module, dict[str, Any]]:
     if not path.exists():
         raise UserError(f"no exported generator {path}")
+    content: nn.Module | dict[str, Tensor]
     try:
-        metadata, state = read_tensors(path)
-        facts = _facts(metadata)
-        for name, value in state.items():
-            check_tensor(value, name)
-        if not state:
-            raise ValueError("it holds no tensors")
+        if path.suffix in PROGRAMS:
+            metadata, load = PROGRAMS[path.suffix].read(path)
+            facts = _facts(metadata, OF_PROGRAMS)
+            content = load()
+            check_images(content, facts["hyper_parameters"]["latent_dim"])
+        else:
+            metadata, content = read_tensors(path)
+            facts = _facts(metadata)
+            for name, value in content.items():
+                check_tensor(value, name)
+            if not content:
+                raise ValueError("it holds no tensors")
+    except UserError:
+        raise
     except OSError as problem:
         raise UserError(f"{path} cannot be read: {problem.strerror or problem}") from problem
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as problem:
@@ -133,17 +168,17 @@ def _read_exported(
             "the moving average; leave out --raw" if wanted == "raw" else "raw weights; use --raw"
         )
         raise UserError(f"{path} holds {other}")
-    return _build(facts["hyper_parameters"], state, path, generator), facts
+    if isinstance(content, nn.Module):
+        return content, facts
+    return _build(facts["hyper_parameters"], content, path, generator), facts
 
 
-def _facts(metadata: dict[str, str]) -> dict[str, Any]:
-    """The facts in the metadata, in the form of a checkpoint."""
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"its format is {shown(metadata.get('format'))}, this msngan reads {FORMAT}"
-        )
+def _facts(metadata: dict[str, str], only: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The facts in the metadata, in the form of a checkpoint. only: options, if not all."""
     if missing := [name for name in FIELDS if name not in metadata]:
         raise ValueError(f"it does not say {', '.join(missing)}")
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"its format is {shown(metadata['format'])}, this msngan reads {FORMAT}")
     step = metadata["step"]
     if not (step.isascii() and step.isdigit() and len(step) < 17 and int(step) <= MOST_STEPS):
         raise ValueError(f"its step is {shown(step)}")
@@ -151,7 +186,9 @@ def _facts(metadata: dict[str, str]) -> dict[str, Any]:
         raise ValueError(f"its weights are {shown(metadata['weights'])}")
     options, data = (read_json(metadata[name]) for name in ("options", "data"))
     options = present_names(options, "model")
-    check_stored(options, group("gan", "model"), NEEDED["gan"], "options")
+    if only and isinstance(options, dict):
+        options = {name: options[name] for name in only if name in options}
+    check_stored(options, group("gan", "model"), only or NEEDED["gan"], "options")
     check_data(data)
     about = {"step": int(step), "run": metadata["run"], "task": "gan", "data": data}
     return {"msngan": about, "hyper_parameters": options, "weights": metadata["weights"]}

@@ -1,0 +1,234 @@
+"""Generators as programs, which run without msngan: ONNX and TorchScript files.
+
+An ONNX file is a graph of operators with its weights, which onnxruntime computes. A TorchScript
+file is a program, and loading it runs it; who reads one has been given its name by a person.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msngan.networks.sampling import evaluating, latents
+from msngan.norms import fold
+from msngan.runs.extras import imported
+from msngan.runs.folder import Failure, UserError
+from msngan.runs.safe_read import is_regular, read_json, read_up_to
+
+TOLERANCE = 1e-5  # of images in [-1, 1]: a program's against the generator's
+LARGEST_ONNX = 2**31 - 1  # bytes; protobuf can hold no more
+ONNX = "onnx onnxruntime onnxscript"  # the extra `onnx`
+PROVIDERS = ["CPUExecutionProvider"]
+ABOUT = "msngan.json"  # the file of the metadata in a TorchScript archive
+LARGEST_ABOUT = 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Program:
+    """A kind of file: its name, what writes (generator, metadata, path), and what reads a path.
+
+    The latter gives the metadata, and what loads the generator: nothing is run before.
+    """
+
+    name: str
+    write: Callable[[nn.Module, Mapping[str, str], Path], None]
+    read: Callable[[Path], tuple[dict[str, str], Callable[[], nn.Module]]]
+
+
+def write_program(
+    program: Program, generator: nn.Module, metadata: Mapping[str, str], path: Path
+) -> None:
+    """Write the generator, then read the file and compare its images with the generator's.
+
+    UserError for a generator that the format cannot hold, Failure if the images differ.
+    """
+    try:
+        plain = fold(generator)
+    except TypeError:  # an output norm that no plain layer computes
+        plain = copy.deepcopy(generator)
+    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
+    try:
+        with _quiet(), torch.no_grad():
+            program.write(plain, metadata, path)
+    except (OSError, UserError):
+        raise
+    except Exception as problem:  # what an exporter raises is its own affair
+        reason = (str(problem.__cause__ or problem).split("\n") or [""])[0][:200]
+        raise UserError(
+            f"this generator cannot be written as {program.name} ({reason}); try another --format"
+        ) from problem
+    z = latents(3, latent_dim, 0)  # other images than the exporter saw, and another number
+    with evaluating(generator):
+        z = z.to(next(generator.parameters()).dtype)
+        images = generator(z).float()
+    try:
+        again = program.read(path)[1]()(z)
+        difference = (again.float() - images).abs().max().item()
+    except Exception as problem:
+        raise Failure(f"the {program.name} file is not kept: {_first_line(problem)}") from problem
+    if not difference <= TOLERANCE:
+        raise Failure(
+            f"the {program.name} file is not kept: its images differ from the generator's by up to"
+            f" {difference:.2g} in [-1, 1]; a generator that draws random numbers, or whose code"
+            " branches, cannot be written so"
+        )
+
+
+def check_images(generator: nn.Module, latent_dim: int) -> None:
+    """ValueError unless it maps z (N, latent_dim) to images; then it has its `latent_dim`."""
+    z = torch.zeros(2, latent_dim)
+    try:
+        with evaluating(generator):
+            found = tuple(generator(z.to(next(generator.parameters()).dtype)).shape)
+    except Exception as problem:
+        raise ValueError(f"it cannot be computed: {_first_line(problem)}") from problem
+    if len(found) != 4 or found[0] != 2 or found[1] not in (1, 3):
+        raise ValueError(f"of z {(2, latent_dim)} it makes {found}, which are not images")
+    generator.latent_dim = latent_dim  # type: ignore[assignment]
+
+
+# ONNX
+
+
+class OnnxGenerator(nn.Module):
+    """The generator of an ONNX file, computed by onnxruntime on the CPU. float32."""
+
+    def __init__(self, session: Any) -> None:  # noqa: ANN401  an onnxruntime.InferenceSession
+        super().__init__()
+        self.session = session
+        # By which others know on which device and in which type z is given.
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        (images,) = self.session.run(["images"], {"z": z.float().cpu().numpy()})
+        return torch.from_numpy(images).to(z.device)
+
+
+def _write_onnx(generator: nn.Module, metadata: Mapping[str, str], path: Path) -> None:
+    for name in ONNX.split():
+        imported(name, "export as ONNX", ONNX)
+    generator = generator.float()  # onnxruntime has no convolution of doubles
+    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
+    program = torch.onnx.export(
+        generator,
+        (torch.zeros(2, latent_dim),),
+        input_names=["z"],
+        output_names=["images"],
+        dynamic_shapes=({0: "batch"},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph):
+        part.ClearField("metadata_props")  # where in our source, on this machine, it comes from
+        part.ClearField("doc_string")
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+
+
+def _read_onnx(path: Path) -> tuple[dict[str, str], Callable[[], nn.Module]]:
+    """Only a graph without branches and loops, whose weights are in the file, is computed."""
+    onnx, runtime = (imported(name, "an ONNX file", ONNX) for name in ("onnx", "onnxruntime"))
+    data = read_up_to(path, LARGEST_ONNX)
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as problem:
+        raise ValueError("it is cut, or not an ONNX file") from problem
+    attributes = [each for node in model.graph.node for each in node.attribute]
+    tensors = [*model.graph.initializer, *(each.t for each in attributes)]
+    if any(each.data_location == onnx.TensorProto.EXTERNAL for each in tensors):
+        raise ValueError("it names other files, which are not read")
+    if any(each.HasField("g") or each.graphs for each in attributes) or len(model.functions):
+        raise ValueError("its graph holds other graphs")
+    metadata = {each.key: each.value for each in model.metadata_props}
+
+    def load() -> nn.Module:
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4  # what is wrong is said by the exception
+        try:
+            return OnnxGenerator(runtime.InferenceSession(data, options, providers=PROVIDERS))
+        except Exception as problem:
+            raise ValueError(f"onnxruntime refuses it: {_first_line(problem)}") from problem
+
+    return metadata, load
+
+
+# TorchScript
+
+
+def _write_torchscript(generator: nn.Module, metadata: Mapping[str, str], path: Path) -> None:
+    first = next(generator.parameters())
+    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
+    z = torch.zeros(2, latent_dim, dtype=first.dtype)
+    traced = torch.jit.trace(generator, z, check_trace=False)
+    whole = io.BytesIO()
+    torch.jit.save(traced, whole, _extra_files={ABOUT: json.dumps(metadata, sort_keys=True)})
+    with zipfile.ZipFile(whole) as made, zipfile.ZipFile(path, "w") as archive:
+        for member in made.infolist():
+            if not member.filename.endswith(".debug_pkl"):  # paths on this machine
+                archive.writestr(member, made.read(member))
+
+
+def _read_torchscript(path: Path) -> tuple[dict[str, str], Callable[[], nn.Module]]:
+    """Anyone can write our metadata: a file that has them can still be any program."""
+
+    def load() -> nn.Module:
+        try:
+            with _quiet():
+                return torch.jit.load(str(path), map_location="cpu")
+        except Exception as problem:
+            raise ValueError("it is cut, or not a TorchScript file") from problem
+
+    return _about(path), load
+
+
+def _about(path: Path) -> dict[str, str]:
+    if not is_regular(path):
+        raise ValueError("it is not a regular file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [
+                each
+                for each in archive.infolist()
+                if each.filename.partition("/")[2] == f"extra/{ABOUT}"
+            ]
+            if len(found) != 1 or found[0].file_size > LARGEST_ABOUT:
+                raise ValueError(f"it holds no {ABOUT}")
+            metadata = read_json(archive.read(found[0]))
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as problem:
+        raise ValueError("it is cut, or not a TorchScript file") from problem
+    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
+        raise ValueError("its metadata are not strings")
+    return metadata
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.jit and the exporter say of themselves what the person cannot change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+
+
+PROGRAMS = {
+    ".onnx": Program("ONNX", _write_onnx, _read_onnx),
+    ".pt": Program("TorchScript", _write_torchscript, _read_torchscript),
+}
