@@ -375,7 +375,7 @@ def _opened(root: Path) -> Iterator[Source]:
             names = sorted(_walk(str(root)))
         except OSError as problem:
             raise DataError(f"cannot list {problem.filename}: {problem.strerror}") from problem
-        yield Source(root, names, lambda name: _read_file(root / name))
+        yield Source(root, names, lambda name: read_file(root / name))
     elif not os.path.exists(root):
         raise DataError(f"{root} does not exist; --data.root takes a folder or zip file of images")
     elif not (os.path.isfile(root) and (root.suffix == ".zip" or zipfile.is_zipfile(root))):
@@ -401,7 +401,7 @@ def _walk(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) ->
                 yield prefix + entry.name
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     if not path.is_file():  # reading a pipe would wait for ever
         raise OSError("it is not a regular file, or a link to nothing")
     _check_bytes(path.stat().st_size)
