@@ -22,9 +22,9 @@ from test_architecture import loaded_after
 from msngan.__main__ import main
 from msngan.bench import timing
 from msngan.bench.settings import BENCHMARKS
-from msngan.report.tables import progress_bars
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_csv, print_markdown, print_terminal
+from msngan.runs import progress_bar
 
 Run = Callable[..., int]
 GALLERY = Path(__file__).parents[1] / "samples/gallery"
@@ -152,8 +152,8 @@ def test_an_interruption_writes_nothing_and_exits_with_130(place, run, tmp_path,
         raise KeyboardInterrupt
 
     if place == "between measurements":
-        monkeypatch.setattr(progress_bars, "clock", interrupt)
-        monkeypatch.setattr(progress_bars, "HEARTBEAT_SECONDS", 0)
+        monkeypatch.setattr(progress_bar, "clock", interrupt)
+        monkeypatch.setattr(progress_bar, "HEARTBEAT_SECONDS", 0)
     else:
         monkeypatch.setattr("msngan.gan.GAN.training_step", lambda *_: interrupt())
     before = signal.getsignal(signal.SIGINT)
@@ -168,8 +168,8 @@ def test_an_interruption_writes_nothing_and_exits_with_130(place, run, tmp_path,
 
 def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(capfd, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(progress_bars, "time", SimpleNamespace(monotonic=lambda: now))
-    with progress_bars.progress("bench norms", "measurements") as shown:
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: now))
+    with progress_bar.progress("bench norms", "measurements") as shown:
         now += 60
         shown(1, 10)
         now += 20  # too soon for another line

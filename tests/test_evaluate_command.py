@@ -23,7 +23,7 @@ from rich.console import Console
 from msngan import data
 from msngan.__main__ import main
 from msngan.commands import evaluate, evaluate_subjects
-from msngan.report.tables import progress_bars
+from msngan.runs import progress_bar
 from msngan.scores import evaluation
 from msngan.scores.embedded import shipped
 from msngan.scores.evaluation import BACKENDS
@@ -398,7 +398,7 @@ def test_away_from_a_terminal_lines_say_how_far_it_is(runs, capfd, monkeypatch, 
     monkeypatch.setenv("MSNGAN_CACHE", str(tmp_path / "cache"))
     assert runs("evaluate", "mine", *SHORT) == 0
     assert "left" not in capfd.readouterr().err
-    monkeypatch.setattr(progress_bars, "HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr(progress_bar, "HEARTBEAT_SECONDS", 0)
     shutil.rmtree(tmp_path / "cache")
     assert runs("evaluate", "mine", "other", *SHORT, "--metrics", "fid") == 0
     shown = [line for line in capfd.readouterr().err.splitlines() if " left" in line]
@@ -413,9 +413,9 @@ def test_away_from_a_terminal_lines_say_how_far_it_is(runs, capfd, monkeypatch, 
 def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(
-        progress_bars, "Console", lambda file: Console(file=screen, force_terminal=True, width=100)
+        progress_bar, "Console", lambda file: Console(file=screen, force_terminal=True, width=100)
     )
-    with progress_bars.progress("1/2 [mine]") as watch:
+    with progress_bar.progress("1/2 [mine]") as watch:
         for done in range(0, 1001, 10):
             watch(done, 2000)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())

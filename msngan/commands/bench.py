@@ -108,9 +108,9 @@ def _measure(name: str, settings: Settings) -> dict[str, Any]:
     import torch
 
     from msngan.bench.timing import record
-    from msngan.report.tables.progress_bars import progress
     from msngan.runs import rng
     from msngan.runs.hardware import keep_freed_memory
+    from msngan.runs.progress_bar import progress
 
     torch.set_num_threads(settings.threads)
     keep_freed_memory()  # as in training

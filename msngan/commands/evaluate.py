@@ -165,7 +165,7 @@ def _set_up(options: argparse.Namespace) -> None:
 def _score(subject: Subject, title: str) -> Outcome | None:
     """None, after a message on stderr, for a failure that is not the input's fault."""
     from msngan.report.tables.evaluate_tables import Outcome
-    from msngan.report.tables.progress_bars import progress
+    from msngan.runs.progress_bar import progress
 
     start = time.monotonic()
     try:

@@ -16,8 +16,8 @@ from msngan.data import DataError, ImageData, Images
 from msngan.data.datasets import fitted
 from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
-from msngan.report.tables.progress_bars import progress
 from msngan.runs.folder import Run, UserError
+from msngan.runs.progress_bar import progress
 from msngan.runs.safe_read import object_or_empty
 from msngan.scores.protocol import Preset
 from msngan.scores.reference import Progress
