@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from msngan import losses, networks
 from msngan.data import datasets
 from msngan.data import images as convert
-from msngan.data.image_files import Images
+from msngan.data.images import Images
 from msngan.networks.build import GIVEN
 from msngan.norms import Norm, table
 from msngan.runs import options

@@ -19,7 +19,8 @@ from official_files import COUNTS, idx, labels, write_cifar, write_mnist, write_
 from msngan.data import datasets
 from msngan.data import images as convert
 from msngan.data.datasets import DATASETS, data_root, load
-from msngan.data.image_files import DataError, Images
+from msngan.data.image_files import DataError
+from msngan.data.images import Images
 
 SETS = sorted(DATASETS.items())
 OFFICIAL = ["cifar10", "fashion", "mnist", "svhn"]

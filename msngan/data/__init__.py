@@ -2,7 +2,8 @@
 
 from msngan.data.datamodules import ImageData, LabelledData
 from msngan.data.datasets import DATASETS, Dataset, data_root, load
-from msngan.data.image_files import DataError, Images
+from msngan.data.image_files import DataError
+from msngan.data.images import Images
 
 __all__ = [
     "DATASETS",

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
+from msngan.data.cache import folder_of
 from msngan.data.datasets import DATASETS, DatasetName, load
-from msngan.data.image_files import DataError, Images
+from msngan.data.image_files import DataError
+from msngan.data.images import Images
 from msngan.runs import distributed, rng
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
@@ -100,6 +102,8 @@ class ImageData(LightningDataModule):
         limit: number of images to use, from the first; null: all.
         on_bad_image: what to do with image files that cannot be read: stop (list them and do not
             train) or skip (train without them and say how many there are).
+        cache: folder in which decoded images are kept, so that later starts do not decode them
+            again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
     """
 
     size_step: ClassVar[int] = 8  # the networks take sides that are multiples of it, in pixels
@@ -119,6 +123,7 @@ class ImageData(LightningDataModule):
         download: Record[bool] = True,
         limit: AtLeastOne | None = None,
         on_bad_image: Literal["stop", "skip"] = "stop",
+        cache: Record[str | None] = None,
     ) -> None:
         super().__init__()
         if type(self) is ImageData:
@@ -128,7 +133,7 @@ class ImageData(LightningDataModule):
         self.dataset, self.root, self.split = dataset, root, split or DATASETS[dataset].splits[0]
         self.size, self.channels, self.batch_size = size, channels, batch_size
         self.mirror, self.download, self.limit = mirror, download, limit
-        self.on_bad_image = on_bad_image
+        self.on_bad_image, self.cache = on_bad_image, cache
         self.seed, self.critic_steps, self.endless = 0, 1, False  # of the run; `fit` sets them
         self._loaded: dict[str, Images] = {}
 
@@ -147,7 +152,10 @@ class ImageData(LightningDataModule):
         """One split in this module's size and channels, loaded once."""
         if split not in self._loaded:
             shape, skip = (self.size, self.channels), self.on_bad_image == "skip"
-            self._loaded[split] = load(self.dataset, self.root, split, *shape, self.download, skip)
+            self._loaded[split] = load(
+                *(self.dataset, self.root, split, *shape, self.download, skip),
+                cache=folder_of(self.cache),
+            )
         return self._loaded[split]
 
     @property
@@ -238,6 +246,8 @@ class LabelledData(ImageData):
         download: download official files that are missing.
         limit: number of training images to use, from the first; null: all.
         test_limit: number of test images to use, from the first; null: all.
+        cache: folder in which decoded images are kept, so that later starts do not decode them
+            again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
     """
 
     size_step: ClassVar[int] = 1
@@ -258,6 +268,7 @@ class LabelledData(ImageData):
         download: Record[bool] = True,
         limit: AtLeastOne | None = None,
         test_limit: AtLeastOne | None = None,
+        cache: Record[str | None] = None,
     ) -> None:
         check_ranges("classifier", "data", locals())
         labelled = [n for n, each in DATASETS.items() if {"train", "test"} <= {*each.splits}]
@@ -269,7 +280,7 @@ class LabelledData(ImageData):
         if size is None and dataset in ("mnist", "fashion"):
             size = 28
         super().__init__(
-            dataset, root, "train", size, channels, batch_size, mirror, download, limit
+            dataset, root, "train", size, channels, batch_size, mirror, download, limit, cache=cache
         )
         self.validation, self.crop, self.test_limit = validation, crop, test_limit
         self.mean, self.sd = mean, sd

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
-from msngan.data.image_files import DataError, Images, load_folder
+from msngan.data.cache import cached
+from msngan.data.image_files import DataError, load_folder
+from msngan.data.images import Images
 
 # (root, split, size, channels, download) -> images
 Loader = Callable[[Path, str, int | None, int | None, bool], Images]
@@ -33,6 +35,8 @@ class Dataset:
     splits: their names; a GAN is trained on the first.
     size, channels: what `null` in a config means; None if it depends on the files.
     classes: number of labels; 0 if there are none.
+    files: what is decoded, a folder or a file relative to the root; the images are then cached.
+        None for images that are quick to read.
     """
 
     load: Loader
@@ -40,6 +44,7 @@ class Dataset:
     size: int | None = 32
     channels: int | None = 3
     classes: int = 10
+    files: str | None = None
 
 
 def data_root(root: str | os.PathLike[str] | None) -> Path:
@@ -57,8 +62,11 @@ def load(
     channels: int | None = None,
     download: bool = True,
     skip_bad: bool = False,
+    cache: Path | None = None,
 ) -> Images:
     """The images of data set `name`, in its own size and channels unless others are given.
+
+    cache: a folder to keep decoded images in, see msngan.data.cache.
 
     skip_bad: leave out files of a folder or zip file that cannot be read, with a warning.
     """
@@ -75,9 +83,15 @@ def load(
     if name == "folder" and root is None:
         raise DataError("data set 'folder' needs --data.root: a folder of images or a zip file")
     size, channels = size or entry.size, channels or entry.channels
-    if not skip_bad or entry.load is not folder:
-        return entry.load(data_root(root), split, size, channels, download)
-    return folder(data_root(root), split, size, channels, download, skip_bad=True)
+    where, skip = data_root(root), {"skip_bad": True} if skip_bad and entry.load is folder else {}
+
+    def read() -> Images:
+        return entry.load(where, split, size, channels, download, **skip)
+
+    if entry.files is None:
+        return read()
+    about = {"dataset": name, "split": split, "size": size, "channels": channels, **skip}
+    return cached(cache, where / entry.files, about, read)
 
 
 def official(torchvision_name: str, by_split: bool = False) -> Loader:
@@ -194,7 +208,7 @@ DATASETS: dict[str, Dataset] = {
     "fashion": Dataset(official("FashionMNIST"), channels=1),
     "cifar10": Dataset(official("CIFAR10")),
     "svhn": Dataset(official("SVHN", by_split=True)),
-    "folder": Dataset(folder, splits=("all",), size=None, channels=None, classes=0),
+    "folder": Dataset(folder, splits=("all",), size=None, channels=None, classes=0, files="."),
 }
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 The zip file may be one that StyleGAN2-ADA's dataset_tool.py wrote (Karras et al. 2020,
 arXiv:2006.06676): images, and a dataset.json whose "labels" pairs their names with classes.
-Nothing is written, and nothing is extracted to disk.
+Nothing is extracted to disk. What is decoded may go to a file of msngan.data.cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msngan.runs import distributed
+from msngan.data import cache
+from msngan.data.images import Images
 from msngan.runs.folder import UserError
 from msngan.runs.safe_read import read_json
 
@@ -49,26 +50,6 @@ ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates other
 MOST_RATIO = 100  # of a member's size to its compressed size; images are compressed already
 SMALL = 2**20  # bytes; no ratio is checked for smaller members
 _one_at_a_time = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Images:
-    """images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: the labels' names, if any.
-
-    The names are those of a folder's subfolders.
-    """
-
-    images: Tensor
-    labels: Tensor | None = None
-    classes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images and labels at `index`, of a data set with labels."""
-        assert self.labels is not None
-        return self.images[index], self.labels[index]
 
 
 class DataError(UserError):
@@ -184,7 +165,7 @@ def decoded(
             _report_bad(root, names, bad, skip_bad)
         for kind in dict.fromkeys((first.kind, "colour")):
             own = channels or (1 if kind == "grey" else 3)
-            images = torch.empty(_shape(root, len(names), first, size, own), dtype=torch.uint8)
+            images = cache.empty(*_shape(root, len(names), first, size, own))
             in_chunks(fill, len(names))
             if not (mixed and own == 1):
                 break
@@ -205,13 +186,11 @@ def decoded(
         return images, None
     _report_bad(root, names, bad, skip_bad)
     kept = torch.tensor([index for index, name in enumerate(names) if name not in bad])
-    return images[kept], kept
+    return cache.kept(images, kept), kept
 
 
 def _say(text: str) -> None:
-    """Warn, once for all processes."""
-    if distributed.rank() == 0:
-        warnings.warn(text, stacklevel=5)
+    warnings.warn(text, stacklevel=5)
 
 
 def _report_others(root: Path, others: list[str]) -> None:
@@ -245,8 +224,8 @@ def in_chunks(work: Callable[[range], None], count: int) -> None:
     """Call work for parts of range(count) in threads; raises the error of the first part."""
     chunks = [range(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(work, chunks):
-            pass
+        for chunk, _ in zip(chunks, pool.map(work, chunks), strict=True):
+            cache.tell(chunk.stop, count)
 
 
 def _shape(
@@ -258,7 +237,7 @@ def _shape(
         )
     side = size or look.width
     need = count * channels * side * side
-    if need > MOST_BYTES:
+    if need > MOST_BYTES and not cache.has_room(need):
         raise DataError(
             f"{count} images from {root} at {side}x{side} need {need / 2**30:.0f} GiB"
             f" of memory, over {MOST_BYTES / 2**30:.0f}; set a smaller --data.size or give fewer"

@@ -1,4 +1,4 @@
-"""Conversion between float and uint8 images, resizing, and grids of samples.
+"""Images with their labels, and their conversion, resizing and grids.
 
 Inside, images are float32 in [-1, 1]; outside (files, extractors, scores) they are uint8. Both are
 (N, C, H, W). Conversion to uint8 rounds and clamps: truncation, which many tools use, darkens a
@@ -8,6 +8,7 @@ quarter of all grey levels by one and changes scores.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,26 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """images: uint8 (N, C, H, W); labels: int64 (N,) or None; classes: the labels' names, if any.
+
+    The names are those of a folder's subfolders.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images and labels at `index`, of a data set with labels."""
+        assert self.labels is not None
+        return self.images[index], self.labels[index]
 
 
 def to_float(images: Tensor) -> Tensor:

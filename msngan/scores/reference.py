@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import statistics
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 import msngan.scores.distances as distances
+from msngan.data.cache import pixels_sha256, user_cache
 from msngan.runs import distributed, rng
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError
@@ -185,16 +185,6 @@ class Reference:
         return self.known[path.name]
 
 
-def pixels_sha256(images: Tensor) -> str:
-    """Hash of uint8 images (N, C, H, W), their shape and order included."""
-    if images.dtype != torch.uint8:
-        raise TypeError(f"reference images must be uint8, not {images.dtype}")
-    digest = hashlib.sha256("x".join(map(str, images.shape)).encode())
-    for part in images.split(4096):
-        digest.update(part.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def in_random_order(count: int) -> Tensor:
     """A fixed permutation, so that part of a folder sorted by class holds every class."""
     return torch.randperm(count, generator=rng.generator(0, 0, 0, "scores"))
@@ -308,9 +298,8 @@ def _real_inception_score(reference: Reference, protocol: Protocol) -> Score:
 
 
 def cache_folder() -> Path:
-    """$MSNGAN_CACHE, or the user's cache, with /references."""
-    root = os.environ.get("MSNGAN_CACHE") or Path.home() / ".cache" / "msngan"
-    return Path(root) / "references"
+    """The folder of the user's cache."""
+    return user_cache("references")
 
 
 def _read_arrays(path: Path, dimensions: int) -> dict[str, np.ndarray] | None:
