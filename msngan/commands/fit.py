@@ -72,6 +72,12 @@ def help_text(task: str) -> str:
         help="config file, or the name of a known one (`msngan configs` lists them); may be"
         " repeated, a later one wins",
     )
+    main.add_argument(
+        "--plugin",
+        metavar="FILE",
+        help="Python file, or an installed plug-in's name, that is run first and brings networks,"
+        " norms, losses, data sets or callbacks of your own; may be repeated",
+    )
     main.add_argument("--help", action="store_true", help="show this text and exit")
     main.add_argument("--print_config", action="store_true", help="print the config and exit")
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -105,8 +111,9 @@ def described(option: Option) -> str:
     """What an option does, its values or range, and its default."""
     facts = []
     (kind, *others) = _kinds(option)
-    if get_origin(kind) is Literal and not others:
-        facts.append(f"one of {', '.join(map(str, get_args(kind)))}")
+    if get_origin(kind) is Literal and [get_origin(each) for each in others] in ([], [list]):
+        several = ", or a list of them" if others else ""
+        facts.append(f"one of {', '.join(map(str, get_args(kind)))}{several}")
     if limits := limits_of(option.type):
         facts.append(str(limits))
     default = option.default
