@@ -14,7 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from official_files import COUNTS, idx, labels, write_cifar, write_mnist, write_svhn
+from official_files import (
+    CELEBA,
+    COUNTS,
+    idx,
+    labels,
+    write_celeba,
+    write_cifar,
+    write_cifar100,
+    write_mnist,
+    write_stl10,
+    write_svhn,
+)
+from PIL import Image
 
 from msngan.data import datasets
 from msngan.data import images as convert
@@ -23,7 +35,7 @@ from msngan.data.image_files import DataError
 from msngan.data.images import Images
 
 SETS = sorted(DATASETS.items())
-OFFICIAL = ["cifar10", "fashion", "mnist", "svhn"]
+OFFICIAL = ["cifar10", "cifar100", "fashion", "mnist", "stl10", "svhn"]
 
 
 @pytest.fixture
@@ -35,6 +47,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], di
         "fashion": partial(write_mnist, root, "FashionMNIST"),
         "mnist": partial(write_mnist, root, "MNIST"),
         "svhn": partial(write_svhn, root, monkeypatch),
+        "cifar100": partial(write_cifar100, root, monkeypatch),
+        "stl10": partial(write_stl10, root, monkeypatch),
+        "celeba": partial(write_celeba, root, monkeypatch),
     }
     return lambda name: made[name]()
 
@@ -60,9 +75,10 @@ def test_files_come_out_as_they_are_28_pixels_get_a_border_and_the_rest_is_conve
     name, split, write, tmp_path
 ):
     raw = write(name)[split]
-    border = 2 if raw.shape[-1] == 28 else 0
+    own = torch.nn.functional.pad(raw, (2,) * 4) if raw.shape[-1] == 28 else raw
+    own = convert.resize(raw, 48) if name == "stl10" else own
     for size, channels, want in (
-        (None, None, torch.nn.functional.pad(raw, (border,) * 4)),
+        (None, None, own),
         (16, 1, convert.with_channels(convert.resize(raw, 16), 1)),
         (28, 3, convert.with_channels(convert.resize(raw, 28), 3)),
     ):
@@ -71,7 +87,32 @@ def test_files_come_out_as_they_are_28_pixels_get_a_border_and_the_rest_is_conve
         assert found.images.is_contiguous()
         assert torch.equal(found.images, want)
         assert found.labels.dtype == torch.int64
-        assert found.labels.tolist() == labels(split).tolist()
+        assert found.labels.tolist() == (labels(split) * (11 if name == "cifar100" else 1)).tolist()
+
+
+@pytest.mark.parametrize("split", ["unlabeled", "train+unlabeled"])
+def test_unlabelled_images_have_no_labels(split, write, tmp_path):
+    raw = write("stl10")[split]
+    found = load("stl10", tmp_path / "data", split, 96, download=False)
+    assert torch.equal(found.images, raw)
+    assert found.labels is None
+
+
+def test_faces_are_the_148_pixels_at_the_centre_and_a_damaged_one_is_named(write, tmp_path):
+    faces = write("celeba")
+    for split, count in CELEBA.items():
+        found = load("celeba", tmp_path / "data", split, download=False)
+        assert found.images.shape == (count, 3, 64, 64)
+        assert found.labels is None
+        for image, face in zip(found.images, faces[split], strict=True):
+            want = face.crop((15, 35, 163, 183)).resize((64, 64), Image.Resampling.LANCZOS)
+            assert torch.equal(image.permute(1, 2, 0), torch.from_numpy(np.array(want)))
+    assert len(load("celeba", tmp_path / "data", "all", 32, 1, download=False).images) == 7
+    path = tmp_path / "data" / "celeba" / "img_align_celeba" / "000002.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    assert f"{path} cannot be read: " in refusal("celeba", tmp_path / "data")
+    path.unlink()
+    assert f"{path} cannot be read: " in refusal("celeba", tmp_path / "data")
 
 
 FAILURES = [
@@ -84,7 +125,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", [*OFFICIAL, "celeba"])
 def test_missing_files_are_refused_with_the_remedy_and_the_failure(
     name, failure, tmp_path, monkeypatch, capsys
 ):
@@ -92,6 +133,7 @@ def test_missing_files_are_refused_with_the_remedy_and_the_failure(
         raise failure
 
     monkeypatch.setattr(urllib.request, "urlopen", fail)
+    monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", fail)
     message = refusal(name, tmp_path / "data", download=failure is not None)
     assert message.startswith("no whole ")
     for word in (str(tmp_path / "data"), "download", "--data.root", "MSNGAN_DATA"):

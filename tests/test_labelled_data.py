@@ -107,7 +107,7 @@ def test_mnist_is_28_pixels_wide_here_and_folders_are_refused():
     assert LabelledData("mnist").size == 28
     assert LabelledData("fashion").size == 28
     assert LabelledData("mnist", size=32).size == 32
-    with pytest.raises(ValueError, match="labels and a test split.* of digits, mnist, [^/]*svhn$"):
+    with pytest.raises(ValueError, match="labels and a test split.* of digits, mnist, [^/]*stl10$"):
         LabelledData("folder")
 
 

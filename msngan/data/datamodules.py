@@ -161,7 +161,8 @@ class ImageData(LightningDataModule):
     @property
     def held_out(self) -> Tensor | None:
         """The test split if there is one that is not trained on, otherwise None."""
-        if "test" not in DATASETS[self.dataset].splits or self.split != "train":
+        unseen = self.split in ("train", "unlabeled", "train+unlabeled")
+        if "test" not in DATASETS[self.dataset].splits or not unseen:
             return None
         return self.images("test").images
 
@@ -233,7 +234,7 @@ class LabelledData(ImageData):
         dataset: name of the data set; it needs labels and a test split.
         root: folder with the data set's files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
         size: height and width of the images in pixels; null: the data set's own (MNIST's is 28
-            here, 32 for GANs).
+            here, 32 for GANs; that of STL-10 96 and 48).
         channels: channels of the images: 1 (grey) or 3 (RGB); null: the data set's own.
         batch_size: images per step and process.
         validation: training images held out to choose the best epoch, the same for every seed; 0:
@@ -271,14 +272,18 @@ class LabelledData(ImageData):
         cache: Record[str | None] = None,
     ) -> None:
         check_ranges("classifier", "data", locals())
-        labelled = [n for n, each in DATASETS.items() if {"train", "test"} <= {*each.splits}]
+        labelled = [
+            name
+            for name, each in DATASETS.items()
+            if {"train", "test"} <= {*each.splits} and (each.classes or each.size is None)
+        ]
         if dataset in DATASETS and dataset not in labelled:
             raise DataError(
                 f"--data.dataset {dataset}: a classifier needs labels and a test split; choose one"
                 f" of {', '.join(labelled)}"
             )
-        if size is None and dataset in ("mnist", "fashion"):
-            size = 28
+        if size is None:
+            size = {"mnist": 28, "fashion": 28, "stl10": 96}.get(dataset)
         super().__init__(
             dataset, root, "train", size, channels, batch_size, mirror, download, limit, cache=cache
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 
 from msngan.data import images as convert
 from msngan.data.cache import cached
-from msngan.data.image_files import DataError, load_folder
+from msngan.data.image_files import DataError, Source, decoded, load_folder, read_file
 from msngan.data.images import Images
 
 # (root, split, size, channels, download) -> images
@@ -94,8 +93,8 @@ def load(
     return cached(cache, where / entry.files, about, read)
 
 
-def official(torchvision_name: str, by_split: bool = False) -> Loader:
-    """The loader of one of torchvision's data sets (CIFAR10, MNIST, FashionMNIST, SVHN)."""
+def official(torchvision_name: str, by_split: bool = False, classes: int = 10) -> Loader:
+    """The loader of one of torchvision's data sets: CIFAR10, MNIST, SVHN, STL10, ..."""
 
     def loader(
         root: Path, split: str, size: int | None, channels: int | None, download: bool
@@ -105,14 +104,12 @@ def official(torchvision_name: str, by_split: bool = False) -> Loader:
         kind = getattr(datasets, torchvision_name)
         chosen: dict[str, Any] = {"split": split} if by_split else {"train": split == "train"}
         try:
-            images, labels = _as_tensors(_read(kind, torchvision_name, root, chosen, download))
+            found = _read(kind, torchvision_name, root, chosen, download)
+            images, labels = _as_tensors(found, None if "unlabeled" in split else classes)
         except DataError:
             raise
         except Exception as problem:  # on damaged files the readers raise nearly anything
-            raise DataError(
-                f"the {torchvision_name} files in {root} are damaged ({_reason(problem)});"
-                " remove them and get them again"
-            ) from problem
+            raise _damaged(torchvision_name, root, problem) from problem
         images = fitted(images, size or images.shape[-1])
         return Images(convert.with_channels(images, channels or images.shape[1]), labels)
 
@@ -143,9 +140,16 @@ def _read(
         raise DataError(f"no whole {name} in {root}; {remedy}, or allow the download") from missing
     try:
         return kind(str(root), download=True, **chosen)
-    except (OSError, RuntimeError, HTTPException) as problem:  # URLError is an OSError
+    except Exception as problem:  # CelebA's downloader has exceptions of its own
         cause = f"no whole {name} in {root}, and it cannot be downloaded ({_reason(problem)})"
         raise DataError(f"{cause}; {remedy}") from problem
+
+
+def _damaged(name: str, root: Path, problem: Exception) -> DataError:
+    return DataError(
+        f"the {name} files in {root} are damaged ({_reason(problem)}); remove them and get them"
+        " again"
+    )
 
 
 def _reason(problem: Exception) -> str:
@@ -154,21 +158,47 @@ def _reason(problem: Exception) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), type(problem).__name__)
 
 
-def _as_tensors(data: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """Torchvision's raw arrays, whose layout differs from class to class, as (N, C, H, W)."""
+def _as_tensors(data: Any, classes: int | None) -> tuple[Tensor, Tensor | None]:  # noqa: ANN401
+    """Torchvision's raw arrays, whose layout differs from class to class, as (N, C, H, W).
+
+    classes: None for images without labels.
+    """
     raw = data.data
     labels = torch.as_tensor(np.asarray(data.labels if hasattr(data, "labels") else data.targets))
     if isinstance(raw, Tensor):  # MNIST and FashionMNIST: (N, H, W)
         images = raw.unsqueeze(1)
-    elif raw.shape[1] == 3:  # SVHN: (N, C, H, W)
+    elif raw.shape[1] == 3:  # SVHN and STL-10: (N, C, H, W)
         images = torch.from_numpy(raw)
     else:  # CIFAR: (N, H, W, C)
         images = torch.from_numpy(raw).permute(0, 3, 1, 2)
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images, {len(labels)} labels")
-    if images.dtype != torch.uint8 or labels.min() < 0 or labels.max() > 9:
+    if images.dtype != torch.uint8 or (
+        classes is not None and not 0 <= labels.min() <= labels.max() < classes
+    ):
         raise ValueError(f"{images.dtype} images, labels {labels.min()} to {labels.max()}")
-    return images.contiguous(), labels.long()
+    return images.contiguous(), None if classes is None else labels.long()
+
+
+def load_celeba(
+    root: Path, split: str, size: int | None, channels: int | None, download: bool
+) -> Images:
+    """CelebA's aligned faces, 178x218: the 148x148 pixels at the centre, resized (Lanczos).
+
+    That is the crop of most papers' 64x64 faces. There are no labels: its 40 attributes are not
+    classes.
+    """
+    from torchvision.datasets import CelebA
+
+    try:
+        found = _read(CelebA, "CelebA", root, {"split": split, "target_type": []}, download)
+    except DataError:
+        raise
+    except Exception as problem:
+        raise _damaged("CelebA", root, problem) from problem
+    folder = root / CelebA.base_folder / "img_align_celeba"
+    faces = Source(folder, list(found.filename), lambda name: read_file(folder / name), centre=148)
+    return Images(decoded(faces, size or 64, channels or 3)[0])
 
 
 def load_digits(
@@ -208,6 +238,19 @@ DATASETS: dict[str, Dataset] = {
     "fashion": Dataset(official("FashionMNIST"), channels=1),
     "cifar10": Dataset(official("CIFAR10")),
     "svhn": Dataset(official("SVHN", by_split=True)),
+    "cifar100": Dataset(official("CIFAR100", classes=100), classes=100),
+    "stl10": Dataset(
+        official("STL10", by_split=True),
+        splits=("train", "test", "unlabeled", "train+unlabeled"),
+        size=48,
+    ),
+    "celeba": Dataset(
+        load_celeba,
+        splits=("train", "test", "valid", "all"),
+        size=64,
+        classes=0,
+        files="celeba",
+    ),
     "folder": Dataset(folder, splits=("all",), size=None, channels=None, classes=0, files="."),
 }
 

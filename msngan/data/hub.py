@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msngan.data.image_files import DataError, Images, Source, decoded, read_file
+from msngan.data.image_files import DataError, Source, decoded, read_file
+from msngan.data.images import Images
 from msngan.runs.folder import did_you_mean
 
 ENDINGS = (".parquet", ".arrow")

@@ -68,18 +68,20 @@ class UnreadableError(DataError):
 class Source:
     """Encoded images by name. names: in their order; read: the bytes of one.
 
+    centre: side of the square at the centre that is all that counts of each; None: the whole.
     Of a folder or zip file: all files but hidden ones, sorted, '/' between the parts of a name.
     """
 
     root: Path
     names: list[str]
     read: Callable[[str], bytes]
+    centre: int | None = None
 
     @contextmanager
     def picture(self, name: str) -> Iterator[Image]:
         """As `picture`; UnreadableError if it cannot be read."""
         with reading(self.root / name), picture(self.read(name)) as image:
-            yield image
+            yield image if self.centre is None else centred(image, self.centre)
 
 
 @dataclass(frozen=True)
@@ -306,6 +308,13 @@ def picture(data: bytes) -> Iterator[Image]:
             with suppress(Exception):  # unreadable EXIF data, common, says nothing about the pixels
                 ImageOps.exif_transpose(image, in_place=True)
             yield image
+
+
+def centred(image: Image, side: int) -> Image:
+    """The square of this side, or the largest that there is, at the centre."""
+    side = min(side, *image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def pixels(image: Image, channels: int, size: int) -> Tensor:

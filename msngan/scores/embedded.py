@@ -196,6 +196,8 @@ STROKES = Recipe(widths=(16, 32, 64, 128), epochs=5, shift=2)
 
 RECIPES: dict[str, Recipe] = {
     "cifar10": PHOTOGRAPHS,
+    "cifar100": PHOTOGRAPHS,
+    "stl10": PHOTOGRAPHS,
     "svhn": replace(PHOTOGRAPHS, mirror=False),
     "mnist": STROKES,
     "fashion": STROKES,
