@@ -51,7 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         warnings.formatwarning = lambda message, *_, **__: f"msngan: warning: {message}\n"
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        code = _run(*arguments or ["--help"])
+        if argv is None and "_ARGCOMPLETE" in os.environ:  # the script of `msngan completion` asks
+            code = import_module("msngan.commands.completion").answer(commands())
+        else:
+            code = _run(*arguments or ["--help"])
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
     except UserError as problem:

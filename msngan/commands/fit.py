@@ -51,7 +51,11 @@ def main(argv: list[str]) -> int:
 
 
 def help_text(task: str) -> str:
-    """All options of a task: the main ones, then the others by group."""
+    return parser(task).format_help()
+
+
+def parser(task: str) -> argparse.ArgumentParser:
+    """All options of a task, for help and completion: the main ones, then the others by group."""
     (other,) = {*SOURCES} - {task}
     made = argparse.ArgumentParser(
         prog=COMMAND[task],
@@ -91,11 +95,11 @@ def help_text(task: str) -> str:
             groups[name] = where
         text = described(option).replace("%", "%%")
         where.add_argument(f"--{option.name}", metavar=metavar(option), help=text)
-    return made.format_help()
+    return made
 
 
 def metavar(option: Option) -> str:
-    (kind, *others) = _kinds(option)
+    (kind, *others) = kinds(option)
     if others:
         return "VALUE"
     if get_origin(kind) is Literal:
@@ -103,14 +107,14 @@ def metavar(option: Option) -> str:
     return SYMBOLS.get(kind, "VALUE")
 
 
-def _kinds(option: Option) -> list[Any]:
+def kinds(option: Option) -> list[Any]:
     return [kind for kind in members(option.type) if kind is not NoneType]
 
 
 def described(option: Option) -> str:
     """What an option does, its values or range, and its default."""
     facts = []
-    (kind, *others) = _kinds(option)
+    (kind, *others) = kinds(option)
     if get_origin(kind) is Literal and [get_origin(each) for each in others] in ([], [list]):
         several = ", or a list of them" if others else ""
         facts.append(f"one of {', '.join(map(str, get_args(kind)))}{several}")

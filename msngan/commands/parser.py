@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from msngan.report.tables.table import FORMATS
 from msngan.runs.folder import UserError, did_you_mean
@@ -39,11 +39,16 @@ class Parser(argparse.ArgumentParser):
     others: whether parse_known_args may leave words over, which are another parser's.
     """
 
+    asked: ClassVar[Callable[[Parser], None] | None] = None  # gets the next parser that would read
+
     def __init__(self, *, others: bool = False, **options: Any) -> None:  # noqa: ANN401
         super().__init__(allow_abbrev=False, formatter_class=Help, **options)
         self.others = others
 
     def parse_known_args(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401  argparse's own
+        if asked := Parser.asked:
+            Parser.asked = None
+            asked(self)
         values, unknown = super().parse_known_args(*given, **named)
         if unknown and not self.others:
             self.error(self._about(unknown[0]))
