@@ -181,6 +181,24 @@ def test_bad_images_are_named_by_their_row_or_skipped_with_their_labels(tmp_path
     assert found.labels.tolist() == [0, 0]
 
 
+def test_decoded_images_are_cached_for_their_columns_and_files(tmp_path, monkeypatch):
+    made(other=[2] * COUNT).to_parquet(tmp_path / "x.parquet")
+
+    def labels(**options: Any) -> list[int] | None:
+        options["cache"] = tmp_path / "cache"
+        found = load_hub(tmp_path / "x.parquet", None, None, None, **options)
+        assert torch.equal(found.images, pixels())
+        return None if found.labels is None else found.labels.tolist()
+
+    assert labels() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "decoded", None)
+        assert labels() is None
+    assert labels(label_column="other") == [2] * COUNT
+    made().to_parquet(tmp_path / "x.parquet")
+    assert labels() == LABELS
+
+
 def test_a_path_in_place_of_bytes_is_read_beside_the_file_and_never_elsewhere(tmp_path):
     inside = tmp_path / "data"
     inside.mkdir()

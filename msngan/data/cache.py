@@ -59,16 +59,22 @@ def folder_of(option: str | None) -> Path | None:
 
 
 def cached(
-    folder: Path | None, source: Path, about: Mapping[str, Any], make: Callable[[], Images]
+    folder: Path | None,
+    source: Path,
+    about: Mapping[str, Any],
+    make: Callable[[], Images],
+    called: str | None = None,
 ) -> Images:
     """The images of the files in `source`: from the cache in `folder`, or by `make`.
 
     source: a folder, or one file. about: what else the images depend on. folder: None to decode
-    without a cache. Of several programs that want the same images one decodes and the others wait.
-    A damaged file is made anew; a folder that cannot be written is a warning. The warnings of
-    `make` are repeated whenever its images are opened, by the first process only.
+    without a cache. called: the source in messages, if not by its path. Of several programs that
+    want the same images one decodes and the others wait. A damaged file is made anew; a folder that
+    cannot be written is a warning. The warnings of `make` are repeated whenever its images are
+    opened, by the first process only.
     """
     name = None if folder is None else _name(source, about)
+    source = Path(called or source)
     if folder is None or name is None:
         return _made(source, make)
     path = folder / name

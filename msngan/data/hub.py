@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msngan.data.cache import cached
 from msngan.data.image_files import DataError, Source, decoded, read_file
 from msngan.data.images import Images
 from msngan.runs.folder import did_you_mean
@@ -42,21 +43,31 @@ def load_hub(
     skip_bad: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    cache: Path | None = None,
 ) -> Images:
     """The images of one split, with labels and the names of their classes if there are any.
 
     root: OWNER/NAME or OWNER/NAME:CONFIG on the hub; or a local folder of Parquet or Arrow files,
     one such file, or a folder of `save_to_disk`. split: None for `train`, or the only one.
-    image_column, label_column: None to find them by their types. The rest as in `load_folder`.
-    DataError for anything that is not there or cannot be read.
+    image_column, label_column: None to find them by their types. cache: see msngan.data.cache. The
+    rest as in `load_folder`. DataError for anything that is not there or cannot be read.
     """
     parts = _opened(str(root), download)
     split = chosen_split(root, tuple(parts), split)
     rows = parts[split]
     image, label = chosen_columns(str(root), rows.features, image_column, label_column)
-    labels, classes = (None, ()) if label is None else _labels(f"{root}[{split}]", rows, label)
-    images, kept = decoded(_source(root, split, rows, image), size, channels, skip_bad)
-    return Images(images, labels if labels is None or kept is None else labels[kept], classes)
+
+    def read() -> Images:
+        labels, classes = (None, ()) if label is None else _labels(f"{root}[{split}]", rows, label)
+        images, kept = decoded(_source(root, split, rows, image), size, channels, skip_bad)
+        return Images(images, labels if labels is None or kept is None else labels[kept], classes)
+
+    folder = next((Path(each["filename"]).parent for each in rows.cache_files), None)
+    if folder is None:  # the rows are in memory
+        return read()
+    about = {"split": split, "size": size, "channels": channels, "skip_bad": skip_bad}
+    about |= {"image_column": image, "label_column": label}
+    return cached(cache, folder, about, read, called=str(root))
 
 
 def splits_of(root: Path, download: bool = True) -> tuple[str, ...]:
