@@ -17,7 +17,7 @@ from torch import nn
 
 from msngan import losses
 from msngan.__main__ import commands as known_commands
-from msngan.data import datasets
+from msngan.data import DATASETS, datasets
 from msngan.losses import LOSSES, PENALTIES
 from msngan.norms import NORMS
 from msngan.runs.configs import known_configs, parse
@@ -93,6 +93,20 @@ def test_every_config_is_in_the_page_of_configs() -> None:
     patterns = [re.escape(name).replace(r"\*", r"\w+") for cell in cells for name in names(cell)]
     for name in known_configs():
         assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
+@pytest.mark.quick
+def test_the_table_of_data_sets_is_that_of_the_code() -> None:
+    listed = {}
+    for cells in rows(ROOT / "msngan" / "DATA.md", "`--data.dataset`"):
+        facts = [int(cell) for cell in cells[3:]]
+        listed |= {name: (names(cells[2]), *facts) for name in names(cells[0])}
+    known = {
+        name: ([*each.splits], each.size, each.channels, each.classes)
+        for name, each in DATASETS.items()
+        if each.size is not None
+    }
+    assert listed == known
 
 
 def commands() -> list[str]:
