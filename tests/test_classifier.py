@@ -222,7 +222,7 @@ WRONG = [
     (["--model.norm_layers", "[9]"], ["no layer 9"]),
     (["--model.other_norm", "batch"], ["other_norm"]),
     (["--model.as_released", "true", "--model.norm", "layer"], ["layer", "batch"]),
-    (["--data.dataset", "folder"], ["folder", "labels"]),
+    (["--data.dataset", "folder"], ["folder", "--data.root"]),
     (["--data.validation", "60"], ["--data.validation 60", "batch of 8"]),
     (["--data.mean", "[0.1, 0.2]"], ["--data.mean", "1 channels"]),
     (["--data.batch_size", "49"], ["batch"]),

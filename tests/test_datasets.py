@@ -225,14 +225,17 @@ def test_what_there_is_not_is_refused_with_what_there_is(name, options, words, c
 def test_the_folder_set_hands_on_what_was_asked_for(monkeypatch, tmp_path):
     asked = []
 
-    def read(*arguments: object) -> Images:
-        asked.append(arguments)
+    def read(*arguments: object, **options: object) -> Images:
+        asked.append((*arguments, options))
         return Images(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
     monkeypatch.setattr(datasets, "load_folder", read)
     load("folder", tmp_path)
-    load("folder", tmp_path, size=16, channels=1, skip_bad=True)
-    assert asked == [(tmp_path, None, None, False), (tmp_path, 16, 1, True)]
+    load("folder", tmp_path, "test", size=16, channels=1, skip_bad=True, test_share=0.5)
+    assert asked == [
+        (tmp_path, None, None, False, "all", {}),
+        (tmp_path, 16, 1, True, "test", {"test_share": 0.5}),
+    ]
 
 
 def test_the_root_is_the_argument_then_the_variable_then_the_cache(monkeypatch, tmp_path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice, product
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from msngan.data import LabelledData
+from msngan.data import DATASETS, LabelledData
 from msngan.data import images as convert
 from msngan.data.datamodules import StepLoader
 from msngan.runs import rng
@@ -103,12 +104,15 @@ def test_a_window_is_what_slicing_gives():
     assert torch.equal(made[1], padded[1, :, 2:6, 0:4].flip(2))
 
 
-def test_mnist_is_28_pixels_wide_here_and_folders_are_refused():
+def test_mnist_is_28_pixels_wide_here_and_a_set_without_a_test_split_is_refused(monkeypatch):
     assert LabelledData("mnist").size == 28
     assert LabelledData("fashion").size == 28
     assert LabelledData("mnist", size=32).size == 32
-    with pytest.raises(ValueError, match="labels and a test split.* of digits, mnist, [^/]*stl10$"):
-        LabelledData("folder")
+    monkeypatch.setitem(DATASETS, "whole", replace(DATASETS["digits"], splits=("all",)))
+    with pytest.raises(
+        ValueError, match="labels and a test split.* of digits, mnist, [^/]*folder$"
+    ):
+        LabelledData("whole")
 
 
 @pytest.mark.data

@@ -137,18 +137,25 @@ def _labelled(args: argparse.Namespace) -> tuple[Labelled, Labelled]:
 
 def _split(args: argparse.Namespace, split: str) -> Labelled:
     from msngan import data
+    from msngan.data.image_files import LabelsError
     from msngan.data.images import resize
     from msngan.scores.embedded import SIZE
 
     size = args.size or SIZE
+    given = (args.dataset, args.root, split, size, args.channels, not args.no_download)
+    otherwise = (
+        "score these images with a shipped extractor (`msngan evaluate --extractor embedded`) or"
+        " Inception (`--extractor inception`)"
+    )
     with own_options("--root"):
-        found = data.load(args.dataset, args.root, split, size, args.channels, not args.no_download)
+        try:
+            found = data.load(*given, test_share=0.1, labelled=True)
+        except LabelsError as problem:
+            raise UserError(f"{problem}; or {otherwise}") from problem
     if found.labels is None or int(found.labels.max()) < 1:
         raise UserError(
             f"{args.dataset} has no labels, or only one class, and an extractor learns from labels:"
-            " give a folder with a subfolder for each class, or score these images with a shipped"
-            " extractor (`msngan evaluate --extractor embedded`) or Inception (`--extractor"
-            " inception`)"
+            f" {otherwise}"
         )
     return resize(found.images, SIZE), found.labels
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from msngan.data import images as convert
 from msngan.data.cache import folder_of
 from msngan.data.datasets import DATASETS, DatasetName, load
-from msngan.data.image_files import DataError
+from msngan.data.image_files import TEST_SHARE, DataError
 from msngan.data.images import Images
 from msngan.runs import distributed, rng
 from msngan.runs.option_values import check_ranges
@@ -26,6 +26,7 @@ from msngan.runs.options import (
     AtLeastOne,
     Count,
     Every,
+    Fraction,
     Network,
     NotNegative,
     Positive,
@@ -93,7 +94,7 @@ class ImageData(LightningDataModule):
         dataset: name of the data set; folder: images of your own.
         root: folder with the data set's files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
             For the data set folder: a folder or zip file of images.
-        split: split to train on; null: the data set's training split.
+        split: split to train on; null: the data set's training split, of a folder all images.
         size: height and width of the images in pixels; null: the data set's own.
         channels: channels of the images: 1 (grey) or 3 (RGB); null: the data set's own.
         batch_size: images per critic update and process.
@@ -106,6 +107,7 @@ class ImageData(LightningDataModule):
             again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
     """
 
+    labelled: ClassVar[bool] = False  # whether a folder needs labels
     size_step: ClassVar[int] = 8  # the networks take sides that are multiples of it, in pixels
     described: ClassVar[tuple[str, ...]] = (
         *("dataset", "root", "split", "size", "channels", "mirror", "limit", "on_bad_image"),
@@ -133,7 +135,7 @@ class ImageData(LightningDataModule):
         self.dataset, self.root, self.split = dataset, root, split or DATASETS[dataset].splits[0]
         self.size, self.channels, self.batch_size = size, channels, batch_size
         self.mirror, self.download, self.limit = mirror, download, limit
-        self.on_bad_image, self.cache = on_bad_image, cache
+        self.on_bad_image, self.cache, self.test_share = on_bad_image, cache, TEST_SHARE
         self.seed, self.critic_steps, self.endless = 0, 1, False  # of the run; `fit` sets them
         self._loaded: dict[str, Images] = {}
 
@@ -151,10 +153,16 @@ class ImageData(LightningDataModule):
     def images(self, split: str) -> Images:
         """One split in this module's size and channels, loaded once."""
         if split not in self._loaded:
-            shape, skip = (self.size, self.channels), self.on_bad_image == "skip"
+            shape: tuple[int | None, int | None] = self.size, self.channels
+            if self.dataset == "folder" and split != self.split:
+                trained = self.images(self.split).images
+                shape = trained.shape[2], trained.shape[1]
             self._loaded[split] = load(
-                *(self.dataset, self.root, split, *shape, self.download, skip),
+                *(self.dataset, self.root, split, *shape, self.download),
                 cache=folder_of(self.cache),
+                skip_bad=self.on_bad_image == "skip",
+                test_share=self.test_share,
+                labelled=self.labelled,
             )
         return self._loaded[split]
 
@@ -231,14 +239,18 @@ class LabelledData(ImageData):
     """Images with labels: uint8 in memory, batches standardised: ((x / 255) - mean) / sd.
 
     Args:
-        dataset: name of the data set; it needs labels and a test split.
+        dataset: name of the data set, which needs labels; folder: images of your own.
         root: folder with the data set's files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
+            For the data set folder: a folder or zip file with a subfolder of images for each class,
+            or with train and test, each of which has them.
         size: height and width of the images in pixels; null: the data set's own (MNIST's is 28
             here, 32 for GANs; that of STL-10 96 and 48).
         channels: channels of the images: 1 (grey) or 3 (RGB); null: the data set's own.
         batch_size: images per step and process.
-        validation: training images held out to choose the best epoch, the same for every seed; 0:
-            none. The test set is never used to choose.
+        validation: training images held out to choose the best epoch, the same for every seed, of
+            a folder at most a tenth; 0: none. The test set is never used to choose.
+        test_share: share of each class, one image at least, that is the test set of a folder
+            without train and test; the same for every seed.
         crop: pixels of black border from which each image is cropped at random; 0: none.
         mirror: flip each image left to right with probability 1/2.
         mean: mean of each channel, in [0, 1], to subtract; null: that of the training images.
@@ -247,12 +259,15 @@ class LabelledData(ImageData):
         download: download official files that are missing.
         limit: number of training images to use, from the first; null: all.
         test_limit: number of test images to use, from the first; null: all.
+        on_bad_image: what to do with image files that cannot be read: stop (list them and do not
+            train) or skip (train without them and say how many there are).
         cache: folder in which decoded images are kept, so that later starts do not decode them
             again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
     """
 
+    labelled = True
     size_step: ClassVar[int] = 1
-    described = (*ImageData.described, "validation", "crop", "test_limit")
+    described = (*ImageData.described, "validation", "test_share", "crop", "test_limit")
 
     def __init__(
         self,
@@ -262,6 +277,7 @@ class LabelledData(ImageData):
         channels: Network[Literal[1, 3] | None] = None,
         batch_size: Count = 128,
         validation: Every = 5000,
+        test_share: Fraction = TEST_SHARE,
         crop: Annotated[int, Range(0, 2**20)] = 0,
         mirror: bool = False,
         mean: list[NotNegative] | None = None,
@@ -269,6 +285,7 @@ class LabelledData(ImageData):
         download: Record[bool] = True,
         limit: AtLeastOne | None = None,
         test_limit: AtLeastOne | None = None,
+        on_bad_image: Literal["stop", "skip"] = "stop",
         cache: Record[str | None] = None,
     ) -> None:
         check_ranges("classifier", "data", locals())
@@ -285,9 +302,11 @@ class LabelledData(ImageData):
         if size is None:
             size = {"mnist": 28, "fashion": 28, "stl10": 96}.get(dataset)
         super().__init__(
-            dataset, root, "train", size, channels, batch_size, mirror, download, limit, cache=cache
+            *(dataset, root, "train", size, channels, batch_size, mirror, download, limit),
+            *(on_bad_image, cache),
         )
         self.validation, self.crop, self.test_limit = validation, crop, test_limit
+        self.test_share = test_share
         self.mean, self.sd = mean, sd
         self._parts: dict[str, Images] = {}
 
@@ -295,11 +314,14 @@ class LabelledData(ImageData):
     def _places(self) -> dict[str, Tensor]:
         """Indices, in order, of the images to train on and of those to validate with."""
         count = len(self.images("train").images[: self.limit])
-        kept = count - self.validation
+        held_out = (
+            min(self.validation, count // 10) if self.dataset == "folder" else self.validation
+        )
+        kept = count - held_out
         if kept < self.batch_size:
             raise DataError(
-                f"--data.validation {self.validation} leaves {kept} of {count} images to train on,"
-                f" less than one batch of {self.batch_size}; lower it"
+                f"--data.validation {held_out} leaves {kept} of {count} images to train on,"
+                f" less than one batch of {self.batch_size}; lower it or --data.batch_size"
             )
         order = torch.randperm(count, generator=rng.generator(0, 0, 0, "validation"))
         return {"train": order[:kept].sort().values, "validation": order[kept:].sort().values}
@@ -315,11 +337,20 @@ class LabelledData(ImageData):
     @cached_property
     def real(self) -> Tensor:
         """The images to train on: uint8 (N, C, H, W)."""
-        return self.images_of("train").images
+        images = self.images_of("train").images
+        if self.crop >= images.shape[-1]:
+            raise DataError(
+                f"--data.crop {self.crop} leaves nothing of images that are {images.shape[-1]}"
+                " pixels wide; lower it"
+            )
+        return images
 
     @property
     def classes(self) -> int:
-        return DATASETS[self.dataset].classes
+        found = self.images("train")
+        if (known := DATASETS[self.dataset].classes or len(found.classes)) or found.labels is None:
+            return known
+        return int(found.labels.max()) + 1
 
     @property
     def steps_per_epoch(self) -> int:

@@ -24,7 +24,7 @@ from msngan.data.image_files import DataError, Source, decoded, load_folder, rea
 from msngan.data.images import Images
 
 # (root, split, size, channels, download) -> images
-Loader = Callable[[Path, str, int | None, int | None, bool], Images]
+Loader = Callable[..., Images]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Dataset:
 
     splits: their names; a GAN is trained on the first.
     size, channels: what `null` in a config means; None if it depends on the files.
-    classes: number of labels; 0 if there are none.
+    classes: number of labels; 0 if there are none, or if it depends on the files.
     files: what is decoded, a folder or a file relative to the root; the images are then cached.
         None for images that are quick to read.
     """
@@ -60,14 +60,13 @@ def load(
     size: int | None = None,
     channels: int | None = None,
     download: bool = True,
-    skip_bad: bool = False,
     cache: Path | None = None,
+    **of_folder: Any,
 ) -> Images:
     """The images of data set `name`, in its own size and channels unless others are given.
 
     cache: a folder to keep decoded images in, see msngan.data.cache.
-
-    skip_bad: leave out files of a folder or zip file that cannot be read, with a warning.
+    of_folder: skip_bad, test_share and labelled, of `load_folder`; others have no use for them.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
@@ -82,14 +81,14 @@ def load(
     if name == "folder" and root is None:
         raise DataError("data set 'folder' needs --data.root: a folder of images or a zip file")
     size, channels = size or entry.size, channels or entry.channels
-    where, skip = data_root(root), {"skip_bad": True} if skip_bad and entry.load is folder else {}
+    where, given = data_root(root), of_folder if entry.load is folder else {}
 
     def read() -> Images:
-        return entry.load(where, split, size, channels, download, **skip)
+        return entry.load(where, split, size, channels, download, **given)
 
     if entry.files is None:
         return read()
-    about = {"dataset": name, "split": split, "size": size, "channels": channels, **skip}
+    about = {"dataset": name, "split": split, "size": size, "channels": channels, **given}
     return cached(cache, where / entry.files, about, read)
 
 
@@ -226,10 +225,12 @@ def folder(
     size: int | None,
     channels: int | None,
     download: bool,
+    *,
     skip_bad: bool = False,
+    **options: Any,
 ) -> Images:
     """A folder or zip file of images: see msngan.data.image_files."""
-    return load_folder(root, size, channels, skip_bad)
+    return load_folder(root, size, channels, skip_bad, split, **options)
 
 
 DATASETS: dict[str, Dataset] = {
@@ -251,7 +252,9 @@ DATASETS: dict[str, Dataset] = {
         classes=0,
         files="celeba",
     ),
-    "folder": Dataset(folder, splits=("all",), size=None, channels=None, classes=0, files="."),
+    "folder": Dataset(
+        folder, splits=("all", "train", "test"), size=None, channels=None, classes=0, files="."
+    ),
 }
 
 if TYPE_CHECKING:

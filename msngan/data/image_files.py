@@ -28,6 +28,7 @@ from torch import Tensor
 
 from msngan.data import cache
 from msngan.data.images import Images
+from msngan.runs import rng
 from msngan.runs.folder import UserError
 from msngan.runs.safe_read import read_json
 
@@ -46,6 +47,8 @@ MOST_FILE_BYTES = 2**28
 MOST_BYTES = 2**36  # of all images in memory
 MOST_NAMED = 10  # unreadable files that a message names
 CHUNK = 32
+TEST_SHARE = 0.2  # of each class, where a folder does not say which images are test images
+PARTS = {"train", "test", "val", "valid", "validation"}  # names of splits, and not of classes
 ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates others without a bound
 MOST_RATIO = 100  # of a member's size to its compressed size; images are compressed already
 SMALL = 2**20  # bytes; no ratio is checked for smaller members
@@ -54,6 +57,10 @@ _one_at_a_time = threading.Lock()
 
 class DataError(UserError):
     """Images that are missing, damaged or unsuitable: one line with the remedy."""
+
+
+class LabelsError(DataError):
+    """A folder from whose labels nothing can be learned."""
 
 
 class UnreadableError(DataError):
@@ -104,26 +111,51 @@ class Look:
 
 
 def load_folder(
-    root: Path, size: int | None, channels: int | None, skip_bad: bool | None = None
+    root: Path,
+    size: int | None,
+    channels: int | None,
+    skip_bad: bool | None = None,
+    split: str = "all",
+    test_share: float = TEST_SHARE,
+    labelled: bool = False,
 ) -> Images:
     """The images of a folder or zip file, in the order of their names, with labels if any.
 
     size: the shorter side is resized to it (Lanczos) and the centre cut out; None if all images
     are squares of one size. channels: 1 or 3; None: 1 if all are grey, otherwise 3. skip_bad: leave
     out files that cannot be read, with a warning; otherwise they are a DataError, which names the
-    option to skip them if this is False.
+    option to skip them if this is False. labelled: refuse images without labels to learn from.
     Labels come from dataset.json if it has "labels" (null: none), otherwise from the subfolders of
-    the first level, in order of name, if every image lies in one. Any other input is a DataError.
+    the first level, in order of name, if every image lies in one; from those of the second, if the
+    first is train and test. split: these two folders, or, where they are not, `test_share` of each
+    class at random, always the same, is test and the others train. Any other input is a DataError.
     """
     root = Path(root)
     with _opened(root) as source:
         names = [name for name in source.names if name.lower().endswith(ENDINGS)]
         if not names:
             raise DataError(f"no images in {root}; it needs files ending in {' '.join(ENDINGS)}")
-        labels, classes = _labels(source, names)
+        others = sorted({*source.names} - {*names, "dataset.json"})
+        if split != "all" and _divided(names, 1):
+            whole, names = names, [name for name in names if name.startswith(("train/", "test/"))]
+            if outside := len(whole) - len(names):
+                _say(f"{outside:,} images in {root} are in neither train nor test and are left out")
+        known = _labels(source, names)
+        if labelled:
+            _check_labels(source, names, known)
+        labels, places = known.labels, _places(root, names, known, split, test_share)
+        if places is not None:
+            names = [names[place] for place in places]
+            labels = None if labels is None else labels[places]
         images, kept = decoded(replace(source, names=names), size, channels, skip_bad)
-    _report_others(root, sorted({*source.names} - {*names, "dataset.json"}))
-    return Images(images, labels if labels is None or kept is None else labels[kept], classes)
+    _report_others(root, others)
+    labels = labels if labels is None or kept is None else labels[kept]
+    if labelled and labels is not None and (missing := known.missing(labels)):
+        what = f"the class {missing[0]} in {root} has no {'' if split == 'all' else split} images"
+        if split != "test":
+            raise LabelsError(f"{what}; add some, or remove the class everywhere")
+        _say(what)
+    return Images(images, labels, known.classes)
 
 
 def decoded(
@@ -440,24 +472,102 @@ def _unfit(name: str, member: zipfile.ZipInfo) -> str | None:
     return None
 
 
-# Labels
+# Labels, and which images are test images
 
 
-def _labels(source: Source, names: list[str]) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Labels, and the classes' names where they are subfolders."""
+@dataclass(frozen=True)
+class Labels:
+    """labels: int64 (N,) or None; classes: their names, () for those of dataset.json.
+
+    level: of the subfolders that are the classes.
+    """
+
+    labels: Tensor | None
+    classes: tuple[str, ...] = ()
+    level: int = 0
+
+    def missing(self, labels: Tensor) -> list[str]:
+        """The classes that none of these labels has; of dataset.json the first alone."""
+        there = {*labels.unique().tolist()}
+        if self.classes:
+            return [name for number, name in enumerate(self.classes) if number not in there]
+        gap = next(number for number in range(len(there) + 1) if number not in there)
+        return [str(gap)] if gap < max(there) else []
+
+
+def _labels(source: Source, names: list[str]) -> Labels:
     if "dataset.json" in source.names:
         where = source.root / "dataset.json"
         with reading(where):
             record = read_json(source.read("dataset.json"))
         if isinstance(record, dict) and "labels" in record:
             pairs = record["labels"]
-            return None if pairs is None else _listed(where, pairs, names), ()
-    if not all("/" in name for name in names):
-        return None, ()
-    folders = [name.split("/", 1)[0] for name in names]
+            return Labels(None if pairs is None else _listed(where, pairs, names))
+    level = int(_divided(names, 2))
+    if not all(name.count("/") > level for name in names):
+        return Labels(None, level=level)
+    folders = [name.split("/")[level] for name in names]
     classes = tuple(sorted(set(folders)))
     number = {folder: label for label, folder in enumerate(classes)}
-    return torch.tensor([number[folder] for folder in folders]), classes
+    return Labels(torch.tensor([number[folder] for folder in folders]), classes, level)
+
+
+def _divided(names: list[str], depth: int) -> bool:
+    """Whether images are in both train and test, all of them at least `depth` folders deep."""
+    inside = [name for name in names if name.startswith(("train/", "test/"))]
+    both = {name.split("/", 1)[0] for name in inside} == {"train", "test"}
+    return both and all(name.count("/") >= depth for name in inside)
+
+
+def _check_labels(source: Source, names: list[str], known: Labels) -> None:
+    root, labels = source.root, known.labels
+    tops = sorted({name.split("/", 1)[0] for name in names if "/" in name})
+    if known.classes and known.level == 0 and {*tops} <= PARTS:
+        raise LabelsError(
+            f"{root} holds {', '.join(tops)}, which are no classes; it needs both train and test,"
+            " each with a subfolder for every class"
+        )
+    if labels is None:
+        loose = [name for name in names if name.count("/") <= known.level]
+        where = f"{len(loose):,} of its {len(names):,} images lie in no subfolder"
+        raise LabelsError(
+            f"{root} has no labels: {where if loose else 'dataset.json says so'}; put the images of"
+            f" each class into a subfolder of its name, {root}/cat/1.png for instance"
+        )
+    if len(labels.unique()) < 2:
+        only = known.classes[0] if known.classes else int(labels[0])
+        raise LabelsError(f"{root} has one class only, {only}; nothing tells it from another")
+    if not (known.classes and root.is_dir()):
+        return
+    filled = {"/".join(name.split("/")[: known.level + 1]) for name in names}
+    for above in ("train/", "test/") if known.level else ("",):
+        for entry in sorted(os.scandir(root / above), key=lambda each: each.name):
+            path = above + entry.name
+            if entry.is_dir() and not entry.name.startswith(".") and path not in filled:
+                raise LabelsError(f"the class {root / path} has no images; add some, or remove it")
+
+
+def _places(
+    root: Path, names: list[str], known: Labels, split: str, test_share: float
+) -> Tensor | None:
+    """The places of a split's images, ascending; None for all."""
+    if split == "all":
+        return None
+    if _divided(names, 1):
+        return torch.tensor([place for place, n in enumerate(names) if n.startswith(f"{split}/")])
+    labels = torch.zeros(len(names)) if known.labels is None else known.labels
+    held_out = torch.zeros(len(names), dtype=torch.bool)
+    for number, label in enumerate(labels.unique()):
+        own = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(own), generator=rng.generator(0, number, 0, "test"))
+        count = min(max(1, round(test_share * len(own))), len(own) - 1)
+        held_out[own[order[:count]]] = True
+    places = (held_out == (split == "test")).nonzero().flatten()
+    if not len(places):
+        raise DataError(
+            f"{root} has {len(names)} images, too few to test with; give at least two of a class"
+        )
+    return places
 
 
 def _listed(where: Path, pairs: Any, names: list[str]) -> Tensor:  # noqa: ANN401  any JSON value

@@ -22,6 +22,7 @@ Stream = Literal[
     "flip",  # which of them are mirrored
     "crop",  # how far they are shifted
     "validation",  # which training images a classifier does not train on
+    "test",  # which images of a folder are not trained on
     "critic",  # latents of the critic's fakes
     "generator",  # latents of the generator's batch
     "penalty",  # points at which a gradient penalty is taken

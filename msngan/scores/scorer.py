@@ -61,12 +61,14 @@ class Real:
     def of(cls, data: ImageData, reference: str, trained: str | None = None) -> Real:
         """The real images of a data set for a protocol's reference.
 
-        "train" is the split trained on, "test" the test split, or the former if there is none.
+        "train" is the split trained on, "test" the test split, or the former if there is none, as
+        in a folder of which all images are taken.
         trained: the split of this data set that the generator was trained on, if any.
         """
         splits = DATASETS[data.dataset].splits
         split, held_out = data.split, data.held_out
-        if reference == "test" and "test" in splits:
+        whole = (data.dataset, data.split) == ("folder", "all")
+        if reference == "test" and "test" in splits and not whole:
             split = "test"
             held_out = data.images("train").images if "train" in splits else None
         kind = "test" if split == "test" else "train"

@@ -189,7 +189,9 @@ class ClassifierTask(Task):
         released = ", as released" if model.as_released else ""
         return (
             f"{len(data.real):,} images of {data.dataset}, {data.shape[1]}x{data.shape[1]},"
-            f" {data.validation:,} to validate with; {model.network}{released},"
+            f" {len(data.images_of('validation')):,} to validate and"
+            f" {len(data.images_of('test')):,} to test with, {data.classes} classes;"
+            f" {model.network}{released},"
             f" {count(module.network):,} parameters; norm {model.norm}, Adam at {model.lr:g};"
             f" {self.steps / data.steps_per_epoch:g} epochs of {data.steps_per_epoch} steps"
         )
