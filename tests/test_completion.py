@@ -74,6 +74,10 @@ def test_every_option_of_fit_and_the_values_of_those_that_are_names(complete: Co
     assert complete("msngan fit --model.penalty r") == ["r1", "r2"]
     assert complete("msngan fit --model.penalty [r1,r2] --model.conv_bias ") == ["true", "false"]
     assert complete("msngan resume x --model.critic_l") == ["--model.critic_lr"]
+    next(Path("checkpoints").iterdir()).joinpath("config.yaml").write_text("task: classifier")
+    resume = "msngan resume digits_msn-norm=none-s0-0"
+    assert complete(f"{resume} --accuracy.e") == ["--accuracy.every"]
+    assert complete(f"{resume} --model.network vg") == ["vgg7"]
 
 
 def test_names_of_runs_configs_and_studies_and_files_of_the_right_kind(complete: Complete) -> None:

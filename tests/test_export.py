@@ -130,23 +130,25 @@ class Writing(nn.Module):
 
 
 def of_onnx(path: Path) -> dict[str, tuple[bytes, str]]:
-    def elsewhere(model: Any) -> None:
-        weight = model.graph.initializer[0]
+    def elsewhere(weight: Any) -> Any:
         weight.ClearField("raw_data")
         weight.data_location = onnx.TensorProto.EXTERNAL
         weight.external_data.add(key="location", value="/etc/passwd")
+        return weight
 
-    def looping(model: Any) -> None:
-        inner = onnx.helper.make_graph([], "inner", [], [])
-        model.graph.node[0].attribute.append(onnx.helper.make_attribute("body", inner))
+    def in_a_branch(model: Any) -> None:
+        weight = onnx.numpy_helper.from_array(np.zeros(2), "w")
+        inner = onnx.helper.make_graph([], "inner", [], [], [elsewhere(weight)])
+        model.graph.node[0].attribute.append(onnx.helper.make_attribute("then_branch", inner))
 
     def of_more(model: Any) -> None:
         (entry,) = (each for each in model.metadata_props if each.key == "options")
         entry.value = json.dumps(json.loads(entry.value) | {"latent_dim": 9})
 
+    files = "it names other files, which are not read"
     return {
-        "external": (changed_onnx(path, elsewhere), "names other files, which are not read"),
-        "loop": (changed_onnx(path, looping), "its graph holds other graphs"),
+        "external": (changed_onnx(path, lambda m: elsewhere(m.graph.initializer[0])), files),
+        "external in a branch": (changed_onnx(path, in_a_branch), files),
         "foreign": (changed_onnx(path, lambda m: m.ClearField("metadata_props")), "does not say"),
         "latent": (changed_onnx(path, of_more), "cannot be computed"),
         "no node": (changed_onnx(path, lambda m: m.graph.ClearField("node")), "onnxruntime refu"),
@@ -189,6 +191,16 @@ def test_a_file_that_is_not_ours_is_refused_in_one_line_before_it_runs(
         assert f"{path} was not written by `msngan export`: " in line
         assert reason in line
     assert not Path("canary").exists()
+
+
+def test_a_program_of_a_plug_in_s_generator_needs_no_plug_in(here, run) -> None:
+    facts = about(Path("x.pt"))
+    facts["options"] = facts["options"].replace('"generator": "dcgan"', '"generator": "mine"')
+    assert '"mine"' in facts["options"]
+    text = json.dumps(facts).encode()
+    data = rewritten(Path("x.pt"), lambda name, data: text if "msngan.json" in name else data)
+    Path("mine.pt").write_bytes(data)
+    assert run("sample", "mine.pt", "--out", "x.png") == 0
 
 
 @pytest.mark.parametrize(

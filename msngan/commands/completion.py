@@ -17,7 +17,7 @@ from msngan.commands.parser import Parser, option
 from msngan.runs import plugins
 from msngan.runs.configs import is_study, known_configs, parse, top_level
 from msngan.runs.extras import imported
-from msngan.runs.folder import UserError, all_runs
+from msngan.runs.folder import Run, UserError, all_runs
 from msngan.runs.options import options_of
 from msngan.scores.protocol import PRESETS
 
@@ -55,15 +55,18 @@ def answer(commands: dict[str, str]) -> int:
     if words[1] not in commands:
         return 2
     os.environ["_ARGCOMPLETE"] = "2"  # the word at which the parser's begin
+    task = _task(words[2:])
     if words[1] == "fit":
-        _complete(_fit(_task(words[2:])), always_complete_options=True)
-    Parser.asked = _complete
+        _complete(_fit(task), task, always_complete_options=True)
+    Parser.asked = partial(_complete, task=task)
     code: int = import_module(f"msngan.commands.{words[1]}").main([])
     return code
 
 
 def _task(words: list[str]) -> str:
-    """What a command line of `fit` trains, as far as it is written."""
+    """What a command line of `fit`, or of `resume`, trains, as far as it is written."""
+    if any(Run(word).task == "classifier" for word in words):
+        return "classifier"
     with suppress(UserError):
         _, words = plugins.split(words)
     for part in (words, words[:-1]):
@@ -90,13 +93,13 @@ def _values(values: list[str], **_: object) -> list[str]:
     return values
 
 
-def _complete(made: ArgumentParser, always_complete_options: bool = False) -> None:
+def _complete(made: ArgumentParser, task: str, always_complete_options: bool = False) -> None:
     """Write what can stand at the cursor, and end the process."""
     import argcomplete
 
     if isinstance(made, Parser) and made.others:  # resume takes the options of fit
         known = made._option_string_actions
-        for action in _fit("gan")._actions:
+        for action in _fit(task)._actions:
             if not known.keys() & {*action.option_strings}:
                 made._add_action(action)
     if plugins.FLAG not in made._option_string_actions:

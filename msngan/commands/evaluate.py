@@ -36,7 +36,7 @@ VIA = ("own", "torchmetrics", "torch-fidelity")  # scores.evaluation.BACKENDS, w
 
 def parser() -> Parser:
     made = Parser(prog="msngan evaluate", description=DESCRIPTION)
-    option(made, "targets RUN", "names or folders of runs, or checkpoint files", nargs="*")
+    option(made, "targets RUN", "runs, checkpoints or exported generators", nargs="*")
     option(made, "--samples PATH", "score these images: a folder, .zip, .npz or .npy")
     option(made, "--record NAME", "record the scores of --samples as this run's")
     real = made.add_argument_group("reference", "the real images; default: the run's own")

@@ -123,6 +123,9 @@ def load_generator(
 ) -> nn.Module:
     """The generator of a run, a checkpoint or an exported file, in eval mode, on the CPU.
 
+    One from an ONNX file is computed by onnxruntime and has no gradients. One from a TorchScript
+    file is a program, which runs with your rights: load only files that you trust.
+
     It maps z (N, latent_dim) ~ N(0, 1) to images (N, C, H, W) in [-1, 1]; `generator.latent_dim`
     says how long z is.
 

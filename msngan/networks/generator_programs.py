@@ -140,19 +140,16 @@ def _write_onnx(generator: nn.Module, metadata: Mapping[str, str], path: Path) -
 
 
 def _read_onnx(path: Path) -> tuple[dict[str, str], Callable[[], nn.Module]]:
-    """Only a graph without branches and loops, whose weights are in the file, is computed."""
+    """Only a graph whose weights are in the file is computed."""
     onnx, runtime = (imported(name, "an ONNX file", ONNX) for name in ("onnx", "onnxruntime"))
     data = read_up_to(path, LARGEST_ONNX)
     try:
         model = onnx.load_from_string(data)
     except Exception as problem:
         raise ValueError("it is cut, or not an ONNX file") from problem
-    attributes = [each for node in model.graph.node for each in node.attribute]
-    tensors = [*model.graph.initializer, *(each.t for each in attributes)]
-    if any(each.data_location == onnx.TensorProto.EXTERNAL for each in tensors):
+    external = onnx.TensorProto.EXTERNAL
+    if any(each.data_location == external for each in _tensors(model.graph, *model.functions)):
         raise ValueError("it names other files, which are not read")
-    if any(each.HasField("g") or each.graphs for each in attributes) or len(model.functions):
-        raise ValueError("its graph holds other graphs")
     metadata = {each.key: each.value for each in model.metadata_props}
 
     def load() -> nn.Module:
@@ -165,6 +162,15 @@ def _read_onnx(path: Path) -> tuple[dict[str, str], Callable[[], nn.Module]]:
             raise ValueError(f"onnxruntime refuses it: {_first_line(problem)}") from problem
 
     return metadata, load
+
+
+def _tensors(*graphs: Any) -> Iterator[Any]:
+    """Those of a graph, or of a function, and of the graphs in it: branches and loops."""
+    for graph in graphs:
+        yield from getattr(graph, "initializer", ())
+        for attribute in (each for node in graph.node for each in node.attribute):
+            yield from (attribute.t, *attribute.tensors)
+            yield from _tensors(*[attribute.g] * attribute.HasField("g"), *attribute.graphs)
 
 
 # TorchScript
