@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 import os
 import shutil
 import struct
@@ -89,9 +91,14 @@ def cached(
 
 
 def empty(*shape: int) -> Tensor:
-    """uint8 memory for the images of a loader: of the cache's file where there is one."""
+    """uint8 memory for the images of a loader: of the cache's file where there is one.
+
+    Processes that are forked from this one share it.
+    """
     making = _now.get()
-    return torch.empty(shape, dtype=torch.uint8) if making is None else making.empty(shape)
+    if making is not None and (images := making.allocated(shape)) is not None:
+        return images
+    return torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape)
 
 
 def has_room(size: int) -> bool:
@@ -190,16 +197,18 @@ class _Making:
         self.said: list[str] = []  # warnings
         self.tell: Callable[[int, int], None] | None = None
 
-    def empty(self, shape: tuple[int, ...]) -> Tensor:
-        if self.file is not None and self.problem is None:
-            part = self.file.with_name(f"{self.file.name}.{len(self.parts)}.tmp")
-            try:
-                self.parts[part] = _allocated(part, shape)
-                return self.parts[part]
-            except OSError as problem:
-                part.unlink(missing_ok=True)
-                self.problem = problem
-        return torch.empty(shape, dtype=torch.uint8)
+    def allocated(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Memory of a new file; None without a file or room for it."""
+        if self.file is None or self.problem is not None:
+            return None
+        part = self.file.with_name(f"{self.file.name}.{len(self.parts)}.tmp")
+        try:
+            self.parts[part] = _allocated(part, shape)
+            return self.parts[part]
+        except OSError as problem:
+            part.unlink(missing_ok=True)
+            self.problem = problem
+        return None
 
     def run(self, source: Path, make: Callable[[], Images]) -> Images:
         """The images; a progress bar is shown meanwhile."""
@@ -251,7 +260,7 @@ def _allocated(file: Path, shape: tuple[int, ...]) -> Tensor:
 
     Without room that is reserved, writing to a full disk would end the process.
     """
-    size = HEADER + int(np.prod(shape, dtype=np.int64))
+    size = HEADER + math.prod(shape)
     with open(file, "x+b") as opened:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(opened.fileno(), 0, size)
@@ -378,7 +387,7 @@ def _opened(path: Path) -> tuple[Images, list[str]] | None:
                 return None
             end = file.seek(size - TAIL.size - length)
             record = read_json(file.read(length))
-            shape, pixels = tuple(record["shape"]), HEADER + int(np.prod(record["shape"]))
+            shape, pixels = tuple(record["shape"]), HEADER + math.prod(record["shape"])
             file.seek(0)
             there = file.read(HEADER) == _header(shape) and record["blocks"] == _sample(path, end)
             if not there or end != pixels + 8 * shape[0] * record["labels"]:

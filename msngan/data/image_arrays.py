@@ -22,11 +22,11 @@ from msngan.data.image_files import (
     MOST_BYTES,
     DataError,
     Images,
-    in_chunks,
     load_folder,
     pixels,
     reading,
 )
+from msngan.data.parallel import in_chunks
 from msngan.runs.safe_read import read_npy, read_npz
 
 ARRAYS = (".npz", ".npy")

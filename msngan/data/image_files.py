@@ -16,11 +16,11 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import cache as cached
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from msngan.data import cache
 from msngan.data.images import Images
+from msngan.data.parallel import in_chunks, one_at_a_time
 from msngan.runs import rng
 from msngan.runs.folder import UserError
 from msngan.runs.safe_read import read_json
@@ -46,13 +47,11 @@ MANY_PIXELS = 2**22  # larger images are decoded one at a time
 MOST_FILE_BYTES = 2**28
 MOST_BYTES = 2**36  # of all images in memory
 MOST_NAMED = 10  # unreadable files that a message names
-CHUNK = 32
 TEST_SHARE = 0.2  # of each class, where a folder does not say which images are test images
 PARTS = {"train", "test", "val", "valid", "validation"}  # names of splits, and not of classes
 ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates others without a bound
 MOST_RATIO = 100  # of a member's size to its compressed size; images are compressed already
 SMALL = 2**20  # bytes; no ratio is checked for smaller members
-_one_at_a_time = threading.Lock()
 
 
 class DataError(UserError):
@@ -77,17 +76,19 @@ class Source:
 
     centre: side of the square at the centre that is all that counts of each; None: the whole.
     Of a folder or zip file: all files but hidden ones, sorted, '/' between the parts of a name.
+    begin: to be called in a forked process before it reads.
     """
 
     root: Path
     names: list[str]
     read: Callable[[str], bytes]
+    begin: Callable[[], None] = lambda: None
     centre: int | None = None
 
     @contextmanager
     def picture(self, name: str) -> Iterator[Image]:
         """As `picture`; UnreadableError if it cannot be read."""
-        with reading(self.root / name), picture(self.read(name)) as image:
+        with reading(os.path.join(self.root, name)), picture(self.read(name)) as image:
             yield image if self.centre is None else centred(image, self.centre)
 
 
@@ -108,6 +109,14 @@ class Look:
     @property
     def size(self) -> str:
         return f"{self.width}x{self.height}"
+
+
+class Notes(NamedTuple):
+    """What decoding finds, by name: why images cannot be read, and how others look."""
+
+    bad: dict[str, str]
+    small: dict[str, Look]
+    mixed: dict[str, Look]
 
 
 def load_folder(
@@ -170,7 +179,8 @@ def decoded(
     small: dict[str, Look] = {}  # smaller than `size`
     mixed: dict[str, Look] = {}  # of another kind than the first
 
-    def fill(chunk: range) -> None:
+    def fill(chunk: range) -> Notes:
+        own = bad, small, mixed = Notes({}, {}, {})
         for index in chunk:
             name = names[index]
             try:
@@ -180,12 +190,13 @@ def decoded(
                     if channels is None and look.kind != first.kind:
                         mixed[name] = look
                         if images.shape[1] == 1:
-                            return  # all are decoded again, in colour
+                            return own  # all are decoded again, in colour
                     if size is not None and min(look.width, look.height) < size:
                         small[name] = look
                     images[index] = pixels(image, *images.shape[1:3])
             except UnreadableError as problem:
                 bad[name] = problem.reason
+        return own
 
     with _strict_pillow():
         for name in names:
@@ -200,7 +211,10 @@ def decoded(
         for kind in dict.fromkeys((first.kind, "colour")):
             own = channels or (1 if kind == "grey" else 3)
             images = cache.empty(*_shape(root, len(names), first, size, own))
-            in_chunks(fill, len(names))
+            for found in in_chunks(fill, len(names), source.begin):
+                bad |= found.bad
+                small |= found.small
+                mixed |= found.mixed
             if not (mixed and own == 1):
                 break
     if mixed:
@@ -252,14 +266,6 @@ def _report_bad(root: Path, names: list[str], bad: dict[str, str], skip: bool | 
         ((name, reason),) = bad.items()
         refusal = str(UnreadableError(str(root / name), reason))
     raise DataError(refusal + (", or set --data.on_bad_image skip" if skip is False else ""))
-
-
-def in_chunks(work: Callable[[range], None], count: int) -> None:
-    """Call work for parts of range(count) in threads; raises the error of the first part."""
-    chunks = [range(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for chunk, _ in zip(chunks, pool.map(work, chunks), strict=True):
-            cache.tell(chunk.stop, count)
 
 
 def _shape(
@@ -325,8 +331,7 @@ def picture(data: bytes) -> Iterator[Image]:
     from PIL import Image, ImageOps
 
     try:
-        known = [name for name in FORMATS if name in Image.OPEN]  # an old Pillow has no AVIF
-        image = Image.open(io.BytesIO(data), formats=known)
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except Image.UnidentifiedImageError as problem:
         raise ValueError("it is damaged, or not an image") from problem
     with image:
@@ -335,7 +340,7 @@ def picture(data: bytes) -> Iterator[Image]:
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels, over {MOST_PIXELS:,}; resize it"
             )
-        with _one_at_a_time if count > MANY_PIXELS else nullcontext():
+        with one_at_a_time() if count > MANY_PIXELS else nullcontext():
             image.load()
             with suppress(Exception):  # unreadable EXIF data, common, says nothing about the pixels
                 ImageOps.exif_transpose(image, in_place=True)
@@ -349,6 +354,14 @@ def centred(image: Image, side: int) -> Image:
     return image.crop((left, top, left + side, top + side))
 
 
+@cached
+def _formats() -> list[str]:
+    """FORMATS without those that an old Pillow does not have (AVIF)."""
+    from PIL import Image
+
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def pixels(image: Image, channels: int, size: int) -> Tensor:
     """uint8 (channels, size, size): the shorter side resized, the centre cut out.
 
@@ -357,11 +370,14 @@ def pixels(image: Image, channels: int, size: int) -> Tensor:
     """
     from PIL.Image import Resampling
 
-    image = _flat(image).convert("L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Resized through a box: the whole of a long thin image may not fit into memory.
-    image = image.resize((size, size), Resampling.LANCZOS, (left, top, left + side, top + side))
+    image, mode = _flat(image), "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        # Resized through a box: the whole of a long thin image may not fit into memory.
+        image = image.resize((size, size), Resampling.LANCZOS, (left, top, left + side, top + side))
     return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1)
 
 
@@ -395,7 +411,7 @@ def _opened(root: Path) -> Iterator[Source]:
             names = sorted(_walk(str(root)))
         except OSError as problem:
             raise DataError(f"cannot list {problem.filename}: {problem.strerror}") from problem
-        yield Source(root, names, lambda name: read_file(root / name))
+        yield Source(root, names, lambda name: read_file(os.path.join(root, name)))
     elif not os.path.exists(root):
         raise DataError(f"{root} does not exist; --data.root takes a folder or zip file of images")
     elif not (os.path.isfile(root) and (root.suffix == ".zip" or zipfile.is_zipfile(root))):
@@ -421,11 +437,12 @@ def _walk(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) ->
                 yield prefix + entry.name
 
 
-def read_file(path: Path) -> bytes:
-    if not path.is_file():  # reading a pipe would wait for ever
+def read_file(path: str | Path) -> bytes:
+    if not os.path.isfile(path):  # reading a pipe would wait for ever
         raise OSError("it is not a regular file, or a link to nothing")
-    _check_bytes(path.stat().st_size)
-    return path.read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        _check_bytes(os.fstat(file.fileno()).st_size)
+        return file.readall()
 
 
 def _check_bytes(count: int) -> None:
@@ -456,7 +473,10 @@ def _zipped(root: Path, archive: zipfile.ZipFile) -> Source:
                 raise OSError("it is larger than the file's index says")
             return data
 
-    return Source(root, sorted(members), read)
+    def begin() -> None:  # a file's place is shared with the process that opened it
+        archive.fp = open(root, "rb")  # noqa: SIM115  closed with the archive
+
+    return Source(root, sorted(members), read, begin)
 
 
 def _unfit(name: str, member: zipfile.ZipInfo) -> str | None:
