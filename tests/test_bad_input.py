@@ -108,11 +108,10 @@ def test_samples_of_a_moving_average_that_was_not_kept_are_refused(tiny, refused
     [
         ({}, [], "pictures"),
         ({"a": (8, "RGB"), "b": (16, "RGB")}, ["--data.size", "null"], "--data.size"),
-        ({"a": (8, "RGB"), "b": (8, "L")}, [], "--data.channels"),
         ({"a": (12, "RGB")}, ["--data.size", "null"], "--data.size"),
         ({"a": (8, "RGB"), "bad": None}, [], "bad.png"),
     ],
-    ids=["empty", "mixed sizes", "mixed modes", "an impossible size", "a corrupt file"],
+    ids=["empty", "mixed sizes", "an impossible size", "a corrupt file"],
 )
 def test_a_folder_that_cannot_be_trained_on(refused, tmp_path, pictures, options, words):
     folder = tmp_path / "pictures"
