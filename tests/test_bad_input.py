@@ -108,7 +108,7 @@ def test_samples_of_a_moving_average_that_was_not_kept_are_refused(tiny, refused
     [
         ({}, [], "pictures"),
         ({"a": (8, "RGB"), "b": (16, "RGB")}, ["--data.size", "null"], "--data.size"),
-        ({"a": (12, "RGB")}, ["--data.size", "null"], "--data.size"),
+        ({"a": (12, "RGB")}, ["--data.size", "null", "--data.cache", "none"], "--data.size"),
         ({"a": (8, "RGB"), "bad": None}, [], "bad.png"),
     ],
     ids=["empty", "mixed sizes", "an impossible size", "a corrupt file"],

@@ -306,6 +306,7 @@ def _warn(folder: Path, problem: OSError) -> None:
 def _turn(path: Path, source: Path) -> Iterator[None]:
     """Wait until no other program decodes these images, and keep others waiting."""
     turn, said = path.with_suffix(".lock"), distributed.rank() > 0
+    made = [each for each in turn.parents if not each.exists()]
     while (descriptor := lock(turn)) is None:
         if not said:
             sys.stderr.write(f"waiting for another process, which is decoding {source}\n")
@@ -317,6 +318,9 @@ def _turn(path: Path, source: Path) -> Iterator[None]:
         with suppress(OSError):
             turn.unlink(missing_ok=True)
         os.close(descriptor)
+        with suppress(OSError):  # not empty, as after images that were decoded
+            for each in made:
+                each.rmdir()
 
 
 # The file
