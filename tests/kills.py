@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import csv
 import io
 import json
 import os
@@ -32,6 +33,7 @@ import_module("torch.utils.tensorboard")
 
 CLOCK = ("seconds", "steps_per_second", "time")  # what no run repeats
 COMMON = ["--checkpoint.every", "2", "--records.every", "1", "--dynamics.every", "3"]
+COMMON += ["--logger", "tensorboard,csv"]
 COMMON += ["--model.norm", "optional_spectral", "--model.norm_options.criterion", "random"]
 COMMON += ["--model.norm_options.on", "0.8", "--model.norm_options.off", "0.3"]
 OPTIONS = {
@@ -41,7 +43,7 @@ OPTIONS = {
     "classifier": [*TINY_CLASSIFIER, *COMMON, "--steps", "14", "--model.lr", "0.05"],
 }
 DELICATE = ["open .environment.json.tmp", "half of metrics.jsonl", "half of ..next.ckpt.tmp"]
-DELICATE += ["os.rename .next.ckpt", "half of .result.json.tmp"]
+DELICATE += ["os.rename .next.ckpt", "half of .result.json.tmp", "half of metrics.csv"]
 
 
 class Ticks:
@@ -198,6 +200,9 @@ class Trial:
         for path in self.run.glob("*.jsonl"):
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found[path.name] = [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
+        with open(self.run / "metrics.csv", newline="") as table:
+            rows = [*csv.DictReader(table)]
+        found["metrics.csv"] = [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
         with np.load(self.run / "dynamics.npz") as arrays:
             found["dynamics"] = {n: arrays[n].tobytes() for n in arrays.files if n != "seconds"}
         pictures = (self.folder / "samples" / "mine").iterdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import resource
@@ -22,6 +23,7 @@ from msngan.runs import atomic
 from msngan.runs.atomic import append_line
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.jsonl import read_lines
+from msngan.training import loggers
 from msngan.training.starting import room_wanted
 
 EACH = ["--checkpoint.every", "1", "--records.every", "1", "--samples.every", "1"]
@@ -164,15 +166,19 @@ def test_records_that_find_no_room_are_said_once_an_episode_and_the_others_are_w
 
         return write
 
-    for owner, name in ((atomic, "add"), (LocalFileSystem, "write"), (LocalFileSystem, "append")):
+    for owner, name in (
+        *((atomic, "add"), (loggers, "add")),
+        *((LocalFileSystem, "write"), (LocalFileSystem, "append")),
+    ):
         monkeypatch.setattr(owner, name, limited(getattr(owner, name)))
     at_step(2, lambda: full.append(True))
     at_step(4, full.clear)
     at_step(6, lambda: full.append(True))
     at_step(7, full.clear)
-    folder = tiny("mine", *EACH, "--steps", "9", "--on-save-error", "continue")
+    options = ["--logger", "tensorboard,csv", "--on-save-error", "continue"]
+    folder = tiny("mine", *EACH, *options, "--steps", "9")
     shown = capfd.readouterr().err
-    for what in ("metrics.jsonl", "tensorboard"):
+    for what in ("metrics.jsonl", "metrics.csv", "tensorboard"):
         for first, again in ((3, 5), (7, 8)):
             assert shown.count(f"step {first}: {what} cannot be written: No space") == 1
             assert shown.count(f"step {again}: {what} can be written again") == 1
@@ -180,6 +186,8 @@ def test_records_that_find_no_room_are_said_once_an_episode_and_the_others_are_w
     assert steps == [1, 2, 5, 6, 8, 9]
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert sorted(event.step for event in events.Scalars("critic_loss")) == steps
+    with open(folder / "metrics.csv", newline="") as table:
+        assert [int(row["step"]) for row in csv.DictReader(table) if row["critic_loss"]] == steps
 
 
 def test_a_run_that_may_continue_fails_when_its_last_checkpoint_is_missing(

@@ -14,7 +14,8 @@ import pytorch_lightning as pl
 import torch
 from conftest import Patch, same_bits
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -128,7 +129,8 @@ def test_our_callbacks_and_lightning_s_work_beside_each_other() -> None:
     best = ModelCheckpoint("best", monitor="fd", every_n_train_steps=4, filename="{step}")
     stopping = EarlyStopping("fd", patience=1, min_delta=1e9)  # no score is that much better
     callbacks = [Samples(every=4, count=4), scores, best, stopping, LearningRateMonitor()]
-    made = trainer(40, *callbacks, logger=CSVLogger("."), log_every_n_steps=2)
+    loggers = [CSVLogger("."), TensorBoardLogger("events")]
+    made = trainer(40, *callbacks, logger=loggers, log_every_n_steps=2)
     gan = GAN(**SMALL)
     made.fit(gan, digits())
     assert made.global_step == 16  # the second epoch's end is the first without a better score
@@ -141,6 +143,8 @@ def test_our_callbacks_and_lightning_s_work_beside_each_other() -> None:
         rows = [*csv.DictReader(file)]
     for name in ("critic_loss", "fd/embed-digits-78ef9ba3", "lr-Adam"):
         assert any(row[name] for row in rows), name
+    events = EventAccumulator(made.loggers[1].log_dir, {"images": 0}).Reload()  # type: ignore[arg-type]
+    assert [event.step for event in events.Images("samples")] == [0, 4, 8, 12, 16]
     assert Path(best.best_model_path).name.startswith("step=")
     sampled = load_generator(best.best_model_path)(torch.zeros(2, 4))
     assert sampled.shape == (2, 1, 8, 8)

@@ -18,7 +18,7 @@ MAIN = {
     *("data.size", "data.batch_size", "model.norm", "model.network", "model.loss", "model.penalty"),
     *("model.critic_batch", "model.critic_steps", "model.width", "model.generator_lr"),
     *("model.critic_lr", "model.lr", "scores.every", "samples.every", "trainer.accelerator"),
-    *("trainer.devices", "trainer.precision"),
+    *("trainer.devices", "trainer.precision", "logger"),
 }
 TITLES = {
     "": "other options",

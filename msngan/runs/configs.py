@@ -144,17 +144,21 @@ class FitConfig:
         start = f"{name}."
         return {k.removeprefix(start): v for k, v in self.options.items() if k.startswith(start)}
 
-    def to_yaml(self, without: Collection[str] = (), **changed: Any) -> str:
-        """As config.yaml holds them."""
-        import yaml
-
-        nested: dict[str, Any] = {}
+    def nested(self, without: Collection[str] = (), **changed: Any) -> dict[str, Any]:
+        """The options as config.yaml holds them: a group is a mapping."""
+        found: dict[str, Any] = {}
         for name, value in (self.options | changed).items():
             group, _, own = name.rpartition(".")
             if name not in without:
-                inside = nested.setdefault(group, {}) if group else nested
+                inside = found.setdefault(group, {}) if group else found
                 inside[own] = list(value) if isinstance(value, tuple) else value
-        return yaml.safe_dump(nested, sort_keys=False)
+        return found
+
+    def to_yaml(self, without: Collection[str] = (), **changed: Any) -> str:
+        """The text of config.yaml."""
+        import yaml
+
+        return yaml.safe_dump(self.nested(without, **changed), sort_keys=False)
 
 
 def parse(arguments: list[str]) -> FitConfig:

@@ -83,6 +83,7 @@ class Run:
     gates = Inside("gates.jsonl")  # changes of the gates of optional_spectral
     health = Inside("health.jsonl")  # collapse checks
     dynamics = Inside("dynamics.npz")
+    wandb = Inside("wandb.json")  # id and project at Weights & Biases
     result = Inside("result.json")  # how the run ended; absent while it trains, or after a kill
 
     @property

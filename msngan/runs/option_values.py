@@ -113,8 +113,8 @@ def _read(kind: Any, value: Any) -> Any:
         if kind is float and not math.isfinite(plain):
             raise OutOfRange(f"{value} is not a finite number")
         return plain
-    if origin is list and type(plain) is list:
-        return [_read(parts[0], each) for each in plain]
+    if origin is list and (listed := _listed(value)) is not None:
+        return [_read(parts[0], each) for each in listed]
     if origin is tuple and type(plain) in (list, tuple) and len(plain) == len(parts):
         return tuple(_read(part, each) for part, each in zip(parts, plain, strict=True))
     if origin is dict and type(plain) is dict:
@@ -128,7 +128,7 @@ def _read_union(parts: tuple[Any, ...], value: Any) -> Any:
     if NoneType in parts and (_is_blank(value) or _plain(value) is None):
         return None
     others = sorted((part for part in parts if part is not NoneType), key=lambda part: part is str)
-    is_list = type(_plain(value)) is list
+    is_list = _listed(value) is not None
     problems: list[ValueError] = []
     for part in others:
         try:
@@ -142,6 +142,14 @@ def _read_union(parts: tuple[Any, ...], value: Any) -> Any:
         raise problems[0]
     names = [words(part) for part in sorted(parts, key=lambda part: part is NoneType)]
     raise ValueError(f"{value!r:.80} is neither {' nor '.join(names)}")
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """The list that a value is: [a, b], or the text a,b; None for any other."""
+    plain = _plain(value)
+    if isinstance(plain, str) and "," in plain:
+        return [word.strip() for word in plain.split(",")]
+    return plain if type(plain) is list else None
 
 
 def _plain(value: Any) -> Any:

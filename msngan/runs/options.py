@@ -99,6 +99,7 @@ AtLeastOne = Annotated[int, Range(1)]
 Every = Annotated[int, Range(0)]  # a period; 0 means never
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
+Loggers = list[Literal["tensorboard", "csv", "wandb"]]
 Fraction = Annotated[float, Range(0, below=1)]
 
 MODULE = "module"  # a network that was given as a module, in stored options
@@ -131,6 +132,7 @@ def run(
     seed: Repeat[Every] = 0,
     threads: Repeat[Every] = 0,
     detect_anomaly: Record[bool] = False,
+    logger: Record[Literal["tensorboard", "csv", "wandb", "none"] | Loggers] = "tensorboard",
     ckpt_path: str | None = None,
 ) -> None:
     """Options that belong to no class.
@@ -143,6 +145,8 @@ def run(
         threads: CPU threads per process; 0: as many as there are cores.
         detect_anomaly: report the first layer that produces NaN or infinity. Slower; the results
             are unchanged.
+        logger: where losses, scores and grids go besides metrics.jsonl, scores.jsonl and samples/;
+            several as tensorboard,csv. csv takes no grids; wandb needs `pip install wandb`.
         ckpt_path: checkpoint file to start a new run from.
     """
 

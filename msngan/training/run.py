@@ -23,8 +23,9 @@ from msngan.runs.safe_read import object_or_empty
 from msngan.training import launch
 from msngan.training.callbacks.anomaly import Anomaly
 from msngan.training.callbacks.checkpoints import AtomicIO, Dump, Stop
-from msngan.training.callbacks.progress import Progress, TensorBoard
+from msngan.training.callbacks.progress import Progress
 from msngan.training.callbacks.run_callback import RunCallback, Saving
+from msngan.training.loggers import LOGGERS, check_wandb, chosen
 from msngan.training.starting import (
     Hold,
     check_steps,
@@ -121,6 +122,9 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     # chosen for the same number of threads, with other last bits.
     torch.set_num_threads(_threads(config, world))
     keep_freed_memory()
+    loggers = chosen(config.logger)
+    if "wandb" in loggers:
+        distributed.decided(check_wandb)
     task = TASKS[config.task](config)
     checkpoint, options, built = None, task.options, task.built
     if start.checkpoint is not None:
@@ -150,13 +154,16 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
         if isinstance(callback, RunCallback):
             callback.attach(run, start.config_name, saving)
     built.checkpoint.options = kept_options(config)
-    resumed_at = checkpoint["msngan"]["step"] if start.resumed and checkpoint else None
+    done = checkpoint["msngan"]["step"] if checkpoint else 0
+    logging_guard = Saving("continue", run)
+    logging_guard.say = progress.say
+    of_logger = logging_guard, config.nested(run=run.name), done if start.resumed else None
     trainer = _trainer(
         config,
         world,
         callbacks=callbacks,
         plugins=[AtomicIO(checkpoint)],
-        logger=TensorBoard(run, resumed_at),
+        logger=[LOGGERS[name](run, *of_logger) for name in loggers],
         default_root_dir=run.folder,
     )
     # Lightning converts after it has restored a checkpoint: float64 weights would be rounded.

@@ -32,7 +32,7 @@ UNSAID = {"steps", "epochs", "seed", "threads", "ckpt_path", "task"}
 TRIES, PAUSE = 3, 0.05  # a process that asks for the lock holds it for an instant; seconds
 # Temporary files of training; other commands write into these folders too.
 STALE = {
-    "folder": re.compile(r"\..+\.(ckpt|jsonl|json|npz|yaml)\.\w+\.tmp|\..+\.ckpt"),
+    "folder": re.compile(r"\..+\.(ckpt|csv|jsonl|json|npz|yaml)\.\w+\.tmp|\..+\.ckpt"),
     "samples": re.compile(r"\..+\.(png|webp)\.\w+\.tmp"),
 }
 

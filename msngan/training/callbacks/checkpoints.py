@@ -186,7 +186,7 @@ class Checkpoints(RunCallback):
     def _advance(self, fresh: Path) -> None:
         """The last becomes the previous, the fresh one the last."""
         last, previous = self.run.last, self.run.previous
-        for record in self.run.folder.glob("*.jsonl"):
+        for record in (*self.run.folder.glob("*.jsonl"), *self.run.folder.glob("*.csv")):
             sync(record)  # a power cut must not lose a line of a saved step
         if last.is_file():
             kept = last.with_name(".previous.ckpt")

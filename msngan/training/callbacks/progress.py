@@ -1,4 +1,4 @@
-"""What a run shows and records: the bar, metrics.jsonl, gates.jsonl, grids of samples, TensorBoard.
+"""What a run shows and records: the bar, metrics.jsonl, gates.jsonl, grids of samples.
 
 The .jsonl files survive a resume without a gap or a double line.
 """
@@ -6,9 +6,7 @@ The .jsonl files survive a resume without a gap or a double line.
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -26,9 +23,9 @@ from msngan.data import images as convert
 from msngan.norms import OptionalSpectralNorm
 from msngan.runs import distributed
 from msngan.runs.atomic import replacing
-from msngan.runs.folder import Run, clock
+from msngan.runs.folder import clock
 from msngan.runs.options import AtLeastOne, Count, Every, Record
-from msngan.training.callbacks.run_callback import Figures, RunCallback, Saving, data_of, last_step
+from msngan.training.callbacks.run_callback import Figures, RunCallback, data_of, last_step
 
 HEARTBEAT_SECONDS = 30
 # How long the run will take is measured once, over this many steps and seconds after the first.
@@ -220,9 +217,12 @@ class Samples(RunCallback):
                 convert.save_grid(images, temporary, kind="PNG")
 
         self.saving.attempt("a grid", step, write)
-        for logger in trainer.loggers:
-            if (add := getattr(logger, "log_picture", None)) is not None:
-                add(tag, convert.tile(images), step)
+        picture = convert.tile(images)
+        for logger in trainer.loggers:  # TensorBoard's and W&B's take pictures; a CSV does not
+            if hasattr(logger, "log_image"):
+                logger.log_image(tag, [convert.to_pil(picture)], step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(tag, picture, step)
 
     def _grids(self) -> list[Path]:
         return sorted(self.run.samples.glob("step-????????.png"))
@@ -254,59 +254,3 @@ class Samples(RunCallback):
             frames[0].save(
                 temporary, "WEBP", save_all=True, append_images=frames[1:], duration=times, loop=0
             )
-
-
-class TensorBoard(TensorBoardLogger):
-    """Lightning's TensorBoard logger; a write that fails is reported and never stops the run.
-
-    One event file per session. resumed_at: TensorBoard hides what an earlier session logged after
-    this step, because it is about to be logged again; None for a new run.
-    """
-
-    def __init__(self, run: Run, resumed_at: int | None = None) -> None:
-        purge = None if resumed_at is None else resumed_at + 1
-        super().__init__(run.folder, "tensorboard", version="", purge_step=purge)
-        self.saving = Saving("continue", run)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        def write() -> None:
-            for name, value in metrics.items():
-                self.experiment.add_scalar(name, value, step)
-
-        self._attempt(step, write)
-
-    @rank_zero_only
-    def log_picture(self, tag: str, picture: Tensor, step: int) -> None:
-        """picture: uint8 (C, H, W)."""
-        self._attempt(step, lambda: self.experiment.add_image(tag, picture, step))
-
-    @rank_zero_only
-    def log_hyperparams(self, *params: Any, **named: Any) -> None:
-        inherited = super().log_hyperparams
-        self._attempt(None, lambda: inherited(*params, **named))
-
-    def save(self) -> None:
-        """Write no hparams.yaml: the run's config.yaml has all options."""
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        if self._experiment is not None:
-            self._attempt(None, self._experiment.close)
-            self._experiment = None
-
-    def _attempt(self, step: int | None, write: Callable[[], object]) -> None:
-        """Write, and wait until another thread has put the events on disk."""
-
-        def flushed() -> None:
-            write()
-            self.experiment.flush()
-
-        hook, threading.excepthook = threading.excepthook, lambda _: None  # raised here instead
-        try:
-            self.saving.attempt("tensorboard", step or 0, flushed)
-        finally:
-            threading.excepthook = hook
-        if self.saving.failing:  # the thread has ended; the next event opens another file
-            self._experiment = None
-            self._kwargs.pop("purge_step", None)
