@@ -23,6 +23,7 @@ from msngan import export, load_generator, networks
 from msngan.__main__ import main
 from msngan.commands.export import ENDINGS
 from msngan.networks import read_generator
+from msngan.networks.generator_files import write_generator
 from msngan.runs.folder import Failure, UserError
 
 Run = Callable[..., int]
@@ -266,13 +267,25 @@ class Branching(Restless):
 def test_a_generator_that_a_format_does_not_hold_leaves_no_file(
     here, generator: nn.Module, ending: str, error: type[Exception], answer: str
 ) -> None:
-    from msngan.networks.generator_files import write_generator
-
     _, saved = read_generator(Path("last.ckpt"))
     before = {*Path().iterdir()}
     with pytest.raises(error, match=answer):
         write_generator(generator, saved, Path(f"y{ending}"))
     assert {*Path().iterdir()} == before
+
+
+class Counting(Restless):
+    """A generator that asks how many images it makes, as a trace does not record."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layer(z).tanh().reshape(len(z), 1, 8, 8)
+
+
+def test_a_generator_that_asks_for_the_number_of_images_makes_any_number(here) -> None:
+    generator = Counting()
+    write_generator(generator, read_generator(Path("last.ckpt"))[1], Path("y.pt"))
+    z = torch.randn(5, 4)
+    torch.testing.assert_close(load_generator("y.pt")(z), generator(z), rtol=0, atol=1e-5)
 
 
 def test_export_from_python_takes_the_module_of_a_gan_that_was_given_one(here) -> None:

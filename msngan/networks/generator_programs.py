@@ -64,9 +64,9 @@ def write_program(
     except (OSError, UserError):
         raise
     except Exception as problem:  # what an exporter raises is its own affair
-        reason = (str(problem.__cause__ or problem).split("\n") or [""])[0][:200]
         raise UserError(
-            f"this generator cannot be written as {program.name} ({reason}); try another --format"
+            f"this generator cannot be written as {program.name}; try another --format"
+            f" ({_reason(problem.__cause__ or problem)})"
         ) from problem
     z = latents(3, latent_dim, 0)  # other images than the exporter saw, and another number
     with evaluating(generator):
@@ -76,7 +76,7 @@ def write_program(
         again = program.read(path)[1]()(z)
         difference = (again.float() - images).abs().max().item()
     except Exception as problem:
-        raise Failure(f"the {program.name} file is not kept: {_first_line(problem)}") from problem
+        raise Failure(f"the {program.name} file is not kept: {_reason(problem)}") from problem
     if not difference <= TOLERANCE:
         raise Failure(
             f"the {program.name} file is not kept: its images differ from the generator's by up to"
@@ -92,7 +92,7 @@ def check_images(generator: nn.Module, latent_dim: int) -> None:
         with evaluating(generator):
             found = tuple(generator(z.to(next(generator.parameters()).dtype)).shape)
     except Exception as problem:
-        raise ValueError(f"it cannot be computed: {_first_line(problem)}") from problem
+        raise ValueError(f"it cannot be computed: {_reason(problem)}") from problem
     if len(found) != 4 or found[0] != 2 or found[1] not in (1, 3):
         raise ValueError(f"of z {(2, latent_dim)} it makes {found}, which are not images")
     generator.latent_dim = latent_dim  # type: ignore[assignment]
@@ -159,7 +159,7 @@ def _read_onnx(path: Path) -> tuple[dict[str, str], Callable[[], nn.Module]]:
         try:
             return OnnxGenerator(runtime.InferenceSession(data, options, providers=PROVIDERS))
         except Exception as problem:
-            raise ValueError(f"onnxruntime refuses it: {_first_line(problem)}") from problem
+            raise ValueError(f"onnxruntime refuses it: {_reason(problem)}") from problem
 
     return metadata, load
 
@@ -181,6 +181,10 @@ def _write_torchscript(generator: nn.Module, metadata: Mapping[str, str], path: 
     latent_dim: int = generator.latent_dim  # type: ignore[assignment]
     z = torch.zeros(2, latent_dim, dtype=first.dtype)
     traced = torch.jit.trace(generator, z, check_trace=False)
+    try:
+        traced(z[:1])
+    except RuntimeError:  # len(z) is traced as the number that it was
+        traced = torch.jit.script(generator)
     whole = io.BytesIO()
     torch.jit.save(traced, whole, _extra_files={ABOUT: json.dumps(metadata, sort_keys=True)})
     with zipfile.ZipFile(whole) as made, zipfile.ZipFile(path, "w") as archive:
@@ -230,8 +234,10 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _first_line(problem: Exception) -> str:
-    return (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+def _reason(problem: BaseException) -> str:
+    """Why a library failed; of TorchScript, without the source that it prints before."""
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    return " ".join((lines[-1] if "TorchScript" in lines[0] else " ".join(lines)).split())[:200]
 
 
 PROGRAMS = {
