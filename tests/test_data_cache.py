@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from conftest import QUIET, TINY, Run
 from PIL import Image
 from torch import Tensor
 
-from msngan.data import DataError, ImageData, Images, cache, image_files
+from msngan.data import DataError, ImageData, Images, LabelledData, cache, image_files
+from msngan.data.images import Chosen
 from msngan.runs import progress_bar
 from msngan.scores.reference import pixels_sha256
 
@@ -290,6 +293,28 @@ def test_a_bar_says_how_far_decoding_is(
     monkeypatch.setattr(progress_bar, "HEARTBEAT_SECONDS", 0)
     opened(pictures, kept)
     assert "pictures: 10/10 images" in capfd.readouterr().err
+
+
+def test_a_classifier_s_parts_are_the_same_and_are_not_copied(pictures: Path, kept: Path) -> None:
+    options: dict[str, Any] = {"size": 16, "batch_size": 2, "validation": 2, "test_share": 0.2}
+    plain, mapped = (
+        LabelledData("folder", str(pictures), cache=where, **options)
+        for where in ("none", str(kept))
+    )
+    for each in (plain, mapped):
+        each.trainer = SimpleNamespace(global_step=1, global_rank=0, world_size=1)  # type: ignore
+    assert plain.shape == mapped.shape
+    assert len(plain.real) == len(mapped.real)
+    assert all(map(torch.equal, plain.scale, mapped.scale))
+    batches = [next(iter(each.train_dataloader())) for each in (plain, mapped)]
+    assert all(map(torch.equal, *batches))
+    held = [each.images_of("validation") for each in (plain, mapped)]
+    assert torch.equal(held[0].images, torch.cat([*held[1].images.split(1)]))
+    assert isinstance(mapped.real, Chosen)
+    assert mapped.real.images.data_ptr() == mapped.images("train").images.data_ptr()
+    levels = plain.real.double() / 255
+    assert torch.equal(plain.scale[0].flatten(), levels.mean((0, 2, 3)).float())
+    assert torch.equal(plain.scale[1].flatten(), levels.transpose(0, 1).flatten(1).std(1).float())
 
 
 def test_fit_keeps_decoded_images_where_it_is_told_and_resume_may_keep_them_elsewhere(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from msngan.data import DataError, cache, parallel
+from msngan.data import DataError, cache, image_files, parallel
 from msngan.data.image_files import load_folder
 from msngan.runs.folder import Failure
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A hundred images: the 40th is grey, the 70th is none."""
-    values = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 3), dtype=np.uint8)
+    values = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
     (tmp_path / "pictures").mkdir()
     for index, each in enumerate(values):
         image = Image.fromarray(each).convert("L" if index == 40 else "RGB")
@@ -64,8 +64,8 @@ def test_images_and_what_is_said_of_them_are_those_that_threads_find(
     for many in (10**9, 1):
         monkeypatch.setattr(parallel, "MANY", many)
         monkeypatch.setattr(parallel, "cores", lambda: 3)
-        with pytest.warns(UserWarning, match="enlarged") as caught:
-            found.append(load_folder(root, 16, None, skip_bad=True).images)
+        with pytest.warns(UserWarning, match="images in") as caught:
+            found.append(load_folder(root, 40, None, skip_bad=True).images)
         said.append([str(each.message) for each in caught])
     assert torch.equal(*found)
     assert said[0] == said[1]
@@ -75,7 +75,7 @@ def test_images_and_what_is_said_of_them_are_those_that_threads_find(
 @pytest.mark.usefixtures("processes")
 def test_an_error_in_a_process_is_that_of_the_command(pictures: Path) -> None:
     Image.new("RGB", (9, 9)).save(pictures / "50.png")
-    with pytest.raises(DataError, match=r"differ in size \(8x8 00.png, 9x9 50.png\)"):
+    with pytest.raises(DataError, match=r"differ in size \(32x32 00.png, 9x9 50.png\)"):
         load_folder(pictures, None, 3, skip_bad=True)
 
 
@@ -86,3 +86,16 @@ def test_a_process_that_is_killed_ends_the_command_in_one_line() -> None:
 
     with pytest.raises(Failure, match="a process that decodes images was ended"):
         parallel.in_chunks(work, 100, lambda: None)
+
+
+def test_a_process_reads_a_zip_file_from_a_place_of_its_own(pictures: Path) -> None:
+    path = shutil.make_archive(str(pictures), "zip", pictures)
+    with image_files._opened(Path(path)) as source:
+        source.read("00.png")
+        opened = Path("/proc/self/fd").iterdir()
+        (first,) = [each for each in opened if os.path.realpath(each) == os.path.realpath(path)]
+        place = Path("/proc/self/fdinfo", first.name)
+        before = place.read_text()
+        source.begin()
+        assert source.read("90.png") == (pictures / "90.png").read_bytes()
+        assert place.read_text() == before

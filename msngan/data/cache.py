@@ -123,6 +123,11 @@ def tell(done: int, total: int) -> None:
         making.tell(done, total)
 
 
+def is_mapped(images: Tensor) -> bool:
+    """Whether these are all images of a file of the cache."""
+    return hasattr(images, "pixels_sha256")
+
+
 def pixels_sha256(images: Tensor) -> str:
     """Hash of uint8 images (N, C, H, W), their shape and order included.
 

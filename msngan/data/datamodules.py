@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
-from msngan.data.cache import folder_of
+from msngan.data.cache import PART, folder_of, is_mapped
 from msngan.data.datasets import DATASETS, DatasetName, load
 from msngan.data.image_files import TEST_SHARE, DataError
 from msngan.data.images import Images
@@ -327,11 +327,19 @@ class LabelledData(ImageData):
         return {"train": order[:kept].sort().values, "validation": order[kept:].sort().values}
 
     def images_of(self, part: Part) -> Images:
-        """Images, uint8 (N, C, H, W), and labels, int64 (N,), of a part."""
+        """Images, uint8 (N, C, H, W), and labels, int64 (N,), of a part.
+
+        Those from a file of the cache are not copied: see msngan.data.images.Chosen.
+        """
         if part not in self._parts:
             found = self.images("test" if part == "test" else "train")
             index = slice(self.test_limit) if part == "test" else self._places[part]
-            self._parts[part] = Images(*found[index])
+            if is_mapped(found.images) and isinstance(index, Tensor):  # may be beyond memory
+                assert found.labels is not None
+                images = cast(Tensor, convert.Chosen(found.images, index))
+                self._parts[part] = Images(images, found.labels[index])
+            else:
+                self._parts[part] = Images(*found[index])
         return self._parts[part]
 
     @cached_property
@@ -363,9 +371,7 @@ class LabelledData(ImageData):
         found = []
         for name, values in (("mean", self.mean), ("sd", self.sd)):
             if values is None:
-                own = Tensor.mean if name == "mean" else Tensor.std
-                # in float64: float32 sums of this many pixels lose digits
-                values = [float(own(x.double() / 255)) for x in self.real.unbind(1)]
+                values = self._moments[name].tolist()
             elif len(values) != self.real.shape[1]:
                 raise DataError(
                     f"--data.{name} {values} has {len(values)} values, the images have"
@@ -373,6 +379,18 @@ class LabelledData(ImageData):
                 )
             found.append(torch.tensor(values).view(-1, 1, 1))
         return found[0], found[1].clamp_min(1e-6)
+
+    @cached_property
+    def _moments(self) -> dict[str, Tensor]:
+        """float64 (C,) of the training images: mean and sd, from the counts of the levels."""
+        counts = torch.zeros(self.real.shape[1], 256, dtype=torch.int64)
+        for part in self.real.split(PART):
+            for own, pixels in zip(counts, part.unbind(1), strict=True):
+                own += torch.bincount(pixels.flatten(), minlength=256)
+        levels, total = torch.arange(256).double() / 255, counts.sum(1)
+        mean = (counts * levels).sum(1) / total
+        squares = counts * (levels - mean[:, None]).square()
+        return {"mean": mean, "sd": (squares.sum(1) / (total - 1)).sqrt()}
 
     def prepared(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) to a network's input, float32, without augmentation."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from msngan.runs.folder import Diverged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from PIL.Image import Image
@@ -42,6 +43,23 @@ class Images:
         """Images and labels at `index`, of a data set with labels."""
         assert self.labels is not None
         return self.images[index], self.labels[index]
+
+
+class Chosen:
+    """The images at some places of a tensor (N, C, H, W): copied only where they are asked for."""
+
+    def __init__(self, images: Tensor, places: Tensor) -> None:
+        self.images, self.places = images, places
+        self.shape = (len(places), *images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        return self.images[self.places[index]]
+
+    def split(self, count: int) -> Iterator[Tensor]:
+        return (self.images[part] for part in self.places.split(count))
 
 
 def to_float(images: Tensor) -> Tensor:
