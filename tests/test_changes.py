@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import Shown, same_bits, weights
+from PIL import Image
 
 from msngan.gan import GAN
 from msngan.networks import read_generator
@@ -74,6 +76,36 @@ def test_a_harmless_change_is_taken_and_said(mine, run, capfd, edited):
 def test_a_structural_change_in_a_config_is_refused_with_its_key(mine, refused, name, value, words):
     edit(mine, **{name: value})
     assert words in refused("resume", "mine", "--steps", "8")
+
+
+def test_other_images_are_said_with_their_hash_and_a_moved_folder_is_not(tiny, run, capfd):
+    draw, root = np.random.default_rng(0), Path("pictures")
+    root.mkdir()
+    for index in range(16):
+        pixels = draw.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{index}.png")
+    tiny("mine", "--data.dataset", "folder", "--data.root", "pictures", "--data.limit", "12")
+    before = read_checkpoint(Path("checkpoints/mine/last.ckpt"))["msngan"]["images_sha256"]
+
+    def said(steps: int, *options: str) -> set[str]:
+        capfd.readouterr()
+        assert run("resume", "mine", "--steps", str(steps), *options) == 0
+        return changes(capfd) - {f"steps: {steps - 1} -> {steps}"}
+
+    copy = shutil.copytree(root, "copy", copy_function=shutil.copyfile)  # with new times
+    assert said(7, "--data.root", "copy") == {f"root: {root} -> {copy}"}
+    Image.new("L", (8, 8), 3).save("copy/14.png")
+    (changed,) = said(8)
+    now = read_checkpoint(Path("checkpoints/mine/last.ckpt"))["msngan"]["images_sha256"]
+    change = f"({before[:12]} -> {now[:12]})"
+    assert changed == f"data: the images have changed since the run began {change}"
+    assert said(9) == set()
+    path = Path("checkpoints/mine/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["msngan"]["images_sha256"]  # as older versions wrote it
+    torch.save(checkpoint, path)
+    Image.new("L", (8, 8), 4).save("copy/14.png")
+    assert said(10) == set()
 
 
 def test_a_norm_s_options_are_trained_recorded_resumed_exactly_and_not_changed(tiny, run, refused):

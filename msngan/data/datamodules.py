@@ -5,6 +5,7 @@ Images stay uint8 in memory; a batch becomes float on the device.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
-from msngan.data.cache import PART, folder_of, is_mapped
+from msngan.data.cache import PART, folder_of, is_mapped, pixels_sha256
 from msngan.data.datasets import DATASETS, DatasetName, load
 from msngan.data.image_files import TEST_SHARE, DataError
 from msngan.data.images import Images
@@ -178,6 +179,14 @@ class ImageData(LightningDataModule):
     def description(self) -> dict[str, str | int | bool | None]:
         """What a checkpoint says of its data: enough to find the same images again."""
         return {name: getattr(self, name) for name in self.described}
+
+    @cached_property
+    def images_sha256(self) -> str:
+        """Hash of the split's decoded images; where they lie, their names and times are not in it.
+
+        It is the `reference_sha256` of scores against these images.
+        """
+        return pixels_sha256(self.images(self.split).images)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -364,6 +373,16 @@ class LabelledData(ImageData):
     def steps_per_epoch(self) -> int:
         """Full batches of all processes; images left over wait for another epoch."""
         return len(self.real) // (self.batch_size * distributed.count())
+
+    @cached_property
+    def images_sha256(self) -> str:
+        """Hash of the decoded images and the labels of the training and the test set."""
+        digest = hashlib.sha256()
+        for split in ("train", "test"):
+            found = self.images(split)
+            assert found.labels is not None
+            digest.update(pixels_sha256(found.images).encode() + found.labels.numpy().tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor]:

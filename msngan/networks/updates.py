@@ -88,6 +88,8 @@ class TrainedModule(LightningModule):
             "task": self.task,
             "data": data.description if isinstance(data, ImageData) else shown,
         }
+        if isinstance(data, ImageData):
+            about["images_sha256"] = data.images_sha256
         checkpoint["msngan"] = about | checkpoint.get("msngan", {})
 
     def to_loggers(self, figures: dict[str, Tensor]) -> None:

@@ -190,6 +190,7 @@ def _check_pickle(data: bytes) -> None:
 # The schema
 
 MOST_STEPS = 2**53
+SHA256 = re.compile(r"[0-9a-f]{64}")
 LEVELS = 8  # of plain values in each other
 KEYS = {
     *("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"),
@@ -271,6 +272,9 @@ def _check_about(about: Any) -> None:  # noqa: ANN401  any plain value, as below
     step = about.get("step")
     if not is_whole(step) or not 0 <= step <= MOST_STEPS:
         raise ValueError(f"step in it is {shown(step)}, not a number of steps")
+    images = about.get("images_sha256")
+    if images is not None and not (is_word(images) and SHA256.fullmatch(images)):
+        raise ValueError(f"images_sha256 in it is {shown(images)}")
     check_data(about.get("data"))
 
 

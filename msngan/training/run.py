@@ -142,7 +142,7 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
             return 0
         check_steps(checkpoint, task.steps, start.checkpoint, task.steps_option)
         if distributed.rank() == 0:
-            report_changes(checkpoint, options, task.data.description, config)
+            report_changes(checkpoint, options, task.data, config)
     stop, progress, saving = Stop(), Progress(), built.checkpoint.saving
     saving.run, saving.say = run, progress.say
     saving.remedy = f"make room and continue with `{resume_command(run)}`"

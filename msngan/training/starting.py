@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 
+from msngan.data import ImageData
 from msngan.gan import weighted_penalties
 from msngan.losses import PENALTIES
 from msngan.runs.atomic import replacing, write_json
@@ -29,6 +30,9 @@ from msngan.training.callbacks.checkpoints import KEPT
 DAMAGED = "damaged.ckpt"
 # Reported elsewhere: the length, the seed and the machine of a run.
 UNSAID = {"steps", "epochs", "seed", "threads", "ckpt_path", "task"}
+# Options by which other images are taken.
+CHOOSE = {"dataset", "split", "size", "channels", "on_bad_image", "test_share"}
+SHOWN = 12  # digits of a hash
 TRIES, PAUSE = 3, 0.05  # a process that asks for the lock holds it for an instant; seconds
 # Temporary files of training; other commands write into these folders too.
 STALE = {
@@ -247,13 +251,14 @@ def load(checkpoint: dict[str, Any], module: LightningModule, path: Path) -> Non
 
 
 def report_changes(
-    checkpoint: dict[str, Any], options: dict[str, Any], data: dict[str, Any], config: FitConfig
+    checkpoint: dict[str, Any], options: dict[str, Any], images: ImageData, config: FitConfig
 ) -> None:
-    """Print one line for each option whose value differs from the checkpoint's.
+    """Print one line for each option whose value differs from the checkpoint's, and for the images.
 
-    options: the module's. data: the description of the images. config: for all other options, if
-    the checkpoint has them.
+    options: the module's. config: for all options but these and the images', if the checkpoint has
+    them.
     """
+    data = images.description
     about = checkpoint["msngan"]
     of_data = {name: option.default for name, option in group(config.task, "data").items()}
     known = {f"model.{name}" for name in options} | {f"data.{name}" for name in data} | UNSAID
@@ -267,6 +272,11 @@ def report_changes(
         for name, value in now.items():
             if plain(saved.get(name)) != plain(value):
                 sys.stderr.write(f"{name}: {plain(saved.get(name))} -> {plain(value)}\n")
+    had, has = about.get("images_sha256"), images.images_sha256
+    asked = [{name: value for name, value in each.items() if name in CHOOSE} for each in pairs[1]]
+    if had not in (None, has) and asked[0] == asked[1]:  # otherwise said already
+        change = f"{had[:SHOWN]} -> {has[:SHOWN]}"
+        sys.stderr.write(f"data: the images have changed since the run began ({change})\n")
 
 
 def kept_options(config: FitConfig) -> dict[str, Any]:
