@@ -210,6 +210,7 @@ def test_labels_that_do_not_fit_the_images_are_refused(values, word, write, tmp_
         *(
             (name, {"split": "validation"}, f"{name} has no split", each.splits)
             for name, each in SETS
+            if each.splits
         ),
         *((name, {"size": 0}, "--data.size 0", ()) for name in ("digits", "folder")),
         *((name, {"channels": 2}, "--data.channels 2", ()) for name in ("digits", "folder")),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from msngan.data import hub
+from msngan.data import ImageData, LabelledData, hub
 from msngan.data.hub import load_hub
 from msngan.data.image_files import DataError, load_folder
 
@@ -342,7 +342,7 @@ def failures() -> dict[str, tuple[BaseException, str]]:
     return {
         "unknown": (
             found.DatasetNotFoundError("Dataset 'owner/name' doesn't exist on the Hub or"),
-            "the hub has no data set owner/name, or it is private: check OWNER/NAME, or log in",
+            "the Hugging Face hub has no data set owner/name, or it is private: check OWNER/NAME",
         ),
         "gated": (
             found.DatasetNotFoundError("Dataset 'owner/name' is a gated dataset on the Hub. Visit"),
@@ -350,7 +350,7 @@ def failures() -> dict[str, tuple[BaseException, str]]:
         ),
         "network": (
             ConnectionError("Couldn't reach 'owner/name' on the Hub (ConnectError)"),
-            "cannot reach the hub for owner/name (Couldn't reach",
+            "cannot reach the Hugging Face hub for owner/name (Couldn't reach",
         ),
         "configs": (
             ValueError(configs),
@@ -394,6 +394,55 @@ def test_what_is_neither_here_nor_a_name_is_refused(tmp_path, named):
         assert "no Parquet or Arrow files in" in message
         assert "--data.dataset folder" in message
     assert not asked
+
+
+# Runs
+
+
+def test_a_gan_trains_on_parquet_files_and_goes_on_from_its_checkpoint(tmp_path, tiny, run):
+    made().to_parquet(tmp_path / "train.parquet")
+    made(PICTURES[:2]).to_parquet(tmp_path / "test.parquet")
+    options = ["--data.dataset", "hub", "--data.root", str(tmp_path), "--data.batch_size", "2"]
+    folder = tiny("mine", *options)
+    saved = torch.load(folder / "last.ckpt", weights_only=True)["msngan"]["data"]
+    assert (saved["dataset"], saved["root"], saved["split"]) == ("hub", str(tmp_path), "train")
+    assert run("resume", "mine", "--steps", "7") == 0
+    data = ImageData("hub", str(tmp_path), size=8)
+    assert data.splits == ("train", "test")
+    assert torch.equal(data.held_out, pixels(PICTURES[:2]))
+    assert data.shape == (3, 8)
+
+
+def test_bad_input_is_one_line_of_the_command(tmp_path, refused):
+    made(other=[0] * COUNT).to_parquet(tmp_path / "x.parquet")
+    fit = ["fit", "--data.dataset", "hub"]
+    assert "needs --data.root: OWNER/NAME of the Hugging Face hub" in refused(*fit)
+    fit += ["--data.root", str(tmp_path / "x.parquet")]
+    assert "has no column 'images' (did" in refused(*fit, "--data.image_column", "images")
+    assert "no split 'tset'; set --data.split" in refused(*fit, "--data.split", "tset")
+    classifier = [*fit, "--task", "classifier", "--data.batch_size", "2"]
+    assert "has no labels; set --data.label_column to one of" in refused(*classifier)
+    (tmp_path / "x.parquet").write_bytes(b"text")
+    assert " cannot be read: " in refused(*fit)
+
+
+def test_a_classifier_tests_on_a_split_of_its_own_or_on_a_share_of_each_class(tmp_path):
+    made().to_parquet(tmp_path / "train.parquet")
+    whole = {"batch_size": 1, "validation": 0, "test_share": 0.5}
+    data = LabelledData("hub", str(tmp_path), **whole)
+    parts = [data.images_of(part) for part in ("train", "test")]
+    assert [sorted(part.labels.tolist()) for part in parts] == [[0, 1, 2]] * 2
+    rows = [tuple(image.flatten().tolist()) for part in parts for image in part.images]
+    assert len(set(rows)) == COUNT
+    assert data.classes == 3
+    made(PICTURES[:2]).to_parquet(tmp_path / "validation.parquet")
+    data = LabelledData("hub", str(tmp_path), **whole)
+    assert torch.equal(data.images_of("train").images[:], pixels())
+    assert torch.equal(data.images_of("test").images[:], pixels(PICTURES[:2]))
+    for labels, words in (([1] * COUNT, "one class only"), ([0, 7] * 3, "labels up to 7, of whic")):
+        made(label=labels).to_parquet(tmp_path / "x.parquet")
+        with pytest.raises(DataError, match=words):
+            _ = LabelledData("hub", str(tmp_path / "x.parquet"), **whole).real
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "json"])

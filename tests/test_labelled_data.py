@@ -109,9 +109,7 @@ def test_mnist_is_28_pixels_wide_here_and_a_set_without_a_test_split_is_refused(
     assert LabelledData("fashion").size == 28
     assert LabelledData("mnist", size=32).size == 32
     monkeypatch.setitem(DATASETS, "whole", replace(DATASETS["digits"], splits=("all",)))
-    with pytest.raises(
-        ValueError, match="labels and a test split.* of digits, mnist, [^/]*folder$"
-    ):
+    with pytest.raises(ValueError, match="labels and a test split.* of digits, mnist, [^/]*hub$"):
         LabelledData("whole")
 
 

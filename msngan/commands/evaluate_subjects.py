@@ -17,6 +17,7 @@ from msngan.data.datasets import fitted
 from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
 from msngan.runs.folder import Run, UserError
+from msngan.runs.options import OWN_IMAGES
 from msngan.runs.progress_bar import progress
 from msngan.runs.safe_read import object_or_empty
 from msngan.scores.protocol import Preset
@@ -120,7 +121,7 @@ def _given(path: str, option: str, dataset: str, size: int | None, channels: int
 
     Two ways of resizing would make them differ before anything was generated.
     """
-    if dataset == "folder":
+    if dataset in OWN_IMAGES:
         return load_images(path, size, channels, option)
     try:
         found = load_images(path, None, channels, option)
@@ -142,6 +143,7 @@ def _of_data(options: Namespace, described: dict[str, Any], trained: str | None 
     sizes: Preset = options.sizes
     if options.dataset and options.dataset != described["dataset"]:
         described = described | {"dataset": options.dataset, "root": None, "split": None}
+        described = described | {"image_column": None, "label_column": None}
         trained = None
     if options.data_root:
         described = described | {"root": options.data_root}

@@ -34,8 +34,8 @@ def parser() -> Parser:
     commands = made.add_subparsers(dest="command", required=True, metavar="fit|list")
     text = "train an extractor on a data set with labels; write it and its model card"
     fit = commands.add_parser("fit", help=text, description=text)
-    option(fit, "--dataset NAME", "data set with labels: cifar10, folder, ...", required=True)
-    option(fit, "--root DIR", "the data's folder; default: MSNGAN_DATA")
+    option(fit, "--dataset NAME", "data set with labels: cifar10, folder, hub, ...", required=True)
+    option(fit, "--root ROOT", "the data's folder, or OWNER/NAME; default: MSNGAN_DATA")
     option(fit, "--size N", "size of the images; default: 32", type=number(1))
     option(fit, "--channels", "default: the images' own", type=int, choices=(1, 3))
     own = "default: the data set's recipe"
@@ -122,17 +122,7 @@ def _labelled(args: argparse.Namespace) -> tuple[Labelled, Labelled]:
             f"unknown data set {args.dataset!r}{did_you_mean(args.dataset, known)}; choose one of"
             f" {', '.join(known)}"
         )
-    splits = data.DATASETS[args.dataset].splits
-    if "test" in splits:
-        return _split(args, "train"), _split(args, "test")
-    from msngan.scores.reference import in_random_order
-
-    images, labels = _split(args, splits[0])
-    order = in_random_order(len(images))  # a tenth of the images, always the same, is the test set
-    test, train = order[: len(order) // 10], order[len(order) // 10 :]
-    if len(test) < 2:
-        raise UserError(f"{len(images)} labelled images are too few to test with; give at least 20")
-    return (images[train], labels[train]), (images[test], labels[test])
+    return _split(args, "train"), _split(args, "test")
 
 
 def _split(args: argparse.Namespace, split: str) -> Labelled:

@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 from msngan.data import images as convert
 from msngan.data.cache import PART, folder_of, is_mapped, pixels_sha256
-from msngan.data.datasets import DATASETS, DatasetName, load
+from msngan.data.datasets import DATASETS, DatasetName, load, splits_of
 from msngan.data.image_files import TEST_SHARE, DataError
 from msngan.data.images import Images
 from msngan.runs import distributed, rng
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
+    OWN_IMAGES,
     AtLeastOne,
     Count,
     Every,
@@ -92,9 +93,10 @@ class ImageData(LightningDataModule):
     """Real images for a GAN: uint8 in memory, batches in [-1, 1].
 
     Args:
-        dataset: name of the data set; folder: images of your own.
+        dataset: name of the data set; folder: images of your own; hub: Parquet or Arrow data.
         root: folder with the data set's files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
-            For the data set folder: a folder or zip file of images.
+            For the data set folder: a folder or zip file of images. For hub: OWNER/NAME or
+            OWNER/NAME:CONFIG of the Hugging Face hub, or a folder or file of Parquet or Arrow data.
         split: split to train on; null: the data set's training split, of a folder all images.
         size: height and width of the images in pixels; null: the data set's own.
         channels: channels of the images: 1 (grey) or 3 (RGB); null: the data set's own.
@@ -104,6 +106,8 @@ class ImageData(LightningDataModule):
         limit: number of images to use, from the first; null: all.
         on_bad_image: what to do with image files that cannot be read: stop (list them and do not
             train) or skip (train without them and say how many there are).
+        image_column: column of the images of a data set of the hub; null: the one that there is.
+        label_column: column of their labels; null: by its type and name; none: no labels.
         cache: folder in which decoded images are kept, so that later starts do not decode them
             again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
     """
@@ -112,6 +116,7 @@ class ImageData(LightningDataModule):
     size_step: ClassVar[int] = 8  # the networks take sides that are multiples of it, in pixels
     described: ClassVar[tuple[str, ...]] = (
         *("dataset", "root", "split", "size", "channels", "mirror", "limit", "on_bad_image"),
+        *("image_column", "label_column"),
     )
 
     def __init__(
@@ -126,6 +131,8 @@ class ImageData(LightningDataModule):
         download: Record[bool] = True,
         limit: AtLeastOne | None = None,
         on_bad_image: Literal["stop", "skip"] = "stop",
+        image_column: str | None = None,
+        label_column: str | None = None,
         cache: Record[str | None] = None,
     ) -> None:
         super().__init__()
@@ -133,12 +140,23 @@ class ImageData(LightningDataModule):
             check_ranges("gan", "data", locals())
         if dataset not in DATASETS:
             raise DataError(f"unknown data set {dataset!r}; choose one of {', '.join(DATASETS)}")
-        self.dataset, self.root, self.split = dataset, root, split or DATASETS[dataset].splits[0]
+        self.dataset, self.root, self._split = dataset, root, split
         self.size, self.channels, self.batch_size = size, channels, batch_size
         self.mirror, self.download, self.limit = mirror, download, limit
         self.on_bad_image, self.cache, self.test_share = on_bad_image, cache, TEST_SHARE
         self.seed, self.critic_steps, self.endless = 0, 1, False  # of the run; `fit` sets them
+        self.image_column, self.label_column = image_column, label_column
         self._loaded: dict[str, Images] = {}
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the data set's splits."""
+        return splits_of(self.dataset, self.root, self.download)
+
+    @cached_property
+    def split(self) -> str:
+        """The split to train on."""
+        return self._split or self.splits[0]
 
     @cached_property
     def real(self) -> Tensor:
@@ -155,7 +173,7 @@ class ImageData(LightningDataModule):
         """One split in this module's size and channels, loaded once."""
         if split not in self._loaded:
             shape: tuple[int | None, int | None] = self.size, self.channels
-            if self.dataset == "folder" and split != self.split:
+            if self.dataset in OWN_IMAGES and split != self.split:
                 trained = self.images(self.split).images
                 shape = trained.shape[2], trained.shape[1]
             self._loaded[split] = load(
@@ -164,6 +182,8 @@ class ImageData(LightningDataModule):
                 skip_bad=self.on_bad_image == "skip",
                 test_share=self.test_share,
                 labelled=self.labelled,
+                image_column=self.image_column,
+                label_column=self.label_column,
             )
         return self._loaded[split]
 
@@ -171,7 +191,7 @@ class ImageData(LightningDataModule):
     def held_out(self) -> Tensor | None:
         """The test split if there is one that is not trained on, otherwise None."""
         unseen = self.split in ("train", "unlabeled", "train+unlabeled")
-        if "test" not in DATASETS[self.dataset].splits or not unseen:
+        if not unseen or "test" not in self.splits:
             return None
         return self.images("test").images
 
@@ -248,10 +268,12 @@ class LabelledData(ImageData):
     """Images with labels: uint8 in memory, batches standardised: ((x / 255) - mean) / sd.
 
     Args:
-        dataset: name of the data set, which needs labels; folder: images of your own.
+        dataset: name of the data set, which needs labels; folder: images of your own; hub: Parquet
+            or Arrow data.
         root: folder with the data set's files; null: MSNGAN_DATA, otherwise ~/.cache/msngan/data.
             For the data set folder: a folder or zip file with a subfolder of images for each class,
-            or with train and test, each of which has them.
+            or with train and test, each of which has them. For hub: OWNER/NAME or OWNER/NAME:CONFIG
+            of the Hugging Face hub, or a folder or file of Parquet or Arrow data.
         size: height and width of the images in pixels; null: the data set's own (MNIST's is 28
             here, 32 for GANs; that of STL-10 96 and 48).
         channels: channels of the images: 1 (grey) or 3 (RGB); null: the data set's own.
@@ -270,6 +292,8 @@ class LabelledData(ImageData):
         test_limit: number of test images to use, from the first; null: all.
         on_bad_image: what to do with image files that cannot be read: stop (list them and do not
             train) or skip (train without them and say how many there are).
+        image_column: column of the images of a data set of the hub; null: the one that there is.
+        label_column: column of their labels; null: by its type and name; none: no labels.
         cache: folder in which decoded images are kept, so that later starts do not decode them
             again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
     """
@@ -295,13 +319,16 @@ class LabelledData(ImageData):
         limit: AtLeastOne | None = None,
         test_limit: AtLeastOne | None = None,
         on_bad_image: Literal["stop", "skip"] = "stop",
+        image_column: str | None = None,
+        label_column: str | None = None,
         cache: Record[str | None] = None,
     ) -> None:
         check_ranges("classifier", "data", locals())
         labelled = [
             name
             for name, each in DATASETS.items()
-            if {"train", "test"} <= {*each.splits} and (each.classes or each.size is None)
+            if not each.splits
+            or ({"train", "test"} <= {*each.splits} and (each.classes or each.size is None))
         ]
         if dataset in DATASETS and dataset not in labelled:
             raise DataError(
@@ -312,7 +339,7 @@ class LabelledData(ImageData):
             size = {"mnist": 28, "fashion": 28, "stl10": 96}.get(dataset)
         super().__init__(
             *(dataset, root, "train", size, channels, batch_size, mirror, download, limit),
-            *(on_bad_image, cache),
+            *(on_bad_image, image_column, label_column, cache),
         )
         self.validation, self.crop, self.test_limit = validation, crop, test_limit
         self.test_share = test_share
@@ -324,7 +351,7 @@ class LabelledData(ImageData):
         """Indices, in order, of the images to train on and of those to validate with."""
         count = len(self.images("train").images[: self.limit])
         held_out = (
-            min(self.validation, count // 10) if self.dataset == "folder" else self.validation
+            min(self.validation, count // 10) if self.dataset in OWN_IMAGES else self.validation
         )
         kept = count - held_out
         if kept < self.batch_size:

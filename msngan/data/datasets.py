@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msngan.data import hub
 from msngan.data import images as convert
 from msngan.data.cache import cached
+from msngan.data.hub import TAKES
 from msngan.data.image_files import DataError, Source, decoded, load_folder, read_file
 from msngan.data.images import Images
 
-# (root, split, size, channels, download) -> images
+# (root, split, size, channels, download), and what Dataset.takes -> images
 Loader = Callable[..., Images]
 
 
@@ -31,11 +33,12 @@ Loader = Callable[..., Images]
 class Dataset:
     """One entry of DATASETS.
 
-    splits: their names; a GAN is trained on the first.
+    splits: their names; a GAN is trained on the first. () if they depend on the files.
     size, channels: what `null` in a config means; None if it depends on the files.
     classes: number of labels; 0 if there are none, or if it depends on the files.
     files: what is decoded, a folder or a file relative to the root; the images are then cached.
         None for images that are quick to read.
+    takes: what the loader takes of the options of files: skip_bad, test_share, ...
     """
 
     load: Loader
@@ -44,6 +47,10 @@ class Dataset:
     channels: int | None = 3
     classes: int = 10
     files: str | None = None
+    takes: tuple[str, ...] = ()
+
+
+ROOTS = {"folder": "a folder of images or a zip file", "hub": TAKES}  # what root has to be
 
 
 def data_root(root: str | os.PathLike[str] | None) -> Path:
@@ -61,12 +68,13 @@ def load(
     channels: int | None = None,
     download: bool = True,
     cache: Path | None = None,
-    **of_folder: Any,
+    **of_files: Any,
 ) -> Images:
     """The images of data set `name`, in its own size and channels unless others are given.
 
     cache: a folder to keep decoded images in, see msngan.data.cache.
-    of_folder: skip_bad, test_share and labelled, of `load_folder`; others have no use for them.
+    of_files: skip_bad, test_share, labelled, ..., of `load_folder` and `load_hub`; other data sets
+    have no use for them.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
@@ -74,22 +82,42 @@ def load(
         raise DataError(f"--data.size {size} is not positive")
     if channels not in (None, 1, 3):
         raise DataError(f"--data.channels {channels}: use 1 or 3")
-    entry = DATASETS[name]
-    split = split or entry.splits[0]
-    if split not in entry.splits:
-        raise DataError(f"{name} has no split {split!r}; choose one of {', '.join(entry.splits)}")
-    if name == "folder" and root is None:
-        raise DataError("data set 'folder' needs --data.root: a folder of images or a zip file")
+    entry, where = DATASETS[name], _place(name, root)
+    if entry.splits:
+        split = split or entry.splits[0]
+        if split not in entry.splits:
+            listed = ", ".join(entry.splits)
+            raise DataError(f"{name} has no split {split!r}; choose one of {listed}")
     size, channels = size or entry.size, channels or entry.channels
-    where, given = data_root(root), of_folder if entry.load is folder else {}
+    given = {key: value for key, value in of_files.items() if key in entry.takes}
 
-    def read() -> Images:
-        return entry.load(where, split, size, channels, download, **given)
+    def read(**options: Any) -> Images:
+        return entry.load(where, split, size, channels, download, **given, **options)
 
+    if "cache" in entry.takes:
+        return read(cache=cache)
     if entry.files is None:
         return read()
     about = {"dataset": name, "split": split, "size": size, "channels": channels, **given}
     return cached(cache, where / entry.files, about, read)
+
+
+def splits_of(
+    name: str, root: str | os.PathLike[str] | None = None, download: bool = True
+) -> tuple[str, ...]:
+    """The names of a data set's splits, the one that is trained on first."""
+    if DATASETS[name].splits:
+        return DATASETS[name].splits
+    where = _place(name, root)
+    found = hub.splits_of(where, download)
+    first = hub.chosen_split(where, found, None)
+    return first, *(each for each in found if each != first)
+
+
+def _place(name: str, root: str | os.PathLike[str] | None) -> Path:
+    if root is None and name in ROOTS:
+        raise DataError(f"data set {name!r} needs --data.root: {ROOTS[name]}")
+    return data_root(root)
 
 
 def official(torchvision_name: str, by_split: bool = False, classes: int = 10) -> Loader:
@@ -233,6 +261,9 @@ def folder(
     return load_folder(root, size, channels, skip_bad, split, **options)
 
 
+OF_FILES = ("skip_bad", "test_share", "labelled")
+OF_COLUMNS = ("image_column", "label_column", "cache")
+
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset(load_digits, splits=("all", "train", "test"), channels=1),
     "mnist": Dataset(official("MNIST"), channels=1),
@@ -253,7 +284,21 @@ DATASETS: dict[str, Dataset] = {
         files="celeba",
     ),
     "folder": Dataset(
-        folder, splits=("all", "train", "test"), size=None, channels=None, classes=0, files="."
+        folder,
+        splits=("all", "train", "test"),
+        size=None,
+        channels=None,
+        classes=0,
+        files=".",
+        takes=OF_FILES,
+    ),
+    "hub": Dataset(
+        hub.load_hub,
+        splits=(),
+        size=None,
+        channels=None,
+        classes=0,
+        takes=(*OF_FILES, *OF_COLUMNS),
     ),
 }
 

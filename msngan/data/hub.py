@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 
 from msngan.data.cache import cached
-from msngan.data.image_files import DataError, Source, decoded, read_file
+from msngan.data.image_files import (
+    TEST_SHARE,
+    DataError,
+    LabelsError,
+    Source,
+    decoded,
+    places_of_share,
+    read_file,
+)
 from msngan.data.images import Images
 from msngan.runs.folder import did_you_mean
 
@@ -30,6 +38,7 @@ SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk writes
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 LABELS = ("label", "labels", "fine_label", "class", "target", "targets")  # the first that is there
 NO_LABELS = "none"
+TESTS = ("test", "validation", "valid", "val")  # the first that is there is a classifier's test set
 TAKES = "OWNER/NAME of the Hugging Face hub, or a folder or file of Parquet or Arrow data"
 
 
@@ -38,35 +47,61 @@ def load_hub(
     split: str | None,
     size: int | None,
     channels: int | None,
-    *,
     download: bool = True,
+    *,
     skip_bad: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    labelled: bool = False,
+    test_share: float = TEST_SHARE,
     cache: Path | None = None,
 ) -> Images:
     """The images of one split, with labels and the names of their classes if there are any.
 
     root: OWNER/NAME or OWNER/NAME:CONFIG on the hub; or a local folder of Parquet or Arrow files,
     one such file, or a folder of `save_to_disk`. split: None for `train`, or the only one.
-    image_column, label_column: None to find them by their types. cache: see msngan.data.cache. The
-    rest as in `load_folder`. DataError for anything that is not there or cannot be read.
+    image_column, label_column: None to find them by their types. labelled: refuse images without
+    labels to learn from, and take `test` from the first of TESTS or, where there is none, as
+    `test_share` of each class of `train`. cache: see msngan.data.cache. The rest as in
+    `load_folder`. DataError for anything that is not there or cannot be read.
     """
     parts = _opened(str(root), download)
-    split = chosen_split(root, tuple(parts), split)
-    rows = parts[split]
+    tests = [name for name in TESTS if name in parts]
+    shared = labelled and not tests
+    if labelled and split == "test" and tests:
+        where = tests[0]
+    else:
+        where = chosen_split(root, tuple(parts), None if shared else split)
+    rows = parts[where]
+    if not len(rows):
+        raise DataError(f"{root} has no rows in split {where}")
     image, label = chosen_columns(str(root), rows.features, image_column, label_column)
 
+    what = f"{root}[{where}]"
+    labels, classes = (None, ()) if label is None else _labels(what, rows, label)
+    if labelled:
+        _check_labels(what, rows.features, labels, classes)
+    places = torch.arange(len(rows))
+    if shared and labels is not None:
+        places = places_of_share(root, labels, split or "train", test_share)
+
     def read() -> Images:
-        labels, classes = (None, ()) if label is None else _labels(f"{root}[{split}]", rows, label)
-        images, kept = decoded(_source(root, split, rows, image), size, channels, skip_bad)
-        return Images(images, labels if labels is None or kept is None else labels[kept], classes)
+        images, kept = decoded(_source(root, where, rows, image, places), size, channels, skip_bad)
+        left = places if kept is None else places[kept]
+        return Images(images, None if labels is None else labels[left], classes)
 
     folder = next((Path(each["filename"]).parent for each in rows.cache_files), None)
     if folder is None:  # the rows are in memory
         return read()
-    about = {"split": split, "size": size, "channels": channels, "skip_bad": skip_bad}
-    about |= {"image_column": image, "label_column": label}
+    about: dict[str, Any] = {
+        "split": where,
+        "size": size,
+        "channels": channels,
+        "skip_bad": skip_bad,
+    }
+    about |= {"image_column": image, "label_column": label, "labelled": labelled}
+    if shared:
+        about |= {"part": split, "test_share": test_share}
     return cached(cache, folder, about, read, called=str(root))
 
 
@@ -168,6 +203,24 @@ def _is_text(feature: Any) -> bool:
     return _type(feature) in ("string", "large_string")
 
 
+def _check_labels(
+    what: str, features: Mapping[str, Any], labels: Tensor | None, classes: tuple[str, ...]
+) -> None:
+    if labels is None:
+        listed = ", ".join(f"{name} ({_type(each)})" for name, each in features.items())
+        raise LabelsError(
+            f"{what} has no labels; set --data.label_column to one of its columns: {listed}"
+        )
+    there = len(labels.unique())
+    if there < 2:
+        raise LabelsError(f"{what} has one class only; nothing tells it from another")
+    if not classes and there <= int(labels.max()):
+        raise LabelsError(
+            f"{what} has labels up to {int(labels.max())}, of which {there} occur; number them from"
+            " 0 without gaps"
+        )
+
+
 def _labels(what: str, rows: Any, column: str) -> tuple[Tensor | None, tuple[str, ...]]:
     """Labels from 0 up, and the classes' names. None if every image's is unknown, -1."""
     values = rows.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
@@ -195,13 +248,11 @@ def _labels(what: str, rows: Any, column: str) -> tuple[Tensor | None, tuple[str
 # Rows to encoded images
 
 
-def _source(root: Path, split: str, rows: Any, column: str) -> Source:
-    """The rows' encoded images; row 3 of split train is called train[3]."""
+def _source(root: Path, split: str, rows: Any, column: str, places: Tensor) -> Source:
+    """The encoded images of the rows at `places`; row 3 of split train is called train[3]."""
     import datasets
     from huggingface_hub import constants
 
-    if not len(rows):
-        raise DataError(f"{root} has no rows in split {split}")
     if _type(rows.features[column]) == "Image":
         rows = rows.cast_column(column, datasets.Image(decode=False))
     rows = rows.select_columns([column]).with_format(None)
@@ -220,7 +271,7 @@ def _source(root: Path, split: str, rows: Any, column: str) -> Source:
             raise OSError("it is empty")
         return bytes(value)
 
-    return Source(Path(root), [f"{split}[{index}]" for index in range(len(rows))], read)
+    return Source(Path(root), [f"{split}[{place}]" for place in places.tolist()], read)
 
 
 def _file(path: str, beside: Path, allowed: list[str]) -> bytes:
@@ -238,6 +289,7 @@ def _opened(root: str, download: bool) -> dict[str, Any]:
     """The splits of a data set by their names; DataError if it cannot be had."""
     place, _, config = (root, "", "") if os.path.exists(root) else root.rpartition(":")
     name = NAME.fullmatch(root)
+    _library()
     if not os.path.exists(place):
         if name is None or root.lower().endswith(ENDINGS):
             raise DataError(f"{root} does not exist; --data.root takes {TAKES}")
@@ -249,13 +301,15 @@ def _opened(root: str, download: bool) -> dict[str, Any]:
 
 @cache  # a data set is asked for more than once, and each time is a few requests
 def _of_the_hub(name: str, config: str | None, download: bool) -> dict[str, Any]:
-    datasets = _library()
+    import datasets
+
     with _offline(not download):
         return dict(datasets.load_dataset(name, config))
 
 
 def _local(path: Path, config: str | None) -> dict[str, Any]:
-    datasets = _library()
+    import datasets
+
     place = str(path.absolute())
     if any((path / name).is_file() for name in SAVED):
         found = datasets.load_from_disk(place)
@@ -299,8 +353,8 @@ def _refusal(root: str, problem: Exception) -> str:
         )
     if kind == "DatasetNotFoundError":
         return (
-            f"the hub has no data set {name}, or it is private: check OWNER/NAME, or log in with"
-            " `hf auth login`"
+            f"the Hugging Face hub has no data set {name}, or it is private: check OWNER/NAME, or"
+            " log in with `hf auth login`"
         )
     if isinstance(problem, ConnectionError) or kind in ("ConnectError", "ConnectTimeout"):
         import datasets
@@ -311,8 +365,8 @@ def _refusal(root: str, problem: Exception) -> str:
                 " --data.download false forbids to download it; allow that, or give a local copy"
             )
         return (
-            f"cannot reach the hub for {root} ({text[:200]}): check the network, or give a local"
-            " copy, a folder of its Parquet files"
+            f"cannot reach the Hugging Face hub for {root} ({text[:200]}): check the network, or"
+            " give a local copy, a folder of its Parquet files"
         )
     if "loading script" in text or "scripts are no longer supported" in text:
         return (
@@ -330,7 +384,8 @@ def _refusal(root: str, problem: Exception) -> str:
     return f"{root} cannot be read: {reason}; get it again, or give another copy"
 
 
-def _library() -> Any:
+def _library() -> None:
+    """Import `datasets`, or say how to get it."""
     try:
         import datasets
     except ImportError as problem:
@@ -344,7 +399,6 @@ def _library() -> Any:
         )
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    return datasets
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class DataError(UserError):
 
 
 class LabelsError(DataError):
-    """A folder from whose labels nothing can be learned."""
+    """Images from whose labels nothing can be learned."""
 
 
 class UnreadableError(DataError):
@@ -576,7 +576,12 @@ def _places(
     if _divided(names, 1):
         return torch.tensor([place for place, n in enumerate(names) if n.startswith(f"{split}/")])
     labels = torch.zeros(len(names)) if known.labels is None else known.labels
-    held_out = torch.zeros(len(names), dtype=torch.bool)
+    return places_of_share(root, labels, split, test_share)
+
+
+def places_of_share(root: Path, labels: Tensor, split: str, test_share: float) -> Tensor:
+    """Ascending places of the test images, a share of each class at random, or of the others."""
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
     for number, label in enumerate(labels.unique()):
         own = (labels == label).nonzero().flatten()
         order = torch.randperm(len(own), generator=rng.generator(0, number, 0, "test"))
@@ -585,7 +590,7 @@ def _places(
     places = (held_out == (split == "test")).nonzero().flatten()
     if not len(places):
         raise DataError(
-            f"{root} has {len(names)} images, too few to test with; give at least two of a class"
+            f"{root} has {len(labels)} images, too few to test with; give at least two of a class"
         )
     return places
 

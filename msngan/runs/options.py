@@ -220,6 +220,8 @@ SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
     },
 }
 
+OWN_IMAGES = ("folder", "hub")  # data sets of which the root says which images they are
+
 # What plug-ins have added: table (CRITICS, say) -> name -> the options under that name.
 ADDED: dict[str, dict[str, list[Option]]] = {}
 # The task whose runs have the options of what is added to a table; both tasks for the others.
@@ -298,8 +300,8 @@ def is_free(name: str, config: Mapping[str, Any]) -> bool:
     name: dotted. config: all options, by dotted names. An unknown option tells runs apart, unless
     all that is known of its group only records.
     """
-    if name == "data.root" and config.get("data.dataset") == "folder":
-        return False  # there the place is the data set
+    if name == "data.root" and config.get("data.dataset") in OWN_IMAGES:
+        return False
     known, start = _roles(), name.partition(".")[0] + "."
     alike = [role for each, role in known.items() if each.startswith(start)]
     roles = [known[name]] if name in known else alike

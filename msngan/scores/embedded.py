@@ -203,6 +203,7 @@ RECIPES: dict[str, Recipe] = {
     "fashion": STROKES,
     "digits": Recipe(widths=(8, 16, 32, 64), epochs=60, batch_size=64, shift=2),
     "folder": replace(PHOTOGRAPHS, mirror=False),  # its images may hold text
+    "hub": replace(PHOTOGRAPHS, mirror=False),
 }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from msngan.runs.atomic import replacing
+from msngan.runs.options import OWN_IMAGES
 from msngan.scores import distances, embedded
 from msngan.scores.embedded import EmbeddedExtractor, EmbedNet, Recipe
 from msngan.scores.reference import DISTANCES, Score, in_random_order, real_data_scores, summary
@@ -139,7 +140,7 @@ def _facts(
 ) -> str:
     facts = extractor.metadata
     weights = sum(each.numel() for each in extractor.network.parameters())
-    root = " --root DIR" if facts["dataset"] == "folder" else ""
+    root = " --root ROOT" if facts["dataset"] in OWN_IMAGES else ""
     real = ", ".join(
         f"{each[max(each)]['mean']:.4g} of {max(each)} {split} images"
         for split, each in scores.items()

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.data import DATASETS, ImageData
+from msngan.data import ImageData
 from msngan.leaderboard.ranking import bias_note
 from msngan.networks import draw_samples
 from msngan.runs import distributed
 from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.options import OWN_IMAGES
 from msngan.scores.embedded import EmbeddedExtractor, shipped
 from msngan.scores.evaluation import Result, Sampler, evaluate_sampler
 from msngan.scores.extractors import Extractor, InceptionExtractor, find_weights
@@ -65,7 +66,7 @@ class Real:
         in a folder of which all images are taken.
         trained: the split of this data set that the generator was trained on, if any.
         """
-        splits = DATASETS[data.dataset].splits
+        splits = data.splits
         split, held_out = data.split, data.held_out
         whole = (data.dataset, data.split) == ("folder", "all")
         if reference == "test" and "test" in splits and not whole:
@@ -304,6 +305,6 @@ def choose(
     if chosen != dataset:
         line += f"; it was trained on {chosen}, not on {dataset}"
         if labelled:
-            root = " --root DIR" if dataset == "folder" else ""
+            root = " --root ROOT" if dataset in OWN_IMAGES else ""
             line += f": train one with `msngan extractor fit --dataset {dataset}{root}`"
     return extractor, line
