@@ -6,7 +6,7 @@
     class Tiny(nn.Module): ...
 
 A registered name is used like one of ours: `--model.critic tiny`, `GAN(critic="tiny")`. A file that
-registers is a plug-in: `msngan fit --plugin mine.py --model.critic tiny`. msngan/README.md has a
+registers is a plug-in: `msngan fit --plugin mine.py --model.critic tiny`. msngan/PLUGINS.md has a
 complete one for each kind.
 
 Every function is a decorator, `@register.loss("mine")`, and takes what is registered as a second

@@ -180,17 +180,28 @@ def test_a_config_cannot_name_code(key: str, run: Run, refused: Refused, tmp_pat
     [
         ("1 +", "line 1: SyntaxError: invalid syntax"),
         ("import os\nos.nothing", "line 2: AttributeError: module 'os' has no attribute 'nothing'"),
+        ("import sys\nsys.exit(0)", "line 2: SystemExit: 0"),
+        ("class Odd(BaseException): ...\nraise Odd", "line 2: Odd"),
+        ("1 +\0", "SyntaxError: source code string cannot contain null bytes"),
+        (
+            "from . import broken",
+            "line 1: ImportError: .* import a file beside it by its name alone",
+        ),
+        ("import os\nimport broken", r"line 2: SyntaxError: .* \(broken.py, line 1\)"),
         ("from msngan import register\nregister.loss('hinge', 1)", "loss 'hinge' is of type int"),
         ("from msngan import register\nregister.loss('Mine')(1)", "is of type int"),
     ],
 )
 def test_a_plug_in_that_fails_is_one_line(
-    code: str, words: str, refused: Refused, tmp_path: Path
+    code: str, words: str, refused: Refused, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     (tmp_path / "bad.py").write_text(code)
+    (tmp_path / "broken.py").write_text("1 +")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     line = refused("fit", "--plugin", "bad.py", "--config", "digits_msn")
     assert "--plugin bad.py: " in line
-    assert words in line
+    assert "line None" not in line
+    assert re.search(words, line), line
 
 
 @pytest.mark.parametrize(
@@ -198,13 +209,72 @@ def test_a_plug_in_that_fails_is_one_line(
     [
         (["--plugin"], "--plugin needs a value"),
         (["--plugin", "nothing.py"], "nothing.py: no such file"),
+        (["--plugin", "folder.py"], "folder.py: not a regular file"),
         (["--plugin=nothing"], "no such plug-in; give the path of a Python file"),
     ],
 )
 def test_a_plug_in_that_is_not_there_is_one_line(
-    words: list[str], answer: str, refused: Refused
+    words: list[str], answer: str, refused: Refused, tmp_path: Path
 ) -> None:
+    (tmp_path / "folder.py").mkdir()
     assert answer in refused("fit", *words, "--config", "digits_msn")
+
+
+# Uses what lies beside it when it is loaded, and again when it makes the network.
+BESIDE = """
+import pickle
+from dataclasses import dataclass
+from torch import nn
+from msngan import register
+
+@dataclass
+class Own:
+    units: int = 3
+
+@register.critic(__file__.split("/")[-2])
+def critic(channels: int, size: int) -> nn.Module:
+    import beside_{0}
+    pickle.dumps(Own())
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, beside_{0}.UNITS))
+
+print("loaded")
+"""
+
+
+def test_two_files_of_one_name_are_two_plug_ins_with_what_lies_beside_each(
+    run: Run, tmp_path: Path, capfd: Shown, monkeypatch: Patch, refused: Refused
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    words = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "net.py").write_text(BESIDE.format(name))
+        (tmp_path / name / f"beside_{name}.py").write_text("UNITS = 1")
+        words += ["--plugin", f"{name}/net.py"]
+    assert run("configs", *words) == 0
+    shown = capfd.readouterr()
+    assert "loaded" in shown.err
+    assert "loaded" not in shown.out  # which a program may read
+    for name in ("one", "two"):
+        gan = GAN(critic=name, size=8, channels=1, norm="spectral", width=2)
+        assert gan.critic[1].out_features == 1
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "net.py").write_text("import beside_one")
+    (tmp_path / "three" / "beside_one.py").write_text("UNITS = 2")
+    line = refused("configs", "--plugin", "three/net.py")
+    assert "one/beside_one.py has been imported by another plug-in" in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "other"),
+    [("classifier", "classifier", "gan"), ("critic", "gan", "classifier")],
+)
+def test_options_of_a_network_belong_to_the_task_that_trains_it(
+    kind: str, task: str, other: str
+) -> None:
+    getattr(register, kind)("deep", lambda depth_of=2: nn.Identity())
+    assert "deep.depth_of" in options.options_of(task)
+    assert "deep.depth_of" not in options.options_of(other)
 
 
 def test_an_installed_package_brings_a_plug_in_by_its_entry_point(

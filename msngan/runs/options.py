@@ -225,7 +225,7 @@ OWN_IMAGES = ("folder", "hub")  # data sets of which the root says which images 
 # What plug-ins have added: table (CRITICS, say) -> name -> the options under that name.
 ADDED: dict[str, dict[str, list[Option]]] = {}
 # The task whose runs have the options of what is added to a table; both tasks for the others.
-TASK_OF = {"GENERATORS": "gan", "CRITICS": "gan", "CLASSIFIERS": "classifier"}
+TASK_OF = {"GENERATORS": "gan", "CRITICS": "gan", "NETWORKS": "classifier"}
 
 
 def add(table: str, name: str, own: list[Option]) -> None:

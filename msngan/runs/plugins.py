@@ -12,6 +12,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -61,10 +62,13 @@ def load(names: Iterable[str]) -> None:
             continue
         code, origin = _of_file(path) if is_file else _of_package(name)
         try:
-            code()
+            with redirect_stdout(sys.stderr):  # a command's output may be read by a program
+                code()
+        except KeyboardInterrupt:
+            raise
         except UserError as problem:
             raise UserError(f"{FLAG} {name}: {problem}") from problem
-        except Exception as problem:
+        except BaseException as problem:  # SystemExit too: it would end the command without a word
             raise UserError(f"{FLAG} {name}: {_told(problem, origin)}") from problem
         LOADED[key] = Plugin(name, hashlib.sha256(origin.read_bytes()).hexdigest())
 
@@ -72,8 +76,13 @@ def load(names: Iterable[str]) -> None:
 def _of_file(path: Path) -> tuple[Callable[[], object], Path]:
     """What runs the file as a module of its own, and the file."""
     if not path.is_file():
-        raise UserError(f"{FLAG} {path}: no such file; give the path of a Python file")
+        what = "not a regular file" if path.exists() else "no such file"
+        raise UserError(f"{FLAG} {path}: {what}; give the path of a Python file")
+    folder = path.resolve().parent
+    _check_beside(path, folder)
     name = f"msngan_plugin_{path.stem}"
+    while name in sys.modules:  # of a file of the same name in another folder
+        name += "_"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{FLAG} {path} is not a Python file; its name must end in .py")
@@ -82,13 +91,26 @@ def _of_file(path: Path) -> tuple[Callable[[], object], Path]:
 
     def run() -> None:
         assert spec.loader is not None
-        sys.path.insert(0, str(path.resolve().parent))  # for modules that lie beside it
+        sys.path.insert(0, str(folder))  # for modules that lie beside it
         try:
             spec.loader.exec_module(module)
         finally:
-            sys.path.remove(str(path.resolve().parent))
+            sys.path.remove(str(folder))
+            sys.path.append(str(folder))  # for those that its functions import later
 
     return run, path
+
+
+def _check_beside(path: Path, folder: Path) -> None:
+    """UserError if a module beside the file would be another plug-in's of the same name."""
+    for other in {Path(key).parent for key in LOADED if key.endswith(".py")} - {folder}:
+        for module in other.glob("*.py"):
+            is_beside = (folder / module.name).is_file() and str(module) not in LOADED
+            if is_beside and getattr(sys.modules.get(module.stem), "__file__", "") == str(module):
+                raise UserError(
+                    f"{FLAG} {path}: {module} has been imported by another plug-in, and"
+                    f" {folder / module.name} could not be; rename one"
+                )
 
 
 def _of_package(name: str) -> tuple[Callable[[], object], Path]:
@@ -109,19 +131,25 @@ def _of_package(name: str) -> tuple[Callable[[], object], Path]:
     return known[name].load, Path(spec.origin)
 
 
-def _told(problem: Exception, origin: Path) -> str:
+def _told(problem: BaseException, origin: Path) -> str:
     """What went wrong, and in which line of the plug-in."""
     own = [
         each.lineno
         for each in traceback.extract_tb(problem.__traceback__)
         if Path(each.filename).resolve() == origin.resolve()
     ]
+    text = str(problem)
     if isinstance(problem, SyntaxError):
-        own, text = [problem.lineno], problem.msg
-    else:
-        text = str(problem)
+        text, file = problem.msg, Path(problem.filename or origin)
+        if file.resolve() == origin.resolve():
+            own = [problem.lineno] if problem.lineno else []
+        elif problem.lineno:  # in a module that the plug-in imports
+            text += f" ({file.name}, line {problem.lineno})"
     where = f"line {own[-1]}: " if own else ""
-    return f"{where}{type(problem).__name__}: {text}"
+    said = f"{where}{type(problem).__name__}: {text}".removesuffix(": ")
+    if "relative import" in text:
+        said += "; import a file beside it by its name alone, as `import NAME`"
+    return said
 
 
 def words() -> list[str]:
@@ -148,7 +176,7 @@ def check_recorded(about: Mapping[str, Any], what: str) -> list[str]:
         now = [plugin for plugin in LOADED.values() if Path(plugin.name).name == Path(name).name]
         if not now:
             raise UserError(f"{what} was made with a plug-in; give {FLAG} {name}, which is code")
-        if now[0].sha256 != before:
+        if before not in [plugin.sha256 for plugin in now]:  # two may be of one name
             said.append(f"plug-in {name} has changed since the run began; its new code runs")
     return said
 
