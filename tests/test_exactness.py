@@ -47,6 +47,7 @@ CASES["mean_spectral"] += [*JOINT, "--model.generator_statistics", "last"]
 CASES["spectral"] += ["--model.lr_decay", "linear", "--model.critic_lr", "4e-4"]
 CASES["bidirectional"] += ["--trainer.precision", "bf16-mixed"]
 CASES["spectral_bias"] += ["--trainer.precision", "64-true"]
+CASES["scaled"] += ["--model.power_iteration", "pass"]
 
 
 def test_every_penalty_is_among_the_cases():

@@ -319,10 +319,13 @@ class WeightPart(Precise):
             part.loaded(weight)
         if not parts and not weight.is_meta and not self.fits(weight):
             self.settle(weight)
-        self.known_in_eval(weight)
+        # Where the estimate is of this weight, training goes on as if it had not been interrupted.
+        self.known_in_both(weight)
+        if any(part._seen is None for part in parts):
+            self._seen = None
 
     def known_in_eval(self, weight: Tensor) -> None:
-        """Record after a load that eval may use the estimate; training improves it first."""
+        """Record that eval may use the estimate of another program; training improves it first."""
         self.known_in_both(weight)
         self._seen = None
 
