@@ -217,9 +217,10 @@ def test_what_export_cannot_write_is_one_line(here, refused, words: str, answer:
     assert answer in refused("export", "last.ckpt", *words.split())
 
 
-def test_a_program_is_not_exported_again_and_safetensors_are(here, run, refused) -> None:
+def test_a_program_is_not_exported_again_and_safetensors_are(here, run, refused, capfd) -> None:
     assert "cannot be exported again" in refused("export", "x.onnx", "--out", "y.pt")
     assert run("export", "x.safetensors", "--out", "y.pt") == 0
+    assert "checked: its images are within 0 of the generator's" in capfd.readouterr().out
     z = torch.randn(2, 4)
     assert torch.equal(load_generator("y.pt")(z), load_generator("x.safetensors")(z))
 

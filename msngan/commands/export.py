@@ -43,9 +43,11 @@ def main(argv: list[str]) -> int:
     if out.exists():
         raise UserError(f"{out} exists; choose another --out, or remove it")
     try:
-        sha256 = write_generator(generator, saved, out)
+        sha256, difference = write_generator(generator, saved, out)
     except OSError as problem:
         raise UserError(f"cannot write {out}: {problem.strerror}") from problem
     average = "moving average" if saved["weights"] == "ema" else "raw weights"
     print(f"{out}\n  {average} at step {step}, {out.stat().st_size:,} bytes\n  sha256 {sha256}")
+    if ending != ENDINGS["safetensors"]:
+        print(f"  checked: its images are within {difference:.1g} of the generator's, in [-1, 1]")
     return 0

@@ -56,10 +56,11 @@ def export(
     write_generator(*read_generator(path, ema, generator), Path(out))
 
 
-def write_generator(generator: nn.Module, saved: Mapping[str, Any], out: Path) -> str:
-    """Write a generator and the facts about it, as `read_generator` gives them; the file's sha256.
+def write_generator(generator: nn.Module, saved: Mapping[str, Any], out: Path) -> tuple[str, float]:
+    """Write a generator and the facts about it, as `read_generator` gives them.
 
-    The same checkpoint gives the same bytes, but for the names of classes in TorchScript.
+    Returns the file's sha256, and by how much its images differ from the generator's at most. The
+    same checkpoint gives the same bytes, but for the names of classes in TorchScript.
     """
     options, about = saved["hyper_parameters"], saved["msngan"]
     if "generator" not in options:
@@ -77,13 +78,14 @@ def write_generator(generator: nn.Module, saved: Mapping[str, Any], out: Path) -
         "options": json.dumps(options, sort_keys=True, allow_nan=False),
         "data": json.dumps(about["data"] | {"root": None}, sort_keys=True, allow_nan=False),
     }
+    difference = 0.0
     with replacing(out) as temporary:
         if out.suffix in PROGRAMS:
-            write_program(PROGRAMS[out.suffix], generator, metadata, temporary)
+            difference = write_program(PROGRAMS[out.suffix], generator, metadata, temporary)
         else:
             state = {name: value.contiguous() for name, value in generator.state_dict().items()}
             temporary.write_bytes(tensors_to_bytes(state, metadata))
-        return hashlib.sha256(temporary.read_bytes()).hexdigest()
+        return hashlib.sha256(temporary.read_bytes()).hexdigest(), difference
 
 
 def read_generator(
