@@ -201,5 +201,5 @@ def test_w_and_b_that_fails_is_said_once_and_the_run_goes_on_offline(
 def test_w_and_b_without_a_key_is_refused_with_what_to_do(refused, wandb, monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     line = refused("fit", *TINY, *QUIET, "--logger", "wandb")
-    assert "`wandb login`" in line
+    assert "login" in line
     assert "WANDB_MODE=offline" in line

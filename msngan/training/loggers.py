@@ -36,7 +36,8 @@ class Guarded(Logger):
     """A logger of a run; a write that fails is reported and never stops the run.
 
     what: the name of its records in reports. options: of the run; logged as hyperparameters in
-    place of the module's own. resumed_at: the step that a resumed run goes on from, else None.
+    place of the module's own. resumed_at: the step whose records a resumed run goes on from, -1
+    where there is no checkpoint yet; None: a new run.
     """
 
     what: str
@@ -146,7 +147,7 @@ class Csv(Guarded, CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> Rows:
         if self._experiment is None:
-            self._experiment = Rows(self.run.folder / self.what, self.resumed_at or 0)
+            self._experiment = Rows(self.run.folder / self.what, self.resumed_at)
         return self._experiment  # type: ignore[return-value]
 
     @rank_zero_only
@@ -164,8 +165,8 @@ class Rows(ExperimentWriter):
     It goes on after the row of step `last` instead, and neither a kill nor a full disk cuts a row.
     """
 
-    def __init__(self, path: Path, last: int) -> None:
-        self.path, self.last = path, last
+    def __init__(self, path: Path, last: int | None) -> None:
+        self.path, self.last = path, -1 if last is None else last
         self.metrics: list[dict[str, Any]] = []
         self.metrics_keys: list[str] = []
         self._begun = False

@@ -154,7 +154,7 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
         if isinstance(callback, RunCallback):
             callback.attach(run, start.config_name, saving)
     built.checkpoint.options = kept_options(config)
-    done = checkpoint["msngan"]["step"] if checkpoint else 0
+    done = checkpoint["msngan"]["step"] if checkpoint else -1  # all of step 0 comes again
     logging_guard = Saving("continue", run)
     logging_guard.say = progress.say
     of_logger = logging_guard, config.nested(run=run.name), done if start.resumed else None

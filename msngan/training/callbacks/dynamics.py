@@ -81,6 +81,8 @@ class Dynamics(RunCallback):
         self._subjects = _subjects(pl_module, data_of(trainer))
         if self._known is None or not len(self._known):
             self._measure(trainer)
+        elif trainer.global_step == 0:  # killed before its first checkpoint, it begins again
+            self.to_loggers(trainer, _means(self._known))
 
     def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         wanted = self.every and (trainer.global_step == 1 or self.due(trainer, self.every))
