@@ -134,6 +134,11 @@ def records(folder: Path) -> list[Any]:
     return found
 
 
+def begun(folder: Path) -> Any:
+    (found,) = [each.run for each in records(folder) if each.WhichOneof("record_type") == "run"]
+    return found
+
+
 def history(folder: Path) -> list[dict[str, Any]]:
     return [
         {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in each.item}
@@ -150,7 +155,7 @@ def test_w_and_b_gets_scalars_grids_and_all_options_and_a_resumed_run_its_id(
     folder = tiny("mine", *EACH, "--logger", "tensorboard,csv,wandb")
     assert same_bits(whole, weights(folder))
     assert "`wandb sync " in capfd.readouterr().err
-    (about,) = [each.run for each in records(folder) if each.WhichOneof("record_type") == "run"]
+    about = begun(folder)
     assert (about.project, about.display_name) == ("msngan", "mine")
     updates = [u for r in records(folder) for u in (*r.config.update, *r.run.config.update)]
     config = {each.key: json.loads(each.value_json) for each in updates if each.key}
@@ -163,7 +168,7 @@ def test_w_and_b_gets_scalars_grids_and_all_options_and_a_resumed_run_its_id(
     pictures = folder.glob("wandb/offline-run-*/files/media/images/*.png")
     assert len([*pictures]) == 4  # three grids, and real images
     assert run("resume", "mine", "--steps", "7") == 0
-    (again,) = [each.run for each in records(folder) if each.WhichOneof("record_type") == "run"]
+    again = begun(folder)
     assert (again.run_id, again.project) == (about.run_id, "msngan")
     assert json.loads((folder / "wandb.json").read_text())["id"] == about.run_id
 
@@ -188,6 +193,8 @@ def test_w_and_b_that_fails_is_said_once_and_the_run_goes_on_offline(
     at_step(2, lambda: broken.append(broken_log))
     at_step(4, broken.clear)
     monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_NAME", "first")
     monkeypatch.setattr(wandb, "login", lambda: True)
     monkeypatch.setattr(wandb, "init", unreachable)
     folder = tiny("mine", *EACH, "--logger", "wandb")
@@ -195,6 +202,8 @@ def test_w_and_b_that_fails_is_said_once_and_the_run_goes_on_offline(
     assert shown.count("warning: W&B cannot be reached: no route to host") == 1
     assert shown.count("step 3: wandb cannot be written: the service has ended; training") == 1
     assert shown.count("step 5: wandb can be written again") == 1
+    assert (begun(folder).project, begun(folder).display_name) == ("theirs", "first")
+    assert json.loads((folder / "wandb.json").read_text())["project"] == "theirs"
     assert (folder / "result.json").exists()
 
 

@@ -26,7 +26,7 @@ from msngan.scores.protocol import preset
 HIDDEN = {"__main__", *FORMER}
 ROOT = Path(__file__).parent.parent
 FOLDERS = ["", "configs", "msngan", "samples/gallery", "tests"]
-FOLDERS += ["msngan/scores", "msngan/norms", "msngan/networks"]
+FOLDERS += ["msngan/scores", "msngan/norms", "msngan/networks", "msngan/training"]
 PAGES = [*(ROOT / folder / "README.md" for folder in FOLDERS), ROOT / "msngan" / "DATA.md"]
 page = pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
@@ -184,6 +184,9 @@ def test_the_yaml_that_is_shown_is_read(
     (tmp_path / "mine.yaml").write_text(study)
     assert run("study", "mine.yaml", "--list", "--format", "json") == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 2 * 2 * 3
+    (loggers,) = blocks(ROOT / "msngan" / "training" / "README.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(loggers)
+    assert parse(["--config", "mine.yaml"]).logger == ["tensorboard", "wandb"]
     (protocol,) = blocks(ROOT / "msngan" / "scores" / "README.md", "yaml")
     (tmp_path / "mine.yaml").write_text(protocol)
     assert preset(str(tmp_path / "mine.yaml"))[1].samples == 2000
