@@ -11,8 +11,9 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,9 @@ def _read_onnx(path: Path) -> tuple[dict[str, str], Callable[[], nn.Module]]:
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # what is wrong is said by the exception
         try:
-            return OnnxGenerator(runtime.InferenceSession(data, options, providers=PROVIDERS))
+            with redirect_stdout(io.StringIO()):  # it prints what it also raises
+                session = runtime.InferenceSession(data, options, providers=PROVIDERS)
+            return OnnxGenerator(session)
         except Exception as problem:
             raise ValueError(f"onnxruntime refuses it: {_reason(problem)}") from problem
 
@@ -213,18 +216,17 @@ def _read_torchscript(path: Path) -> tuple[dict[str, str], Callable[[], nn.Modul
 def _about(path: Path) -> dict[str, str]:
     if not is_regular(path):
         raise ValueError("it is not a regular file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = [
-                each
-                for each in archive.infolist()
-                if each.filename.partition("/")[2] == f"extra/{ABOUT}"
-            ]
-            if len(found) != 1 or found[0].file_size > LARGEST_ABOUT:
+    with open(path, "rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+            members = {each.filename.partition("/")[2]: each for each in archive.infolist()}
+            member = members.get(f"extra/{ABOUT}")
+            if member is None or member.file_size > LARGEST_ABOUT:
                 raise ValueError(f"it holds no {ABOUT}")
-            metadata = read_json(archive.read(found[0]))
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as problem:
-        raise ValueError("it is cut, or not a TorchScript file") from problem
+            data = archive.read(member)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as problem:
+            raise ValueError("it is cut, or not a TorchScript file") from problem
+    metadata = read_json(data)
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
         raise ValueError("its metadata are not strings")
     return metadata
