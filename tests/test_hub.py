@@ -144,6 +144,21 @@ def test_folders_of_save_to_disk_are_read_in_the_order_that_was_saved(tmp_path):
     assert "has no split 'train'; set --data.split to one of a, b" in message
 
 
+def test_a_local_folder_may_have_configurations(tmp_path):
+    for name, pictures in (("a", PICTURES[:2]), ("b", PICTURES)):
+        (tmp_path / name).mkdir()
+        made(pictures).to_parquet(tmp_path / name / "x.parquet")
+    lines = [f"- config_name: {name}\n  data_files: {name}/*.parquet\n" for name in "ab"]
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{''.join(lines)}---\n")
+    same(f"{tmp_path}:b")
+    for root, words in (
+        (tmp_path, "several configurations"),
+        (f"{tmp_path}:c", "configuration 'c'"),
+    ):
+        assert words in (message := refusal(root))
+        assert "choose one of a, b, as --data.root" in message
+
+
 def test_images_of_every_mode_are_treated_as_those_of_a_folder(tmp_path):
     exif = Image.Exif()
     exif[0x112] = 6  # turned by a quarter
@@ -315,6 +330,8 @@ def test_a_name_and_its_configuration_are_asked_of_the_hub_without_any_right_to_
     same("owner/name:big")
     assert asked == [("owner/name", None, {}), ("owner/name", "big", {})]
     assert len(load_hub(Path("owner/name"), "test", None, None).images) == 2
+    named({"train": made().select([])})
+    assert "owner/name has no rows in split train" in refusal("owner/name")
     for path in Path(hub.__file__).parent.parent.rglob("*.py"):
         assert "trust_remote_code" not in path.read_text(), path
 

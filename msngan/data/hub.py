@@ -36,7 +36,7 @@ from msngan.runs.folder import did_you_mean
 ENDINGS = (".parquet", ".arrow")
 SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk writes
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
-LABELS = ("label", "labels", "fine_label", "class", "target", "targets")  # the first that is there
+LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "targets")  # the first there
 NO_LABELS = "none"
 TESTS = ("test", "validation", "valid", "val")  # the first that is there is a classifier's test set
 TAKES = "OWNER/NAME of the Hugging Face hub, or a folder or file of Parquet or Arrow data"
