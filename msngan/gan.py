@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from msngan.data import ImageData
@@ -106,6 +108,20 @@ def scale_free(norm: str, options: dict[str, Any]) -> bool:
 
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
+
+
+def latent_dim_of(generator: nn.Module | None, otherwise: int) -> int:
+    """What a module says of the length of z; UserError where that is no whole number."""
+    if generator is None or (own := getattr(generator, "latent_dim", None)) is None:
+        return otherwise
+    try:
+        found = operator.index(own)
+    except TypeError:
+        raise UserError(
+            f"GAN(generator=...): its latent_dim is {own!r:.80}; it must be an int, the length of z"
+        ) from None
+    check_ranges("gan", "model", {"latent_dim": found})
+    return found
 
 
 class GAN(TrainedModule):
@@ -223,8 +239,7 @@ class GAN(TrainedModule):
         check_options(given)
         modules = {name: given[name] for name in self.trained if isinstance(given[name], nn.Module)}
         self.save_hyperparameters(ignore=[*modules])
-        if isinstance(own := getattr(modules.get("generator"), "latent_dim", None), int):
-            given["latent_dim"] = own
+        given["latent_dim"] = latent_dim_of(modules.get("generator"), latent_dim)
         self.hparams.update({"latent_dim": given["latent_dim"]} | dict.fromkeys(modules, MODULE))
         self.automatic_optimization = False
         with torch.random.fork_rng(devices=[]):
@@ -236,6 +251,9 @@ class GAN(TrainedModule):
             for _, each, _ in self.penalties:
                 if each.prepare is not None:
                     each.prepare(self.critic)
+        if generator_statistics == "last":
+            with named("--model.generator_statistics last"), statistics(self.critic, "last"):
+                pass  # a batch norm within a critic of one's own is refused
         self.ema = copy.deepcopy(self.generator).requires_grad_(False) if ema_decay > 0 else None
         self.loss = LOSSES[loss]
         self.bank = SigmaBank(self.critic, each_pass=power_iteration == "pass")
@@ -270,6 +288,12 @@ class GAN(TrainedModule):
 
     def on_train_start(self) -> None:
         self._looked = isinstance(getattr(self.trainer, "datamodule"), ImageData)  # noqa: B009
+        steps, last = self.options.steps, self.trainer.max_steps
+        if self.options.lr_decay != "none" and last > 0 and last != steps:
+            rank_zero_warn(
+                f"lr_decay {self.options.lr_decay} ends at step {steps}, the Trainer at {last};"
+                f" give GAN(steps={last}) if it should end there"
+            )
 
     def training_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One update of the generator, after critic_steps updates of the critic.
@@ -291,10 +315,12 @@ class GAN(TrainedModule):
         latents = self._latents(len(images), step, "critic", parts)
         draw = rng.generator(self.options.seed, step, 0, "penalty", self.device)
         figures: dict[str, Tensor] = {}
-        for real, z in zip(images.split(chunk), latents.split(chunk), strict=True):
-            figures = self._critic_update(critic_optimizer, real, z, draw)
-        z = self._latents(chunk, step, "generator")
-        figures |= self._generator_update(generator_optimizer, images[-chunk:], z)
+        alone = "a batch leaves one image for an update; give more, or DataLoader(drop_last=True)"
+        with named(alone) if chunk == 1 else nullcontext():  # a norm over the batch refuses it
+            for real, z in zip(images.split(chunk), latents.split(chunk), strict=True):
+                figures = self._critic_update(critic_optimizer, real, z, draw)
+            z = self._latents(chunk, step, "generator")
+            figures |= self._generator_update(generator_optimizer, images[-chunk:], z)
         self.refuse_nan(figures, step)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -205,6 +206,123 @@ def test_a_critic_returns_one_logit_an_image(outputs: int) -> None:
         return
     with pytest.raises(UserError, match=r"logits of shape \(8, 3\)"):
         train()
+
+
+@pytest.mark.parametrize("options", [{}, {"log_every_n_steps": 0}], ids=["usual", "never logs"])
+@pytest.mark.parametrize("data", ["loader", "ImageData"])
+def test_the_last_step_of_max_epochs_is_shown_and_scored(data: str, options: Any) -> None:
+    callbacks = [Samples(every=0, count=4), Scores(every=0, runs=1, samples=20, real=IMAGES)]
+    stopping = EarlyStopping("fd", check_on_train_epoch_end=False)
+    made = trainer(-1, *callbacks, stopping, max_epochs=2, limit_train_batches=3, **options)
+    made.fit(GAN(**SMALL), digits() if data == "ImageData" else DataLoader(IMAGES, 8))
+    assert [path.name for path in Path("samples/lightning").glob("step*")] == ["step-00000006.png"]
+    assert '"step": 6' in Path("checkpoints/lightning/scores.jsonl").read_text()
+
+
+def test_an_epoch_of_image_data_ends_where_its_loader_does() -> None:
+    trainer(-1, Samples(every=0, count=4), max_epochs=2).fit(GAN(**SMALL), digits())
+    assert Path("samples/lightning/step-00000016.png").is_file()
+
+
+def test_a_run_in_float64_resumes_to_the_bit() -> None:
+    def train(steps: int, folder: str, path: str | None = None) -> dict[str, torch.Tensor]:
+        gan = GAN(**SMALL)
+        saving = ModelCheckpoint(folder, every_n_train_steps=1, save_last=True)
+        trainer(steps, saving, precision="64-true").fit(gan, digits(), ckpt_path=path)
+        return dict(gan.state_dict())
+
+    whole = train(5, "whole")
+    train(3, "parted")
+    assert same_bits(whole, train(5, "parted", "parted/last.ckpt"))
+
+
+class Told(Upsampler):
+    """Says what it is told to of the length of z."""
+
+    def __init__(self, told: object) -> None:
+        super().__init__()
+        self.told = told
+
+    @property
+    def latent_dim(self) -> Any:
+        return self.told
+
+    @latent_dim.setter
+    def latent_dim(self, value: int) -> None: ...
+
+
+@pytest.mark.parametrize("told", [6, torch.tensor(6), np.int64(6)], ids=str)
+def test_the_length_of_z_may_be_any_whole_number(told: object) -> None:
+    gan = GAN(generator=Told(told), norm="none", **SMALL)
+    trainer(1).fit(gan, DataLoader(IMAGES, 8))
+    assert gan.sample(3, 0).shape == (3, 1, 8, 8)
+
+
+def broken(critic: nn.Module) -> nn.Module:
+    return nn.Sequential(critic, nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(generator=Told("6")), "its latent_dim is '6'; it must be an int"),
+        (dict(generator=Told(0)), "latent_dim 0 is less than 1"),
+        (dict(critic=broken(nn.Conv2d(1, 4, 3))), "lazy layers, without weights yet; pass a batch"),
+        (dict(critic=broken(nn.Conv2d(1, 4, 3)), norm="none"), "lazy layers"),
+        (dict(critic=nn.Linear), "is not a module; give one, such as"),
+        (dict(critic=nn.Flatten()), "no layer to put a norm on.*; norm 'none' leaves the network"),
+        (dict(loss="hing"), r"--model.loss: unknown value 'hing' \(did you mean 'hinge'"),
+        (dict(penalty=["r1", "r3"]), "--model.penalty: unknown value 'r3'"),
+        (dict(width="a"), "--model.width: 'a' is not an int"),
+        (
+            dict(
+                critic=nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)),
+                generator_statistics="last",
+                norm="spectral",
+            ),
+            "--model.generator_statistics last: batch norm keeps no",
+        ),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_clear_error(options: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        GAN(**{**SMALL, **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: [Samples(every=-1)], "--samples.every -1 is less than 0"),
+        (lambda: [Scores(best="x")], "--scores.best: unknown value 'x'"),
+        (lambda: [Scores(real=IMAGES.float())], r"a Tensor of torch.float32 \(70, 1, 8, 8\); give"),
+        (lambda: [Scores(real=IMAGES.numpy())], "a ndarray; give a tensor of images"),
+        (lambda: [Scores(real=IMAGES.repeat(1, 3, 1, 1))], "images of 3x8x8, and the generator"),
+        (lambda: [Samples(), Samples()], "two callbacks Samples would write the same files"),
+    ],
+)
+def test_callbacks_that_cannot_be_are_refused_before_the_first_step(
+    make: Callable[[], list[pl.Callback]], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        trainer(1, *make()).fit(GAN(**SMALL), DataLoader(IMAGES, 8))
+
+
+def test_a_batch_of_one_image_is_one_clear_error() -> None:
+    with pytest.raises(UserError, match=r"one image for an update; give .*drop_last=True"):
+        trainer(9).fit(GAN(**SMALL), DataLoader(IMAGES[:9], 8))
+
+
+def test_an_lr_decay_that_ends_elsewhere_than_training_is_said() -> None:
+    with pytest.warns(UserWarning, match=r"ends at step 9, the Trainer at 1; give GAN\(steps=1\)"):
+        trainer(1).fit(GAN(**SMALL, lr_decay="linear", steps=9), DataLoader(IMAGES, 8))
+
+
+def test_several_processes_of_a_plain_trainer_are_one_clear_error() -> None:
+    made = trainer(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(made), "world_size", 2)
+        with pytest.raises(UserError, match=r"2 processes.*`msngan fit --trainer.devices 2`"):
+            made.fit(GAN(**SMALL), DataLoader(IMAGES, 8))
 
 
 def test_forward_and_sample_use_the_moving_average() -> None:

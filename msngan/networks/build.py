@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from msngan.networks.classifiers import CLASSIFIERS
 from msngan.networks.dcgan import CRITICS, GENERATORS
@@ -70,6 +71,8 @@ def _build(
 
     Raises ValueError for an unknown name and for options that the constructor does not have.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r:.80} is not a module; give one, such as MyNetwork(...)")
     if name == MODULE:
         raise ValueError(f"it was given as a module; give it again, GAN(..., {kind}=module)")
     if name not in known:
@@ -91,7 +94,14 @@ def _build(
 
 def with_norm(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
     """The network, with the norm that the options name on its layers; the last one is its head."""
+    if any(is_lazy(each) for each in network.parameters()):
+        raise ValueError("it has lazy layers, without weights yet; pass a batch through it first")
     if options["norm"] != "none":
         head = next(reversed(layers_of(network)), "")
-        put_norms(network, head=head, **{each: options[each] for each in NORM if each in options})
+        try:
+            put_norms(
+                network, head=head, **{each: options[each] for each in NORM if each in options}
+            )
+        except ValueError as problem:
+            raise ValueError(f"{problem}; norm 'none' leaves the network as it is") from problem
     return network

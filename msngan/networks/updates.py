@@ -13,7 +13,7 @@ from msngan import __version__
 from msngan.data import ImageData
 from msngan.runs import distributed, rng
 from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT
-from msngan.runs.folder import Diverged
+from msngan.runs.folder import Diverged, UserError
 
 Decay = Literal["none", "linear", "cosine"]
 
@@ -42,6 +42,21 @@ class TrainedModule(LightningModule):
     def options(self) -> Any:
         """The arguments of the module, by name; plain values, saved in every checkpoint."""
         return self.hparams
+
+    def setup(self, stage: str) -> None:
+        """UserError for several processes whose gradients the Trainer would average wrongly."""
+        trainer = self.trainer
+        if trainer.world_size > 1 and getattr(trainer.strategy, "strategy_name", "") != "together":
+            raise UserError(
+                f"Trainer(devices=...) asks for {trainer.world_size} processes, but a GAN has two"
+                " losses and DistributedDataParallel averages the gradients of one; give devices=1,"
+                f" or use `msngan fit --trainer.devices {trainer.world_size}`"
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning converts after it has restored: float64 weights would be rounded."""
+        if self._trainer is not None and self._trainer.precision == "64-true":
+            self.double()
 
     def begin_step(self) -> int:
         """Set the learning rates and the global random stream of a step; return it, from 0.

@@ -15,6 +15,7 @@ from msngan.runs.safe_read import load_yaml
 LONGEST_WORD = 200  # characters of a stored text
 LONGEST_TEXT = 4096
 WORDS = {int: "an int", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+PLAIN = (bool, int, float, str, list, tuple, dict, NoneType)
 LISTS = {float: "[0.5]", str: "[a, b]"}  # examples, by the type of what is inside
 
 
@@ -35,14 +36,20 @@ def read(option: options.Option, value: Any) -> Any:
 
 
 def check_ranges(task: str, group: str, values: Mapping[str, Any]) -> None:
-    """UserError for the first number outside of its option's range; for classes used in Python."""
+    """UserError for the first value that its option does not take; for classes used in Python.
+
+    A module in place of a name is left to the class, and so is the word that a file has for it.
+    """
     for name, option in options.group(task, group).items():
+        if name not in values or option.type is Any:
+            continue
         try:
             _read(option.type, values[name])
         except OutOfRange as problem:
             raise UserError(f"--{option.name} {problem}") from None
-        except ValueError:
-            continue  # not of the option's type: a module in place of its name, say
+        except ValueError as problem:
+            if isinstance(values[name], PLAIN) and values[name] != options.MODULE:
+                raise UserError(f"--{option.name}: {problem}") from None
 
 
 def members(kind: Any) -> list[Any]:

@@ -24,6 +24,7 @@ from msngan.norms import OptionalSpectralNorm
 from msngan.runs import distributed
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import clock
+from msngan.runs.option_values import check_ranges
 from msngan.runs.options import AtLeastOne, Count, Every, Record
 from msngan.training.callbacks.run_callback import Figures, RunCallback, data_of, last_step
 
@@ -183,6 +184,7 @@ class Samples(RunCallback):
     def __init__(
         self, every: Record[Every] = 1000, count: Record[Count] = 64, film: Record[bool] = True
     ) -> None:
+        check_ranges("gan", "samples", locals())
         self.every, self.count, self.film = every, count, film
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import sys
@@ -16,7 +17,7 @@ from torch import Tensor
 from msngan.data import ImageData
 from msngan.runs import distributed
 from msngan.runs.atomic import append_line
-from msngan.runs.folder import Failure, Run
+from msngan.runs.folder import Failure, Run, UserError
 from msngan.runs.jsonl import keep_until
 
 Figures = Mapping[str, Tensor]  # what the step of a module returns
@@ -122,6 +123,7 @@ class RunCallback(Callback):
     run: Run
     config_name: str
     saving: Saving = Saving()
+    own = False  # whether a Trainer that `fit` has not made calls it
 
     def attach(self, run: Run, config_name: str, saving: Saving) -> None:
         self.run, self.config_name, self.saving = run, config_name, saving
@@ -130,7 +132,15 @@ class RunCallback(Callback):
         """Under a Trainer that `fit` has not made: checkpoints/lightning and samples/lightning."""
         if not hasattr(self, "run"):
             self.attach(Run("lightning", Path(trainer.default_root_dir)), "lightning", Saving())
-        if not managed(trainer) and trainer.is_global_zero:
+            self.own = True
+        if not self.own:
+            return
+        kind = type(self)
+        if sum(type(each) is kind for each in trainer.callbacks) > 1:  # type: ignore[attr-defined]
+            raise UserError(
+                f"two callbacks {kind.__name__} would write the same files; give the Trainer one"
+            )
+        if trainer.is_global_zero:
             for folder in (self.run.folder, self.run.samples):
                 folder.mkdir(parents=True, exist_ok=True)
 
@@ -166,19 +176,19 @@ class RunCallback(Callback):
         """Pass figures of the step just done to the trainer's loggers."""
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)
-        if not managed(trainer):  # for callbacks that monitor a figure; fd/NAME is also called fd
+        if self.own:  # for callbacks that monitor a figure; fd/NAME is also called fd
             short = {name.partition("/")[0]: value for name, value in figures.items()}
             trainer.lightning_module.log_dict({**short, **figures}, logger=False)
 
 
-def managed(trainer: Trainer) -> bool:
-    """Whether `fit` has made this Trainer, whose callbacks log and stop."""
-    return not getattr(trainer, "log_every_n_steps", 0)
-
-
 def last_step(trainer: Trainer) -> int:
-    """The step after which the run ends."""
-    return trainer.max_steps if trainer.max_steps > 0 else trainer.lightning_module.hparams["steps"]
+    """The step after which the run ends: of max_steps and max_epochs, what comes first."""
+    ends: list[float] = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if (epochs := getattr(trainer, "max_epochs", None) or -1) > 0:
+        epoch = getattr(trainer.train_dataloader, "steps_per_epoch", math.inf)
+        ends.append(epochs * min(trainer.num_training_batches, epoch))
+    end = min(ends, default=math.inf)
+    return int(end) if end < math.inf else trainer.lightning_module.hparams["steps"]
 
 
 def data_of(trainer: Trainer) -> Any:

@@ -19,6 +19,7 @@ from msngan.runs import distributed
 from msngan.runs.checkpoint_files import read_checkpoint
 from msngan.runs.folder import UserError, clock
 from msngan.runs.jsonl import read_lines
+from msngan.runs.option_values import check_ranges
 from msngan.runs.options import AtLeastOne, Every, Range, Record, SetByFit
 from msngan.runs.safe_read import number
 from msngan.runs.score_records import better, score_line
@@ -88,6 +89,14 @@ class Scores(RunCallback):
         real: SetByFit[Any] = None,
     ) -> None:
         given = dict(locals())
+        check_ranges("gan", "scores", given)
+        is_images = isinstance(real, Tensor) and real.dtype == torch.uint8 and real.ndim == 4
+        if real is not None and not is_images:
+            shape = f" of {real.dtype} {tuple(real.shape)}" if isinstance(real, Tensor) else ""
+            raise UserError(
+                f"Scores(real=...) is a {type(real).__name__}{shape}; give a tensor of images,"
+                " uint8 (N, C, H, W)"
+            )
         preset(protocol)
         self.metrics = metric_names("--scores.metrics", metrics)
         self.role = ROLES[best]  # as in Extractor.keys
@@ -151,6 +160,7 @@ class Scores(RunCallback):
                     "Scores has no real images to compare with: give Scores(real=images), uint8"
                     " (N, C, H, W), or train on ImageData"
                 )
+            self._check_shape(data if isinstance(data, Tensor) else data.real, pl_module)
             self.prepare(data, pl_module.device)
         if self._scorer is None:
             return
@@ -171,6 +181,16 @@ class Scores(RunCallback):
         elif (other := distributed.decided(self._chosen_by)) not in (None, self._key):
             self._after = trainer.global_step
             say(f"best.ckpt was chosen by {other}; it is chosen anew, by {self._key}")
+
+    def _check_shape(self, real: Tensor, module: Any) -> None:
+        """UserError before the first step, not at the first score."""
+        made = module.sample(1, 0).shape[1:]
+        if made != real.shape[1:]:
+            makes, has = ("x".join(map(str, each)) for each in (made, real.shape[1:]))
+            raise UserError(
+                f"Scores compares with images of {has}, and the generator makes {makes}; give"
+                f" Scores(real=...) of {makes}"
+            )
 
     def _chosen_by(self) -> str | None:
         """The score that chose best.ckpt; None without the file or the note in it."""
