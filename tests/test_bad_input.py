@@ -103,13 +103,14 @@ def test_samples_of_a_moving_average_that_was_not_kept_are_refused(tiny, refused
     assert "--raw" in refused("sample", "mine")
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # it would be a second line
 @pytest.mark.parametrize(
     ("pictures", "options", "words"),
     [
         ({}, [], "pictures"),
         ({"a": (8, "RGB"), "b": (16, "RGB")}, ["--data.size", "null"], "--data.size"),
         ({"a": (12, "RGB")}, ["--data.size", "null", "--data.cache", "none"], "--data.size"),
-        ({"a": (8, "RGB"), "bad": None}, [], "bad.png"),
+        ({"a": (8, "RGB"), "b": (4, "L"), "bad": None}, [], "bad.png"),
     ],
     ids=["empty", "mixed sizes", "an impossible size", "a corrupt file"],
 )

@@ -217,6 +217,8 @@ def decoded(
                 mixed |= found.mixed
             if not (mixed and own == 1):
                 break
+    if bad:
+        _report_bad(root, names, bad, skip_bad)
     if mixed:
         other = mixed[min(mixed)]
         option = "" if skip_bad is None else " (--data.channels 1 makes all grey)"
@@ -232,7 +234,6 @@ def decoded(
         )
     if not bad:
         return images, None
-    _report_bad(root, names, bad, skip_bad)
     kept = torch.tensor([index for index, name in enumerate(names) if name not in bad])
     return cache.kept(images, kept), kept
 
