@@ -187,7 +187,10 @@ def test_w_and_b_that_fails_is_said_once_and_the_run_goes_on_offline(
         return made
 
     def broken_log(*given: Any, **named: Any) -> None:
-        raise ConnectionResetError("the service has ended")
+        raise wandb.Error("the service has ended")
+
+    picture = wandb.Image
+    monkeypatch.setattr(wandb, "Image", lambda x: broken_log() if broken else picture(x))
 
     broken: list[Any] = []
     at_step(2, lambda: broken.append(broken_log))

@@ -275,6 +275,11 @@ class Wandb(Guarded, WandbLogger):
         self.attempt(step, lambda: self.experiment.log({**metrics, **about}, step=step))
 
     @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **named: Any) -> None:
+        inherited = super().log_image  # it writes pictures to a temporary folder first
+        self.attempt(step, lambda: inherited(key, images, step, **named))
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """End the run at W&B, after all has been sent."""
         if (experiment := self._experiment) is not None:
