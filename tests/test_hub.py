@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def test_bytes_without_features_are_read_from_parquet_and_both_kinds_of_arrow_fi
 
 def test_folders_of_save_to_disk_are_read_in_the_order_that_was_saved(tmp_path):
     made(PICTURES[::-1]).select(range(COUNT - 1, -1, -1)).save_to_disk(tmp_path / "one")
+    assert hub.splits_of(tmp_path / "one") == ("train",)
     found = load_hub(tmp_path / "one", None, None, None)
     assert torch.equal(found.images, pixels())
     assert found.labels.tolist() == LABELS[::-1]
@@ -403,7 +405,7 @@ def test_an_unknown_configuration_is_refused_with_those_there_are(named):
 
 def test_what_is_neither_here_nor_a_name_is_refused(tmp_path, named):
     asked = named(AssertionError("asked"))
-    for root in (tmp_path / "gone", tmp_path / "gone.parquet", "gone.parquet", "a/b/c", "gone"):
+    for root in (tmp_path / "gone", tmp_path / "gone.parquet", "a/gone.parquet", "a/b/c", "gone"):
         assert "does not exist; --data.root takes OWNER/NAME" in refusal(root)
     (tmp_path / "a.png").write_bytes(PICTURES[0])
     for root in (tmp_path, tmp_path / "a.png"):
@@ -463,7 +465,9 @@ def test_a_classifier_tests_on_a_split_of_its_own_or_on_a_share_of_each_class(tm
 
 
 @pytest.mark.parametrize("damage", ["text", "cut", "json"])
-def test_damaged_files_are_refused(damage, tmp_path):
+def test_damaged_files_are_refused_without_a_word_of_the_library(damage, tmp_path, monkeypatch):
+    said: list[Any] = []
+    monkeypatch.setattr(logging.getLogger("datasets").handlers[0], "emit", said.append)
     if damage == "json":
         made().save_to_disk(tmp_path)
         (tmp_path / "state.json").write_text(json.dumps({"_data_files": 3}))
@@ -472,6 +476,7 @@ def test_damaged_files_are_refused(damage, tmp_path):
         data = (tmp_path / "x.parquet").read_bytes()
         (tmp_path / "x.parquet").write_bytes(b"text" if damage == "text" else data[:-100])
     assert " cannot be read: " in refusal(tmp_path)
+    assert not said
 
 
 def test_without_the_library_or_with_an_old_one_the_command_to_install_it_is_named(
