@@ -154,6 +154,20 @@ def halved(name: str) -> int:
     return next(step for step in found if found[step]["mean"] <= found[250]["mean"] / 2)
 
 
+def own(folder: str, arm: str) -> str:
+    """FD by step, of one's own images."""
+    found = load("folder_recipe")["results"]
+    (of,) = (each for each in found if (each["folder"], each["arm"]) == (folder, arm))
+    assert of["seeds"] == config("study_folder")["grid"]["seed"]
+    return " | ".join(spread(score, 2) for score in of["fd"].values())
+
+
+def own_difference(folder: str) -> str:
+    """Of joint and separate batches, at the last step."""
+    of = [each for each in load("folder_recipe")["differences"] if each["folder"] == folder][-1]
+    return f"{num(of['mean'], 2)} {interval(of, 2, 1)}"
+
+
 def accuracy(study: str, arm: str, column: str = "", measure: str = "last") -> Any:
     cells = {(cell["row"], cell["column"]): cell for cell in load(study)["cells"]}
     return cells[arm, column and f"lr {column}"][measure]
