@@ -408,7 +408,7 @@ def test_all_bad_images_are_counted_and_the_first_are_named_or_skipped(root):
     }
     bad = [f"{i % 2}/{i:03d}.png" for i in (*range(0, 20, 2), 31, 33)]
     files |= dict.fromkeys(bad, b"")
-    reason = "it is damaged, or not an image"
+    reason = "it is empty"
     what = f"12 of 40 images in {root} cannot be read"
     named = f"{', '.join(f'{name} ({reason})' for name in bad[:10])} and 2 more"
     assert refusal(write(root, files)) == f"{what}: {named}; repair or remove them"

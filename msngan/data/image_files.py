@@ -331,6 +331,8 @@ def picture(data: bytes) -> Iterator[Image]:
     """
     from PIL import Image, ImageOps
 
+    if not data:
+        raise ValueError("it is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
     except Image.UnidentifiedImageError as problem:
