@@ -19,7 +19,7 @@ from msngan import GAN, NORMS, register
 from msngan.data import datasets
 from msngan.losses import LOSSES, PENALTIES
 from msngan.networks import CLASSIFIERS, CRITICS, GENERATORS
-from msngan.runs import options, plugins
+from msngan.runs import configs, options, plugins
 from msngan.runs.folder import UserError
 from msngan.scores.scorer import EXTRACTORS
 from msngan.training.tasks import OF_PLUGINS
@@ -115,6 +115,19 @@ def test_a_registered_network_has_its_options_in_the_config_the_help_and_the_wei
     assert run("fit", "--plugin", "tiny.py", "--help") == 0
     text = " ".join(capfd.readouterr().out.split())
     assert "--tiny.depth N number of convolutions of stride 2 after the first (default: 2)" in text
+
+
+def test_a_run_is_named_by_a_plug_in_s_options_and_says_what_comes_next_with_the_plug_in(
+    plugin: Callable[[str], str], run: Run, capfd: Shown
+) -> None:
+    words = ["fit", "--plugin", plugin("tiny.py"), *TINY, *QUIET, "--model.critic", "tiny"]
+    assert run(*words, "--run", "x") == 0
+    shown = capfd.readouterr().err
+    assert "\n  msngan sample x --plugin tiny.py\n" in shown
+    assert "\n  msngan resume x --plugin tiny.py --steps N " in shown
+    options = ["--model.critic=tiny", "--tiny.depth=3", "--data.cache=x"]
+    config = configs.parse([*options, "--data.on_bad_image=skip", "--data.root=y"])
+    assert config.name == "cifar10-critic=tiny-depth=3"
 
 
 def test_a_run_with_a_plug_in_is_resumed_with_it_to_the_same_bits_and_not_without(

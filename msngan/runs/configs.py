@@ -13,7 +13,7 @@ from typing import Any, get_origin
 
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.option_values import members, read
-from msngan.runs.options import FORMER, SOURCES, flat, named, options_of
+from msngan.runs.options import ADDED, FORMER, SOURCES, TASK_OF, flat, named, options_of
 from msngan.runs.safe_read import load_yaml, read_config, read_text
 
 STUDY_MARKS = ("arms", "grid")  # what a study has and no run's config
@@ -105,7 +105,8 @@ def summary(path: Path) -> str:
     return ""
 
 
-PLACES = ("data.root", "data.download")  # the same data wherever they are
+# Where and how the data are read: no part of a run's name.
+UNNAMED = ("data.root", "data.download", "data.cache", "data.on_bad_image")
 LONGEST_NAME, LONGEST_CHANGES = 74, 60  # characters of a run's name before its seed
 FLAGS = {"--help": "help", "-h": "help"}
 FLAGS |= {"--print_config": "print_config", "--print-config": "print_config"}
@@ -264,8 +265,10 @@ def _unknown(word: str, known: list[str], task: str) -> str:
 def _changes(asked: dict[str, Any]) -> str:
     """What a run's name says of the options that shape training: -norm=spectral-lr=0.1."""
     said = ""
+    added = {name for table in TASK_OF for name in ADDED.get(table, ())}  # networks of plug-ins
     for name, value in asked.items():
-        if name.startswith(("model.", "data.")) and name not in PLACES:
+        of_plugin = name.partition(".")[0] in added
+        if (of_plugin or name.startswith(("model.", "data."))) and name not in UNNAMED:
             text = re.sub(r"[^\w.]+", "_", "true" if value is LONE else value)
             said += f"-{name.rpartition('.')[2]}={text}"
     return said if len(said) <= LONGEST_CHANGES else ""

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 from msngan.classifier import Classifier
 from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
-from msngan.runs import rng
+from msngan.runs import plugins, rng
 from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Run, UserError
 from msngan.runs.hardware import memory
@@ -27,8 +27,14 @@ from msngan.training.callbacks.scores import Scores
 BYTES = 4 * 4  # of a float32 weight, its gradient, and Adam's two moments
 
 
+def command_on(run: Run, command: str) -> str:
+    """A command line on a run, with the plug-ins that it needs."""
+    given = "".join(f" {shlex.quote(word)}" for word in plugins.words())
+    return f"msngan {command} {run.name}{run.root_option}{given}"
+
+
 def resume_command(run: Run) -> str:
-    return f"msngan resume {run.name}{run.root_option}"
+    return command_on(run, "resume")
 
 
 Groups = dict[str, type[Callback]]
@@ -136,7 +142,7 @@ class GanTask(Task):
             f"  grids        {run.samples}",
             *(scored if read_lines(run.scores) else []),
             "next:",
-            f"  msngan sample {run.name}{run.root_option}",
+            f"  {command_on(run, 'sample')}",
             f"  msngan leaderboard{run.root_option}",
             f"  {resume_command(run)} --steps N   (to train longer)",
         ]
@@ -154,7 +160,8 @@ class GanTask(Task):
         ]
         if (best := self.built.scores.best) is not None:
             lines.insert(0, f"  best         {run.best}  (step {best.step}: the one to use)")
-            lines.insert(3, f"  msngan sample {shlex.quote(str(run.best))}")
+            given = shlex.join(["msngan", "sample", str(run.best), *plugins.words()])
+            lines.insert(3, f"  {given}")
         return lines
 
 
