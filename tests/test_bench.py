@@ -20,6 +20,7 @@ from PIL import Image
 from test_architecture import loaded_after
 
 from msngan.__main__ import main
+from msngan.bench import data as data_bench
 from msngan.bench import timing
 from msngan.bench.settings import BENCHMARKS
 from msngan.report.tables.bench_tables import as_csv, bench_tables
@@ -65,7 +66,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     return measured
 
 
-@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+@pytest.mark.parametrize("name", sorted(TINY))
 def test_a_record_has_the_machine_the_settings_and_every_time(record, name):
     found = record(name)
     assert set(found) >= KEYS
@@ -85,11 +86,9 @@ def test_a_record_has_the_machine_the_settings_and_every_time(record, name):
             assert ratio["median"] == 1
 
 
-@pytest.mark.parametrize("name", [*sorted(BENCHMARKS), *SHOWN])
+@pytest.mark.parametrize("name", [*sorted(TINY), *SHOWN])
 def test_every_format_shows_ratios_and_no_times_also_of_the_gallery_s_records(record, name):
-    found = (
-        record(name) if name in BENCHMARKS else json.loads((GALLERY / f"{name}.json").read_text())
-    )
+    found = record(name) if name in TINY else json.loads((GALLERY / f"{name}.json").read_text())
     tables, shown = list(bench_tables(found)), {}
     for name, show in (("table", print_terminal), ("md", print_markdown)):
         with redirect_stdout(io.StringIO()) as text, pytest.MonkeyPatch.context() as patch:
@@ -105,6 +104,53 @@ def test_every_format_shows_ratios_and_no_times_also_of_the_gallery_s_records(re
     rows = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert [row["name"] for row in rows] == [row["name"] for row in found["results"]]
     assert {row["threads"] for row in rows} == {str(found["threads"])}
+
+
+def test_the_benchmark_of_data_measures_runs_as_fit_does_and_says_what_its_goals_are(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {*BENCHMARKS} == {*TINY, "data"}
+    real, found = data_bench._started, []
+
+    def started(*arguments: Any, **options: Any) -> dict[str, Any]:
+        """One real run, its first step included, in place of five."""
+        if not found:
+            found.append(real(*arguments, **{**options, "steps": 1}))
+        return found[0]
+
+    monkeypatch.setattr(data_bench, "_started", started)
+    monkeypatch.setattr(data_bench, "DECODED", 4)
+    monkeypatch.setattr(data_bench, "PARALLEL", 64)
+    options = [
+        "--images",
+        "66",
+        "--size",
+        "16",
+        "--batch",
+        "8",
+        "--width",
+        "2",
+        "--rounds",
+        "2",
+        "--steps",
+        "1",
+    ]
+    assert run("bench", "data", *options, "--output", "x.json", "--format", "md") == 0
+    record = json.loads(Path("x.json").read_text())
+    rows = {row["name"]: row for row in record["results"]}
+    assert {name: row["goal"] for name, row in rows.items() if "goal" in row} == {
+        "decoding jpg, one core": "at most 1",
+        "decoding png, one core": "at most 1",
+        "later start": "under 3",
+        "private memory at the first batch": "under 1.5",
+        "private memory after 1 steps": "under 1.5",
+        "fetching a batch": "under 1",
+    }
+    assert all(row["value"] > 0 for row in rows.values() if "value" in row)
+    assert all(row["ratio"]["median"] > 0 for row in rows.values() if "ratio" in row)
+    (cached,) = found[0]["steps"]
+    assert cached > 0
+    assert [*tmp_path.iterdir()] == [tmp_path / "x.json"]
 
 
 OWN = ("none", "spectral", "torch SN")

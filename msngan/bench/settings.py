@@ -37,9 +37,10 @@ def rounds_of(count: int) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all benchmarks share. about: the benchmark in words."""
+    """What all benchmarks share. about: the benchmark in words; drawn: whether it has a picture."""
 
     about: ClassVar[str]
+    drawn: ClassVar[bool] = True
     rounds: int = rounds_of(20)
     threads: int = option(1, "CPU threads")
     device: str = option("cpu", "device", choices=("cpu", "cuda"))
@@ -81,8 +82,21 @@ class SigmaSettings(Settings):
     seed: int = option(0, "seed of the training runs", least=0)
 
 
+@dataclass(frozen=True)
+class DataSettings(Settings):
+    drawn = False
+    about = "a folder of images: decoding, starts, private memory and fetching of batches"
+    rounds: int = rounds_of(5)
+    images: int = option(100_000, "images to make, JPEG and PNG in turns", least=64)
+    size: int = option(64, "height and width of the images", least=8)
+    batch: int = option(64, "images in a batch")
+    width: int = option(64, "width of the networks whose step a batch is compared with")
+    steps: int = option(2, "steps to time")
+
+
 BENCHMARKS: dict[str, type[Settings]] = {
     "norms": NormSettings,
     "step": StepSettings,
     "sigma": SigmaSettings,
+    "data": DataSettings,
 }

@@ -1,4 +1,4 @@
-"""msngan bench: measure what a norm costs."""
+"""msngan bench: measure what a norm, a step and a folder of images cost."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def _add_options(made: argparse.ArgumentParser, kind: type[Settings]) -> None:
         made.add_argument(f"--{each.name.replace('_', '-')}", help=text, **given)
     add_format(made)
     option(made, "--output FILE.json", "write the whole record", type=Path)
-    option(made, "--plot FILE.png", "draw the results", type=Path)
+    if kind.drawn:
+        option(made, "--plot FILE.png", "draw the results", type=Path)
+    else:
+        made.set_defaults(plot=None)
 
 
 def _check_writable(option: str, path: Path) -> None:

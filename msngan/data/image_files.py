@@ -42,6 +42,8 @@ ENDINGS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
 )
+# What can say which side of a PNG or JPEG image is up; most have none of it.
+ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 MOST_PIXELS = 2**26  # of one file: 8192 x 8192
 MANY_PIXELS = 2**22  # larger images are decoded one at a time
 MOST_FILE_BYTES = 2**28
@@ -345,8 +347,9 @@ def picture(data: bytes) -> Iterator[Image]:
             )
         with one_at_a_time() if count > MANY_PIXELS else nullcontext():
             image.load()
-            with suppress(Exception):  # unreadable EXIF data, common, says nothing about the pixels
-                ImageOps.exif_transpose(image, in_place=True)
+            if image.format not in ("PNG", "JPEG") or not ORIENTED.isdisjoint(image.info):
+                with suppress(Exception):  # unreadable EXIF data, common: it is not the pixels
+                    ImageOps.exif_transpose(image, in_place=True)
             yield image
 
 

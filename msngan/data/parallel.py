@@ -13,10 +13,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -50,9 +51,9 @@ def in_chunks(
     """
     chunks = [range(at, min(at + CHUNK, count)) for at in range(0, count, CHUNK)]
     found = []
-    with _executor(work, begin if count >= MANY else None) as (pool, do):
+    with _mapping(work, begin if count >= MANY else None) as over:
         try:
-            for chunk, each in zip(chunks, pool.map(do, chunks), strict=True):
+            for chunk, each in zip(chunks, over(chunks), strict=True):
                 found.append(each)
                 cache.tell(chunk.stop, count)
         except BrokenProcessPool as problem:
@@ -60,32 +61,33 @@ def in_chunks(
                 "a process that decodes images was ended, as where memory runs out; the run can be"
                 " started again"
             ) from problem
-        finally:
-            pool.shutdown(cancel_futures=True)
     return found
 
 
 @contextmanager
-def _executor(
+def _mapping(
     work: Callable[[range], T], begin: Callable[[], None] | None
-) -> Iterator[tuple[Executor, Callable[[range], T]]]:
-    """Processes or threads, and what they are to call."""
+) -> Iterator[Callable[[list[range]], Iterable[T]]]:
+    """A function that does `work` for each of a list of parts: here, in threads or in processes."""
     global _lock, _work
     number = cores()
-    if begin is None or number == 1 or not sys.platform.startswith("linux"):
-        yield ThreadPoolExecutor(min(8, number)), work
+    if number == 1:
+        yield partial(map, work)
         return
-    before, context = (_lock, _work), multiprocessing.get_context("fork")
+    pool: Executor | None = None
+    before, do = (_lock, _work), work
+    if begin is not None and sys.platform.startswith("linux"):
+        context = multiprocessing.get_context("fork")
+        with suppress(OSError):  # where there are no semaphores
+            _lock, _work, do = context.Lock(), work, _do
+            pool = ProcessPoolExecutor(number, context, _begin, (os.getpid(), begin))
+    if pool is None:
+        (_lock, _work), do = before, work
+        pool = ThreadPoolExecutor(min(8, number))
     try:
-        _lock, _work = context.Lock(), work
-        pool: Executor = ProcessPoolExecutor(number, context, _begin, (os.getpid(), begin))
-    except OSError:  # no semaphores here
-        _lock, _work = before
-        yield ThreadPoolExecutor(min(8, number)), work
-        return
-    try:
-        yield pool, _do
+        yield partial(pool.map, do)
     finally:
+        pool.shutdown(cancel_futures=True)
         _lock, _work = before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from msngan.bench.settings import REBUILT
@@ -39,11 +40,18 @@ SIGMA_NOTES = [
     "cost: time of an update of all layers over a forward and backward pass of the critic, measured"
     " in turns over the whole run; median and its 95% interval.",
 ]
+DATA_NOTES = [
+    "start: from `fit`, after its imports, to the first batch, by the recipe of"
+    " configs/folder_msn.yaml. The first start decodes all images, later ones open the cache.",
+    "private memory: anonymous pages of the process, which the system cannot drop; the pages of the"
+    " cache's file are shared by all processes and can be dropped.",
+    "fetching: a batch in training's random order over a step of the same recipe.",
+]
 
 
 def bench_tables(record: Record) -> Iterator[Table]:
     """The tables of any benchmark's record."""
-    made = {"norms": _norms, "step": _step, "sigma": _sigma}
+    made = {"norms": _norms, "step": _step, "sigma": _sigma, "data": _data}
     yield from made[record["benchmark"]](record)
 
 
@@ -136,6 +144,19 @@ def _sigma(record: Record) -> Iterator[Table]:
         rows.append([row["recipe"], row["estimator"], *at, *largest, *_spread(row["cost"])[:2]])
     title = "Largest singular value of W', 1 where sigma is exact"
     yield _table(record, title, columns, rows, SIGMA_NOTES, keys=2)
+
+
+def _data(record: Record) -> Iterator[Table]:
+    rows = []
+    for row in record["results"]:
+        cells = _spread(row["ratio"])[:2] if "ratio" in row else [f"{row['value']:.3g}", ""]
+        unit = row.get("unit", "of the baseline's time" if "goal" in row else "of threads' time")
+        rows.append([row["name"], *cells, unit, row.get("goal", "")])
+    images, size = record["settings"]["images"], record["settings"]["size"]
+    title = f"{images:,} images of {size}x{size}, JPEG and PNG in turns"
+    columns = ["measurement", "value", "95%", "unit", "goal"]
+    table = _table(record, title, columns, rows, DATA_NOTES)
+    yield replace(table, right=frozenset(("value", "95%")))
 
 
 def as_csv(record: Record) -> list[dict[str, Any]]:
