@@ -29,6 +29,7 @@ from msngan.data.datamodules import StepLoader
 from msngan.data.image_files import load_folder
 from msngan.runs.folder import Failure
 from msngan.runs.hardware import cores
+from msngan.runs.safe_read import read_json
 
 BASELINE = "torchvision ImageFolder"
 DESCRIPTION = (
@@ -236,7 +237,7 @@ def _started(
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         raise Failure(f"a run of bench data failed: {done.stderr.strip()[-500:]}")
-    found: dict[str, Any] = json.loads(lines[-1])
+    found: dict[str, Any] = read_json(lines[-1])
     return found
 
 
