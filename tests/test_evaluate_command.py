@@ -447,7 +447,7 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monk
         ("mine --samples digits.zip", "--samples or runs (mine), not both at once"),
         ("mine --against x --dataset digits", "leave out --dataset, --data-root and"),
         ("mine --against missing", "--against missing: No such file or directory"),
-        ("mine --dataset digit", "unknown data set 'digit'"),
+        ("mine --dataset digit", "--dataset: unknown value 'digit' (did you mean 'digits'?)"),
         ("mine --split validation", "digits has no split 'validation'"),
         ("mine --extractor embeded", "did you mean 'embedded'"),
         ("mine --extractor no.safetensors", "no extractor file no.safetensors"),
