@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Patch, same_bits
+from conftest import Patch, Shown, same_bits
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import msngan
 from msngan import GAN, ImageData, Samples, Scores, load_generator
+from msngan.__main__ import main
 from msngan.runs.folder import UserError
 
 SMALL: dict[str, Any] = dict(width=2, latent_dim=4, size=8, channels=1)
@@ -323,6 +324,37 @@ def test_several_processes_of_a_plain_trainer_are_one_clear_error() -> None:
         patch.setattr(type(made), "world_size", 2)
         with pytest.raises(UserError, match=r"2 processes.*`msngan fit --trainer.devices 2`"):
             made.fit(GAN(**SMALL), DataLoader(IMAGES, 8))
+
+
+class Module(pl.LightningDataModule):
+    """Data of one's own, whose options Lightning keeps in the checkpoint."""
+
+    def __init__(self, name: str = "mine") -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(IMAGES, 8)
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_file_with_less_or_more_than_ours_is_sampled_from_and_not_resumed(
+    weights_only: bool, capfd: Shown
+) -> None:
+    saving = ModelCheckpoint(".", "at", save_weights_only=weights_only)
+    gan = GAN(**SMALL)
+    trainer(2, saving).fit(gan, Module())
+    z = torch.randn(3, 4)
+    torch.testing.assert_close(load_generator("at.ckpt")(z), gan.eval()(z))
+    assert main(["sample", "at.ckpt", "--out", "grid.png"]) == 0
+    small = ["--model.width", "2", "--model.latent_dim", "4", "--data.size", "8"]
+    assert main(["fit", "--config", "digits_msn", *small, "--ckpt_path", "at.ckpt"]) == 2
+    assert "at.ckpt is not a valid checkpoint: it holds" in capfd.readouterr().err
+    changed = torch.load("at.ckpt", weights_only=True)
+    changed["datamodule_hyper_parameters"] = {"code": torch.zeros(2).expand(2**40, 2)}
+    torch.save(changed, "bad.ckpt")
+    with pytest.raises(UserError, match="code in it claims the shape"):
+        load_generator("bad.ckpt")
 
 
 def test_forward_and_sample_use_the_moving_average() -> None:

@@ -99,7 +99,7 @@ def read_generator(
     """
     if path.suffix == ENDING or path.suffix in PROGRAMS:
         return _read_exported(path, ema, generator)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, whole=False)
     task = checkpoint["msngan"].get("task", "gan")
     if task != "gan":
         raise UserError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from msngan import __version__
 from msngan.data import ImageData
 from msngan.runs import distributed, rng
-from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT
+from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, PLAIN_TRAINER
 from msngan.runs.folder import Diverged, UserError
 
 Decay = Literal["none", "linear", "cosine"]
@@ -99,7 +99,7 @@ class TrainedModule(LightningModule):
             "format": CHECKPOINT_FORMAT,
             "version": __version__,
             "step": self.trainer.global_step,
-            "run": "lightning",
+            "run": PLAIN_TRAINER,
             "task": self.task,
             "data": data.description if isinstance(data, ImageData) else shown,
         }

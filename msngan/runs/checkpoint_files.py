@@ -37,10 +37,11 @@ DAMAGED: tuple[type[Exception], ...] = (
 FOREIGN = "it is cut, or another program wrote it"
 
 
-def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, mapped: bool = True, whole: bool = True) -> dict[str, Any]:
     """A msngan checkpoint as plain data; nothing in it is executed.
 
-    mapped: leave the tensors in the file, which must not change, until they are used. Raises
+    mapped: leave the tensors in the file, which must not change, until they are used. whole: refuse
+    what a plain Trainer writes with less, or with more, than training needs. Raises
     UserError for a file that is missing, cut, not a checkpoint, or not written by msngan.
     """
     if not path.exists():
@@ -62,7 +63,7 @@ def read_checkpoint(path: Path, *, mapped: bool = True) -> dict[str, Any]:
         raise UserError(f"{path} is of format {found}, {newest}")
     try:
         checkpoint["hyper_parameters"] = present_names(checkpoint["hyper_parameters"], "model")
-        check_schema(checkpoint, size)
+        check_schema(checkpoint, size, whole)
     except DAMAGED as problem:
         raise UserError(f"{path} is not a valid checkpoint: {_reason(problem)}") from problem
     return checkpoint if mapped else _owned(checkpoint)
@@ -191,6 +192,8 @@ def _check_pickle(data: bytes) -> None:
 
 MOST_STEPS = 2**53
 SHA256 = re.compile(r"[0-9a-f]{64}")
+LARGER = "its tensors are larger than the file"
+PLAIN_TRAINER = "lightning"  # the run of a file that a Trainer other than `fit`'s has written
 LEVELS = 8  # of plain values in each other
 KEYS = {
     *("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"),
@@ -234,11 +237,15 @@ LOOPS: dict[str, Any] = {
 }
 
 
-def check_schema(checkpoint: dict[str, Any], size: int) -> None:
+def check_schema(checkpoint: dict[str, Any], size: int, whole: bool = True) -> None:
     """ValueError, in words, for anything but a checkpoint of this version.
 
-    size: of the file, in bytes; its tensors together are not larger.
+    size: of the file, in bytes; its tensors together are not larger. whole: see `read_checkpoint`.
     """
+    about = checkpoint["msngan"]
+    if not whole and about.get("run") == PLAIN_TRAINER and checkpoint.keys() != KEYS:
+        _check_part(checkpoint, size)
+        return
     for key in checkpoint.keys() - KEYS:
         raise ValueError(f"it holds {str(key)[:80]!r}, which this version does not know")
     for key in KEYS - checkpoint.keys():
@@ -260,6 +267,17 @@ def check_schema(checkpoint: dict[str, Any], size: int) -> None:
     others = checkpoint["global_step"], progress["total"]["completed"]
     if any(other != step for other in others):
         raise ValueError(f"it says step {step} and {' and '.join(map(shown, others))}")
+
+
+def _check_part(checkpoint: dict[str, Any], size: int) -> None:
+    """What sampling needs: ModelCheckpoint(save_weights_only=True) leaves out the rest, and a data
+    module or a callback of the user's adds plain values."""
+    _check_about(checkpoint["msngan"])
+    task = checkpoint["msngan"].get("task", "gan")
+    check_stored(checkpoint["hyper_parameters"], group(task, "model"), NEEDED[task], "options")
+    _check_state(checkpoint["state_dict"], size)
+    for key in checkpoint.keys() - {"msngan", "hyper_parameters", "state_dict", "optimizer_states"}:
+        _check_plain(checkpoint[key], str(key))
 
 
 def _check_about(about: Any) -> None:  # noqa: ANN401  any plain value, as below
@@ -285,21 +303,28 @@ def check_data(data: Any) -> None:
 
 
 def _check_tensors(checkpoint: dict[str, Any], size: int) -> None:
-    state, optimizers = checkpoint["state_dict"], checkpoint["optimizer_states"]
-    if not isinstance(state, dict) or not state:
-        raise ValueError("its state_dict is not a mapping of tensors")
-    room = size
-    for name, value in state.items():
-        if not is_word(name):
-            raise ValueError(f"its state_dict has the key {shown(name)}")
-        room -= check_tensor(value, name)
+    optimizers = checkpoint["optimizer_states"]
+    room = _check_state(checkpoint["state_dict"], size)
     expected = 2 if checkpoint["msngan"].get("task", "gan") == "gan" else 1
     if not isinstance(optimizers, list) or len(optimizers) != expected:
         raise ValueError(f"it does not hold {expected} optimizer_states")
     for optimizer in optimizers:
         room -= _check_optimizer(optimizer)
     if room < 0:
-        raise ValueError("its tensors are larger than the file")
+        raise ValueError(LARGER)
+
+
+def _check_state(state: Any, size: int) -> int:  # noqa: ANN401
+    """The bytes of the file that a state_dict leaves to other tensors."""
+    if not isinstance(state, dict) or not state:
+        raise ValueError("its state_dict is not a mapping of tensors")
+    for name, value in state.items():
+        if not is_word(name):
+            raise ValueError(f"its state_dict has the key {shown(name)}")
+        size -= check_tensor(value, name)
+    if size < 0:
+        raise ValueError(LARGER)
+    return size
 
 
 def check_tensor(value: Any, name: str) -> int:  # noqa: ANN401
