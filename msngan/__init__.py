@@ -5,9 +5,30 @@ importing the package imports nothing heavy.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from msngan import register as register
+    from msngan.classifier import Classifier as Classifier
+    from msngan.data import ImageData as ImageData
+    from msngan.data import LabelledData as LabelledData
+    from msngan.data.datasets import DATASETS as DATASETS
+    from msngan.gan import GAN as GAN
+    from msngan.losses import LOSSES as LOSSES
+    from msngan.losses import PENALTIES as PENALTIES
+    from msngan.networks import CRITICS as CRITICS
+    from msngan.networks import GENERATORS as GENERATORS
+    from msngan.networks import export as export
+    from msngan.networks import load_generator as load_generator
+    from msngan.norms import NORMS as NORMS
+    from msngan.norms import SigmaBank as SigmaBank
+    from msngan.norms import convert as convert
+    from msngan.norms import fold as fold
+    from msngan.scores import evaluate as evaluate
+    from msngan.training.callbacks.progress import Samples as Samples
+    from msngan.training.callbacks.scores import Scores as Scores
 
 _PLACES = {
     "GAN": "msngan.gan",

@@ -45,7 +45,7 @@ T = TypeVar("T")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
-def norm(name: str, entry: Any = None) -> Any:
+def norm(name: str, entry: Any = None) -> Callable[[T], T]:
     """A norm: a `msngan.norms.Norm`, or a function that returns one.
 
     The function's keyword arguments, each with a type and a default, are options of the norm:
@@ -59,7 +59,7 @@ def norm(name: str, entry: Any = None) -> Any:
     return _decorator(add, entry)
 
 
-def loss(name: str, entry: Any = None) -> Any:
+def loss(name: str, entry: Any = None) -> Callable[[T], T]:
     """A loss: a `msngan.losses.Loss`, or a function without arguments that returns one.
 
     Its two halves take the logits (N,) of real and of generated images and return a scalar.
@@ -72,7 +72,7 @@ def loss(name: str, entry: Any = None) -> Any:
     return _decorator(add, entry)
 
 
-def penalty(name: str, entry: Any = None, *, weight: float = 1.0) -> Any:
+def penalty(name: str, entry: Any = None, *, weight: float = 1.0) -> Callable[[T], T]:
     """A penalty: a `msngan.losses.Penalty`, or a function (critic, real, fake, draw) -> scalar.
 
     See msngan.losses for what such a function is given. weight: of a function's, where
@@ -87,7 +87,7 @@ def penalty(name: str, entry: Any = None, *, weight: float = 1.0) -> Any:
     return _decorator(add, entry)
 
 
-def generator(name: str, constructor: Callable[..., nn.Module] | None = None) -> Any:
+def generator(name: str, constructor: Callable[..., nn.Module] | None = None) -> Callable[[T], T]:
     """A generator: a constructor of modules from z (N, latent_dim) to images (N, C, H, W).
 
     Images are in [-1, 1]. The constructor gets by name those of latent_dim, width, channels and
@@ -96,7 +96,7 @@ def generator(name: str, constructor: Callable[..., nn.Module] | None = None) ->
     return _network("generator", "GENERATORS", networks.GENERATORS, name, constructor)
 
 
-def critic(name: str, constructor: Callable[..., nn.Module] | None = None) -> Any:
+def critic(name: str, constructor: Callable[..., nn.Module] | None = None) -> Callable[[T], T]:
     """A critic: a constructor of modules from images (N, C, H, W) to logits (N,) or (N, 1).
 
     The constructor gets by name those of norm, norm_options, norm_layers, other_norm, conv_bias,
@@ -106,7 +106,7 @@ def critic(name: str, constructor: Callable[..., nn.Module] | None = None) -> An
     return _network("critic", "CRITICS", networks.CRITICS, name, constructor)
 
 
-def classifier(name: str, constructor: Callable[..., nn.Module] | None = None) -> Any:
+def classifier(name: str, constructor: Callable[..., nn.Module] | None = None) -> Callable[[T], T]:
     """A classifier: a constructor of modules from images (N, C, H, W) to logits (N, classes).
 
     Its parameters are as a critic's, and it gets classes, depth, activation and dropout too.
@@ -136,7 +136,7 @@ def dataset(
     classes: int = 0,
     size: int | None = None,
     channels: int | None = None,
-) -> Any:
+) -> Callable[[T], T]:
     """A data set: a function that returns images, uint8 (N, C, H, W), or (images, labels (N,)).
 
     It gets by name those of root (a Path), split and download that it takes. Images of another
@@ -183,7 +183,7 @@ def _images(name: str, images: Any, labels: Any, size: int | None, channels: int
     return Images(convert.with_channels(images, channels or images.shape[1]), labels)
 
 
-def extractor(name: str, make: Callable[..., Extractor] | None = None) -> Any:
+def extractor(name: str, make: Callable[..., Extractor] | None = None) -> Callable[[T], T]:
     """A feature extractor: a function of `device` that returns a `msngan.scores.Extractor`.
 
     Its scores carry the extractor's own name, and are never called FID.
@@ -195,7 +195,7 @@ def extractor(name: str, make: Callable[..., Extractor] | None = None) -> Any:
     return _decorator(add, make)
 
 
-def callback(name: str, kind: type[Callback] | None = None) -> Any:
+def callback(name: str, kind: type[Callback] | None = None) -> Callable[[T], T]:
     """A callback of Lightning's, made for every run of `fit` and `resume` that has the plug-in.
 
     Its constructor's parameters, each with a type and a default, are options: `--NAME.every 5`.

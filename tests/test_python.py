@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import msngan
+import msngan.scores
 from msngan import GAN, ImageData, Samples, Scores, load_generator
 from msngan.__main__ import main
 from msngan.runs.folder import UserError
@@ -375,6 +377,15 @@ def test_importing_msngan_takes_little_time_and_no_torch() -> None:
     found = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(3)]
     assert min(float(line.split()[0]) for line in found) < 0.05
     assert all(line.split()[1:] == ["False", "False"] for line in found)
+
+
+@pytest.mark.parametrize("package", [msngan, msngan.scores])
+def test_a_type_checker_knows_every_public_name(package: Any) -> None:
+    path = Path(package.__file__)
+    assert (Path(msngan.__file__).parent / "py.typed").is_file()
+    (seen,) = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
+    imported = {node.names[0].asname for node in seen.body if isinstance(node, ast.ImportFrom)}
+    assert imported >= {*package._PLACES}
 
 
 @pytest.mark.parametrize("name", msngan.__all__)

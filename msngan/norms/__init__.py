@@ -25,3 +25,38 @@ from msngan.norms.optional_spectral import OptionalSpectralNorm, follow, gate_fi
 from msngan.norms.parts import Norm, WeightPart
 from msngan.norms.spectral import BidirectionalSpectralNorm, SpectralNorm
 from msngan.norms.table import NORMS, NormName, configured
+
+__all__ = [
+    "BidirectionalSpectralNorm",
+    "Centring",
+    "FusedSequential",
+    "LipschitzProjection",
+    "MSNConv2d",
+    "MSNConvTranspose2d",
+    "MSNLinear",
+    "NORMS",
+    "Norm",
+    "NormLayer",
+    "NormName",
+    "OperatorNorm",
+    "OptionalSpectralNorm",
+    "SampleNorm",
+    "SigmaBank",
+    "SpectralClip",
+    "SpectralNorm",
+    "WeightPart",
+    "configured",
+    "convert",
+    "fold",
+    "follow",
+    "gate_figures",
+    "is_batch_coupled",
+    "layers_of",
+    "normalise",
+    "own_statistics",
+    "parts_of",
+    "select",
+    "statistics",
+    "stored",
+    "synchronise",
+]

@@ -4,7 +4,19 @@ Names are imported when they are first used, so that protocols can be read witho
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from msngan.scores.distances import frechet_distance as frechet_distance
+    from msngan.scores.distances import inception_score as inception_score
+    from msngan.scores.distances import kernel_distance as kernel_distance
+    from msngan.scores.extractors import Extractor as Extractor
+    from msngan.scores.protocol import PRESETS as PRESETS
+    from msngan.scores.protocol import Protocol as Protocol
+    from msngan.scores.reference import Reference as Reference
+    from msngan.scores.scorer import Scored as Scored
+    from msngan.scores.scorer import Scorer as Scorer
+    from msngan.scores.scorer import evaluate as evaluate
 
 # no module may have the name of something exported: once imported it would hide it
 _PLACES = {
