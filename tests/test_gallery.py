@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from functools import cache
 from inspect import signature
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -376,3 +377,24 @@ def others(part: str, digits: int = 1) -> list[str]:
     names = [f"{part}: {by}" for by in ("torchmetrics", "torch-fidelity", "scipy sqrtm")]
     ratios = [found[name]["ratio"] if name in found else None for name in names]
     return [f"{num(r['median'], digits)} {interval(r, digits, 1)}" if r else "" for r in ratios]
+
+
+def test_the_page_of_data_has_the_figures_of_its_benchmark():
+    found = rows("bench_data")
+    memory = found["private memory at the first batch"]
+    each = [found[f"decoding {kind}, one core"]["seconds_per_image"] for kind in ("jpg", "png")]
+    figures = [
+        f"{found['decoding jpg, one core']['ratio']['median']:.2f}",
+        f"{found['decoding png, one core']['ratio']['median']:.2f}",
+        f"{found['first start']['value']:.1f} s",
+        f"{found['later start']['value']:.2f} s",
+        f"{memory['value']:.3f} GB",
+        f"{memory['with_few_images']:.3f} GB",
+        f"{found['private memory after 1 steps']['value']:.2f} GB",
+        f"{1000 * median(found['fetching a batch']['seconds']):.2f} ms",
+    ]
+    page = (ROOT / "msngan/DATA.md").read_text()
+    table = page.partition("| measurement | value |")[2].partition("\n\n")[0]
+    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == figures
+    assert f"takes {1e6 * sum(each) / 2:.0f} seconds of processor time" in page
+    assert f"{1e6 * sum(each) / 2 / 16:.0f} s on 16 cores" in page
