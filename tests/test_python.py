@@ -128,6 +128,14 @@ def test_a_plain_trainer_resumes_to_the_bit(stop: int) -> None:
     assert same_bits(whole, train(13, "parted", "parted/last.ckpt"))
 
 
+def test_early_stopping_waits_for_a_first_score_that_comes_after_the_first_epoch() -> None:
+    scores = Scores(every=12, runs=2, samples=20, real=IMAGES)
+    stopping = EarlyStopping("fd", strict=False, patience=2, min_delta=1e9)
+    made = trainer(40, scores, stopping)
+    made.fit(GAN(**SMALL), DataLoader(IMAGES[:64], 8))  # 8 steps an epoch
+    assert made.global_step == 32  # a score at 12, counted at 16; two epochs without a better one
+
+
 def test_our_callbacks_and_lightning_s_work_beside_each_other() -> None:
     scores = Scores(every=4, runs=2, samples=20)
     best = ModelCheckpoint("best", monitor="fd", every_n_train_steps=4, filename="{step}")
