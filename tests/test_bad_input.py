@@ -134,3 +134,12 @@ def test_a_reader_that_has_seen_enough_is_no_error(command):
     assert process.wait() == 0
     assert process.stderr is not None
     assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("command", ["sample", "report"])
+def test_a_name_that_is_no_run_gets_the_first_runs_not_a_page_of_them(command, refused, tmp_path):
+    for i in range(20):
+        (tmp_path / "checkpoints" / f"run-{i:02d}").mkdir(parents=True)
+        (tmp_path / "checkpoints" / f"run-{i:02d}" / "config.yaml").write_text("task: gan\n")
+    line = refused(command, "nothing", "--root", str(tmp_path))
+    assert line.rstrip().endswith("run-06, run-07 and 12 more")

@@ -170,7 +170,7 @@ def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]
         run = Run(path.resolve().name, path.resolve().parent.parent)
     elif not (NAME.fullmatch(target) and run.folder.is_dir()):
         names = [each.name for each in all_runs(root)]
-        known_names = f"; runs here: {', '.join(names)}" if names else ""
+        known_names = f"; runs here: {some(names)}" if names else ""
         near = did_you_mean(target, names)
         raise UserError(f"no run, folder or checkpoint {target!r}{near}{known_names}")
     try:
@@ -193,6 +193,12 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def some(names: list[str], most: int = 8) -> str:
+    """'a, b and 12 more': names for a message, which stays a line."""
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
 
 
 def now() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from msngan.runs import safe_read
-from msngan.runs.folder import NAME, Run, UserError, did_you_mean
+from msngan.runs.folder import NAME, Run, UserError, did_you_mean, some
 from msngan.runs.jsonl import Lines, read_thinned
 from msngan.runs.safe_read import clean, read_config, read_object
 from msngan.runs.score_records import Entry, read_scores
@@ -140,7 +140,7 @@ def find(target: str, root: Path) -> tuple[Run, bool]:
     names = known(root)
     if not run.folder.is_dir():
         near = did_you_mean(target, names)
-        there = f"; there are {', '.join(names)}" if names else ""
+        there = f"; there are {some(names)}" if names else ""
         raise UserError(f"no run or study {target!r} in {root / 'checkpoints'}{near}{there}")
     is_study = (run.folder / STUDY).is_file()
     if not is_study and not any((run.folder / name).is_file() for name in ANY):
