@@ -254,6 +254,14 @@ print("loaded")
 """
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mmine.py", "x" * 5000, "a\nb.py"])
+def test_a_recorded_name_cannot_write_to_the_terminal(name: str) -> None:
+    with pytest.raises(UserError, match="was made with a plug-in") as refused:
+        plugins.check_recorded({"plugins": [{"name": name}]}, "run mine")
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 200
+
+
 def test_two_files_of_one_name_are_two_plug_ins_with_what_lies_beside_each(
     run: Run, tmp_path: Path, capfd: Shown, monkeypatch: Patch, refused: Refused
 ) -> None:

@@ -22,6 +22,7 @@ from msngan.runs.folder import UserError, did_you_mean
 
 GROUP = "msngan.plugins"  # of entry points
 FLAG = "--plugin"
+LONGEST = 4096  # characters of a path
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ def check_recorded(about: Mapping[str, Any], what: str) -> list[str]:
             continue
         name, before = each["name"], each.get("sha256")
         now = [plugin for plugin in LOADED.values() if Path(plugin.name).name == Path(name).name]
+        if not name.isprintable() or len(name) > LONGEST:  # a run's folder may come from anyone
+            name = f"{name!a:.80}"
         if not now:
             raise UserError(f"{what} was made with a plug-in; give {FLAG} {name}, which is code")
         if before not in [plugin.sha256 for plugin in now]:  # two may be of one name
