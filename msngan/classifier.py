@@ -15,6 +15,7 @@ from msngan.norms import NormName, SigmaBank, follow, gate_figures
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
+from msngan.runs.folder import UserError
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
     AtLeastOne,
@@ -167,6 +168,15 @@ class Classifier(TrainedModule):
     def logits(self, images: Tensor) -> Tensor:
         """Logits (n, classes), in float32 at least, of prepared images (n, C, H, W)."""
         return widened(self.network(self.laid_out(images)))
+
+    def try_network(self, name: str, images: Tensor) -> None:
+        """UserError if the network does not give one logit a class of each image."""
+        logits = self.logits(images)
+        if logits.shape != (len(images), self.options.classes):
+            raise UserError(
+                f"the network returns logits of shape {tuple(logits.shape)} for images of shape"
+                f" {tuple(images.shape)}; it must return ({len(images)}, {self.options.classes})"
+            )
 
     def epoch_figures(self) -> dict[str, float]:
         """Mean loss and accuracy over what the epoch has trained on so far."""

@@ -124,6 +124,16 @@ def latent_dim_of(generator: nn.Module | None, otherwise: int) -> int:
     return found
 
 
+def check_alike(fake: Tensor, real: Tensor) -> None:
+    """UserError if generated and real images are not of one shape."""
+    if fake.shape != real.shape:
+        makes, has = ("x".join(map(str, each.shape[1:])) for each in (fake, real))
+        raise UserError(
+            f"the generator makes images of {makes}, the batch has {has}; give"
+            f" GAN(channels={real.shape[1]}, size={real.shape[-1]}), or images of {makes}"
+        )
+
+
 class GAN(TrainedModule):
     """Generator, critic, their losses and the step that trains them.
 
@@ -327,6 +337,14 @@ class GAN(TrainedModule):
         self.to_loggers(figures)
         return figures
 
+    def try_network(self, name: str, images: Tensor) -> None:
+        """UserError if the generator or the critic does not fit images of this shape."""
+        if name == "generator":
+            z = images.new_zeros(len(images), self.options.latent_dim)
+            check_alike(self.generator(z), images)
+        else:
+            self._scored(images)
+
     def _images(self, batch: Any) -> Tensor:
         """The images of a batch, float in [-1, 1]; UserError for what cannot be that."""
         images = batch[0] if isinstance(batch, tuple | list) and batch else batch
@@ -350,12 +368,7 @@ class GAN(TrainedModule):
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             fake = self.generator(z)
-        if fake.shape != real.shape:
-            makes, has = ("x".join(map(str, each.shape[1:])) for each in (fake, real))
-            raise UserError(
-                f"the generator makes images of {makes}, the batch has {has}; give"
-                f" GAN(channels={real.shape[1]}, size={real.shape[-1]}), or images of {makes}"
-            )
+        check_alike(fake, real)
         with self.bank.shared():
             real_logits, fake_logits = self._score(real, fake, self.joint)
             adversarial = self.loss.critic(real_logits, fake_logits)

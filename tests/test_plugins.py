@@ -376,3 +376,55 @@ def test_weights_of_penalties_fit_their_names() -> None:
     for wrong in (dict(penalty=["r1", "r2"], penalty_weight=[1.0]), dict(penalty=["r1", "r1"])):
         with pytest.raises(UserError, match="give each penalty once"):
             GAN(**small, **wrong)
+
+
+BROKEN = """
+import torch
+from torch import nn
+from msngan import register
+
+@register.critic("wrong")
+class Wrong(nn.Module):
+    def __init__(self, size: int, kind: str = "shape") -> None:
+        super().__init__()
+        self.kind, self.head = kind, nn.Linear(size if kind == "size" else 3 * size**2, 2)
+        if kind == "constructor":
+            raise RuntimeError("no such thing")
+
+    def forward(self, images):
+        return self.head(images.flatten(1)[:, :3] if self.kind == "size" else images.flatten(1))
+
+@register.generator("large")
+def large(latent_dim: int, channels: int, size: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(latent_dim, 4 * channels * size**2),
+                         nn.Unflatten(1, (channels, 2 * size, 2 * size)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (
+            ["--model.critic", "wrong"],
+            "--model.critic wrong: the critic returns logits of shape (2, 2)",
+        ),
+        (
+            ["--model.critic", "wrong", "--wrong.kind", "size"],
+            "broken.py, line 16: RuntimeError: mat1",
+        ),
+        (
+            ["--model.critic", "wrong", "--wrong.kind", "constructor"],
+            "line 12: RuntimeError: no such",
+        ),
+        (
+            ["--model.generator", "large"],
+            "the generator makes images of 3x16x16, the batch has 3x8x8",
+        ),
+    ],
+)
+def test_a_network_that_cannot_train_is_refused_before_anything_is_written(
+    words: list[str], answer: str, refused: Refused, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    small = [*TINY, *QUIET, "--data.channels", "3", "--plugin", "broken.py"]
+    assert answer in refused("fit", *small, *words)

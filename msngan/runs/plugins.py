@@ -11,8 +11,8 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -130,6 +130,23 @@ def _of_package(name: str) -> tuple[Callable[[], object], Path]:
     if spec is None or spec.origin is None:
         raise UserError(f"{FLAG} {name}: there is no module {known[name].module}")
     return known[name].load, Path(spec.origin)
+
+
+@contextmanager
+def explained(option: str) -> Iterator[None]:
+    """An exception in a plug-in's code is one line about this option, with the place in the file."""
+    try:
+        yield
+    except UserError as problem:
+        if str(problem).startswith("--"):  # it names an option already
+            raise
+        raise UserError(f"{option}: {problem}") from problem
+    except Exception as problem:
+        frames = traceback.extract_tb(problem.__traceback__)
+        own = [each for each in frames if str(Path(each.filename).resolve()) in LOADED]
+        where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}: " if own else ""
+        text = " ".join(str(problem).split())
+        raise UserError(f"{option}: {where}{type(problem).__name__}: {text}") from problem
 
 
 def _told(problem: BaseException, origin: Path) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
+from collections.abc import Mapping
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -17,6 +20,8 @@ from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Run, UserError
 from msngan.runs.hardware import memory
 from msngan.runs.jsonl import read_lines
+from msngan.runs.options import ADDED
+from msngan.runs.plugins import explained
 from msngan.training.callbacks.accuracy import Accuracy
 from msngan.training.callbacks.checkpoints import Checkpoints
 from msngan.training.callbacks.collapse_checks import CollapseChecks
@@ -82,15 +87,36 @@ class Task:
         options = self.options  # reads the images, which are not to be on the meta device
         try:
             with rng.untouched(), torch.device("meta"):  # takes no memory
-                need, have = BYTES * count(self.module(**options)), memory()
+                need, have = BYTES * count(self._made(options)), memory()
             if have is None or need <= have:
-                return self.module(**options)
+                module = self._made(options)
+                self._try(module)
+                return module
             size = f"they take {need / 2**30:,.0f} GiB in training, of {have / 2**30:,.0f}"
         except (MemoryError, RuntimeError) as problem:
             if isinstance(problem, RuntimeError) and "allocate memory" not in str(problem):
                 raise
             size = "they cannot be allocated"
         raise UserError(f"the networks do not fit into memory: {size}; lower {self.sized_by}")
+
+    def _of_plugins(self, options: Mapping[str, Any]) -> list[str]:
+        """The options that choose a network of a plug-in."""
+        known = {name for names in ADDED.values() for name in names}
+        return [network for network in self.networks if options[network] in known]
+
+    def _made(self, options: dict[str, Any]) -> Any:
+        own = [f"--model.{network} {options[network]}" for network in self._of_plugins(options)]
+        with explained(" ".join(own)) if own else nullcontext():
+            return self.module(**options)
+
+    def _try(self, module: Any) -> None:
+        """Run the networks of plug-ins once, on black images; UserError for what cannot train."""
+        options = module.options
+        images = -torch.ones(2, options.channels, options.size, options.size)
+        for network in self._of_plugins(options):
+            option = f"--model.{network} {options[network]}"
+            with rng.untouched(), torch.no_grad(), explained(option):
+                copy.deepcopy(module).eval().try_network(network, images)
 
     def prepare(self, device: torch.device) -> None:
         """Find everything that can be wrong with the input, before anything is written."""
