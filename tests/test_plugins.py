@@ -410,7 +410,7 @@ def large(latent_dim: int, channels: int, size: int) -> nn.Module:
         ),
         (
             ["--model.critic", "wrong", "--wrong.kind", "size"],
-            "broken.py, line 16: RuntimeError: mat1",
+            "broken.py, line 15: RuntimeError: mat1",
         ),
         (
             ["--model.critic", "wrong", "--wrong.kind", "constructor"],

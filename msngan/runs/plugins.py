@@ -134,7 +134,7 @@ def _of_package(name: str) -> tuple[Callable[[], object], Path]:
 
 @contextmanager
 def explained(option: str) -> Iterator[None]:
-    """An exception in a plug-in's code is one line about this option, with the place in the file."""
+    """An exception in a plug-in's code is one line about this option, with its place in a file."""
     try:
         yield
     except UserError as problem:
