@@ -163,9 +163,9 @@ def own(folder: str, arm: str) -> str:
     return " | ".join(spread(score, 2) for score in of["fd"].values())
 
 
-def own_difference(folder: str) -> str:
+def own_difference(folder: str, record: str = "folder_recipe") -> str:
     """Of joint and separate batches, at the last step."""
-    of = [each for each in load("folder_recipe")["differences"] if each["folder"] == folder][-1]
+    of = [each for each in load(record)["differences"] if each["folder"] == folder][-1]
     return f"{num(of['mean'], 2)} {interval(of, 2, 1)}"
 
 
