@@ -92,10 +92,13 @@ def _decoding(where: Path, settings: DataSettings, progress: Progress) -> Iterat
     several = _linked(where, "*", PARALLEL)
     measures: dict[str, Callable[[], float]] = {}
     for kind, root in few.items():
-        measures[f"{kind}, ours"] = partial(_on_one_core, partial(_ours, root, settings.size))
-        measures[f"{kind}, theirs"] = partial(_on_one_core, partial(_theirs, root, settings.size))
+        for whose, decode in (("ours", _ours), ("theirs", _theirs)):
+            action = partial(decode, root, settings.size)
+            on_one_core = partial(_timed, time.process_time, "cores", lambda: 1, action)
+            measures[f"{kind}, {whose}"] = on_one_core
     for name, many in (("processes", 1), ("threads", 2**62)):
-        measures[name] = partial(_on_all_cores, partial(_ours, several, settings.size), many)
+        action = partial(_ours, several, settings.size)
+        measures[name] = partial(_timed, time.perf_counter, "MANY", many, action)
     seconds = interleaved(measures, settings.rounds, progress)
     for kind, root in few.items():
         ours, count = seconds[f"{kind}, ours"], len([*root.rglob("*.*")])
@@ -138,25 +141,16 @@ def _theirs(root: Path, size: int) -> None:
         made[index] = images[index][0]
 
 
-def _on_one_core(action: Callable[[], None]) -> float:
-    before = parallel.cores
-    parallel.cores = lambda: 1
+def _timed(clock: Callable[[], float], name: str, value: Any, action: Callable[[], None]) -> float:
+    """Seconds of an action by a clock, while a name of `msngan.data.parallel` is another value."""
+    before = getattr(parallel, name)
+    setattr(parallel, name, value)
     try:
-        start = time.process_time()
+        start = clock()
         action()
-        return time.process_time() - start
+        return clock() - start
     finally:
-        parallel.cores = before
-
-
-def _on_all_cores(action: Callable[[], None], many: int) -> float:
-    before, parallel.MANY = parallel.MANY, many
-    try:
-        start = time.perf_counter()
-        action()
-        return time.perf_counter() - start
-    finally:
-        parallel.MANY = before
+        setattr(parallel, name, before)
 
 
 # Starts of a run, each in a process of its own

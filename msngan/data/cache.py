@@ -157,7 +157,7 @@ def _name(source: Path, about: Mapping[str, Any]) -> str | None:
     content = hashlib.sha256(asked)
     try:
         if source.is_dir():
-            for line in sorted(_files(str(source))):
+            for line in sorted(_line(name, _stat(entry)) for name, entry in files(str(source))):
                 content.update(line)
         else:
             content.update(_line(source.name, source.stat()))
@@ -166,23 +166,28 @@ def _name(source: Path, about: Mapping[str, Any]) -> str | None:
     return f"{place.hexdigest()[:12]}-{content.hexdigest()[:32]}.npy"
 
 
-def _files(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[bytes]:
-    """A line for each file below a folder that is not hidden."""
+def files(
+    folder: str, prefix: str = "", above: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Each file below a folder that is not hidden, after its name within the folder."""
     real = os.path.realpath(folder)
-    if real in above:  # a link that leads back up
+    if real in above:  # a link that leads back up would be followed for ever
         return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _files(entry.path, f"{prefix}{entry.name}/", above | {real})
+                yield from files(entry.path, f"{prefix}{entry.name}/", above | {real})
             else:
-                try:
-                    about = entry.stat()
-                except OSError:  # a link to nothing
-                    about = entry.stat(follow_symlinks=False)
-                yield _line(prefix + entry.name, about)
+                yield prefix + entry.name, entry
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError:  # a link to nothing
+        return entry.stat(follow_symlinks=False)
 
 
 def _line(name: str, about: os.stat_result) -> bytes:

@@ -414,7 +414,7 @@ def _flat(image: Image) -> Image:
 def _opened(root: Path) -> Iterator[Source]:
     if os.path.isdir(root):
         try:
-            names = sorted(_walk(str(root)))
+            names = sorted(name for name, _ in cache.files(str(root)))
         except OSError as problem:
             raise DataError(f"cannot list {problem.filename}: {problem.strerror}") from problem
         yield Source(root, names, lambda name: read_file(os.path.join(root, name)))
@@ -427,20 +427,6 @@ def _opened(root: Path) -> Iterator[Source]:
             archive = zipfile.ZipFile(root)
         with archive:
             yield _zipped(root, archive)
-
-
-def _walk(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
-    real = os.path.realpath(folder)
-    if real in above:  # a link that leads back up would be followed for ever
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {real})
-            else:
-                yield prefix + entry.name
 
 
 def read_file(path: str | Path) -> bytes:

@@ -11,10 +11,9 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +115,8 @@ def _check_beside(path: Path, folder: Path) -> None:
 
 def _of_package(name: str) -> tuple[Callable[[], object], Path]:
     """What imports an installed plug-in, and the file of the module that it names."""
+    from importlib import metadata  # not at every start
+
     known = {each.name: each for each in metadata.entry_points(group=GROUP)}
     if name not in known:
         has = f"installed are {', '.join(sorted(known))}" if known else "none is installed"
@@ -142,20 +143,21 @@ def explained(option: str) -> Iterator[None]:
             raise
         raise UserError(f"{option}: {problem}") from problem
     except Exception as problem:
-        frames = traceback.extract_tb(problem.__traceback__)
-        own = [each for each in frames if str(Path(each.filename).resolve()) in LOADED]
+        own = _calls_in(LOADED, problem)
         where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}: " if own else ""
         text = " ".join(str(problem).split())
         raise UserError(f"{option}: {where}{type(problem).__name__}: {text}") from problem
 
 
+def _calls_in(files: Container[str], problem: BaseException) -> list[traceback.FrameSummary]:
+    """The calls on the way to a problem that are in these files, the innermost last."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    return [each for each in frames if str(Path(each.filename).resolve()) in files]
+
+
 def _told(problem: BaseException, origin: Path) -> str:
     """What went wrong, and in which line of the plug-in."""
-    own = [
-        each.lineno
-        for each in traceback.extract_tb(problem.__traceback__)
-        if Path(each.filename).resolve() == origin.resolve()
-    ]
+    own = [each.lineno for each in _calls_in({str(origin.resolve())}, problem)]
     text = str(problem)
     if isinstance(problem, SyntaxError):
         text, file = problem.msg, Path(problem.filename or origin)

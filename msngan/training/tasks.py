@@ -112,8 +112,8 @@ class Task:
     def _try(self, module: Any) -> None:
         """Run the networks of plug-ins once, on black images; UserError for what cannot train."""
         options = module.options
-        images = -torch.ones(2, options.channels, options.size, options.size)
         for network in self._of_plugins(options):
+            images = -torch.ones(2, options.channels, options.size, options.size)
             option = f"--model.{network} {options[network]}"
             with rng.untouched(), torch.no_grad(), explained(option):
                 copy.deepcopy(module).eval().try_network(network, images)
