@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from msngan.data import ImageData
 from msngan.data import images as convert
 from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
 from msngan.networks import CriticName, GeneratorName, draw_samples, frozen
-from msngan.networks.build import build_critic, build_generator
+from msngan.networks.build import build_critic, build_generator, classes_of
+from msngan.networks.conditional import Conditioning
+from msngan.networks.sampling import applied
 from msngan.networks.updates import Decay, TrainedModule, update_average
 from msngan.norms import (
     NormName,
@@ -46,6 +49,7 @@ from msngan.runs.options import (
     NotNegative,
     OwnOptions,
     Positive,
+    Range,
     SetByFit,
     named,
     present_names,
@@ -57,6 +61,8 @@ BATCH_NORMS = {"batch", "batch_no_gain"}
 def check_options(given: dict[str, Any]) -> None:
     """UserError for the first of GAN's arguments that is out of range or cannot go with another."""
     check_ranges("gan", "model", given)
+    with named("--model.conditional"):
+        classes_of(given)
     with named("--model.norm_options"):
         configured(given["norm"], given["norm_options"] or {})
     norms = (given["norm"], given["other_norm"])
@@ -141,6 +147,11 @@ class GAN(TrainedModule):
     then one of the generator. `trainer.global_step` counts generator updates. Every random number
     of a step is derived from (seed, step, rank), so nothing about randomness is saved.
 
+    A conditional GAN is given the labels of the images. In the critic's update the fake images have
+    the labels of the real ones beside them, so both have the classes of the data in equal shares;
+    the generator's update has those of the last part of the batch. A penalty takes a fake image for
+    one of that class.
+
     A batch-coupled norm (batch, mean_spectral, ...) subtracts a mean over the images of a critic
     batch. In separate batches (DCGAN's habit) this removes whatever real and fake images differ in
     on average, above all their colour, so the critic cannot see it. In a joint batch both lose the
@@ -167,6 +178,12 @@ class GAN(TrainedModule):
         generator: architecture of the generator. In Python also a module from z (N, latent_dim) to
             images (N, C, H, W) in [-1, 1].
         generator_norm: norm of the generator's layers, besides its batch norm.
+        conditional: generate images of a class that is asked for; the data need labels. The
+            generator's batch norms then have a gain and an offset for each class.
+        conditioning: how the critic judges the class of an image: projection (a vector for each
+            class times the features; Miyato & Koyama 2018), or acgan (a classifier beside the
+            critic, which both networks train by its cross-entropy; Odena et al. 2017).
+        class_weight: weight of acgan's cross-entropy, in the losses of both networks.
         width: channels of the generator's last and the critic's first layer.
         critic_width: channels of the critic's first layer; null: the same as width.
         latent_dim: size of the latent vector z ~ N(0, 1).
@@ -195,6 +212,7 @@ class GAN(TrainedModule):
         steps: length of the run in steps, for lr_decay.
         channels: channels of the images.
         size: height and width of the images in pixels.
+        classes: number of classes of a conditional GAN's labels, 0 to classes - 1.
     """
 
     task = "gan"
@@ -220,6 +238,9 @@ class GAN(TrainedModule):
         critic: Network[CriticName] = "cnn",
         generator: Network[GeneratorName] = "dcgan",
         generator_norm: Network[NormName] = "none",
+        conditional: Network[bool] = False,
+        conditioning: Network[Conditioning] = "projection",
+        class_weight: NotNegative = 1.0,
         width: Network[Count] = 64,
         critic_width: Network[Count | None] = None,
         latent_dim: Network[Count] = 128,
@@ -243,6 +264,7 @@ class GAN(TrainedModule):
         steps: SetByFit[AtLeastOne] = 100_000,
         channels: SetByFit[Network[Count]] = 3,
         size: SetByFit[Network[Count]] = 32,
+        classes: SetByFit[Network[Annotated[int, Range(0, 2**20)]]] = 0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in OPTIONS}
         super().__init__()
@@ -292,9 +314,13 @@ class GAN(TrainedModule):
         follow(self.generator_bank.parts, generator)
         return generator, critic
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] of z (N, latent_dim), from the network that samples."""
-        return self.sampler()(z)
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1] of z (N, latent_dim), from the network that samples.
+
+        labels: int64 (N,), for a conditional GAN.
+        """
+        images: Tensor = applied(self.sampler(), z, labels)
+        return images
 
     def on_train_start(self) -> None:
         self._looked = isinstance(getattr(self.trainer, "datamodule"), ImageData)  # noqa: B009
@@ -308,29 +334,32 @@ class GAN(TrainedModule):
     def training_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One update of the generator, after critic_steps updates of the critic.
 
-        batch: images (critic_steps * n, C, H, W), float in [-1, 1] or uint8, or (images, labels).
-        Returns the step's losses and mean logits. Raises UserError for other batches.
+        batch: images (critic_steps * n, C, H, W), float in [-1, 1] or uint8, or (images, labels),
+        the labels int64 (critic_steps * n,). Returns the step's losses and mean logits. Raises
+        UserError for other batches.
         """
         step = self.begin_step()
         generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
         # Lightning re-installs these counters before each batch. Without the critic's, one global
         # step is one generator update, whatever critic_steps is.
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = lambda: None
-        images = self.laid_out(self._images(batch))
+        images, labels = self._images(batch)
+        images = self.laid_out(images)
         parts = self.options.critic_steps
         chunk = len(images) // parts
         if not chunk:
             raise UserError(f"a batch of {len(images)} images for {parts} critic_steps; give more")
         images = images[: chunk * parts]
+        own = [None] * parts if labels is None else labels[: chunk * parts].split(chunk)
         latents = self._latents(len(images), step, "critic", parts)
         draw = rng.generator(self.options.seed, step, 0, "penalty", self.device)
         figures: dict[str, Tensor] = {}
         alone = "a batch leaves one image for an update; give more, or DataLoader(drop_last=True)"
         with named(alone) if chunk == 1 else nullcontext():  # a norm over the batch refuses it
-            for real, z in zip(images.split(chunk), latents.split(chunk), strict=True):
-                figures = self._critic_update(critic_optimizer, real, z, draw)
+            for real, y, z in zip(images.split(chunk), own, latents.split(chunk), strict=True):
+                figures = self._critic_update(critic_optimizer, real, y, z, draw)
             z = self._latents(chunk, step, "generator")
-            figures |= self._generator_update(generator_optimizer, images[-chunk:], z)
+            figures |= self._generator_update(generator_optimizer, images[-chunk:], own[-1], z)
         self.refuse_nan(figures, step)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)
@@ -339,44 +368,73 @@ class GAN(TrainedModule):
 
     def try_network(self, name: str, images: Tensor) -> None:
         """UserError if the generator or the critic does not fit images of this shape."""
+        some = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        labels = some if self.options.conditional else None
         if name == "generator":
             z = images.new_zeros(len(images), self.options.latent_dim)
-            check_alike(self.generator(z), images)
+            check_alike(applied(self.generator, z, labels), images)
         else:
-            self._scored(images)
+            self._scored(images, labels)
 
-    def _images(self, batch: Any) -> Tensor:
-        """The images of a batch, float in [-1, 1]; UserError for what cannot be that."""
-        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    def _images(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """The images of a batch, float in [-1, 1], and the labels if they are used.
+
+        UserError for what cannot be that.
+        """
+        images, *rest = batch if isinstance(batch, tuple | list) and batch else (batch,)
         if not isinstance(images, Tensor) or images.ndim != 4:
             what = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images)
             raise UserError(f"a batch is {what}; give images (N, C, H, W), or (images, labels)")
+        labels = self._labels(images, rest) if self.options.conditional else None
         if images.dtype == torch.uint8:
-            return convert.to_float(images)
-        if not self._looked:
-            self._looked = True
+            images = convert.to_float(images)
+        elif not self._looked:
             low, high = (float(each) for each in images.aminmax())
             if not -1.01 < low < 0 or not high < 1.01:
                 raise UserError(
                     f"the first batch has values from {low:.4g} to {high:.4g}; images are float in"
                     " [-1, 1] or uint8 in [0, 255]: of x in [0, 1] give x * 2 - 1"
                 )
-        return images
+        self._looked = True
+        return images, labels
+
+    def _labels(self, images: Tensor, rest: Sequence[Any]) -> Tensor:
+        """The labels of a batch; UserError for what cannot be labels of these images."""
+        labels, classes = (rest[0] if rest else None), self.options.classes
+        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
+            what = f"of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else "missing"
+            raise UserError(
+                f"the labels of a batch are {what}; a conditional GAN takes batches (images,"
+                f" labels), here labels ({len(images)},)"
+            )
+        if not self._looked and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(
+                f"the first batch has labels from {int(labels.min())} to {int(labels.max())}, the"
+                f" GAN {classes} classes, 0 to {classes - 1}; give GAN(classes=...)"
+            )
+        return labels.long()
 
     def _critic_update(
-        self, optimizer: LightningOptimizer, real: Tensor, z: Tensor, draw: torch.Generator
+        self,
+        optimizer: LightningOptimizer,
+        real: Tensor,
+        labels: Tensor | None,
+        z: Tensor,
+        draw: torch.Generator,
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            fake = self.generator(z)
+            fake = applied(self.generator, z, labels)
         check_alike(fake, real)
         with self.bank.shared():
-            real_logits, fake_logits = self._score(real, fake, self.joint)
-            adversarial = self.loss.critic(real_logits, fake_logits)
-            penalties = self._penalties(real, fake, draw)
+            logits, wrong = self._score(real, fake, labels, self.joint)
+            adversarial = self.loss.critic(*logits)
+            penalties = self._penalties(real, fake, labels, draw)
         total = adversarial
         for name, _, weight in self.penalties:
             if name in penalties:
                 total = total + weight * penalties[name]
+        if wrong:
+            total = total + self.options.class_weight * sum(wrong)
         optimizer.zero_grad()
         self.manual_backward(total)
         optimizer.step()
@@ -384,70 +442,109 @@ class GAN(TrainedModule):
             if penalty.project is not None:
                 penalty.project(self.critic, weight)
         self.bank.update()
-        figures = {
-            "critic_loss": adversarial,
-            "real_logit": real_logits.mean(),
-            "fake_logit": fake_logits.mean(),
-        }
+        figures = {"critic_loss": adversarial}
+        figures |= zip(("real_logit", "fake_logit"), (each.mean() for each in logits), strict=True)
+        figures |= zip(("real_class_loss", "fake_class_loss"), wrong, strict=False)
         figures |= gate_figures(self.bank.parts)
         for name, value in penalties.items():
             figures["penalty" if len(penalties) == 1 else f"penalty_{name}"] = value
         return {name: value.detach() for name, value in figures.items()}
 
-    def _score(self, real: Tensor, fake: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-        """Logits of real and fake images, (n,) each, at least float32, of all processes.
+    def _score(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None, joint: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits (n,) of real and of fake images, of all processes, and the class losses of both.
 
-        joint: in one forward pass of the critic, not in two.
+        The latter are the mean cross-entropies of a critic that classifies, otherwise there are
+        none. joint: in one forward pass of the critic, not in two.
         """
-        if not joint:
-            return self._logits(real), self._logits(fake)
-        halves = self._scored(torch.cat([real, fake])).split(len(real))
-        return processes.gathered(halves[0]), processes.gathered(halves[1])
+        if joint:
+            twice = None if labels is None else labels.repeat(2)
+            found = self._scored(torch.cat([real, fake]), twice)
+            halves = [each.split(len(real)) for each in found]
+        else:
+            one, other = self._scored(real, labels), self._scored(fake, labels)
+            halves = [*zip(one, other, strict=True)]
+        logits = [processes.gathered(each) for each in halves[0]]
+        return logits, [processes.mean(each.mean()) for each in halves[1]] if halves[1:] else []
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """Logits (n,) of the images of all processes."""
-        return processes.gathered(self._scored(images))
+    def _scored(self, images: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """The critic's logits (n,) of images, and of one that classifies the cross-entropies (n,).
 
-    def _scored(self, images: Tensor) -> Tensor:
-        """The critic's logits (n,) of images, at least float32."""
-        logits = widened(self.critic(images))
+        Both at least float32. UserError for logits of another shape.
+        """
+        found = applied(self.critic, images, labels)
+        logits, *of_classes = found if isinstance(found, tuple) else (found,)
+        logits = widened(logits)
         if logits.shape not in ((len(images),), (len(images), 1)):
             raise UserError(
                 f"the critic returns logits of shape {tuple(logits.shape)} for images of shape"
                 f" {tuple(images.shape)}; it must return one for each, ({len(images)},) or"
                 f" ({len(images)}, 1)"
             )
-        return logits.flatten()
+        if labels is None or self.options.conditioning != "acgan":
+            return [logits.flatten()]
+        shape = (len(images), self.options.classes)
+        if not of_classes or of_classes[0].shape != shape:
+            has = tuple(of_classes[0].shape) if of_classes else "none"
+            raise UserError(
+                f"--model.conditioning acgan: the critic returns class logits {has}; it must return"
+                f" (logits, class logits), the latter of shape {shape}"
+            )
+        wrong = cross_entropy(widened(of_classes[0]), labels, reduction="none")
+        return [logits.flatten(), wrong]
 
-    def _penalties(self, real: Tensor, fake: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+    def _penalties(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None, draw: torch.Generator
+    ) -> dict[str, Tensor]:
         """The value of each penalty that is a term of the loss, by name."""
         found = {}
         for name, penalty, _ in self.penalties:
             if penalty.value is not None:
+                critic = self.critic if penalty.of_weights else self.of_images(labels)
                 with statistics(self.critic, self.options.penalty_statistics):
-                    value = penalty.value(self.critic, real, widened(fake), draw)
+                    value = penalty.value(critic, real, widened(fake), draw)
                 found[name] = processes.mean(value)
         return found
 
+    def of_images(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The critic as a function of images (N, C, H, W) alone, to logits (N,); labels (N,)."""
+        if labels is None:
+            return self.critic
+
+        def logits(images: Tensor) -> Tensor:
+            found = self.critic(images, labels)
+            first: Tensor = found[0] if isinstance(found, tuple) else found
+            return first
+
+        return logits
+
     def _generator_update(
-        self, optimizer: LightningOptimizer, real: Tensor, z: Tensor
+        self, optimizer: LightningOptimizer, real: Tensor, labels: Tensor | None, z: Tensor
     ) -> dict[str, Tensor]:
         # The critic's weights need no gradient here: that saves a third of its backward pass.
         means = self.options.generator_statistics
         joint = self.joint and means == "batch"
         with frozen(self.critic), self.bank.shared(), statistics(self.critic, means):
-            fake = self.generator(z)
+            fake = applied(self.generator, z, labels)
             if joint or self.loss.paired:
-                real_logits, fake_logits = self._score(real, fake, joint)
+                (real_logits, fake_logits), wrong = self._score(real, fake, labels, joint)
             else:
-                real_logits, fake_logits = fake.new_empty(0), self._logits(fake)
-            loss = self.loss.generator(real_logits, fake_logits)
+                scored = self._scored(fake, labels)
+                real_logits, fake_logits = fake.new_empty(0), processes.gathered(scored[0])
+                wrong = [processes.mean(each.mean()) for each in scored[1:]]
+            adversarial = self.loss.generator(real_logits, fake_logits)
+            loss = adversarial
+            if wrong:  # of the fake images: the real ones are not the generator's
+                loss = loss + self.options.class_weight * wrong[-1]
             optimizer.zero_grad()
             self.manual_backward(loss)
         optimizer.step()
         if self.generator_bank.parts:
             self.generator_bank.update()
-        return {"generator_loss": loss.detach()}
+        figures = {"generator_loss": adversarial}
+        figures |= zip(["generator_class_loss"], wrong[-1:], strict=False)
+        return {name: value.detach() for name, value in figures.items()}
 
     def _latents(self, count: int, step: int, stream: rng.Stream, parts: int = 1) -> Tensor:
         draw = rng.generator(self.options.seed, step, 0, stream, self.device)
@@ -457,9 +554,14 @@ class GAN(TrainedModule):
         """The network that samples: the moving average if there is one and it is wanted."""
         return self.ema if ema and self.ema is not None else self.generator
 
-    def sample(self, count: int, seed: int, ema: bool = True) -> Tensor:
-        """uint8 (count, C, H, W), eval mode; the same seed gives the same latents."""
-        return torch.cat(list(draw_samples(self.sampler(ema), count, seed)))
+    def sample(
+        self, count: int, seed: int, ema: bool = True, labels: Tensor | None = None
+    ) -> Tensor:
+        """uint8 (count, C, H, W), eval mode; the same seed gives the same latents.
+
+        labels: int64 (count,), for a conditional GAN; None: each class in turn.
+        """
+        return torch.cat(list(draw_samples(self.sampler(ema), count, seed, labels=labels)))
 
 
 OPTIONS = frozenset(signature(GAN).parameters)  # names of its arguments

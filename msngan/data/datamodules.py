@@ -112,7 +112,7 @@ class ImageData(LightningDataModule):
             again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
     """
 
-    labelled: ClassVar[bool] = False  # whether a folder needs labels
+    labelled = False  # whether a batch has labels; the data then need them
     size_step: ClassVar[int] = 8  # the networks take sides that are multiples of it, in pixels
     described: ClassVar[tuple[str, ...]] = (
         *("dataset", "root", "split", "size", "channels", "mirror", "limit", "on_bad_image"),
@@ -168,6 +168,34 @@ class ImageData(LightningDataModule):
                 " multiple of 8; set --data.size"
             )
         return images[: self.limit]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of the labels; 0 if there are none."""
+        found = self.images(self.split)
+        if (known := DATASETS[self.dataset].classes or len(found.classes)) or found.labels is None:
+            return known if found.labels is not None else 0
+        return int(found.labels.max()) + 1
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels of `real`, int64 (N,); DataError if an image has none, or a class no image."""
+        labels, named = self.images(self.split).labels, f"--data.dataset {self.dataset}"
+        if labels is None or not self.classes:
+            raise DataError(f"{named} has no labels, which a conditional GAN needs")
+        labels = labels[: self.limit]
+        if int(labels.min()) < 0:
+            raise DataError(
+                f"{named} has images without a label in its split {self.split}; choose another"
+                " --data.split"
+            )
+        counts = torch.bincount(labels, minlength=self.classes)
+        if len(empty := (counts == 0).nonzero().flatten()):
+            raise DataError(
+                f"class {int(empty[0])} of {self.classes} has none of the {len(labels)} images; add"
+                " some, or raise --data.limit if that is what leaves them out"
+            )
+        return labels
 
     def images(self, split: str) -> Images:
         """One split in this module's size and channels, loaded once."""
@@ -244,18 +272,21 @@ class ImageData(LightningDataModule):
         options = self.trainer.lightning_module.hparams
         self.seed = options.get("seed", self.seed)
         self.critic_steps = options.get("critic_steps", self.critic_steps)
+        self.labelled = self.labelled or options.get("conditional", False)
 
     def train_dataloader(self) -> StepLoader:
-        return self._loader(self.real)
+        return self._loader(Images(self.real, self.labels) if self.labelled else self.real)
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
-        """uint8 to [-1, 1], each image mirrored independently, on the device."""
-        images = convert.to_float(batch)
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """uint8 to [-1, 1], each image mirrored independently; labels as they are."""
+        images, *labels = batch if isinstance(batch, list | tuple) else (batch,)
+        images = convert.to_float(images)
         trainer = self.trainer
-        if not self.mirror or trainer is None:
-            return images
-        coins = self._coins(len(images), trainer.global_step, self.critic_steps)
-        return torch.where(coins.to(images.device)[:, None, None, None], images.flip(3), images)
+        if self.mirror and trainer is not None:
+            coins = self._coins(len(images), trainer.global_step, self.critic_steps)
+            flips = coins.to(images.device)[:, None, None, None]
+            images = torch.where(flips, images.flip(3), images)
+        return (images, *labels) if labels else images
 
     def _coins(self, count: int, step: int, parts: int = 1) -> Tensor:
         """bool (count,): which of this process's images to mirror."""
@@ -390,13 +421,6 @@ class LabelledData(ImageData):
         return images
 
     @property
-    def classes(self) -> int:
-        found = self.images("train")
-        if (known := DATASETS[self.dataset].classes or len(found.classes)) or found.labels is None:
-            return known
-        return int(found.labels.max()) + 1
-
-    @property
     def steps_per_epoch(self) -> int:
         """Full batches of all processes; images left over wait for another epoch."""
         return len(self.real) // (self.batch_size * distributed.count())
@@ -446,7 +470,7 @@ class LabelledData(ImageData):
     def train_dataloader(self) -> StepLoader:
         return self._loader(self.images_of("train"))
 
-    def on_after_batch_transfer(  # type: ignore[override]
+    def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
         """Cropped and mirrored, each image by its own draws, then standardised, on the device."""

@@ -11,15 +11,15 @@ from torch.nn.parameter import is_lazy
 
 from msngan.networks.classifiers import CLASSIFIERS
 from msngan.networks.dcgan import CRITICS, GENERATORS
-from msngan.networks.norms_and_activations import put_norms
+from msngan.networks.norms_and_activations import HEADS, put_norms
 from msngan.norms import layers_of
 from msngan.runs.options import MODULE, named
 
 NORM = ("norm", "norm_options", "norm_layers", "other_norm", "conv_bias")
 # What the constructor of each kind of network may take; its other parameters are its own options.
 GIVEN: dict[str, frozenset[str]] = {
-    "generator": frozenset({"latent_dim", "width", "channels", "size"}),
-    "critic": frozenset({*NORM, "width", "channels", "size", "slope"}),
+    "generator": frozenset({"latent_dim", "width", "channels", "size", "classes"}),
+    "critic": frozenset({*NORM, "width", "channels", "size", "slope", "classes", "conditioning"}),
     "classifier": frozenset(
         {*NORM, "width", "channels", "size", "slope", "classes", "depth", "activation", "dropout"}
         | {"placement", "as_released"}
@@ -30,27 +30,53 @@ GIVEN: dict[str, frozenset[str]] = {
 def build_generator(options: Mapping[str, Any]) -> nn.Module:
     """The generator of a GAN's options, not yet trained."""
     name, own = options["generator"], options.get("generator_options")
+    options = {**options, "classes": classes_of(options)}
     norm = {"norm": options.get("generator_norm", "none")}
     if isinstance(name, nn.Module):
         with named("GAN(generator=...)"):
-            network = with_norm(name, norm)
+            network = with_norm(_taking_labels(name, options), norm)
     else:
         with named(f"--model.generator {name}"):
             network = with_norm(_build("generator", GENERATORS, name, options, own), norm)
     if not hasattr(network, "latent_dim"):  # which sampling asks for
         network.latent_dim = options["latent_dim"]
+    if not hasattr(network, "classes"):
+        network.classes = options["classes"]
     return network
 
 
 def build_critic(options: Mapping[str, Any]) -> nn.Module:
     """The critic of a GAN's options, with its norm."""
     name = options["critic"]
+    given = {**options, "classes": classes_of(options)}
     if isinstance(name, nn.Module):
         with named("GAN(critic=...)"):
-            return with_norm(name, options)
-    given = {**options, "width": options["critic_width"] or options["width"]}
+            return with_norm(_taking_labels(name, given), options)
+    given["width"] = options["critic_width"] or options["width"]
     with named(f"--model.critic {name}"):
         return _build("critic", CRITICS, name, given, options["critic_options"])
+
+
+def classes_of(options: Mapping[str, Any]) -> int:
+    """The number of classes that a GAN's networks are given; 0 if it is not conditional.
+
+    ValueError for a conditional one without classes.
+    """
+    if not options.get("conditional", False):
+        return 0
+    if not options.get("classes"):
+        raise ValueError("conditional needs the number of classes, as GAN(..., classes=10)")
+    return int(options["classes"])
+
+
+def _taking_labels(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+    """The module; ValueError for one that takes no labels in a conditional GAN."""
+    if options["classes"] and len(inspect.signature(network.forward).parameters) < 2:
+        raise ValueError(
+            "its forward takes no labels, which a conditional GAN gives beside the input; define"
+            " forward(self, x, labels)"
+        )
+    return network
 
 
 def build_classifier(options: Mapping[str, Any]) -> nn.Module:
@@ -83,6 +109,8 @@ def _build(
     for each in own or {}:
         if each not in takes:
             raise ValueError(f"it has no option {each!r}")
+    if kind != "classifier" and options.get("classes") and "classes" not in takes:
+        raise ValueError("it takes no labels: its constructor has no argument classes")
     # null is "the network's own", which its signature states
     given = {each: options[each] for each in GIVEN[kind] if each in takes}
     given = {each: value for each, value in given.items() if value is not None}
@@ -93,15 +121,24 @@ def _build(
 
 
 def with_norm(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
-    """The network, with the norm that the options name on its layers; the last one is its head."""
+    """The network, with the norm that the options name on its layers.
+
+    Its heads are the last layer, an embedding apart, and under conditioning acgan a `classifier`.
+    """
     if any(is_lazy(each) for each in network.parameters()):
         raise ValueError("it has lazy layers, without weights yet; pass a batch through it first")
     if options["norm"] != "none":
-        head = next(reversed(layers_of(network)), "")
+        layers = {
+            name: layer
+            for name, layer in layers_of(network).items()
+            if not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
+        }
+        heads = [*layers][-1:]
+        if classes_of(options) and options["conditioning"] == "acgan":
+            heads = [*HEADS, *heads]
+        given = {each: options[each] for each in NORM if each in options}
         try:
-            put_norms(
-                network, head=head, **{each: options[each] for each in NORM if each in options}
-            )
+            put_norms(network, heads=heads, **given)
         except ValueError as problem:
             raise ValueError(f"{problem}; norm 'none' leaves the network as it is") from problem
     return network

@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from msngan.networks.conditional import (
+    Conditioning,
+    batch_norm,
+    class_head,
+    class_logits,
+    sequential,
+)
 from msngan.networks.norms_and_activations import put_norms, refuse_instance_norm
 from msngan.norms import FusedSequential, NormName, configured
-from msngan.norms.classic import BatchNorm2d
 
 
 def _check(width: int, channels: int, size: int) -> None:
@@ -28,10 +34,10 @@ def _check(width: int, channels: int, size: int) -> None:
 
 def _initialise(module: nn.Module) -> None:
     """Weights from N(0, 0.02^2) and zero biases, as in DCGAN and the SNGAN recipes."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+            nn.init.zeros_(bias)
 
 
 class Generator(nn.Module):
@@ -41,30 +47,38 @@ class Generator(nn.Module):
     to 4, 2 and 1 times width, a 3x3 convolution and tanh, with batch norm and ReLU between. At size
     32 and width 64 this is Miyato's. The linear layer is the same map as the paper's transposed 4x4
     convolution of a 1x1 image. Layers before a batch norm have no bias, which it would cancel.
+
+    classes: number of classes; the batch norms are then conditional, and labels, int64 (N,), are
+    given beside z.
     """
 
     def __init__(
-        self, latent_dim: int = 128, width: int = 64, channels: int = 3, size: int = 32
+        self,
+        latent_dim: int = 128,
+        width: int = 64,
+        channels: int = 3,
+        size: int = 32,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         _check(width, channels, size)
         if latent_dim < 1:
             raise ValueError(f"latent_dim {latent_dim} is not positive")
-        self.latent_dim, self.bottom = latent_dim, size // 8
+        self.latent_dim, self.classes, self.bottom = latent_dim, classes, size // 8
         self.stem = nn.Linear(latent_dim, 8 * width * self.bottom**2, bias=False)
-        layers: list[nn.Module] = [BatchNorm2d(8 * width), nn.ReLU()]
+        layers: list[nn.Module] = [batch_norm(8 * width, classes), nn.ReLU()]
         for factor in (4, 2, 1):
             layers += [
                 nn.ConvTranspose2d(2 * factor * width, factor * width, 4, 2, 1, bias=False),
-                BatchNorm2d(factor * width),
+                batch_norm(factor * width, classes),
                 nn.ReLU(),
             ]
         self.body = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, 1, 1), nn.Tanh())
         self.apply(_initialise)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.stem(z)
-        return self.body(x.unflatten(1, (-1, self.bottom, self.bottom)))
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.stem(z).unflatten(1, (-1, self.bottom, self.bottom))
+        return sequential(self.body, x, labels)
 
 
 class Critic(nn.Module):
@@ -80,6 +94,7 @@ class Critic(nn.Module):
     `msngan.norms.convert` (indices 0 to 6 are the convolutions, 7 the head); None: all. other_norm:
     the norm of the other layers. wide: increase the channels in the convolutions of stride 2, as
     the official SNGAN code does (5,860,865 parameters); else in those after them, as in Table III.
+    classes, conditioning: a second head for this many classes, see `conditional.class_head`.
     """
 
     def __init__(
@@ -94,6 +109,8 @@ class Critic(nn.Module):
         norm_options: Mapping[str, Any] | None = None,
         norm_layers: Sequence[int | str] | None = None,
         other_norm: NormName = "none",
+        classes: int = 0,
+        conditioning: Conditioning = "projection",
     ) -> None:
         super().__init__()
         _check(width, channels, size)
@@ -110,7 +127,10 @@ class Critic(nn.Module):
             ]
             inputs = factor * width
         self.body = FusedSequential(*layers, nn.Flatten())
-        self.head = nn.Linear(inputs * (size // 8) ** 2, 1)
+        features = inputs * (size // 8) ** 2
+        self.head = nn.Linear(features, 1)
+        for name, layer in class_head(features, classes, conditioning).items():
+            self.add_module(name, layer)
         self.apply(_initialise)  # before a norm looks at the weights
         put_norms(
             self,
@@ -126,8 +146,10 @@ class Critic(nn.Module):
                 "the last convolution of a critic of 8x8 images; use 16x16 or larger",
             )
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body(images)).squeeze(1)
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        return class_logits(self, self.body(images), labels)
 
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {"dcgan": Generator}

@@ -11,6 +11,8 @@ from torch import nn
 from msngan.norms import Norm, SampleNorm, configured, convert, layers_of, normalise, select
 
 ACTIVATIONS = ("leaky_relu", "relu")
+# Names of last layers, whose output a norm leaves alone: a network's head, a critic's class heads.
+HEADS = ("head", "classifier", "embedding")
 
 if TYPE_CHECKING:
     ActivationName = str
@@ -54,7 +56,7 @@ def put_norms(
     network: nn.Module,
     norm: str,
     *,
-    head: str = "head",
+    heads: Sequence[str] = HEADS,
     conv_bias: bool = False,
     norm_options: Mapping[str, Any] | None = None,
     norm_layers: Sequence[int | str] | None = None,
@@ -63,12 +65,14 @@ def put_norms(
 ) -> None:
     """Put `norm` on the layers that norm_layers selects (None: all), `other_norm` on the others.
 
-    In place, as `msngan.norms.convert` does. before_activation: put the output parts into the
-    network's places before activations (see `places_before`), not on the layers' outputs. Raises
-    ValueError for what has no effect: other_norm without a layer, and a norm with an output part
-    only for layers that cannot have it.
+    In place, as `msngan.norms.convert` does. heads: names of last layers, which get the weight part
+    only; those that there are. before_activation: put the output parts into the network's places
+    before activations (see `places_before`), not on the layers' outputs. Raises ValueError for what
+    has no effect: other_norm without a layer, and a norm with an output part only for layers that
+    cannot have it.
     """
     options = norm_options or {}
+    heads = [name for name in heads if name in layers_of(network)]
     chosen = list(select(network, norm_layers))
     rest = [name for name in layers_of(network) if name not in chosen]
     if other_norm != "none" and not rest:
@@ -78,7 +82,7 @@ def put_norms(
     places = places_before(network) if before_activation else {}
     for each, given, names in ((norm, options, chosen), (other_norm, {}, rest)):
         entry = configured(each, given)
-        has_no_place = not any(places[name] for name in names) if places else names == [head]
+        has_no_place = not any(places[name] for name in names) if places else {*names} <= {*heads}
         if names and has_no_place and entry.output and not entry.weight:
             raise ValueError(
                 f"norm {each!r} has no part for weights, and its output part cannot be on"
@@ -90,9 +94,9 @@ def put_norms(
             put_output_parts_before(network, entry, names)
     if before_activation:
         return
-    convert(network, norm, head=head, conv_bias=conv_bias, layers=chosen, **options)
+    convert(network, norm, head=heads, conv_bias=conv_bias, layers=chosen, **options)
     if rest:
-        convert(network, other_norm, head=head, conv_bias=conv_bias, layers=rest)
+        convert(network, other_norm, head=heads, conv_bias=conv_bias, layers=rest)
 
 
 def put_weight_parts(network: nn.Module, norm: Norm, names: Iterable[str]) -> None:

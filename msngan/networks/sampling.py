@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def applied(network: Callable[..., Any], x: Tensor, labels: Tensor | None) -> Any:
+    """network(x, labels), or network(x) without labels."""
+    return network(x) if labels is None else network(x, labels)
+
+
 def latents(count: int, latent_dim: int, seed: int) -> Tensor:
     """z (count, latent_dim) ~ N(0, 1), on the CPU, derived from (seed, "samples")."""
     return torch.randn(count, latent_dim, generator=rng.generator(seed, 0, 0, "samples"))
@@ -52,24 +58,64 @@ def draw_samples(
     *,
     only: Tensor | None = None,
     truncate: bool = False,
+    labels: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """`count` samples, or those at the indices `only`, as uint8 batches on the CPU.
 
+    labels: of all samples, int64 (count,), for a conditional generator; None: each class in turn.
     All latents are drawn at once on the CPU, so they do not depend on batch size, device or `only`.
     """
     z = latents(count, cast(int, generator.latent_dim), seed)
-    yield from decode(generator, z if only is None else z[only], batch_size, truncate)
+    if labels is None:
+        labels = labels_in_turn(generator, count)
+    if only is not None:
+        z, labels = z[only], None if labels is None else labels[only]
+    yield from decode(generator, z, batch_size, truncate, labels=labels)
 
 
 def decode(
-    generator: nn.Module, z: Tensor, batch_size: int = 250, truncate: bool = False
+    generator: nn.Module,
+    z: Tensor,
+    batch_size: int = 250,
+    truncate: bool = False,
+    *,
+    labels: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """The images of z (N, latent_dim) in eval mode, as uint8 batches on the CPU."""
+    """The images of z (N, latent_dim) in eval mode, as uint8 batches on the CPU.
+
+    labels: of a conditional generator, int64 (N,), or shares of classes, float (N, classes).
+    """
     first = next(generator.parameters())
-    for part in z.split(batch_size):
+    for start in range(0, len(z), batch_size):
+        part = slice(start, start + batch_size)
+        own = None if labels is None else labels[part].to(first.device)
+        if own is not None and own.is_floating_point():
+            own = own.to(first.dtype)
         with evaluating(generator):
-            images = generator(part.to(first.device, first.dtype))
+            images = applied(generator, z[part].to(first.device, first.dtype), own)
             yield convert.to_uint8(images, truncate).cpu()
+
+
+def classes_of(generator: nn.Module) -> int:
+    """How many classes a generator takes labels of; 0 for one that is not conditional."""
+    return int(getattr(generator, "classes", 0))
+
+
+def labels_in_turn(generator: nn.Module, count: int) -> Tensor | None:
+    """Labels 0, 1, ... in turn, int64 (count,), for a conditional generator, otherwise None."""
+    classes = classes_of(generator)
+    return torch.arange(count) % classes if classes else None
+
+
+def class_rows(classes: Sequence[int], count: int) -> tuple[Tensor, int]:
+    """Labels of about `count` images in which each row is one of the classes, and the row's length.
+
+    At least one image of each; where there are many classes, a row has several of them.
+    """
+    each = max(1, round(count / len(classes)))
+    labels = torch.tensor(classes).repeat_interleave(each)
+    in_row = max(1, round(math.sqrt(len(labels)) / each))
+    return labels, each * in_row
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:

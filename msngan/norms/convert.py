@@ -159,7 +159,7 @@ def convert(
     module: nn.Module,
     norm: str,
     *,
-    head: str | None = None,
+    head: str | Sequence[str] | None = None,
     conv_bias: bool = False,
     layers: Sequence[int | str] | None = None,
     replace: bool = False,
@@ -177,7 +177,8 @@ def convert(
     input.
 
     Args:
-        head: the qualified name of the last layer of a critic, which gets the weight part only.
+        head: the qualified name of the last layer of a critic, which gets the weight part only;
+            several for a network with several heads.
         conv_bias: keep biases that the norm cancels.
         layers: the layers to norm, None for all: a list of indices among them ([0, -1]), patterns
             of names (["body.*"], or ["!head"] for all others) and class names (["Conv2d"]). The
@@ -193,9 +194,12 @@ def convert(
     """
     entry = configured(norm, options)
     every, chosen = layers_of(module), select(module, layers)
-    last = None if head is None else dict(module.named_modules(remove_duplicate=False)).get(head)
-    if head is not None and not any(layer is last for layer in every.values()):
-        raise ValueError(f"no layer {head!r} to be the head; layers are {listed(every)}")
+    names = [head] if isinstance(head, str) else head or ()
+    known = dict(module.named_modules(remove_duplicate=False))
+    heads = {id(known.get(name)) for name in names}
+    for name in names:
+        if not any(layer is known.get(name) for layer in every.values()):
+            raise ValueError(f"no layer {name!r} to be the head; layers are {listed(every)}")
     _check(chosen)
     theirs = [name for name, layer in chosen.items() if _torch_norms(layer)]
     if theirs and not replace:
@@ -208,14 +212,14 @@ def convert(
     for name, layer in list(chosen.items()):
         if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():  # type: ignore[misc]
             del chosen[name]
-            _later(layer, entry, head=layer is last, conv_bias=conv_bias)
+            _later(layer, entry, head=id(layer) in heads, conv_bias=conv_bias)
     # A norm may refuse a layer while its part is made, so make all parts before any is put on.
-    parts = [parts_for(layer, entry, head=layer is last) for layer in chosen.values()]
+    parts = [parts_for(layer, entry, head=id(layer) in heads) for layer in chosen.values()]
     for layer, made in zip(chosen.values(), parts, strict=True):
         put_parts(layer, made, cancels_bias=entry.cancels_bias and not conv_bias)
     join(module)
     watch(module)
-    done = _report(module, entry, chosen, last, replace_batch_norm)
+    done = _report(module, entry, chosen, heads, replace_batch_norm)
     if report:
         return module, done
     if done.left_out:
@@ -282,7 +286,7 @@ def _remove_torch_norms(layer: nn.Module) -> None:
 
 
 def _report(
-    module: nn.Module, entry: Norm, chosen: Mapping[str, nn.Module], last: Any, replace: bool
+    module: nn.Module, entry: Norm, chosen: Mapping[str, nn.Module], heads: set[int], replace: bool
 ) -> Report:
     """The report of `convert`, after replacing the batch norms that follow, if asked for."""
     if entry.weight is None and entry.output is None:
@@ -290,7 +294,7 @@ def _report(
     normed = [name for name, layer in chosen.items() if isinstance(layer, NormLayer)]
     # The layers that this norm has no part for; other layers' weights are not left out.
     without = {id(layer) for layer in chosen.values() if not isinstance(layer, NormLayer)}
-    without -= {id(last)}
+    without -= heads
     left = []
     for name, part in module.named_modules():
         known = () if id(part) in without else weights_of(part)

@@ -149,7 +149,14 @@ class GanTask(Task):
     def __init__(self, config: FitConfig, data: Any = None) -> None:
         super().__init__(config, data)
         self.data.critic_steps = config.model.critic_steps
+        self.data.labelled = config.model.conditional
         self.steps = config.steps
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every argument of the GAN, by name; DataError where it needs labels and has none."""
+        labels = self.data.labels if self.config.model.conditional else None
+        return super().options | {"classes": 0 if labels is None else self.data.classes}
 
     def prepare(self, device: torch.device) -> None:
         self.built.scores.prepare(self.data, device)

@@ -19,6 +19,7 @@ from msngan.data import images as convert
 from msngan.gan import GAN
 from msngan.losses import LOSSES
 from msngan.networks import evaluating
+from msngan.networks.sampling import applied, labels_in_turn
 from msngan.runs import rng
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import Every, Record
@@ -54,6 +55,7 @@ class CollapseChecks(RunCallback):
         self._lines: list[Line] = []
         self._start: dict[str, float] = {}
         self._real: Tensor | None = None
+        self._labels: Tensor | None = None  # of the real images, then of the samples
         self._distance = 0.0  # mean, between two real images
 
     def begin(self, module: LightningModule) -> None:
@@ -66,9 +68,12 @@ class CollapseChecks(RunCallback):
             return
         self._lines = read_lines(self.run.health)
         if pl_module.task == "gan":
-            real = convert.to_float(data_of(trainer).real[:PROBES])
-            self._real = real.to(pl_module.device, cast(torch.dtype, pl_module.dtype))
+            data, gan = data_of(trainer), cast(GAN, pl_module)
+            real = convert.to_float(data.real[:PROBES])
+            self._real = real.to(gan.device, cast(torch.dtype, gan.dtype))
             self._distance = _distance(self._real)
+            if (own := labels_in_turn(gan.generator, PROBES)) is not None:
+                self._labels = torch.cat([data.labels[:PROBES], own]).to(gan.device)
 
     def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
         step = trainer.global_step
@@ -89,8 +94,9 @@ class CollapseChecks(RunCallback):
         draw = rng.generator(gan.options.seed, step, 0, "health")
         z = torch.randn(PROBES, gan.options.latent_dim, generator=draw)
         with evaluating(gan.generator), evaluating(gan.critic):
-            fake = gan.generator(z.to(self._real)).to(self._real.dtype)
-            logits = gan.critic(torch.cat([self._real, fake])).float()
+            own = None if self._labels is None else self._labels[-PROBES:]
+            fake = applied(gan.generator, z.to(self._real), own).to(self._real.dtype)
+            logits = gan.of_images(self._labels)(torch.cat([self._real, fake])).float()
         named = ("critic_loss", "real_logit", "fake_logit")
         seen = {name: float(outputs[name]) for name in named}
         middle = torch.tensor([(seen["real_logit"] + seen["fake_logit"]) / 2])

@@ -25,7 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from msngan.data import ImageData, LabelledData
 from msngan.data import images as convert
-from msngan.networks.sampling import latents
+from msngan.networks.sampling import applied, latents
 from msngan.norms import layers_of, statistics, stored
 from msngan.norms.parts import outputs_of
 from msngan.runs import distributed, rng
@@ -122,9 +122,10 @@ def _subjects(module: Any, data: ImageData) -> list[Subject]:
         return [Subject("network", module.network, probe)]
     z = latents(len(images), module.options.latent_dim, module.options.seed)
     probe = module.laid_out(convert.to_float(images).to(module.device))
+    labels = data.labels[:PROBES].to(module.device) if module.options.conditional else None
     return [
-        Subject("critic", module.critic, probe),
-        Subject("generator", module.generator, z.to(module.device, module.dtype)),
+        Subject("critic", module.critic, probe, labels),
+        Subject("generator", module.generator, z.to(module.device, module.dtype), labels),
     ]
 
 
@@ -144,11 +145,15 @@ def _means(measurement: file.Dynamics) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A named network, and the batch (N, ...) on which its activations are measured."""
+    """A named network, and the batch (N, ...) on which its activations are measured.
+
+    labels: int64 (N,), of a network that takes them. Its embeddings are not measured.
+    """
 
     name: str
     network: nn.Module
     probe: Tensor
+    labels: Tensor | None = None
 
 
 @dataclass
@@ -175,8 +180,12 @@ def measure(subjects: Sequence[Subject], step: int, first: file.Dynamics | None)
     found: dict[str, _Layer] = {}
     shapes, complexities = [], []
     for subject in subjects:
-        layers = layers_of(subject.network)
-        seen = look(subject.network, layers, subject.probe)
+        layers = {
+            name: layer
+            for name, layer in layers_of(subject.network).items()
+            if not isinstance(layer, nn.Embedding)
+        }
+        seen = look(subject.network, layers, subject.probe, subject.labels)
         own: dict[str, _Layer] = {}
         for name, layer in layers.items():
             index = len(found) + len(own)
@@ -293,7 +302,12 @@ class Seen:
         self.dead = (x.amax(axes) <= 0).cpu().numpy()
 
 
-def look(network: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> dict[str, Seen]:
+def look(
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    x: Tensor,
+    labels: Tensor | None = None,
+) -> dict[str, Seen]:
     """One pass of x (N, ...) in training mode that leaves no trace in the network.
 
     What enters an activation belongs to the layer called last before it, whatever lies between: the
@@ -322,7 +336,8 @@ def look(network: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> dict
         for module in network.modules():
             if isinstance(module, ACTIVATIONS):
                 stack.callback(module.register_forward_pre_hook(activate).remove)
-        network.forward(x)  # a compiled network would be compiled again because of the hooks
+        # Not by a call: a compiled network would be compiled again because of the hooks.
+        applied(network.forward, x, labels)
     return seen
 
 

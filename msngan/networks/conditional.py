@@ -1,0 +1,103 @@
+"""Labels in networks: conditional batch norm for generators, class heads for critics.
+
+Where a network is given labels, they are int64 (N,), or float (N, classes): the shares of classes
+in each image, by which a generator goes from one class to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msngan.norms.classic import BatchNorm2d
+
+CONDITIONINGS = ("projection", "acgan")
+
+if TYPE_CHECKING:
+    Conditioning = str
+else:
+    Conditioning = Literal[CONDITIONINGS]
+
+NEEDS_LABELS = "the network is conditional; give it labels, int64 (N,), as network(x, labels)"
+
+
+class ConditionalBatchNorm2d(nn.Module):
+    """Batch norm with a gain and an offset for each class: x (N, C, H, W), labels -> (N, C, H, W).
+
+    Dumoulin et al. 2017, arXiv:1610.07629, section 2.2; de Vries et al. 2017, arXiv:1707.00683. The
+    gains, (classes, C), begin at 1 and the offsets at 0. They are parameters and not layers, so no
+    norm is put on them. Raises ValueError without labels.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm2d(channels, affine=False)
+        self.gain = nn.Parameter(torch.ones(classes, channels))
+        self.offset = nn.Parameter(torch.zeros(classes, channels))
+
+    def extra_repr(self) -> str:
+        return "classes={}, channels={}".format(*self.gain.shape)
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise ValueError(NEEDS_LABELS)
+        y = self.norm(x)
+        gain, offset = (_of(each, labels).to(y)[:, :, None, None] for each in self.parameters())
+        return torch.addcmul(offset, gain, y)
+
+
+def _of(values: Tensor, labels: Tensor) -> Tensor:
+    """(N, C): the rows of values (classes, C) for these labels."""
+    return labels @ values if labels.is_floating_point() else F.embedding(labels, values)
+
+
+def batch_norm(channels: int, classes: int = 0) -> nn.Module:
+    """A generator's batch norm: conditional if there are classes."""
+    return ConditionalBatchNorm2d(channels, classes) if classes else BatchNorm2d(channels)
+
+
+def sequential(layers: Iterable[nn.Module], x: Tensor, labels: Tensor | None) -> Tensor:
+    """The output of one layer after another; conditional batch norms are given the labels."""
+    for layer in layers:
+        x = layer(x, labels) if isinstance(layer, ConditionalBatchNorm2d) else layer(x)
+    return x
+
+
+def class_head(features: int, classes: int, conditioning: Conditioning) -> dict[str, nn.Module]:
+    """A critic's second head by its name, none without classes.
+
+    projection: `embedding`, a vector V_y for each class; the logit is psi(phi) + <V_y, phi>, where
+    phi are the features (N, features) that the head psi gets too (Miyato & Koyama 2018,
+    arXiv:1802.05637, equation 3). acgan: `classifier`, a linear layer to class logits (Odena et al.
+    2017, arXiv:1610.09585, equations 2 and 3). As on the head, a norm has its weight part only.
+    """
+    if conditioning not in CONDITIONINGS:
+        known = ", ".join(CONDITIONINGS)
+        raise ValueError(f"unknown conditioning {conditioning!r}; choose one of {known}")
+    if not classes:
+        return {}
+    if conditioning == "acgan":
+        return {"classifier": nn.Linear(features, classes)}
+    return {"embedding": nn.Embedding(classes, features)}
+
+
+def class_logits(
+    critic: nn.Module, features: Tensor, labels: Tensor | None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Logits (N,) of a critic with a `head` and perhaps a `class_head`, from features (N, d).
+
+    With a `classifier` also its class logits (N, classes). Raises ValueError where an embedding has
+    no labels.
+    """
+    logits: Tensor = critic.head(features).squeeze(1)  # type: ignore[operator]
+    if isinstance(classifier := getattr(critic, "classifier", None), nn.Module):
+        return logits, classifier(features)
+    if isinstance(embedding := getattr(critic, "embedding", None), nn.Module):
+        if labels is None:
+            raise ValueError(NEEDS_LABELS)
+        return logits + (embedding(labels) * features).sum(1)
+    return logits
