@@ -22,6 +22,8 @@ from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
 from msngan.networks import CriticName, GeneratorName, draw_samples, frozen
 from msngan.networks.build import build_critic, build_generator, classes_of
 from msngan.networks.conditional import Conditioning
+from msngan.networks.initialisation import InitName, check_gain, initialise
+from msngan.networks.optimizers import OptimizerName, make_optimizer
 from msngan.networks.sampling import applied
 from msngan.networks.updates import Decay, TrainedModule, update_average
 from msngan.norms import (
@@ -65,6 +67,7 @@ def check_options(given: dict[str, Any]) -> None:
         classes_of(given)
     with named("--model.norm_options"):
         configured(given["norm"], given["norm_options"] or {})
+    check_gain(given["init"], given["init_gain"])
     norms = (given["norm"], given["other_norm"])
     if given["generator_statistics"] == "last" and BATCH_NORMS & {*norms}:
         raise UserError(
@@ -189,6 +192,10 @@ class GAN(TrainedModule):
         latent_dim: size of the latent vector z ~ N(0, 1).
         slope: slope of the critic's LeakyReLU for negative inputs.
         conv_bias: keep convolution biases that the norm cancels, as the published networks do.
+        init: first weights of both networks: own, each architecture's, or normal, orthogonal,
+            xavier (uniform) or kaiming (normal, by the inputs of a layer).
+        init_gain: factor of these weights, the standard deviation of normal; null: 0.02 for normal,
+            1 for orthogonal and xavier, the square root of 2 for kaiming.
         power_iteration: when the estimate of sigma, the largest singular value, is improved: once
             per critic update, or in each forward pass, as PyTorch's layers do, which costs more.
         critic_batch: whether the critic scores real and fake images in separate batches or in one
@@ -197,10 +204,18 @@ class GAN(TrainedModule):
             generator's update: those of the generated batch, or the last ones of the critic's
             update as constants, which saves a quarter of a step's time.
         critic_steps: critic updates per step.
-        generator_lr: learning rate of the generator's Adam.
-        critic_lr: learning rate of the critic's Adam.
-        generator_betas: decay rates of the generator's Adam.
-        critic_betas: decay rates of the critic's Adam.
+        optimizer: optimizer of both networks.
+        generator_lr: learning rate of the generator.
+        critic_lr: learning rate of the critic.
+        generator_betas: decay rates of the optimizer's averages of the generator's gradients and
+            their squares. sgd takes the first, as its momentum, and rmsprop the second (torch's own
+            is 0.99).
+        critic_betas: the same of the critic's.
+        weight_decay: factor of each weight matrix that is added to its gradient, or with adamw
+            taken from the weight at the learning rate. Not of biases, gains and offsets, such as
+            MSN's m and those of a conditional batch norm.
+        gradient_clip: largest norm of a network's gradients, all taken together, in an update;
+            null: any.
         lr_decay: how both learning rates fall to zero over the run.
         ema_decay: decay per step of the generator's moving average, which is used for samples and
             scores; 0: no average.
@@ -246,14 +261,19 @@ class GAN(TrainedModule):
         latent_dim: Network[Count] = 128,
         slope: NotNegative = 0.1,
         conv_bias: Network[bool] = False,
+        init: Network[InitName] = "own",
+        init_gain: Network[Positive | None] = None,
         power_iteration: Literal["update", "pass"] = "update",
         critic_batch: Literal["separate", "joint"] = "separate",
         generator_statistics: Literal["batch", "last"] = "batch",
         critic_steps: Count = 1,
+        optimizer: OptimizerName = "adam",
         generator_lr: Positive = 2e-4,
         critic_lr: Positive = 2e-4,
         generator_betas: tuple[Fraction, Fraction] = (0.5, 0.999),
         critic_betas: tuple[Fraction, Fraction] = (0.5, 0.999),
+        weight_decay: NotNegative = 0.0,
+        gradient_clip: Positive | None = None,
         lr_decay: Decay = "none",
         ema_decay: Fraction = 0.999,
         channels_last: bool = True,
@@ -278,6 +298,8 @@ class GAN(TrainedModule):
             torch.manual_seed(rng.derive(seed, 0, 0, "init"))
             self.generator = build_generator(given)
             self.critic = build_critic(given)
+            initialise(self.generator, init, init_gain)
+            initialise(self.critic, init, init_gain)
             weights = weighted_penalties(penalty, penalty_weight)
             self.penalties = [(name, PENALTIES[name], weight) for name, weight in weights.items()]
             for _, each, _ in self.penalties:
@@ -307,9 +329,9 @@ class GAN(TrainedModule):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         o = self.options
-        betas = tuple(o.generator_betas), tuple(o.critic_betas)
-        generator = torch.optim.Adam(self.generator.parameters(), o.generator_lr, betas[0])
-        critic = torch.optim.Adam(self.critic.parameters(), o.critic_lr, betas[1])
+        how = o.optimizer, o.weight_decay, o.gradient_clip
+        generator = make_optimizer(self.generator, o.generator_lr, o.generator_betas, *how)
+        critic = make_optimizer(self.critic, o.critic_lr, o.critic_betas, *how)
         follow(self.bank.parts, critic)
         follow(self.generator_bank.parts, generator)
         return generator, critic

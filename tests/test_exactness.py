@@ -18,6 +18,7 @@ from conftest import resumed_from_previous, same_bits, under, weights
 from msngan.gan import scale_free
 from msngan.leaderboard.experiments import setup_of
 from msngan.losses import PENALTIES
+from msngan.networks.optimizers import OPTIMIZERS
 from msngan.norms import NORMS
 from msngan.runs.rng import Stream, derive, generator, untouched
 
@@ -48,11 +49,16 @@ CASES["spectral"] += ["--model.lr_decay", "linear", "--model.critic_lr", "4e-4"]
 CASES["bidirectional"] += ["--trainer.precision", "bf16-mixed"]
 CASES["spectral_bias"] += ["--trainer.precision", "64-true"]
 CASES["scaled"] += ["--model.power_iteration", "pass"]
+DECAY, CLIP = ["--model.weight_decay", "0.1"], ["--model.gradient_clip", "0.1"]
+CASES["layer"] += ["--model.optimizer", "adamw", *DECAY, *CLIP, "--model.init", "orthogonal"]
+CASES["optional_spectral"] += ["--model.optimizer", "rmsprop", *CLIP]
+CASES["weight"] += ["--model.optimizer", "sgd", *DECAY]
 
 
-def test_every_penalty_is_among_the_cases():
-    used = " ".join(" ".join(options) for options in CASES.values())
+def test_every_penalty_and_optimizer_is_among_the_cases():
+    used = " ".join(" ".join([*options, ""]) for options in CASES.values())
     assert all(f"--model.penalty {penalty} " in used for penalty in PENALTIES)
+    assert all(f"--model.optimizer {name} " in used for name in OPTIMIZERS if name != "adam")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,20 +151,30 @@ def test_switching_off_does_not_change_what_the_layer_computes(kind):
     assert not torch.allclose(stored(layer), stored(stays))
 
 
-@pytest.mark.parametrize("amsgrad", [False, True])
+ADAPTIVE: dict[str, partial[torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, betas=(0.5, 0.9)),
+    "amsgrad": partial(torch.optim.Adam, betas=(0.5, 0.9), amsgrad=True),
+    "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, momentum=0.5, centered=True),
+}
+SGD = partial(torch.optim.SGD, momentum=0.5)
+
+
+@pytest.mark.parametrize("optimizer", [*ADAPTIVE, "sgd"])
 @pytest.mark.parametrize(("sigma", "start"), [(0.5, True), (3.0, False)], ids=["off", "on"])
-def test_adam_goes_on_as_if_it_had_always_seen_the_gradients_of_the_new_weight(
-    sigma, start, amsgrad
+def test_an_optimizer_goes_on_as_if_it_had_always_seen_the_gradients_of_the_new_weight(
+    sigma, start, optimizer
 ):
-    # Adam's step does not depend on the gradients' scale. If what it keeps of them is rescaled with
-    # them, the step after a switch is the one without it.
+    # The step of Adam and RMSprop does not depend on the gradients' scale, and that of SGD is
+    # proportional to it. If what they keep of them is rescaled with them, the step after a switch
+    # is the one without it, or in proportion.
+    make = partial(ADAPTIVE[optimizer], eps=1e-12) if optimizer in ADAPTIVE else SGD
     switched, gate = of_sigma(sigma, start=start)
     stays = copy.deepcopy(switched)
     stays.weight_norm.above, stays.weight_norm.below = 1e9, 0.0
     pairs = []
     for layer in (switched, stays):
         layer.weight_norm.managed = True
-        optimizer = torch.optim.Adam([stored(layer)], 1e-3, (0.5, 0.9), 1e-12, amsgrad=amsgrad)
+        optimizer = make([stored(layer)], lr=1e-3)
         follow([layer.weight_norm], optimizer)
         pairs.append((layer, optimizer))
     gradients = [torch.randn(6, 4).double() for _ in range(3)]
@@ -182,7 +193,8 @@ def test_adam_goes_on_as_if_it_had_always_seen_the_gradients_of_the_new_weight(
         stored(layer).grad = scale * gradients[0]
         optimizer.step()
     steps = [stored(layer) - old for (layer, _), old in zip(pairs, before, strict=True)]
-    torch.testing.assert_close(steps[0], steps[1], rtol=1e-6, atol=1e-12)
+    wanted = steps[1] * (1 if make is not SGD else factor)
+    torch.testing.assert_close(steps[0], wanted, rtol=1e-6, atol=1e-12)
     other = torch.optim.Adam([nn.Parameter(torch.ones(2))])
     gate.rescale = None
     follow([gate], other)

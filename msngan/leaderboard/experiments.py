@@ -27,9 +27,10 @@ _FIRST = """
     model.generator_statistics model.critic_steps model.generator_lr model.critic_lr
     model.generator_betas model.critic_betas model.ema_decay
     model.network model.as_released model.placement model.activation model.dropout model.depth
-    model.lr model.betas model.weight_decay model.label_smoothing
+    model.lr model.betas model.label_smoothing
 """
 FIRST = frozenset(_FIRST.split())
+FIRST_OF = {"gan": FIRST, "classifier": FIRST | {"model.weight_decay"}}  # a GAN has it later
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,14 @@ def setup_of(config: dict[str, Any]) -> Setup:
             raise ValueError(f"{name!r} is not a {kind.__name__}")
     if config["seed"] < 0:
         raise ValueError("'seed' is negative")
-    present, task = flat(config), config.get("task")
-    known = options_of("classifier" if task == "classifier" else "gan")
+    present, task = flat(config), "classifier" if config.get("task") == "classifier" else "gan"
+    known = options_of(task)
     former = {new: old for old, new in FORMER.items()}  # with these names older runs keep their ids
     nested: dict[str, Any] = {"trainer": {}, "data": {}, "scores": {}, "model": {}}
     for name, value in present.items():
         section, _, own = former.get(name, name).rpartition(".")
-        later = name not in FIRST and name in known and _plain(value) == _plain(known[name].default)
+        later = name in known and name not in FIRST_OF[task]
+        later = later and _plain(value) == _plain(known[name].default)
         if not (later or is_free(name, present)) and (name, value) != ("task", "gan"):
             (nested.setdefault(section, {}) if section else nested)[own] = value
     kept = _plain(nested)

@@ -23,8 +23,12 @@ from msngan.norms.spectral import SpectralNorm
 
 # The default thresholds of each criterion: on above the first, off below the second.
 CRITERIA = {"sigma": (1.1, 0.9), "gradient_norm": (2.0, 1.0), "random": (0.9, 0.1)}
-# What Adam and similar optimizers keep of a weight's gradient, and its power.
-MOMENTS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+# What an optimizer keeps of a weight's gradient, and its power: Adam, RMSprop and SGD. The momentum
+# of RMSprop is of steps, which do not depend on the gradients' scale.
+MOMENTS = {
+    **{"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "square_avg": 2, "grad_avg": 1},
+    "momentum_buffer": 1,
+}
 
 
 class OptionalSpectralNorm(WeightPart):
@@ -152,10 +156,11 @@ class OptionalSpectralNorm(WeightPart):
 
 
 def rescale_moments(optimizer: torch.optim.Optimizer, weight: Tensor, factor: float) -> None:
-    """Scale Adam's moments of a weight whose gradients are multiplied by `factor` from now on."""
+    """Scale the averages of a weight whose gradients are multiplied by `factor` from now on."""
     state = optimizer.state.get(weight, {})
     for name, power in MOMENTS.items():
-        if name in state:
+        of_steps = name == "momentum_buffer" and "square_avg" in state
+        if isinstance(state.get(name), Tensor) and not of_steps:
             state[name].mul_(factor**power)
 
 

@@ -208,7 +208,13 @@ DTYPES = {
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.uint8, torch.bool),
 }
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's, of each parameter
+# What each optimizer keeps of a parameter. A run goes on with another that keeps the same.
+MOMENTS = {
+    "adam": {"step", "exp_avg", "exp_avg_sq"},
+    "adamw": {"step", "exp_avg", "exp_avg_sq"},
+    "rmsprop": {"step", "square_avg"},
+    "sgd": {"momentum_buffer"},
+}
 
 _COUNTS = dict.fromkeys(("total", "current"), ("ready", "completed"))
 _STARTED = dict.fromkeys(_COUNTS, ("ready", "completed", "started"))
@@ -308,8 +314,9 @@ def _check_tensors(checkpoint: dict[str, Any], size: int) -> None:
     expected = 2 if checkpoint["msngan"].get("task", "gan") == "gan" else 1
     if not isinstance(optimizers, list) or len(optimizers) != expected:
         raise ValueError(f"it does not hold {expected} optimizer_states")
+    kept = MOMENTS[checkpoint["hyper_parameters"].get("optimizer", "adam")]
     for optimizer in optimizers:
-        room -= _check_optimizer(optimizer)
+        room -= _check_optimizer(optimizer, kept)
     if room < 0:
         raise ValueError(LARGER)
 
@@ -343,8 +350,8 @@ def check_tensor(value: Any, name: str) -> int:  # noqa: ANN401
     return held
 
 
-def _check_optimizer(optimizer: Any) -> int:  # noqa: ANN401
-    """The bytes of one optimizer's tensors."""
+def _check_optimizer(optimizer: Any, kept: set[str]) -> int:  # noqa: ANN401
+    """The bytes of one optimizer's tensors. kept: the names of those of a parameter."""
     if not isinstance(optimizer, dict) or set(optimizer) != {"state", "param_groups"}:
         raise ValueError("an optimizer in it does not have state and param_groups")
     state, groups = optimizer["state"], optimizer["param_groups"]
@@ -353,11 +360,14 @@ def _check_optimizer(optimizer: Any) -> int:  # noqa: ANN401
     _check_plain(groups, "param_groups")
     held = 0
     for index, moments in state.items():
-        if not is_whole(index) or not isinstance(moments, dict) or set(moments) != set(MOMENTS):
-            raise ValueError(f"parameter {shown(index)} of an optimizer in it is not as Adam's")
+        if not is_whole(index) or not isinstance(moments, dict) or set(moments) != kept:
+            raise ValueError(
+                f"parameter {shown(index)} of an optimizer in it does not have"
+                f" {', '.join(sorted(kept))}"
+            )
         for name, value in moments.items():
             held += check_tensor(value, f"{name} of an optimizer")
-        steps = moments["step"]
+        steps = moments.get("step", torch.zeros(()))
         if steps.shape != () or not 0 <= float(steps) <= MOST_STEPS:
             raise ValueError("the steps of an optimizer in it are not a number of steps")
     return held

@@ -20,7 +20,7 @@ from msngan.data import ImageData
 from msngan.gan import weighted_penalties
 from msngan.losses import PENALTIES
 from msngan.runs.atomic import replacing, write_json
-from msngan.runs.checkpoint_files import read_checkpoint
+from msngan.runs.checkpoint_files import MOMENTS, read_checkpoint
 from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Failure, Run, Taken, UserError, lock
 from msngan.runs.hardware import environment
@@ -153,7 +153,7 @@ def _writing(run: Run) -> Iterator[None]:
 
 
 def room_wanted(module: LightningModule) -> int:
-    """Bytes of all checkpoints that exist at once: weights, and Adam's two moments of each."""
+    """Bytes of all checkpoints that exist at once: weights, and two moments of each, as of Adam."""
     moments = [each for each in module.parameters() if each.requires_grad] * 2
     return KEPT * sum(each.nbytes for each in [*module.state_dict().values(), *moments])
 
@@ -203,6 +203,12 @@ def checked(path: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
             " them keeps estimates in the checkpoint, so neither can replace the other in the"
             " middle of a run"
         )
+    before, now = saved["optimizer"], options["optimizer"]
+    if MOMENTS[before] != MOMENTS[now]:
+        raise UserError(
+            f"{was} optimizer {before}, the config says {now}; what one of them keeps of the"
+            " gradients is not what the other needs, so use the checkpoint's own"
+        )
     if averages[0] != averages[1]:
         raise UserError(
             f"{was} ema_decay {saved['ema_decay']}, the config says {options['ema_decay']}; a"
@@ -243,7 +249,7 @@ def load(checkpoint: dict[str, Any], module: LightningModule, path: Path) -> Non
         for index, moments in saved["state"].items():
             if not 0 <= index < len(parameters):
                 raise UserError(f"{what} has a parameter {index} of {len(parameters)}")
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in moments.keys() - {"step"}:
                 has, says = tuple(moments[name].shape), tuple(parameters[index].shape)
                 if has != says:
                     raise UserError(f"{what} has {name} {has} for a parameter of {says}")
