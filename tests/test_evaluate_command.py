@@ -127,6 +127,19 @@ def test_every_format_holds_the_same_numbers(runs, capfd):
     assert shown["md"].count("### ") == 3
 
 
+def test_clean_resizing_is_a_protocol_of_its_own_by_option_or_file(scored):
+    Path("clean.yaml").write_text("runs: 2\nsamples: 20\nresize: clean\n")
+    (own,) = scored("mine", *SHORT)
+    (option,) = scored("mine", *SHORT, "--resize", "clean")
+    (file,) = scored("mine", "--protocol", "clean.yaml")
+    (back,) = scored("mine", "--protocol", "clean.yaml", "--resize", "own")
+    assert list(means(option).values()) == list(means(file).values()) != list(means(own).values())
+    assert all("/embed-digits-clean-" in key for key in option["scores"])
+    assert option["protocol"] | {"name": "clean"} == file["protocol"]
+    assert file["protocol"]["resize"] == "clean-bicubic-32"
+    assert option["protocol_id"] == file["protocol_id"] != own["protocol_id"] == back["protocol_id"]
+
+
 def test_the_leaderboard_shows_what_evaluate_adds_under_the_runs_config(runs, capfd):
     assert runs("evaluate", "mine", *SHORT) == 0
     (line,) = lines("mine")
@@ -432,6 +445,8 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monk
         ("mine --images 100000000000", "samples must be from 1 to 1,000,000"),
         ("mine --protocol 50k --images 5", "5 samples a run are too few for 10 split"),
         ("mine --inception-weights x", "use the extractor inception"),
+        ("mine --resize cleen", "(did you mean 'clean'?)"),
+        ("mine --extractor clip-vit-b-32", "saved once as msngan/scores/README.md says"),
         ("mine --protocol papr", "unknown protocol 'papr' (did you mean 'paper'?)"),
         ("mine --protocol nothing.yaml", "protocol nothing.yaml: there is no such file"),
         ("mine --metrics fdi", "--metrics: unknown 'fdi' (did you mean 'fid'?)"),

@@ -181,6 +181,20 @@ def test_an_embedded_extractor_can_never_be_called_fid(toy):
     assert all(key.endswith("/embed-inception-6726825d") for key in liar.keys.values())
 
 
+def test_clean_resizing_gives_other_features_and_another_name(path, toy):
+    clean, images = EmbeddedExtractor.load(path, clean=True), photographs(5, size=48)
+    assert clean.name == toy.name.replace("embed-toy-", "embed-toy-clean-")
+    assert (toy.resize, clean.resize) == ("bicubic-antialias-32", "clean-bicubic-32")
+    found, rounded = clean.features(images).pool, toy.features(images).pool
+    assert 0 < (found - rounded).abs().max() < 0.1  # its own way differs by rounding alone
+    x = convert.clean_resize(images, 32) / 127.5 - 1
+    with torch.no_grad():
+        expected = clean.network.features(x)
+    torch.testing.assert_close(found.float(), expected, rtol=1e-5, atol=1e-5)
+    same = photographs(2)
+    assert torch.equal(clean.features(same).pool, toy.features(same).pool)
+
+
 def test_batch_is_what_half_of_the_free_memory_holds(monkeypatch):
     def with_free(free: int | None) -> EmbeddedExtractor:
         monkeypatch.setattr(machine, "free_memory", lambda device: free)
@@ -278,7 +292,7 @@ def test_auto_is_inception_only_with_a_gpu_and_its_weights(no_inception, monkeyp
     class Stub:
         name = "inception-stub"
 
-        def __init__(self, path: Path, device: str) -> None:
+        def __init__(self, path: Path, device: str, clean: bool) -> None:
             loaded.append(path)
             self.device = device
 

@@ -129,3 +129,27 @@ def test_a_saved_grid_is_the_tiled_images_enlarged(size, scale, tmp_path):
         found = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     assert torch.equal(found[:, ::scale, ::scale], images.tile(given, columns=1))
     assert found.shape == (3, scale * (2 * (size + 2) + 2), scale * (size + 4))
+
+
+@pytest.mark.parametrize(("size", "target"), [(32, 299), (32, 31), (64, 32), (300, 224)])
+def test_clean_resizing_is_pillow_s_of_each_channel_as_float32(size, target):
+    """clean-fid's, within a hundredth of a grey level: flat colours, edges and noise."""
+    pictures = noise(3, 3, size)
+    pictures[1, :, : size // 2] = 255
+    pictures[2] = pictures[2, :, :1, :1]
+    expected = [
+        [
+            np.asarray(
+                Image.fromarray(channel.numpy().astype(np.float32)).resize(
+                    (target, target), Image.Resampling.BICUBIC
+                )
+            )
+            for channel in picture
+        ]
+        for picture in pictures
+    ]
+    found = images.clean_resize(pictures, target)
+    assert found.dtype == torch.float32
+    assert found.shape == (3, 3, target, target)
+    assert np.abs(found.numpy() - np.clip(expected, 0, 255)).max() < 0.01
+    assert torch.equal(images.clean_resize(pictures, size), pictures.float())

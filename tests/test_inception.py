@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch_fidelity
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from toy_extractor import photographs, protocol_of
@@ -129,6 +131,30 @@ def test_official_keys_are_the_usual_ones_and_the_batch_fits_into_memory(allowed
     assert extractor.batch == 6  # at 24 MB each
     weight = extractor.network.Conv2d_2a_3x3.conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+def test_clean_resizing_feeds_the_network_floats_and_is_not_called_fid(allowed, monkeypatch):
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+    def clean_fid(x: Tensor, **_: object) -> Tensor:
+        size, way = (299, 299), Image.Resampling.BICUBIC
+        each = [Image.fromarray(channel.numpy()).resize(size, way) for channel in x.flatten(0, 1)]
+        return torch.from_numpy(np.stack(each)).clamp(0, 255).view(*x.shape[:2], *size)
+
+    extractor, line = choose("inception", "toy", 3, "cpu", allowed, clean=True)
+    assert extractor.name == f"inception-clean-{file_sha256(allowed)[:8]}"
+    assert extractor.keys["frechet"] == f"fd/{extractor.name}"
+    assert not extractor.official_inception
+    assert extractor.resize == "clean-bicubic-299"
+    assert "its scores are not FID or IS" in line
+    images = photographs(2)
+    found = extractor.features(images)
+    monkeypatch.setattr(fidelity, "interpolate_bilinear_2d_like_tensorflow1x", clean_fid)
+    pool, logits = InceptionExtractor(allowed).network(images)
+    torch.testing.assert_close(found.pool.float(), pool, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.logits.float(), logits, rtol=1e-3, atol=1e-3)
+    assert pool.abs().max() > 0.1
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from msngan.leaderboard.published import NEVER_RANKED, PUBLISHED
 from msngan.report.tables.table import FORMATS
 
 Captured = pytest.CaptureFixture[str]
-WARNING = "embedded extractor: not comparable with published FID"
+WARNING = "not comparable with published FID"
 
 
 @pytest.fixture(autouse=True)

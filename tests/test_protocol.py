@@ -109,8 +109,9 @@ def refusal(path: Path, content: str | None = None) -> str:
             "quantisation: truncate-clamp\n",
             PRESETS["sngan"],
         ),
+        (PAPER + "resize: clean\n", Preset(5, 2000, resize="clean")),
     ],
-    ids=["paper", "one line", "50k", "sngan"],
+    ids=["paper", "one line", "50k", "sngan", "clean"],
 )
 def test_a_file_means_what_it_says_under_its_own_name(tmp_path, content, want, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -140,6 +141,7 @@ def test_a_file_means_what_it_says_under_its_own_name(tmp_path, content, want, m
         (PAPER + "splits: 2001\n", "too few for 2001 split(s)"),
         (PAPER + "reference: [train]\n", "reference must be one of train, test"),
         (PAPER + "quantisation: round\n", "quantisation must be one of round-clamp, truncate"),
+        (PAPER + "resize: pillow\n", "resize must be one of own, clean"),
         ("- runs: 5\n- samples: 2000\n", "must hold lines such as"),
         ("runs: [5\nsamples: 2000\n", "not valid YAML"),
     ],

@@ -19,7 +19,7 @@ from msngan.commands.parser import (
 from msngan.runs.atomic import append_line
 from msngan.runs.folder import NAME, Failure, Run, UserError, find_checkpoint
 from msngan.runs.score_records import score_line
-from msngan.scores.protocol import METRICS, PRESETS, check_sizes, metric_names, preset
+from msngan.scores.protocol import METRICS, PRESETS, RESIZE, check_sizes, metric_names, preset
 
 if TYPE_CHECKING:
     import argparse
@@ -53,8 +53,11 @@ def parser() -> Parser:
     option(how, "--runs N", "number of sample sets; overrides the protocol", type=number(1))
     option(how, "--images N", "samples of each set; overrides the protocol", type=number(2))
     option(how, "--seed S", "seed of the samples; default: 0", type=number(0))
-    option(how, "--extractor NAME", "auto, embedded, inception or a file", default="auto")
+    option(how, "--resize", "for the extractor, its own way or clean-fid's", choices=RESIZE)
+    text = "auto, embedded, inception, dinov2-vit-b-14, clip-vit-b-32, ... or a file"
+    option(how, "--extractor NAME", text, default="auto")
     option(how, "--inception-weights FILE", "file with the official weights")
+    option(how, "--extractor-weights FILE", "file with the weights of a DINOv2 or CLIP network")
     add_weights(how, "score")
     option(made, "--device", "cpu, cuda or cuda:N", default="cpu")
     option(made, "--threads N", "CPU threads; 0: all", type=number(0), default=0)

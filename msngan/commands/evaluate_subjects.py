@@ -163,6 +163,8 @@ def _scorer(options: Namespace, real: Real, given: str | None) -> Scorer:
             protocol=options.protocol,
             device=torch.device(options.device),
             inception_weights=options.inception_weights,
+            extractor_weights=options.extractor_weights,
+            resize=options.resize,
             runs=options.runs,
             samples=options.images,
             seed=options.seed or 0,

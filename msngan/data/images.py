@@ -90,6 +90,18 @@ def resize(images: Tensor, size: int) -> Tensor:
     return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in parts])
 
 
+def clean_resize(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, C, H, W) to float32 (N, C, size, size) in [0, 255], not rounded.
+
+    clean-fid's resizing (Parmar et al. 2022, arXiv:2104.11222): Pillow's bicubic filter, which
+    widens with the scale when it shrinks, on each channel as float32.
+    """
+    if images.shape[-2:] == (size, size):
+        return images.float()
+    x = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True)
+    return x.clamp_(0, 255)
+
+
 def with_channels(images: Tensor, channels: int) -> Tensor:
     """uint8 (N, 1 or 3, H, W) to `channels`: grey is repeated, colour becomes ITU-R 601 luma."""
     have = images.shape[1]

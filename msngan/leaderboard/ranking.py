@@ -252,7 +252,7 @@ def describe(block: Block) -> list[str]:
     ]
     lines = ["; ".join(parts)]
     if not protocol["official_inception"]:
-        lines.append("embedded extractor: not comparable with published FID")
+        lines.append("not comparable with published FID")
     frechet = any(family(name) in ("fid", "fd") for name in block.metrics)
     if frechet and (note := bias_note(protocol["samples"], block.dimensions)):
         lines.append(note)

@@ -92,6 +92,7 @@ class EmbeddedExtractor(Extractor):
         metadata: dict[str, str],
         sha256: str,
         device: torch.device | str = "cpu",
+        clean: bool = False,
     ) -> None:
         super().__init__(
             f"embed-{metadata['dataset']}-{sha256[:8]}",
@@ -104,11 +105,14 @@ class EmbeddedExtractor(Extractor):
             resize=f"bicubic-antialias-{SIZE}",
             batch=1000 if torch.device(device).type == "cuda" else 50,  # the CPU's cache is small
             device=device,
+            clean=clean,
         )
         self.metadata = metadata
 
     @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> EmbeddedExtractor:
+    def load(
+        cls, path: Path | str, device: torch.device | str = "cpu", clean: bool = False
+    ) -> EmbeddedExtractor:
         """Read a file that save_extractor wrote; UserError for any other."""
         path = Path(path)
         if not path.is_file():
@@ -130,7 +134,7 @@ class EmbeddedExtractor(Extractor):
                 f"{path} is not a complete extractor file ({reason}); make one with"
                 " `msngan extractor fit`"
             ) from problem
-        return cls(net.float(), metadata, file_sha256(path), device)
+        return cls(net.float(), metadata, file_sha256(path), device, clean)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = convert.to_float(convert.resize(images, self.size))

@@ -20,7 +20,7 @@ import msngan.scores.distances as distances
 from msngan.runs import distributed, rng
 from msngan.runs.folder import Diverged, Failure
 from msngan.scores.extractors import Extractor, Features
-from msngan.scores.protocol import METRICS, Protocol, roles_of
+from msngan.scores.protocol import METRICS, Protocol
 from msngan.scores.reference import Progress, Reference, Score, real_data_scores, summary
 
 Sampler = Callable[[int, int], Iterator[Tensor]]  # (count, seed) -> batches of uint8 (n, C, H, W)
@@ -71,7 +71,7 @@ def evaluate_sampler(
     with the number of images done and in all. NaN in images or features makes every score None with
     a reason.
     """
-    compute, roles = BACKENDS[backend], roles_of(metrics)
+    compute, roles = BACKENDS[backend], extractor.roles(metrics)
     seconds = dict.fromkeys(PHASES, 0.0)
     values: dict[str, list[float]] = {role: [] for role in roles}
     reason = f"{protocol.samples} samples are too few for the nearest neighbours"

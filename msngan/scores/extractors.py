@@ -1,5 +1,8 @@
 """Feature extractors: uint8 images in, float64 features out. The interface, and Inception.
 
+Each network has a way of its own to resize images. With `clean` they are resized as clean-fid does
+instead, and the extractor's name says so: the scores are others.
+
 The official Inception is the only one whose numbers are called FID, IS and KID. It is
 torch-fidelity's port of the TensorFlow graph of 2015-12-05, with TensorFlow 1's bilinear resize
 inside. Its weights are 96 MB and are not shipped: they come from a local file or a download, and
@@ -11,11 +14,11 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 from msngan.data import images as convert
 from msngan.runs import hardware, rng
 from msngan.runs.folder import UserError
-from msngan.scores.protocol import KEYS
+from msngan.scores.protocol import KEYS, roles_of
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 # The whole hash: the file is a pickle, and a file with the same eight digits can be made.
@@ -35,7 +38,7 @@ INCEPTION_BYTES_PER_IMAGE = 24_000_000
 
 @dataclass(frozen=True)
 class Features:
-    """pool: float64 (N, d); logits: float64 (N, K); both on the CPU.
+    """pool: float64 (N, d); logits: float64 (N, K), K 0 without classes; both on the CPU.
 
     float64, although the networks are float32: the reference libraries compute means in the type of
     the features, which loses three digits if the mean is large relative to the spread.
@@ -55,13 +58,13 @@ class Features:
 class Extractor(ABC):
     """A frozen network, named by its weights.
 
-    name: <kind>-<first 8 hex digits of the weights file's sha256>. dimensions: d; classes: K.
+    name: <kind>-<first 8 hex digits of the weights file's sha256>. dimensions: d; classes: K, or 0
+    of a network without logits, which has no inception score.
     size: of the network's input; resize: how other images are resized, for the protocol.
+    clean: resize as `clean_resize` does instead; <kind> then ends in -clean.
     batch: images per forward pass of `bytes_per_image` each, at most what half of the initially
     free memory holds.
     """
-
-    official_inception: ClassVar[bool] = False  # of the class, so that no argument can set it
 
     def __init__(
         self,
@@ -77,14 +80,17 @@ class Extractor(ABC):
         batch: int,
         bytes_per_image: int = 1_000_000,
         device: torch.device | str,
+        clean: bool = False,
     ) -> None:
-        self.name = name
+        kind, _, digest = name.rpartition("-")
+        self.name = f"{kind}-clean-{digest}" if clean else name
         self.weights_sha256 = weights_sha256
         self.dimensions = dimensions
         self.classes = classes
         self.size = size
         self.channels = channels
-        self.resize = resize
+        self.resize = f"clean-bicubic-{size}" if clean else resize
+        self.clean = clean
         self.device = torch.device(device)
         free = hardware.free_memory(self.device)
         # only once: the batch size changes the last bits of every score
@@ -93,11 +99,26 @@ class Extractor(ABC):
         self.network = network.to(memory_format=torch.channels_last)
 
     @property
+    def official_inception(self) -> bool:
+        """Whether the scores are FID, IS and KID: a property, so that no argument can set it."""
+        return False
+
+    @property
     def keys(self) -> dict[str, str]:
-        """Role -> key in a score line. Only the official Inception has the usual names."""
-        if self.official_inception:
-            return {role: usual for role, (usual, _) in KEYS.items()}
-        return {role: f"{kind}/{self.name}" for role, (_, kind) in KEYS.items()}
+        """Role -> key in a score line, of the roles that this extractor's features have.
+
+        Only the official Inception has the usual names.
+        """
+        official = self.official_inception
+        return {
+            role: usual if official else f"{kind}/{self.name}"
+            for role, (usual, kind) in KEYS.items()
+            if role != "score" or self.classes
+        }
+
+    def roles(self, metrics: Collection[str]) -> tuple[str, ...]:
+        """The roles of names in METRICS that this extractor has."""
+        return tuple(role for role in roles_of(metrics) if role in self.keys)
 
     def features(self, images: Tensor) -> Features:
         """Features of uint8 images (N, C, H, W), C 1 or 3, on any device.
@@ -118,6 +139,8 @@ class Extractor(ABC):
         with torch.no_grad(), off, full_float32():
             for part in images.split(self.batch):
                 part = convert.with_channels(part.cpu(), self.channels).to(self.device)
+                if self.clean:
+                    part = convert.clean_resize(part, self.size)
                 pool, logit = self._embed(part)
                 pools.append(pool.cpu().double())  # in this order: MPS has no float64
                 logits.append(logit.cpu().double())
@@ -125,7 +148,10 @@ class Extractor(ABC):
 
     @abstractmethod
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, d) and (N, K) of uint8 images on this extractor's device."""
+        """(N, d) and (N, K) of uint8 images on this extractor's device.
+
+        With `clean` they have this extractor's size and are float32 in [0, 255].
+        """
 
 
 @contextmanager
@@ -196,11 +222,12 @@ def download_weights() -> Path:
 
 
 class InceptionExtractor(Extractor):
-    """Inception with pool features (N, 2048) and logits without bias (N, 1008)."""
+    """Inception with pool features (N, 2048) and logits without bias (N, 1008).
 
-    official_inception = True
+    With `clean` its numbers are clean-fid's, which is not called FID here.
+    """
 
-    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, path: Path, device: torch.device | str = "cpu", clean: bool = False) -> None:
         """path: the weights; a UserError if they are not the official ones.
 
         The file is a pickle, which could run code when it is opened: nothing is opened unhashed.
@@ -234,14 +261,27 @@ class InceptionExtractor(Extractor):
             batch=250 if torch.device(device).type == "cuda" else 25,  # the CPU's cache is small
             bytes_per_image=INCEPTION_BYTES_PER_IMAGE,
             device=device,
+            clean=clean,
         )
 
     @classmethod
     def load(
-        cls, path: Path | str | None = None, device: torch.device | str = "cpu"
+        cls,
+        path: Path | str | None = None,
+        device: torch.device | str = "cpu",
+        clean: bool = False,
     ) -> InceptionExtractor:
         """From `path`, otherwise from find_weights, otherwise by download."""
-        return cls(find_weights(path) or download_weights(), device)
+        return cls(find_weights(path) or download_weights(), device, clean)
+
+    @property
+    def official_inception(self) -> bool:
+        return not self.clean
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network(images)
+        if not self.clean:
+            return self.network(images)
+        # The network takes bytes only: its first layer gets the resized images in their place.
+        first = self.network.get_submodule("Conv2d_1a_3x3")
+        with first.register_forward_pre_hook(lambda *_: ((images - 128) / 128,)):
+            return self.network(images.to(torch.uint8))

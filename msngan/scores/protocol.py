@@ -20,6 +20,8 @@ from msngan.runs.safe_read import read_config
 VERSION = 1  # of the meaning of the numbers: raise it when a computation changes them
 KERNEL_IMAGES = 10_000  # at most so many reference images enter the kernel distance
 
+RESIZE = ("own", "clean")  # how images are resized for an extractor, see Preset
+
 MOST_RUNS = 1000
 MOST_SAMPLES = 1_000_000  # of a run; their features are held in memory
 
@@ -91,6 +93,7 @@ class Preset:
 
     reference: "train" is the split that the GAN is trained on, "test" the data set's test split.
     quantisation: how floats in [-1, 1] become bytes; "truncate-clamp" is what older code does.
+    resize: how images are resized for the extractor; "own" is its own way, "clean" clean-fid's.
     """
 
     runs: int
@@ -98,6 +101,7 @@ class Preset:
     splits: int = 1
     reference: Literal["train", "test"] = "train"
     quantisation: Literal["round-clamp", "truncate-clamp"] = "round-clamp"
+    resize: Literal["own", "clean"] = "own"
 
     def __post_init__(self) -> None:
         check_sizes(self.runs, self.samples, self.splits)
@@ -223,9 +227,9 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def label(self) -> str:
-        """One line for people, with the warning that an embedded extractor needs."""
+        """One line for people, with the warning that any but the official extractor needs."""
         parts = "" if self.splits == 1 else f" in {self.splits} splits"
-        warning = " (embedded extractor: not comparable with published FID or IS)"
+        warning = " (not comparable with published FID or IS)"
         return (
             f"{self.name}: {self.runs} x {self.samples:,} samples{parts} against"
             f" {self.reference_images:,} images of {self.dataset} {self.split},"

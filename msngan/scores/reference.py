@@ -252,7 +252,8 @@ def real_data_scores(
             "frechet": {**summary([bias]), "kind": "estimated"},
             "kernel": {**summary([0.0]), "kind": "estimated"},
         }
-    found["score"] = _real_inception_score(reference, protocol)
+    if "score" in extractor.keys:
+        found["score"] = _real_inception_score(reference, protocol)
     return {extractor.keys[role]: found[role] for role in roles if role in found}
 
 

@@ -18,10 +18,12 @@ from msngan.runs.options import OWN_IMAGES
 from msngan.scores.embedded import EmbeddedExtractor, shipped
 from msngan.scores.evaluation import Result, Sampler, evaluate_sampler
 from msngan.scores.extractors import Extractor, InceptionExtractor, find_weights
-from msngan.scores.protocol import METRICS, Protocol, preset
+from msngan.scores.pretrained import PRETRAINED, PretrainedExtractor, get_weights
+from msngan.scores.protocol import METRICS, RESIZE, Protocol, preset
 from msngan.scores.reference import Progress, Reference, in_random_order
 
-REQUESTS = ("auto", "embedded", "inception")
+REQUESTS = ("auto", "embedded", "inception", *PRETRAINED)
+NOT_FID = "its scores are not FID or IS"
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {}  # those of plug-ins, functions of the device
 
 
@@ -151,7 +153,8 @@ class Scored:
 class Scorer:
     """An extractor, a reference and a protocol, ready before the first score.
 
-    protocol: a name in PRESETS or the path of a YAML file; runs, samples: override its own. via:
+    protocol: a name in PRESETS or the path of a YAML file; runs, samples, resize: override its own.
+    inception_weights, extractor_weights: files; see `choose`. via:
     whose arithmetic, of BACKENDS. metrics: names in METRICS. `announcement` says which extractor
     was chosen, and why; `warning`, if any, what is wrong with the reference. UserError for anything
     that is not available.
@@ -165,32 +168,49 @@ class Scorer:
         protocol: str = "paper",
         device: torch.device | str = "cpu",
         inception_weights: str | None = None,
+        extractor_weights: str | None = None,
         runs: int | None = None,
         samples: int | None = None,
+        resize: str | None = None,
         seed: int = 0,
         via: str = "own",
         metrics: Collection[str] = tuple(METRICS),
+        needs: str | None = None,
         given: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         """real: an ImageData is the data that the generator is trained on.
 
-        given: the protocol's quantisation, if images are bytes already: score_images(). progress:
-        of the reference's images.
+        needs: a role that the extractor must have. given: the protocol's quantisation, if images
+        are bytes already: score_images(). progress: of the reference's images.
         """
         name, sizes = preset(protocol)
+        if resize not in (None, *RESIZE):
+            raise UserError(f"resize is {resize!r}; choose from {', '.join(RESIZE)}")
         if isinstance(real, ImageData):
             real = Real.of(real, sizes.reference, real.split)
         elif isinstance(real, Tensor):
             real = Real(real, None, "folder", "all", None)
         images = real.images
         self.extractor, self.announcement = choose(
-            extractor, real.dataset, images.shape[1], device, inception_weights, real.labelled
+            extractor,
+            real.dataset,
+            images.shape[1],
+            device,
+            inception_weights,
+            real.labelled,
+            extractor_weights=extractor_weights,
+            clean=(resize or sizes.resize) == "clean",
         )
+        if not self.extractor.roles(metrics) or needs not in (None, *self.extractor.keys):
+            raise UserError(
+                f"{self.extractor.name} has no classes, which `is` needs; use fid, kid or prc"
+            )
         self.reference = Reference.of(images, self.extractor, progress=progress)
         self.real, self.metrics, self.via = real, tuple(metrics), via
         self.warning = real.warning
         changed = runs not in (None, sizes.runs) or samples not in (None, sizes.samples)
+        changed |= resize not in (None, sizes.resize)
         changed |= real.reference != sizes.reference
         changed |= given is not None and sizes.quantisation != "round-clamp"
         self.protocol = Protocol(
@@ -258,12 +278,17 @@ def choose(
     device: torch.device | str = "cpu",
     inception_weights: str | None = None,
     labelled: bool = False,
+    *,
+    extractor_weights: str | None = None,
+    clean: bool = False,
 ) -> tuple[Extractor, str]:
     """The extractor for `request` and a line that says which it is and why.
 
     request: auto (Inception if there is a GPU and its weights, otherwise embedded), embedded,
-    inception, or the path of a .safetensors file. dataset, channels: of the images to be scored;
-    labelled: whether an extractor of their own could be trained.
+    inception, a name in PRETRAINED, or the path of a .safetensors file. dataset, channels: of the
+    images to be scored; labelled: whether an extractor of their own could be trained.
+    inception_weights, extractor_weights: files with the weights of Inception, and of a network in
+    PRETRAINED. clean: see Extractor.
     """
     known = (*REQUESTS, *EXTRACTORS)
     if request not in known and not request.endswith(".safetensors"):
@@ -277,31 +302,44 @@ def choose(
             f"Inception's weights {inception_weights} are given, but the extractor is {request}:"
             " use the extractor inception, or leave the weights out"
         )
+    if extractor_weights and request not in PRETRAINED:
+        raise UserError(
+            f"extractor weights {extractor_weights} are given, but the extractor is {request}: they"
+            " are for DINOv2 and CLIP, such as dinov2-vit-b-14; Inception has an option of its own"
+        )
+    if request in PRETRAINED:
+        if not extractor_weights:
+            raise UserError(f"extractor {request}: its weights are missing; {get_weights(request)}")
+        other = PretrainedExtractor(request, extractor_weights, device, clean)
+        return other, f"extractor: {other.name} from {extractor_weights}; {NOT_FID}"
     if request in EXTRACTORS:
+        if clean:
+            raise UserError(f"extractor {request}, of a plug-in, resizes in its own way alone")
         made = EXTRACTORS[request](device=device)
         if made.official_inception and not isinstance(made, InceptionExtractor):
             raise UserError(
                 f"extractor {request} says that it is the official Inception; it is not"
             )
-        return made, f"extractor: {made.name}, of a plug-in; its scores are not FID or IS"
+        return made, f"extractor: {made.name}, of a plug-in; {NOT_FID}"
     if request == "inception":
-        inception = InceptionExtractor.load(inception_weights, device)
-        return inception, f"extractor: {inception.name}; its scores are FID, IS and KID"
+        inception = InceptionExtractor.load(inception_weights, device, clean)
+        are = "its scores are FID, IS and KID" if inception.official_inception else NOT_FID
+        return inception, f"extractor: {inception.name}; {are}"
     if request.endswith(".safetensors"):
-        own = EmbeddedExtractor.load(request, device)
-        return own, f"extractor: {own.name} from {request}; its scores are not FID or IS"
+        own = EmbeddedExtractor.load(request, device, clean)
+        return own, f"extractor: {own.name} from {request}; {NOT_FID}"
     why = ""
     if request == "auto" and gpu:
         if weights := find_weights(inception_weights):
-            inception = InceptionExtractor(weights, device)
+            inception = InceptionExtractor(weights, device, clean)
             return inception, f"extractor: {inception.name}, as there is a GPU and its weights"
         why = " (Inception's weights were not found)"
     elif request == "auto":
         why = " (there is no GPU)"
     files = shipped()
     chosen = dataset if dataset in files else "cifar10" if channels == 3 else "mnist"
-    extractor = EmbeddedExtractor.load(files[chosen], device)
-    line = f"extractor: {extractor.name}{why}; its scores are not FID or IS"
+    extractor = EmbeddedExtractor.load(files[chosen], device, clean)
+    line = f"extractor: {extractor.name}{why}; {NOT_FID}"
     if chosen != dataset:
         line += f"; it was trained on {chosen}, not on {dataset}"
         if labelled:

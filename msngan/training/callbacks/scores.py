@@ -23,7 +23,7 @@ from msngan.runs.option_values import check_ranges
 from msngan.runs.options import AtLeastOne, Every, Range, Record, SetByFit
 from msngan.runs.safe_read import number
 from msngan.runs.score_records import better, score_line
-from msngan.scores.protocol import KEYS, METRICS, metric_names, preset, roles_of
+from msngan.scores.protocol import KEYS, METRICS, metric_names, preset
 from msngan.scores.reference import real_data_scores
 from msngan.scores.scorer import Scored, Scorer
 from msngan.training.callbacks.checkpoints import save_best
@@ -62,9 +62,10 @@ class Scores(RunCallback):
         best: score by which best.ckpt is chosen; with an embedded extractor, that extractor's score
             of the same kind (fd for fid).
         stop_on_collapse: stop the run, after saving, when the scores show a collapse.
-        extractor: feature extractor: auto, embedded, inception, or a .safetensors file from `msngan
-            extractor fit`.
+        extractor: feature extractor: auto, embedded, inception, dinov2-vit-b-14 or another network
+            of its kind, or a .safetensors file from `msngan extractor fit`.
         inception_weights: file with the official Inception weights; null: that of the torch hub.
+        extractor_weights: file with the weights of a DINOv2 or CLIP network.
         runs: number of sample sets; null: the protocol's.
         samples: samples in each set; null: the protocol's.
         enabled: compute scores.
@@ -83,6 +84,7 @@ class Scores(RunCallback):
         stop_on_collapse: Record[bool] = False,
         extractor: Record[str] = "auto",
         inception_weights: Record[str | None] = None,
+        extractor_weights: Record[str | None] = None,
         runs: Record[AtLeastOne | None] = None,
         samples: Record[Annotated[int, Range(2)] | None] = None,
         enabled: Record[bool] = True,
@@ -105,7 +107,8 @@ class Scores(RunCallback):
             raise UserError(f"--scores.best {best} needs {metric} in --scores.metrics")
         self.every, self.enabled, self.stop_on_collapse = every, enabled, stop_on_collapse
         self.real: Tensor | None = real
-        passed = ("extractor", "protocol", "inception_weights", "runs", "samples")
+        weights = ("inception_weights", "extractor_weights")
+        passed = ("extractor", *weights, "protocol", "runs", "samples")
         self._options: dict[str, Any] = {name: given[name] for name in passed}
         self.collapse: str | None = None  # the sign that stopped the run
         self._scorer: Scorer | None = None
@@ -121,7 +124,12 @@ class Scores(RunCallback):
             return
         start = time.monotonic()
         self._scorer = known = Scorer(
-            data, via="torchmetrics", metrics=self.metrics, device=device, **self._options
+            data,
+            via="torchmetrics",
+            metrics=self.metrics,
+            needs=self.role,
+            device=device,
+            **self._options,
         )
         protocol = known.protocol
         count = min(protocol.samples, protocol.reference_images)
@@ -133,7 +141,7 @@ class Scores(RunCallback):
             )
         # The real-data scores are computed here, once, so they do not count as a score's cost.
         of = known.reference, known.extractor, protocol, known.real.held_out
-        real_data_scores(*of, roles_of(self.metrics))
+        real_data_scores(*of, known.extractor.roles(self.metrics))
         self._prepared = time.monotonic() - start
 
     @property
