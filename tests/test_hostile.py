@@ -176,6 +176,7 @@ def test_a_program_under_any_name(place: Place) -> None:
         commands += [["evaluate", "--samples", path, "--against", path]]
         scored = [*FIT, "--scores.enabled", "true", "--scores.extractor"]
         commands += [[*scored, path], [*scored, "inception", "--scores.inception_weights", path]]
+        commands += [[*scored, "clip-rn50", "--scores.extractor_weights", path]]
         commands += [["evaluate", path, "--inception-weights", path], ["fit", "--config", path]]
     place.refused(commands)
 
