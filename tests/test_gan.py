@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import COUPLED, Patch, under, weights
+from conftest import COUPLED, TINY, Patch, under, weights
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
@@ -91,6 +91,27 @@ def test_statistics_and_sigma_move_in_the_critic_s_own_updates_alone(
     assert set(map(int, counts)) == {3 * 2 * (1 if batches == "joint" else 2)}
     if norm == "mean_spectral":
         assert len(calls) == 3 * 2
+
+
+@pytest.mark.parametrize("norm", sorted({*NORMS} - {"instance"}))
+@pytest.mark.filterwarnings("ignore:convert. .* normalise the output of:UserWarning")
+def test_a_generator_trains_under_every_norm_and_its_average_samples(norm):
+    gan = GAN(generator_norm=norm, init="orthogonal", width=2, latent_dim=4, size=8)
+    optimizer, _ = gan.configure_optimizers()
+    for step in range(2):
+        with gan.generator_bank.shared():
+            gan.critic(gan.generator(torch.randn(5, 4))).mean().backward()
+        optimizer.step()
+        gan.generator_bank.update()
+        update_average(gan.ema, gan.generator, 0.5, step)
+    assert gan.sample(3, 0).float().std() > 0
+    gan.ema.load_state_dict(gan.generator.state_dict())
+    assert torch.equal(gan.sample(3, 0), gan.sample(3, 0, ema=False))
+
+
+def test_an_instance_norm_where_each_channel_has_one_value_is_one_line(refused):
+    line = refused("fit", *TINY, "--model.generator_norm", "instance")
+    assert "--model.generator_norm instance: instance norm needs more than one value" in line
 
 
 def gradients(folder: Path, optimizer: int) -> torch.Tensor:

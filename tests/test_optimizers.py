@@ -80,7 +80,7 @@ def test_weight_decay_is_added_to_the_gradient_and_in_adamw_taken_from_the_weigh
     assert torch.equal(decayed.bias, plain.bias)
 
 
-@pytest.mark.filterwarnings("ignore:convert. weights without norm:UserWarning")
+@pytest.mark.filterwarnings("error:convert")  # gains of classes are no weight without a norm
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_without_gradients_weight_decay_moves_weights_of_layers_and_nothing_that_a_norm_learns(
     name,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from msngan.networks.classifiers import CLASSIFIERS
 from msngan.networks.dcgan import CRITICS, GENERATORS
 from msngan.networks.norms_and_activations import HEADS, put_norms
-from msngan.norms import layers_of
+from msngan.networks.sampling import applied, evaluating, labels_in_turn
+from msngan.norms import SampleNorm, layers_of
 from msngan.runs.options import MODULE, named
 
 NORM = ("norm", "norm_options", "norm_layers", "other_norm", "conv_bias")
@@ -42,6 +44,10 @@ def build_generator(options: Mapping[str, Any]) -> nn.Module:
         network.latent_dim = options["latent_dim"]
     if not hasattr(network, "classes"):
         network.classes = options["classes"]
+    if any(isinstance(part, SampleNorm) and part.over == "space" for part in network.modules()):
+        with named(f"--model.generator_norm {norm['norm']}"), evaluating(network):
+            z = torch.zeros(2, cast(int, network.latent_dim))
+            applied(network, z, labels_in_turn(network, 2))  # refuses one value per channel
     return network
 
 

@@ -33,6 +33,8 @@ class ConditionalBatchNorm2d(nn.Module):
     norm is put on them. Raises ValueError without labels.
     """
 
+    has_no_matrix = True  # so that `convert` does not take the gains for weights without a norm
+
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.norm = BatchNorm2d(channels, affine=False)

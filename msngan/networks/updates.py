@@ -28,6 +28,8 @@ def update_average(average: nn.Module, live: nn.Module, decay: float, step: int)
     share = 1 - min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), share)
     for into, buffer in zip(average.buffers(), live.buffers(), strict=True):
+        if into.shape != buffer.shape:  # of a norm that has met its first input
+            into.resize_(buffer.shape)
         into.copy_(buffer)
 
 

@@ -297,6 +297,8 @@ def _report(
     without -= heads
     left = []
     for name, part in module.named_modules():
+        if getattr(part, "has_no_matrix", False):
+            continue  # its parameters are gains and offsets, one for each class
         known = () if id(part) in without else weights_of(part)
         for weight, parameter in part.named_parameters(recurse=False):
             if not is_lazy(parameter) and parameter.dim() > 1 and weight not in known:
