@@ -15,10 +15,9 @@ import torch
 from test_architecture import FLOORS, FORMER
 from torch import nn
 
-from msngan import losses
 from msngan.__main__ import commands as known_commands
 from msngan.data import DATASETS, datasets
-from msngan.losses import LOSSES, PENALTIES
+from msngan.losses import LOSSES, PENALTIES, adversarial
 from msngan.norms import NORMS
 from msngan.runs.configs import known_configs, parse
 from msngan.scores.protocol import preset
@@ -164,7 +163,7 @@ def test_the_map_of_rooms_is_that_of_the_architecture() -> None:
 def test_what_is_shown_to_be_added_works() -> None:
     *_, norm = blocks(ROOT / "msngan" / "norms" / "README.md", "python")
     loss, data = blocks(ROOT / "msngan" / "README.md", "python")
-    given: list[dict[str, Any]] = [{}, dict(vars(losses)), dict(vars(datasets))]
+    given: list[dict[str, Any]] = [{}, dict(vars(adversarial)), dict(vars(datasets))]
     for block, names in zip((norm, loss, data), given, strict=True):
         exec(block, names)
     weight = given[0]["ENTRIES"]["frobenius"].weight(nn.Linear(3, 4), "weight")(torch.ones(4, 4))

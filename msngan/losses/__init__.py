@@ -1,0 +1,30 @@
+"""Losses and penalties of a GAN: what its critic and generator minimise."""
+
+from msngan.losses.adversarial import LOSSES as LOSSES
+from msngan.losses.adversarial import Half as Half
+from msngan.losses.adversarial import Loss as Loss
+from msngan.losses.adversarial import LossName as LossName
+from msngan.losses.adversarial import hinge_critic as hinge_critic
+from msngan.losses.adversarial import least_squares_critic as least_squares_critic
+from msngan.losses.adversarial import least_squares_generator as least_squares_generator
+from msngan.losses.adversarial import linear_generator as linear_generator
+from msngan.losses.adversarial import logistic_critic as logistic_critic
+from msngan.losses.adversarial import minimax_generator as minimax_generator
+from msngan.losses.adversarial import nonsaturating_generator as nonsaturating_generator
+from msngan.losses.adversarial import relativistic_critic as relativistic_critic
+from msngan.losses.adversarial import relativistic_generator as relativistic_generator
+from msngan.losses.adversarial import wasserstein_critic as wasserstein_critic
+from msngan.losses.penalties import PENALTIES as PENALTIES
+from msngan.losses.penalties import Penalty as Penalty
+from msngan.losses.penalties import PenaltyName as PenaltyName
+from msngan.losses.penalties import Score as Score
+from msngan.losses.penalties import between as between
+from msngan.losses.penalties import clip as clip
+from msngan.losses.penalties import dragan as dragan
+from msngan.losses.penalties import estimate_sigmas as estimate_sigmas
+from msngan.losses.penalties import gradient as gradient
+from msngan.losses.penalties import gradient_norms as gradient_norms
+from msngan.losses.penalties import lipschitz as lipschitz
+from msngan.losses.penalties import r1 as r1
+from msngan.losses.penalties import r2 as r2
+from msngan.losses.penalties import spectral_penalty as spectral_penalty
