@@ -6,6 +6,7 @@ import copy
 import operator
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from msngan.data import ImageData
 from msngan.data import images as convert
-from msngan.losses import LOSSES, PENALTIES, LossName, PenaltyName
+from msngan.losses import LOSSES, PENALTIES, Augment, LossName, PenaltyName, Scored
 from msngan.networks import CriticName, GeneratorName, draw_samples, frozen
 from msngan.networks.build import build_critic, build_generator, classes_of
 from msngan.networks.conditional import Conditioning
@@ -58,6 +59,7 @@ from msngan.runs.options import (
 )
 
 BATCH_NORMS = {"batch", "batch_no_gain"}
+Augmenting = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> the images that the critic scores
 
 
 def check_options(given: dict[str, Any]) -> None:
@@ -87,21 +89,42 @@ def check_options(given: dict[str, Any]) -> None:
                 f"--model.penalty {name} with --model.norm {given['norm']}: the norm undoes any"
                 " change of sigma; use another norm (none or batch, say) or penalty"
             )
+    for name, every in of_each_penalty("every", given["penalty"], given["penalty_every"]).items():
+        if every != 1 and not PENALTIES[name].is_term:
+            raise UserError(
+                f"--model.penalty_every {every} with --model.penalty {name}: it is no term of the"
+                " loss, which could be left out of a step; give it 1, in a list of one for each"
+            )
+    augment = Augment.chosen(given["augment"])
+    if augment and augment.target is not None and LOSSES[given["loss"]].boundary is None:
+        raise UserError(
+            f"--augment.target with --model.loss {given['loss']}: the sign of its logits means"
+            " nothing, so they cannot tell how far the critic overfits; use another loss, or a"
+            " fixed --augment.probability"
+        )
+
+
+def of_each_penalty(what: str, penalty: str | list[str], value: Any) -> dict[str, Any]:
+    """The value of the option penalty_<what> for each penalty, by name.
+
+    UserError for a list of values that does not fit the penalties.
+    """
+    names = [penalty] if isinstance(penalty, str) else penalty
+    values = value if isinstance(value, list) else [value] * len(names)
+    if len(values) != len(names) or len(set(names)) < len(names):
+        raise UserError(
+            f"--model.penalty_{what} {value} does not fit --model.penalty {penalty}: give each"
+            f" penalty once, and one {'weight' if what == 'weight' else 'number'} for each"
+        )
+    return dict(zip(names, values, strict=True))
 
 
 def weighted_penalties(
     penalty: str | list[str], weight: float | list[float] | None
 ) -> dict[str, float]:
     """The weight of each penalty, by name; UserError for weights that do not fit the penalties."""
-    names = [penalty] if isinstance(penalty, str) else penalty
-    weights = weight if isinstance(weight, list) else [weight] * len(names)
-    if len(weights) != len(names) or len(set(names)) < len(names):
-        raise UserError(
-            f"--model.penalty_weight {weight} does not fit --model.penalty {penalty}: give each"
-            " penalty once, and one weight for each"
-        )
-    pairs = zip(names, weights, strict=True)
-    return {name: PENALTIES[name].weight if own is None else own for name, own in pairs}
+    weights = of_each_penalty("weight", penalty, weight)
+    return {n: PENALTIES[n].weight if own is None else own for n, own in weights.items()}
 
 
 def scale_free(norm: str, options: dict[str, Any]) -> bool:
@@ -173,6 +196,8 @@ class GAN(TrainedModule):
         penalty: penalty that keeps the critic smooth, besides its norm; several as [r1, r2].
         penalty_weight: weight of the penalty (of clip: the bound), or a list of one for each; null:
             the one in its paper.
+        penalty_every: take the penalty at every n-th critic update only, with n times its weight,
+            which saves time (lazy regularisation); several as [16, 1], one for each.
         penalty_statistics: means and variances that a norm over the batch (batch, mean_spectral)
             uses in the penalty: running ones, so that it is per image, as its papers assume, or
             those of the batch, as most code does.
@@ -223,6 +248,8 @@ class GAN(TrainedModule):
         compile: run both networks through torch.compile; not with a gradient penalty.
         generator_options: options of a registered generator, by name.
         critic_options: options of a registered critic, by name.
+        augment: options of the augmentation, by name, as {"policy": ["color", "translation"]}; see
+            msngan.losses.augment.Augment.
         seed: seed of all random numbers.
         steps: length of the run in steps, for lr_decay.
         channels: channels of the images.
@@ -249,6 +276,7 @@ class GAN(TrainedModule):
         loss: LossName = "hinge",
         penalty: PenaltyName | list[PenaltyName] = "none",
         penalty_weight: NotNegative | list[NotNegative] | None = None,
+        penalty_every: Count | list[Count] = 1,
         penalty_statistics: Literal["running", "batch"] = "running",
         critic: Network[CriticName] = "cnn",
         generator: Network[GeneratorName] = "dcgan",
@@ -280,6 +308,7 @@ class GAN(TrainedModule):
         compile: bool = False,
         generator_options: SetByFit[Network[OwnOptions]] = None,
         critic_options: SetByFit[Network[OwnOptions]] = None,
+        augment: SetByFit[dict[str, list[str] | float | str | None] | None] = None,
         seed: SetByFit[int] = 0,
         steps: SetByFit[AtLeastOne] = 100_000,
         channels: SetByFit[Network[Count]] = 3,
@@ -309,7 +338,8 @@ class GAN(TrainedModule):
             with named("--model.generator_statistics last"), statistics(self.critic, "last"):
                 pass  # a batch norm within a critic of one's own is refused
         self.ema = copy.deepcopy(self.generator).requires_grad_(False) if ema_decay > 0 else None
-        self.loss = LOSSES[loss]
+        self.penalty_every: dict[str, int] = of_each_penalty("every", penalty, penalty_every)
+        self.loss, self.augment = LOSSES[loss], Augment.chosen(augment)
         self.bank = SigmaBank(self.critic, each_pass=power_iteration == "pass")
         self.generator_bank = SigmaBank(self.generator)
         self.joint = critic_batch == "joint" and is_batch_coupled(self.critic)
@@ -375,13 +405,17 @@ class GAN(TrainedModule):
         own = [None] * parts if labels is None else labels[: chunk * parts].split(chunk)
         latents = self._latents(len(images), step, "critic", parts)
         draw = rng.generator(self.options.seed, step, 0, "penalty", self.device)
+        augmented = self._augmenting(step)
         figures: dict[str, Tensor] = {}
         alone = "a batch leaves one image for an update; give more, or DataLoader(drop_last=True)"
         with named(alone) if chunk == 1 else nullcontext():  # a norm over the batch refuses it
-            for real, y, z in zip(images.split(chunk), own, latents.split(chunk), strict=True):
-                figures = self._critic_update(critic_optimizer, real, y, z, draw)
-            z = self._latents(chunk, step, "generator")
-            figures |= self._generator_update(generator_optimizer, images[-chunk:], own[-1], z)
+            whole = zip(images.split(chunk), own, latents.split(chunk), strict=True)
+            for number, (real, y, z) in enumerate(whole, step * parts + 1):
+                figures = self._critic_update(critic_optimizer, real, y, z, draw, augmented, number)
+            z, real = self._latents(chunk, step, "generator"), images[-chunk:]
+            figures |= self._generator_update(generator_optimizer, real, own[-1], z, augmented)
+        if self.augment is not None:
+            figures |= self.augment.adapt(step)
         self.refuse_nan(figures, step)
         if self.ema is not None:
             update_average(self.ema, self.generator, self.options.ema_decay, step)
@@ -436,6 +470,13 @@ class GAN(TrainedModule):
             )
         return labels.long()
 
+    def _augmenting(self, step: int) -> Augmenting:
+        """What augments the images that the critic scores in a step."""
+        if self.augment is None:
+            return lambda images: images
+        draw = rng.generator(self.options.seed, step, 0, "augment", self.device)
+        return partial(self.augment, draw=draw)
+
     def _critic_update(
         self,
         optimizer: LightningOptimizer,
@@ -443,18 +484,26 @@ class GAN(TrainedModule):
         labels: Tensor | None,
         z: Tensor,
         draw: torch.Generator,
+        augmented: Augmenting,
+        number: int,
     ) -> dict[str, Tensor]:
+        """number: of critic updates, this one included."""
         with torch.no_grad():
             fake = applied(self.generator, z, labels)
-        check_alike(fake, real)
+            check_alike(fake, real)
+            real, fake = augmented(real), augmented(fake)
         with self.bank.shared():
             logits, wrong = self._score(real, fake, labels, self.joint)
             adversarial = self.loss.critic(*logits)
-            penalties = self._penalties(real, fake, labels, draw)
+            again = partial(self._again, labels)
+            scored = Scored(self.critic, real, fake, *logits, again, draw)
+            penalties = self._penalties(scored, labels, number)
+        if self.augment is not None and self.loss.boundary is not None:
+            self.augment.observe(logits[0], self.loss.boundary)
         total = adversarial
         for name, _, weight in self.penalties:
             if name in penalties:
-                total = total + weight * penalties[name]
+                total = total + weight * self.penalty_every[name] * penalties[name]
         if wrong:
             total = total + self.options.class_weight * sum(wrong)
         optimizer.zero_grad()
@@ -468,8 +517,9 @@ class GAN(TrainedModule):
         figures |= zip(("real_logit", "fake_logit"), (each.mean() for each in logits), strict=True)
         figures |= zip(("real_class_loss", "fake_class_loss"), wrong, strict=False)
         figures |= gate_figures(self.bank.parts)
+        terms = sum(penalty.is_term for _, penalty, _ in self.penalties)
         for name, value in penalties.items():
-            figures["penalty" if len(penalties) == 1 else f"penalty_{name}"] = value
+            figures["penalty" if terms == 1 else f"penalty_{name}"] = value
         return {name: value.detach() for name, value in figures.items()}
 
     def _score(
@@ -516,17 +566,25 @@ class GAN(TrainedModule):
         wrong = cross_entropy(widened(of_classes[0]), labels, reduction="none")
         return [logits.flatten(), wrong]
 
-    def _penalties(
-        self, real: Tensor, fake: Tensor, labels: Tensor | None, draw: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The value of each penalty that is a term of the loss, by name."""
+    def _again(self, labels: Tensor | None, real: Tensor, fake: Tensor) -> list[Tensor]:
+        """The logits of `_score` in a critic update; running statistics stay as they are."""
+        with statistics(self.critic, "batch"):
+            return self._score(real, fake, labels, self.joint)[0]
+
+    def _penalties(self, scored: Scored, labels: Tensor | None, number: int) -> dict[str, Tensor]:
+        """The value of each penalty that is a term of the loss of critic update `number`."""
         found = {}
+        real, fake, draw = scored.real, widened(scored.fake), scored.draw
         for name, penalty, _ in self.penalties:
+            if number % self.penalty_every[name]:
+                continue
             if penalty.value is not None:
                 critic = self.critic if penalty.of_weights else self.of_images(labels)
                 with statistics(self.critic, self.options.penalty_statistics):
-                    value = penalty.value(critic, real, widened(fake), draw)
+                    value = penalty.value(critic, real, fake, draw)
                 found[name] = processes.mean(value)
+            if penalty.of_logits is not None:
+                found[name] = penalty.of_logits(scored)
         return found
 
     def of_images(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -542,14 +600,20 @@ class GAN(TrainedModule):
         return logits
 
     def _generator_update(
-        self, optimizer: LightningOptimizer, real: Tensor, labels: Tensor | None, z: Tensor
+        self,
+        optimizer: LightningOptimizer,
+        real: Tensor,
+        labels: Tensor | None,
+        z: Tensor,
+        augmented: Augmenting,
     ) -> dict[str, Tensor]:
         # The critic's weights need no gradient here: that saves a third of its backward pass.
         means = self.options.generator_statistics
         joint = self.joint and means == "batch"
         with frozen(self.critic), self.bank.shared(), statistics(self.critic, means):
-            fake = applied(self.generator, z, labels)
+            fake = augmented(applied(self.generator, z, labels))
             if joint or self.loss.paired:
+                real = augmented(real)
                 (real_logits, fake_logits), wrong = self._score(real, fake, labels, joint)
             else:
                 scored = self._scored(fake, labels)

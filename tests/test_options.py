@@ -94,7 +94,8 @@ def wrong_values(option: Option) -> Iterator[tuple[Any, str]]:
             yield True, "is n"
         if kinds[0] is float:
             yield "nan", "nan is not a finite number"
-            yield "1e300", "1e+300 is not in" if limits.below else "1e+300 is more than 1e+30"
+            most = f"more than {limits.most or 1e30}"
+            yield "1e300", f"1e+300 is {'not in' if limits.below else most}"
 
 
 def outside(limits: Range) -> float:

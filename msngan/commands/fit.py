@@ -24,6 +24,7 @@ TITLES = {
     "": "other options",
     "trainer": "trainer: the machine",
     "model": "model: networks, losses and optimizers",
+    "augment": "augment: augmentation of what the critic scores, for few images",
     "data": "data: the images",
     "scores": "scores: evaluation during training",
     "accuracy": "accuracy: evaluation during training",

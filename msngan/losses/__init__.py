@@ -14,10 +14,13 @@ from msngan.losses.adversarial import nonsaturating_generator as nonsaturating_g
 from msngan.losses.adversarial import relativistic_critic as relativistic_critic
 from msngan.losses.adversarial import relativistic_generator as relativistic_generator
 from msngan.losses.adversarial import wasserstein_critic as wasserstein_critic
+from msngan.losses.augment import Augment as Augment
+from msngan.losses.augment import augmented as augmented
 from msngan.losses.penalties import PENALTIES as PENALTIES
 from msngan.losses.penalties import Penalty as Penalty
 from msngan.losses.penalties import PenaltyName as PenaltyName
 from msngan.losses.penalties import Score as Score
+from msngan.losses.penalties import Scored as Scored
 from msngan.losses.penalties import between as between
 from msngan.losses.penalties import clip as clip
 from msngan.losses.penalties import dragan as dragan
@@ -28,3 +31,6 @@ from msngan.losses.penalties import lipschitz as lipschitz
 from msngan.losses.penalties import r1 as r1
 from msngan.losses.penalties import r2 as r2
 from msngan.losses.penalties import spectral_penalty as spectral_penalty
+from msngan.losses.regularisers import consistency as consistency
+from msngan.losses.regularisers import lecam as lecam
+from msngan.losses.regularisers import track_logits as track_logits

@@ -22,12 +22,14 @@ class Loss:
     """critic(real, fake) and generator(real, fake), both to be minimised.
 
     paired: the generator's half compares with real logits; otherwise it ignores them and they need
-    not be computed.
+    not be computed. boundary: the logit between real and fake, of what might as well be either;
+    None if only differences of logits have a meaning.
     """
 
     critic: Half
     generator: Half
     paired: bool = False
+    boundary: float | None = 0.0
 
 
 def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
@@ -82,11 +84,13 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
 
 LOSSES: dict[str, Loss] = {
     "hinge": Loss(hinge_critic, linear_generator),
-    "wasserstein": Loss(wasserstein_critic, linear_generator),
+    "wasserstein": Loss(wasserstein_critic, linear_generator, boundary=None),
     "nonsaturating": Loss(logistic_critic, nonsaturating_generator),
     "minimax": Loss(logistic_critic, minimax_generator),
-    "least_squares": Loss(least_squares_critic, least_squares_generator),
-    "relativistic_paired": Loss(relativistic_critic, relativistic_generator, paired=True),
+    "least_squares": Loss(least_squares_critic, least_squares_generator, boundary=0.5),
+    "relativistic_paired": Loss(
+        relativistic_critic, relativistic_generator, paired=True, boundary=None
+    ),
 }
 
 if TYPE_CHECKING:

@@ -5,6 +5,9 @@ critic. real and fake are float32 images (N, C, H, W) in [-1, 1], draw is a torc
 device. The critic must score each image by itself here: under a norm that couples the batch, the
 gradient of one score reaches the other images, so the caller fixes such statistics first
 (`msngan.norms.statistics(critic, "running")`). All of it runs in float32, outside autocast.
+
+A penalty of logits is a function of what an update has computed already, a `Scored`. It takes no
+gradient in the images, so it may run under autocast and torch.compile. See `regularisers.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from msngan.losses.regularisers import consistency, lecam, track_logits
 from msngan.norms import SpectralNorm, stored
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
@@ -25,12 +29,32 @@ Score = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a critic update has computed when its penalties are taken.
+
+    real, fake: images (n, C, H, W) of this process. real_logits, fake_logits: their logits, at
+    least float32, of all processes, with their graph. again: the logits of other images in place of
+    these, scored likewise (joint or separate batches, these labels), which leaves running
+    statistics alone. draw: as of every penalty.
+    """
+
+    critic: nn.Module
+    real: Tensor
+    fake: Tensor
+    real_logits: Tensor
+    fake_logits: Tensor
+    again: Callable[[Tensor, Tensor], list[Tensor]]
+    draw: Generator
+
+
+@dataclass(frozen=True)
 class Penalty:
     """value: the term of the loss, if any. project: done to the critic after each of its updates.
 
     weight: the source's own; for a projection, its bound. prepare: done once to a new critic, which
     then carries what the value needs. of_weights: the value sees the critic's weights alone, no
-    images, and needs no second derivative.
+    images, and needs no second derivative. of_logits: a term too, of the logits that the update has
+    computed, in place of `value`.
     """
 
     value: Callable[[Score, Tensor, Tensor, Generator], Tensor] | None = None
@@ -38,6 +62,12 @@ class Penalty:
     weight: float = 0.0
     prepare: Callable[[nn.Module], None] | None = None
     of_weights: bool = False
+    of_logits: Callable[[Scored], Tensor] | None = None
+
+    @property
+    def is_term(self) -> bool:
+        """Whether it adds a term to the critic's loss."""
+        return self.value is not None or self.of_logits is not None
 
 
 def gradient_norms(critic: Score, images: Tensor) -> Tensor:
@@ -134,6 +164,8 @@ PENALTIES: dict[str, Penalty] = {
     "spectral_penalty": Penalty(
         spectral_penalty, weight=0.01, prepare=estimate_sigmas, of_weights=True
     ),
+    "consistency": Penalty(of_logits=consistency, weight=10.0),
+    "lecam": Penalty(of_logits=lecam, weight=0.3, prepare=track_logits),
 }
 
 if TYPE_CHECKING:

@@ -268,7 +268,7 @@ def _changes(asked: dict[str, Any]) -> str:
     added = {name for table in TASK_OF for name in ADDED.get(table, ())}  # networks of plug-ins
     for name, value in asked.items():
         of_plugin = name.partition(".")[0] in added
-        if (of_plugin or name.startswith(("model.", "data."))) and name not in UNNAMED:
+        if (of_plugin or name.startswith(("model.", "data.", "augment."))) and name not in UNNAMED:
             text = re.sub(r"[^\w.]+", "_", "true" if value is LONE else value)
             said += f"-{name.rpartition('.')[2]}={text}"
     return said if len(said) <= LONGEST_CHANGES else ""

@@ -205,6 +205,7 @@ SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "": [_RUN, ("runs.options", "gan_length")],
         "trainer": [_TRAINER],
         "model": [("gan", "GAN")],
+        "augment": [("losses.augment", "Augment")],
         "data": [("data", "ImageData")],
         "scores": [("training.callbacks.scores", "Scores")],
         "samples": [("training.callbacks.progress", "Samples")],

@@ -25,6 +25,7 @@ Stream = Literal[
     "test",  # which images of a folder are not trained on
     "critic",  # latents of the critic's fakes
     "generator",  # latents of the generator's batch
+    "augment",  # how images are augmented before the critic scores them
     "penalty",  # points at which a gradient penalty is taken
     "global",  # what a layer (dropout, say) draws from torch's global generator
     "samples",  # latents of grids and of scored samples

@@ -24,7 +24,7 @@ from msngan.runs.checkpoint_files import MOMENTS, read_checkpoint
 from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Failure, Run, Taken, UserError, lock
 from msngan.runs.hardware import environment
-from msngan.runs.options import FORMER, Role, group, options_of
+from msngan.runs.options import FORMER, SOURCES, Role, group, options_of
 from msngan.training.callbacks.checkpoints import KEPT
 
 DAMAGED = "damaged.ckpt"
@@ -191,8 +191,9 @@ def checked(path: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
             )
     if task != "gan":
         return checkpoint
-    penalties, averages = [], []
+    penalties, averages, targets = [], [], []
     for each in (saved, options):
+        targets.append((each["augment"] or {}).get("target"))
         weights = weighted_penalties(each["penalty"], each["penalty_weight"])
         penalties.append({PENALTIES[name].prepare for name in weights} - {None})
         averages.append(each["ema_decay"] > 0)
@@ -208,6 +209,11 @@ def checked(path: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"{was} optimizer {before}, the config says {now}; what one of them keeps of the"
             " gradients is not what the other needs, so use the checkpoint's own"
+        )
+    if (targets[0] is None) != (targets[1] is None):
+        raise UserError(
+            f"{was} augment.target {targets[0]}, the config says {targets[1]}; an adaptive"
+            " probability cannot begin or end in the middle of a run"
         )
     if averages[0] != averages[1]:
         raise UserError(
@@ -272,8 +278,10 @@ def report_changes(
     before = before if isinstance(before, dict) else {}
     before = {FORMER.get(name, name): value for name, value in before.items()}
     kept = sorted(kept_options(config).items())
+    own = [_by_name(each, config.task) for each in (_saved(checkpoint, config.task), options)]
+    known |= {*own[1]}
     others = {name: value for name, value in kept if name in before and name not in known}
-    pairs = (_saved(checkpoint, config.task), options), (of_data | about["data"], data)
+    pairs = (own[0], own[1]), (of_data | about["data"], data)
     for saved, now in (*pairs, (before, others)):
         for name, value in now.items():
             if plain(saved.get(name)) != plain(value):
@@ -300,3 +308,13 @@ def _saved(checkpoint: dict[str, Any], task: str) -> dict[str, Any]:
     """The module's options in a checkpoint; an option newer than it has its default."""
     defaults = {name: option.default for name, option in group(task, "model").items()}
     return defaults | checkpoint["hyper_parameters"]
+
+
+def _by_name(options: dict[str, Any], task: str) -> dict[str, Any]:
+    """The module's options with those of a group, such as augment, by their dotted names."""
+    found = dict(options)
+    for name in SOURCES[task].keys() & options.keys():
+        known = {own: each.default for own, each in group(task, name).items()}
+        values = known | (found.pop(name) or {})
+        found |= {f"{name}.{own}": value for own, value in values.items()}
+    return found

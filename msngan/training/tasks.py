@@ -20,7 +20,7 @@ from msngan.runs.configs import FitConfig
 from msngan.runs.folder import Run, UserError
 from msngan.runs.hardware import memory
 from msngan.runs.jsonl import read_lines
-from msngan.runs.options import ADDED
+from msngan.runs.options import ADDED, group
 from msngan.runs.plugins import explained
 from msngan.training.callbacks.accuracy import Accuracy
 from msngan.training.callbacks.checkpoints import Checkpoints
@@ -154,9 +154,15 @@ class GanTask(Task):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every argument of the GAN, by name; DataError where it needs labels and has none."""
+        """Every argument of the GAN, by name; DataError where it needs labels and has none.
+
+        Those of the augmentation are one argument, None where they ask for nothing.
+        """
         labels = self.data.labels if self.config.model.conditional else None
-        return super().options | {"classes": 0 if labels is None else self.data.classes}
+        augment = self.config.group("augment")
+        nothing = {name: each.default for name, each in group("gan", "augment").items()}
+        own = {"augment": None if augment == nothing else augment}
+        return super().options | {"classes": 0 if labels is None else self.data.classes} | own
 
     def prepare(self, device: torch.device) -> None:
         self.built.scores.prepare(self.data, device)
