@@ -164,6 +164,7 @@ NAMES = {  # in the order of the record
             for more in ("", ", separate passes", ", last means")
             for each in STEP
         ),
+        "mean_spectral, float32, channels_last, augmented",
     ],
 }
 

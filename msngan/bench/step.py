@@ -18,6 +18,7 @@ from msngan.bench.settings import SIZE, StepSettings
 from msngan.bench.timing import Clock, Progress, interleaved, ratio
 from msngan.data import ImageData
 from msngan.gan import GAN
+from msngan.losses.augment import OPERATIONS
 from msngan.networks import Critic, Generator
 from msngan.norms import Centring, convert
 
@@ -117,6 +118,7 @@ class Recipe:
     critic_batch: str = "joint"
     statistics: str = "batch"  # the GAN's generator_statistics
     channels_last: bool = True
+    augment: tuple[str, ...] = ()  # the policy
 
     @property
     def row(self) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class Recipe:
         words = [self.norm, precision, layout]
         words += [f"{self.critic_batch} passes"] if self.critic_batch != "joint" else []
         words += [f"{self.statistics} means"] if self.statistics != "batch" else []
+        words += ["augmented"] if self.augment else []
         return {
             "name": ", ".join(words),
             "norm": self.norm,
@@ -133,6 +136,7 @@ class Recipe:
             "precision": precision,
             "critic_batch": self.critic_batch,
             "generator_statistics": self.statistics,
+            "augment": list(self.augment),
         }
 
     def gan(self, width: int) -> GAN:
@@ -143,12 +147,13 @@ class Recipe:
             generator_statistics=self.statistics,  # type: ignore[arg-type]
             width=width,
             channels_last=self.channels_last,
+            augment={"policy": list(self.augment)} if self.augment else None,
             size=SIZE,
         )
 
 
 def recipes(norms: tuple[str, ...]) -> list[Recipe]:
-    """Three of each norm; four more of a norm that subtracts minibatch means."""
+    """Three of each norm; four more of a norm that subtracts minibatch means; one is augmented."""
     found = []
     for norm in norms:
         both = [Recipe(norm), Recipe(norm, HALF)]
@@ -157,7 +162,7 @@ def recipes(norms: tuple[str, ...]) -> list[Recipe]:
         if any(isinstance(part, Centring) for part in made.modules()):
             found += [replace(each, critic_batch="separate") for each in both]
             found += [replace(each, statistics="last") for each in both]
-    return found
+    return [*found, Recipe(norms[0], augment=tuple(OPERATIONS))]
 
 
 def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, Any]:

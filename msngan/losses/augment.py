@@ -51,13 +51,11 @@ def recolored(images: Tensor, draws: Tensor, on: Tensor) -> Tensor:
 
 
 def moved(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The pixels of images (N, C, H, W) at rows (N, h) and columns (N, w), in the same layout."""
+    """The pixels of images (N, C, H, W) at rows (N, h) and columns (N, w); contiguous."""
     count, channels, _, width = images.shape
     places = rows[:, :, None] * width + columns[:, None]
     pixels = images.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, channels, -1))
-    last = not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    return pixels.view(count, channels, *places.shape[1:]).contiguous(memory_format=layout)
+    return pixels.view(count, channels, *places.shape[1:])
 
 
 class Shift(torch.autograd.Function):
@@ -117,6 +115,13 @@ def cut(images: Tensor, draws: Tensor, on: Tensor) -> Tensor:
     return images * ~hole[:, None]
 
 
+def laid_out_like(images: Tensor, other: Tensor) -> Tensor:
+    """Images in the memory layout of others."""
+    last = not other.is_contiguous() and other.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return images.contiguous(memory_format=layout)
+
+
 OPERATIONS = {  # in the paper's order, with their columns of the draws
     "color": (recolored, slice(1, 4)),
     "translation": (translated, slice(4, 6)),
@@ -133,10 +138,11 @@ def augmented(
     Differentiable in the images any number of times. The memory layout is kept.
     """
     on = (draws[:, 0] < probability).to(draws.dtype)
+    made = images.contiguous()  # where values of an image or a pixel are applied to it faster
     for name, (operation, columns) in OPERATIONS.items():
         if name in policy:
-            images = operation(images, draws[:, columns], on)
-    return images
+            made = operation(made, draws[:, columns], on)
+    return laid_out_like(made, images)
 
 
 class Augment(nn.Module):

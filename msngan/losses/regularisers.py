@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
-from msngan.losses.augment import moved, shifts
+from msngan.losses.augment import laid_out_like, moved, shifts
 from msngan.runs import distributed as processes
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def disturbed(images: Tensor, draw: Generator) -> Tensor:
     rows = torch.arange(height, device=images.device) - down[:, None]
     columns = torch.arange(width, device=images.device) - right[:, None]
     columns = torch.where(draws[:, 2:] < 0.5, width - 1 - columns, columns)
-    return moved(images, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+    made = moved(images, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+    return laid_out_like(made, images)
 
 
 def consistency(update: Scored) -> Tensor:
