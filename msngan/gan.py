@@ -496,7 +496,7 @@ class GAN(TrainedModule):
             logits, wrong = self._score(real, fake, labels, self.joint)
             adversarial = self.loss.critic(*logits)
             again = partial(self._again, labels)
-            scored = Scored(self.critic, real, fake, *logits, again, draw)
+            scored = Scored(self.critic, real, fake, logits[0], logits[1], again, draw)
             penalties = self._penalties(scored, labels, number)
         if self.augment is not None and self.loss.boundary is not None:
             self.augment.observe(logits[0], self.loss.boundary)
