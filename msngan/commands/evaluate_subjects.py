@@ -16,6 +16,7 @@ from msngan.data import DataError, ImageData, Images
 from msngan.data.datasets import fitted
 from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
+from msngan.networks.sampling import classes_of
 from msngan.runs.folder import Run, UserError
 from msngan.runs.options import OWN_IMAGES
 from msngan.runs.progress_bar import progress
@@ -80,12 +81,12 @@ def of_runs(options: Namespace, found: list[tuple[Path, Run | None]]) -> list[Su
     """The generators of runs or checkpoints; those of the same data share a reference."""
     loaded = [_loaded(options, path, run) for path, run in found]
     scorers = {}
-    for key, data in {key: data for key, data, _ in loaded}.items():
+    for key, (data, facts) in {key: rest for key, *rest in loaded}.items():
         if options.against is not None:
             real = _against(options.against, data["dataset"], data["size"], data["channels"])
         else:
             real = _of_data(options, data, trained=data["split"])
-        scorers[key] = _scorer(options, real, given=None)
+        scorers[key] = _scorer(options, real, classes=classes_of(facts["content"]))
     return [Subject(**facts, scorer=scorers[key]) for key, _, facts in loaded]
 
 
@@ -107,13 +108,13 @@ def _loaded(
         "run": run,
         "content": generator,
     }
-    return json.dumps(described, sort_keys=True), described, facts
+    key = json.dumps([described, classes_of(generator)], sort_keys=True)
+    return key, described, facts
 
 
 def _against(path: str, dataset: str, size: int | None, channels: int | None) -> Real:
     found = _given(path, "--against", dataset, size, channels)
-    labelled = found.labels is not None and int(found.labels.max()) > 0
-    return Real(found.images, None, "folder", "all", None, labelled)
+    return Real(found.images, None, "folder", "all", None, found.labels)
 
 
 def _given(path: str, option: str, dataset: str, size: int | None, channels: int | None) -> Images:
@@ -155,7 +156,7 @@ def _of_data(options: Namespace, described: dict[str, Any], trained: str | None 
         return Real.of(ImageData(**described), reference, trained)
 
 
-def _scorer(options: Namespace, real: Real, given: str | None) -> Scorer:
+def _scorer(options: Namespace, real: Real, given: str | None = None, classes: int = 0) -> Scorer:
     with progress("reference") as watch:
         return Scorer(
             real,
@@ -171,5 +172,6 @@ def _scorer(options: Namespace, real: Real, given: str | None) -> Scorer:
             via=options.via,
             metrics=options.metrics,
             given=given,
+            classes=classes,
             progress=watch,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from msngan.commands.parser import Parser, add_root, add_weights, number, option
+from msngan.commands.parser import Parser, add_root, add_weights, number, option, several
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError, find_checkpoint
 
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
     from msngan.networks import read_generator
 
     generator, about = read_generator(path, ema=options.ema)
+    _check_classes(options.classes, generator, options.target)
     place = run.samples if run else Path()
     stem = f"sample-{about['msngan']['step']:08d}-seed{options.seed}"
     try:
@@ -45,12 +46,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     option(parser, "--grid", "images in the grid", type=number(1, MOST), default=64)
     text = "draw this many paths between samples (spherical interpolation), one in each row"
     option(parser, "--interpolate ROWS", text, type=number(1, MOST))
+    text = (
+        "classes of a conditional generator, such as 0,3: a row of the grid for each; with"
+        " --interpolate two, of which each path goes from the first to the second; default: all"
+    )
+    option(parser, "--classes", text, type=several(kind=int))
     option(parser, "--columns", "images of each path", type=number(2, MOST), default=10)
     option(parser, "--format", "format of --n", choices=("png", "npz"), default="png")
     text = "file to write, or folder for --n with png; default: in the run's samples/"
     option(parser, "--out", text)
     add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
+    if options.classes == ():
+        raise UserError("--classes is empty; give numbers of classes, such as 0,3")
+    if options.interpolate and len(options.classes or ()) > 2:
+        raise UserError("--classes with --interpolate takes one class or two, such as 0,3")
     if options.n is None and options.out and Path(options.out).suffix.lower() not in PICTURES:
         raise UserError(f"--out {options.out} must end in one of {', '.join(PICTURES)}")
     return options
@@ -63,6 +73,7 @@ def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem:
 
     from msngan.data import images as convert
     from msngan.networks import draw_samples
+    from msngan.networks.sampling import class_rows, classes_of
 
     def out(ending: str) -> Path:
         return Path(options.out or place / f"{stem}{ending}")
@@ -70,29 +81,60 @@ def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem:
     if options.n is None and options.interpolate is not None:
         convert.save_grid(_paths(generator, options), out("-slerp.png"), options.columns)
         return out("-slerp.png")
-    count = options.grid if options.n is None else options.n
-    batches = draw_samples(generator, count, options.seed)
+    count, labels, columns = options.grid if options.n is None else options.n, None, None
+    if classes := options.classes or tuple(range(classes_of(generator))):
+        if options.n is None:
+            labels, columns = class_rows(classes, count)
+            count = len(labels)
+        else:
+            labels = torch.tensor(classes)[torch.arange(count) % len(classes)]
+    batches = draw_samples(generator, count, options.seed, labels=labels)
     if options.n is None:
-        convert.save_grid(torch.cat(list(batches)), out(".png"))
+        convert.save_grid(torch.cat(list(batches)), out(".png"), columns)
         return out(".png")
-    if options.format == "npz":  # arr_0: uint8 (N, H, W, C), the name and layout of other tools
+    if options.format == "npz":  # the names and the layout of other tools:
         pictures = torch.cat(list(batches)).permute(0, 2, 3, 1).numpy()
         with replacing(out(".npz")) as temporary, open(temporary, "wb") as file:
-            np.savez(file, pictures)
+            # arr_0: uint8 (N, H, W, C); arr_1: int64 (N,), the labels
+            np.savez(file, pictures, *([] if labels is None else [labels.numpy()]))
         return out(".npz")
     folder, digits = out(""), len(str(count - 1))
-    folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(image for batch in batches for image in batch):
-        convert.to_pil(image).save(folder / f"{index:0{digits}d}.png")
+        place = folder if labels is None else folder / str(int(labels[index]))
+        place.mkdir(parents=True, exist_ok=True)
+        convert.to_pil(image).save(place / f"{index:0{digits}d}.png")
     return folder
 
 
+def _check_classes(classes: tuple[int, ...] | None, generator: nn.Module, target: str) -> None:
+    """UserError for classes that the generator does not have."""
+    from msngan.networks.sampling import classes_of
+
+    known = classes_of(generator)
+    for label in classes or ():
+        if not known:
+            raise UserError(f"--classes: {target} is not conditional; leave it out")
+        if not 0 <= label < known:
+            raise UserError(f"--classes {label}: {target} has the classes 0 to {known - 1}")
+
+
 def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
+    """Images of paths, row after row: between latents, or between two classes for one latent."""
     import torch
 
     from msngan.networks import decode, latents, slerp
+    from msngan.networks.sampling import classes_of
 
-    width = cast(int, generator.latent_dim)
-    starts, ends = latents(2 * options.interpolate, width, options.seed).chunk(2)
-    path = slerp(starts, ends, options.columns)  # (columns, rows, d)
-    return torch.cat(list(decode(generator, path.transpose(0, 1).flatten(0, 1))))
+    rows, columns, classes = options.interpolate, options.columns, options.classes or ()
+    known = classes_of(generator)
+    starts, ends = latents(2 * rows, cast(int, generator.latent_dim), options.seed).chunk(2)
+    labels = None
+    if len(classes) == 2:
+        one, other = torch.eye(known)[list(classes)]
+        shares = torch.linspace(0, 1, columns)[:, None]
+        labels, ends = torch.lerp(one, other, shares).repeat(rows, 1), starts
+    elif known:
+        each = torch.tensor(classes or range(known))
+        labels = each[torch.arange(rows) % len(each)].repeat_interleave(columns)
+    path = slerp(starts, ends, columns)  # (columns, rows, d)
+    return torch.cat(list(decode(generator, path.transpose(0, 1).flatten(0, 1), labels=labels)))

@@ -36,6 +36,7 @@ FORMAT = "msngan-generator-1"
 ENDING = ".safetensors"
 WEIGHTS = ("ema", "raw")
 OF_PROGRAMS = ("latent_dim", "channels", "size")  # options; the others may need a plug-in
+LABELS = ("conditional", "classes")  # likewise, where a file has them
 FIELDS = ("format", "version", "run", "step", "weights", "options", "data")
 
 
@@ -129,7 +130,8 @@ def load_generator(
     file is a program, which runs with your rights: load only files that you trust.
 
     It maps z (N, latent_dim) ~ N(0, 1) to images (N, C, H, W) in [-1, 1]; `generator.latent_dim`
-    says how long z is.
+    says how long z is. A conditional one is called with labels too, generator(z, labels), int64
+    (N,) from 0 to `generator.classes` - 1.
 
     target: a run's name or folder, or a file. ema: the moving average or not; None: the moving
     average if there is one. root: folder that holds checkpoints/. generator: a module to load the
@@ -151,7 +153,9 @@ def _read_exported(
             metadata, load = PROGRAMS[path.suffix].read(path)
             facts = _facts(metadata, OF_PROGRAMS)
             content = load()
-            check_images(content, facts["hyper_parameters"]["latent_dim"])
+            options = facts["hyper_parameters"]
+            classes = options["classes"] if options.get("conditional") else 0
+            check_images(content, options["latent_dim"], classes)
         else:
             metadata, content = read_tensors(path)
             facts = _facts(metadata)
@@ -192,7 +196,7 @@ def _facts(metadata: dict[str, str], only: tuple[str, ...] = ()) -> dict[str, An
     options, data = (read_json(metadata[name]) for name in ("options", "data"))
     options = present_names(options, "model")
     if only and isinstance(options, dict):
-        options = {name: options[name] for name in only if name in options}
+        options = {name: options[name] for name in (*only, *LABELS) if name in options}
     check_stored(options, group("gan", "model"), only or NEEDED["gan"], "options")
     check_data(data)
     about = {"step": int(step), "run": metadata["run"], "task": "gan", "data": data}

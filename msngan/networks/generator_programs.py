@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msngan.networks.sampling import evaluating, latents
+from msngan.networks.sampling import applied, evaluating, labels_in_turn, latents
 from msngan.norms import fold
 from msngan.runs.extras import imported
 from msngan.runs.folder import Failure, UserError
@@ -73,11 +73,12 @@ def write_program(
             f" ({_reason(problem.__cause__ or problem)})"
         ) from problem
     z = latents(3, latent_dim, 0)  # other images than the exporter saw, and another number
+    labels = labels_in_turn(generator, 3)
     with evaluating(generator):
         z = z.to(next(generator.parameters()).dtype)
-        images = generator(z).float()
+        images = applied(generator, z, labels).float()
     try:
-        again = program.read(path)[1]()(z)
+        again = applied(program.read(path)[1](), z, labels)
         difference = (again.float() - images).abs().max().item()
     except Exception as problem:
         raise Failure(f"the {program.name} file is not kept: {_reason(problem)}") from problem
@@ -90,17 +91,29 @@ def write_program(
     return float(difference)
 
 
-def check_images(generator: nn.Module, latent_dim: int) -> None:
-    """ValueError unless it maps z (N, latent_dim) to images; then it has its `latent_dim`."""
-    z = torch.zeros(2, latent_dim)
+def check_images(generator: nn.Module, latent_dim: int, classes: int = 0) -> None:
+    """ValueError unless it maps z (N, latent_dim), and labels if there are classes, to images.
+
+    Then it has its `latent_dim` and `classes`.
+    """
+    z, labels = torch.zeros(2, latent_dim), torch.zeros(2, dtype=torch.int64) if classes else None
     try:
         with evaluating(generator):
-            found = tuple(generator(z.to(next(generator.parameters()).dtype)).shape)
+            z = z.to(next(generator.parameters()).dtype)
+            found = tuple(applied(generator, z, labels).shape)
     except Exception as problem:
         raise ValueError(f"it cannot be computed: {_reason(problem)}") from problem
     if len(found) != 4 or found[0] != 2 or found[1] not in (1, 3):
         raise ValueError(f"of z {(2, latent_dim)} it makes {found}, which are not images")
-    generator.latent_dim = latent_dim  # type: ignore[assignment]
+    generator.latent_dim, generator.classes = latent_dim, classes  # type: ignore[assignment]
+
+
+def _inputs(generator: nn.Module) -> tuple[Tensor, ...]:
+    """What a generator is traced with: z (2, latent_dim), and labels (2,) of a conditional one."""
+    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
+    z = torch.zeros(2, latent_dim, dtype=next(generator.parameters()).dtype)
+    labels = labels_in_turn(generator, 2)
+    return (z,) if labels is None else (z, labels)
 
 
 # ONNX
@@ -115,8 +128,11 @@ class OnnxGenerator(nn.Module):
         # By which others know on which device and in which type z is given.
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        (images,) = self.session.run(["images"], {"z": z.float().cpu().numpy()})
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        given = {"z": z.float().cpu().numpy()}
+        if labels is not None:
+            given["labels"] = labels.cpu().numpy()
+        (images,) = self.session.run(["images"], given)
         return torch.from_numpy(images).to(z.device)
 
 
@@ -124,13 +140,13 @@ def _write_onnx(generator: nn.Module, metadata: Mapping[str, str], path: Path) -
     for name in ONNX.split():
         imported(name, "export as ONNX", ONNX)
     generator = generator.float()  # onnxruntime has no convolution of doubles
-    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
+    given = _inputs(generator)
     program = torch.onnx.export(
         generator,
-        (torch.zeros(2, latent_dim),),
-        input_names=["z"],
+        given,
+        input_names=["z", "labels"][: len(given)],
         output_names=["images"],
-        dynamic_shapes=({0: "batch"},),
+        dynamic_shapes=({0: "batch"},) * len(given),
         dynamo=True,
         verbose=False,
     )
@@ -184,12 +200,10 @@ def _tensors(*graphs: Any) -> Iterator[Any]:
 
 
 def _write_torchscript(generator: nn.Module, metadata: Mapping[str, str], path: Path) -> None:
-    first = next(generator.parameters())
-    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
-    z = torch.zeros(2, latent_dim, dtype=first.dtype)
-    traced = torch.jit.trace(generator, z, check_trace=False)
+    given = _inputs(generator)
+    traced = torch.jit.trace(generator, given, check_trace=False)
     try:
-        traced(z[:1])
+        traced(*(each[:1] for each in given))
     except RuntimeError:  # len(z) is traced as the number that it was
         traced = torch.jit.script(generator)
     whole = io.BytesIO()

@@ -118,6 +118,18 @@ def class_rows(classes: Sequence[int], count: int) -> tuple[Tensor, int]:
     return labels, each * in_row
 
 
+def first_of_each(labels: Tensor, wanted: Tensor) -> Tensor:
+    """Places in `labels` of images with the wanted labels: the first of a class, then its second.
+
+    Where a class has too few, its images are taken again.
+    """
+    places = []
+    for label, count in zip(*wanted.unique(return_counts=True), strict=True):
+        own = (labels == label).nonzero().flatten()
+        places.append(own[torch.arange(int(count)) % len(own)])
+    return torch.cat(places)[wanted.argsort(stable=True).argsort()]
+
+
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """Spherical interpolation from start to end, both (N, d), as (steps, N, d).
 

@@ -28,6 +28,7 @@ Stream = Literal[
     "augment",  # how images are augmented before the critic scores them
     "penalty",  # points at which a gradient penalty is taken
     "global",  # what a layer (dropout, say) draws from torch's global generator
+    "labels",  # labels of scored samples
     "samples",  # latents of grids and of scored samples
     "scores",  # which real images a score uses
     "health",  # latents of the collapse checks

@@ -47,7 +47,7 @@ NEIGHBOURS = METRICS["prc"]
 
 # Part of the id only if they are not the default: scores from before these fields existed are the
 # same numbers and stay in the same block.
-ADDED = ("precision_neighbours", "coverage_neighbours")
+ADDED = ("precision_neighbours", "coverage_neighbours", "labels")
 
 
 def roles_of(metrics: Collection[str]) -> tuple[str, ...]:
@@ -182,7 +182,8 @@ class Protocol:
     quantisation: how floats became bytes; "as-given" if the images were bytes already.
     kernel_images: at most so many reference images enter the kernel distance; precision and recall
     (k = precision_neighbours), density and coverage (k = coverage_neighbours) use as many of them
-    as a run has samples.
+    as a run has samples. labels: whether a conditional generator's labels are drawn from those of
+    the reference, which makes its samples comparable with those of any other, or uniformly.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Protocol:
     version: int = VERSION
     precision_neighbours: int = 3  # Kynkäänniemi et al. 2019, arXiv:1904.06991
     coverage_neighbours: int = 5  # Naeem et al. 2020, arXiv:2002.09797
+    labels: Literal["reference", "uniform"] = "reference"
 
     def __post_init__(self) -> None:
         check_sizes(self.runs, self.samples, self.splits)
@@ -234,5 +236,6 @@ class Protocol:
             f"{self.name}: {self.runs} x {self.samples:,} samples{parts} against"
             f" {self.reference_images:,} images of {self.dataset} {self.split},"
             f" {self.channels} x {self.size} x {self.size}, {self.extractor}"
+            f"{'' if self.labels == 'reference' else f', {self.labels} labels'}"
             f"{'' if self.official_inception else warning}"
         )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from msngan.data import ImageData
 from msngan.leaderboard.ranking import bias_note
 from msngan.networks import draw_samples
-from msngan.runs import distributed
+from msngan.networks.sampling import classes_of
+from msngan.runs import distributed, rng
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.options import OWN_IMAGES
 from msngan.scores.embedded import EmbeddedExtractor, shipped
@@ -40,7 +41,8 @@ def evaluate(
     """
     if isinstance(subject, Tensor):
         return Scorer(real, device=device, given="as-given", **options).score_images(subject)
-    return Scorer(real, device=device, **options).score(subject.to(device))
+    classes = classes_of(subject)
+    return Scorer(real, device=device, classes=classes, **options).score(subject.to(device))
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Real:
     """Real images: uint8 (N, C, H, W); `held_out`: others of the same kind, to score against them.
 
     reference: the Preset.reference that they are, "train" or "test"; None for images from
-    elsewhere. labelled: whether they have labels, from which an extractor can be trained. seen:
-    whether the generator was trained on them although they are test images.
+    elsewhere. labels: int64 (N,), if there are any. seen: whether the generator was trained on them
+    although they are test images.
     """
 
     images: Tensor
@@ -57,7 +59,7 @@ class Real:
     dataset: str
     split: str
     reference: str | None
-    labelled: bool = False
+    labels: Tensor | None = None
     seen: bool = False
 
     @classmethod
@@ -76,9 +78,13 @@ class Real:
             held_out = data.images("train").images if "train" in splits else None
         kind = "test" if split == "test" else "train"
         found = data.images(split)
-        labelled = found.labels is not None and int(found.labels.max()) > 0
         seen = split == "test" and trained in ("all", "test")
-        return cls(found.images, held_out, data.dataset, split, kind, labelled, seen)
+        return cls(found.images, held_out, data.dataset, split, kind, found.labels, seen)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels from which an extractor can be trained."""
+        return self.labels is not None and int(self.labels.max()) > 0
 
     @property
     def warning(self) -> str | None:
@@ -177,12 +183,15 @@ class Scorer:
         metrics: Collection[str] = tuple(METRICS),
         needs: str | None = None,
         given: str | None = None,
+        classes: int = 0,
         progress: Progress | None = None,
     ) -> None:
         """real: an ImageData is the data that the generator is trained on.
 
         needs: a role that the extractor must have. given: the protocol's quantisation, if images
-        are bytes already: score_images(). progress: of the reference's images.
+        are bytes already: score_images(). classes: of a conditional generator; its labels are drawn
+        from those of the real images, if these have labels of as many classes, otherwise uniformly.
+        progress: of the reference's images.
         """
         name, sizes = preset(protocol)
         if resize not in (None, *RESIZE):
@@ -208,7 +217,8 @@ class Scorer:
             )
         self.reference = Reference.of(images, self.extractor, progress=progress)
         self.real, self.metrics, self.via = real, tuple(metrics), via
-        self.warning = real.warning
+        self.warning, self.classes = real.warning, classes
+        self.labels = _labels(real.labels, classes) if classes else None
         changed = runs not in (None, sizes.runs) or samples not in (None, sizes.samples)
         changed |= resize not in (None, sizes.resize)
         changed |= real.reference != sizes.reference
@@ -229,7 +239,17 @@ class Scorer:
             resize=self.extractor.resize,
             quantisation=given or sizes.quantisation,
             seed=seed,
+            labels="uniform" if classes and self.labels is None else "reference",
         )
+
+    def labels_of(self, count: int, seed: int) -> Tensor | None:
+        """The labels of a run of a conditional generator's samples, int64 (count,)."""
+        if not self.classes:
+            return None
+        draw = rng.generator(seed, 0, 0, "labels")
+        if self.labels is None:
+            return torch.randint(self.classes, (count,), generator=draw)
+        return self.labels[torch.randint(len(self.labels), (count,), generator=draw)]
 
     def score(self, generator: nn.Module, progress: Progress | None = None) -> Scored:
         """Sample and score; training's random streams and the modules' modes are unchanged."""
@@ -237,7 +257,10 @@ class Scorer:
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
             share = distributed.share(count)
-            return draw_samples(generator, count, seed, only=share, truncate=truncate)
+            labels = self.labels_of(count, seed)
+            return draw_samples(
+                generator, count, seed, only=share, truncate=truncate, labels=labels
+            )
 
         return self._scored(sampler, progress)
 
@@ -269,6 +292,13 @@ class Scorer:
             progress=progress,
         )
         return Scored(result, self.protocol, self.extractor.dimensions, self.via, self.warning)
+
+
+def _labels(real: Tensor | None, classes: int) -> Tensor | None:
+    """The labels of real images, if they are those of `classes` classes."""
+    if real is None or int(real.min()) < 0 or int(real.max()) >= classes:
+        return None
+    return real
 
 
 def choose(

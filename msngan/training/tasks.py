@@ -165,7 +165,7 @@ class GanTask(Task):
         return super().options | {"classes": 0 if labels is None else self.data.classes} | own
 
     def prepare(self, device: torch.device) -> None:
-        self.built.scores.prepare(self.data, device)
+        self.built.scores.prepare(self.data, device, self.options["classes"])
 
     def beginning(self, module: Any) -> str:
         data, model = self.data, self.config.model

@@ -20,6 +20,7 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from msngan.data import images as convert
+from msngan.networks.sampling import class_rows, classes_of, first_of_each
 from msngan.norms import OptionalSpectralNorm
 from msngan.runs import distributed
 from msngan.runs.atomic import replacing
@@ -172,8 +173,8 @@ class Records(RunCallback):
 class Samples(RunCallback):
     """Saves samples/<run>/step-XXXXXXXX.png, real.png before the first, training.webp at the end.
 
-    Each grid shows the same latents, from the generator's moving average in eval mode. Drawing them
-    leaves training's random streams alone.
+    Each grid shows the same latents, from the generator's moving average in eval mode; of a
+    conditional GAN each row is a class. Drawing them leaves training's random streams alone.
 
     Args:
         every: steps between grids; 0: only at the end.
@@ -193,9 +194,11 @@ class Samples(RunCallback):
         step = trainer.global_step
         self.saving.attempt("a grid", step, lambda: self._keep_until(step), needed=True)
         if (data := data_of(trainer)) is not None:
-            real = data.real
+            real, labels, columns = data.real, *self._rows(pl_module)
             pick = torch.linspace(0, len(real) - 1, min(self.count, len(real))).long()
-            self._save(trainer, real[pick], "real")
+            if labels is not None:
+                pick = first_of_each(data.labels, labels)
+            self._save(trainer, real[pick], "real", columns)
         if step == 0 and self.every:
             self._draw(trainer, pl_module)
 
@@ -207,19 +210,27 @@ class Samples(RunCallback):
         if self.film and trainer.global_step >= last_step(trainer):
             self.saving.attempt("training.webp", trainer.global_step, self._write_film)
 
-    def _draw(self, trainer: Trainer, module: Any) -> None:
-        self._save(trainer, module.sample(self.count, module.options.seed), "samples")
+    def _rows(self, module: Any) -> tuple[Tensor | None, int | None]:
+        """The labels of a grid, and the length of its rows; None if the GAN is not conditional."""
+        classes = classes_of(module.generator)
+        return class_rows(range(classes), self.count) if classes else (None, None)
 
-    def _save(self, trainer: Trainer, images: Tensor, tag: str) -> None:
+    def _draw(self, trainer: Trainer, module: Any) -> None:
+        labels, columns = self._rows(module)
+        count = self.count if labels is None else len(labels)
+        images = module.sample(count, module.options.seed, labels=labels)
+        self._save(trainer, images, "samples", columns)
+
+    def _save(self, trainer: Trainer, images: Tensor, tag: str, columns: int | None) -> None:
         step = trainer.global_step
         name = "real.png" if tag == "real" else f"step-{step:08d}.png"
 
         def write() -> None:
             with replacing(self.run.samples / name) as temporary:
-                convert.save_grid(images, temporary, kind="PNG")
+                convert.save_grid(images, temporary, columns, kind="PNG")
 
         self.saving.attempt("a grid", step, write)
-        picture = convert.tile(images)
+        picture = convert.tile(images, columns)
         for logger in trainer.loggers:  # TensorBoard's and W&B's take pictures; a CSV does not
             if hasattr(logger, "log_image"):
                 logger.log_image(tag, [convert.to_pil(picture)], step)

@@ -115,22 +115,17 @@ class Scores(RunCallback):
         self._lines: list[Line] = []
         self._after = -1  # only later scores choose the best: best.ckpt was chosen by another score
 
-    def prepare(self, data: ImageData | Tensor, device: torch.device) -> None:
+    def prepare(self, data: ImageData | Tensor, device: torch.device, classes: int = 0) -> None:
         """Choose and load the extractor and the reference; UserError if that is impossible.
 
-        data: the data that is trained on, or real images, uint8 (N, C, H, W).
+        data: the data that is trained on, or real images, uint8 (N, C, H, W). classes: of a
+        conditional GAN.
         """
         if not self.enabled:
             return
         start = time.monotonic()
-        self._scorer = known = Scorer(
-            data,
-            via="torchmetrics",
-            metrics=self.metrics,
-            needs=self.role,
-            device=device,
-            **self._options,
-        )
+        given = {"metrics": self.metrics, "needs": self.role, "classes": classes, **self._options}
+        self._scorer = known = Scorer(data, via="torchmetrics", device=device, **given)
         protocol = known.protocol
         count = min(protocol.samples, protocol.reference_images)
         nearest = max(protocol.precision_neighbours, protocol.coverage_neighbours)
@@ -169,7 +164,8 @@ class Scores(RunCallback):
                     " (N, C, H, W), or train on ImageData"
                 )
             self._check_shape(data if isinstance(data, Tensor) else data.real, pl_module)
-            self.prepare(data, pl_module.device)
+            classes = cast(GAN, pl_module).options.classes
+            self.prepare(data, pl_module.device, classes)
         if self._scorer is None:
             return
         say = self.saving.say
