@@ -202,9 +202,10 @@ class GAN(TrainedModule):
             uses in the penalty: running ones, so that it is per image, as its papers assume, or
             those of the batch, as most code does.
         critic: architecture of the critic (discriminator); cnn_wide is that of the official SNGAN
-            code. In Python also a module from images (N, C, H, W) to logits (N,) or (N, 1).
-        generator: architecture of the generator. In Python also a module from z (N, latent_dim) to
-            images (N, C, H, W) in [-1, 1].
+            code, cnn_deep is for 64 pixels and more, resnet is SNGAN's residual network. In Python
+            also a module from images (N, C, H, W) to logits (N,) or (N, 1).
+        generator: architecture of the generator; dcgan_deep and resnet as for the critic. In Python
+            also a module from z (N, latent_dim) to images (N, C, H, W) in [-1, 1].
         generator_norm: norm of the generator's layers, besides its batch norm.
         conditional: generate images of a class that is asked for; the data need labels. The
             generator's batch norms then have a gain and an offset for each class.
@@ -212,10 +213,12 @@ class GAN(TrainedModule):
             class times the features; Miyato & Koyama 2018), or acgan (a classifier beside the
             critic, which both networks train by its cross-entropy; Odena et al. 2017).
         class_weight: weight of acgan's cross-entropy, in the losses of both networks.
+        attention: size of the map, in pixels, after which the residual networks (resnet) have a
+            layer of self-attention (SAGAN), such as 16; null: none.
         width: channels of the generator's last and the critic's first layer.
         critic_width: channels of the critic's first layer; null: the same as width.
         latent_dim: size of the latent vector z ~ N(0, 1).
-        slope: slope of the critic's LeakyReLU for negative inputs.
+        slope: slope of the critic's LeakyReLU for negative inputs; resnet has ReLU.
         conv_bias: keep convolution biases that the norm cancels, as the published networks do.
         init: first weights of both networks: own, each architecture's, or normal, orthogonal,
             xavier (uniform) or kaiming (normal, by the inputs of a layer).
@@ -284,6 +287,7 @@ class GAN(TrainedModule):
         conditional: Network[bool] = False,
         conditioning: Network[Conditioning] = "projection",
         class_weight: NotNegative = 1.0,
+        attention: Network[Count | None] = None,
         width: Network[Count] = 64,
         critic_width: Network[Count | None] = None,
         latent_dim: Network[Count] = 128,

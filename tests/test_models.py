@@ -28,6 +28,7 @@ every_norm = pytest.mark.parametrize("norm", sorted(NORMS))
 every_kind = pytest.mark.parametrize("norm", ONE_OF_EACH_KIND)
 every_critic = pytest.mark.parametrize("name", sorted(CRITICS))
 sizes = pytest.mark.parametrize("size", [8, 32])
+SMALLEST = {"dcgan": 8, "cnn": 8, "cnn_wide": 8}  # of images; the others begin with 32
 # Each loss, and a norm of each kind.
 LOSS_AND_NORM = [(sorted(LOSSES)[i % len(LOSSES)], n) for i, n in enumerate(ONE_OF_EACH_KIND)]
 # By hand: seven biased convolutions and the head, 2,935,873; a norm with gain and offset adds
@@ -42,6 +43,7 @@ COUNTS = {
     ("cnn", "batch", True): 2_938_689,
     ("cnn_wide", "none", False): 5_860_865,
     ("cnn_wide", "spectral", False): 5_860_865,
+    ("cnn_deep", "spectral", False): 11_858_497,  # of images of 64 pixels
 }
 
 
@@ -67,12 +69,39 @@ def pictures(size: int, channels: int = 3) -> Tensor:
 def test_the_critic_has_the_published_number_of_parameters(key, expected):
     name, norm, conv_bias = key
     with torch.device("meta"):
-        assert count(CRITICS[name](norm=norm, width=64, conv_bias=conv_bias)) == expected
+        size = 64 if name == "cnn_deep" else 32
+        critic = CRITICS[name](norm=norm, width=64, conv_bias=conv_bias, size=size)
+        assert count(critic) == expected
 
 
 def test_the_generator_has_the_released_number_of_parameters_without_its_dead_biases():
     # 3,805,699 in the authors' code, less the biases of 512 + 256 + 128 + 64 before batch norms.
     assert count(Generator()) == 3_805_699 - 960
+
+
+DEEP = {  # by hand: the channels after the linear layer and each convolution of stride 2
+    64: [16, 8, 4, 2, 1],
+    96: [16, 8, 4, 2, 1],
+    128: [16, 16, 8, 4, 2, 1],
+}
+
+
+@pytest.mark.parametrize(("size", "factors"), DEEP.items())
+def test_deep_networks_end_in_a_map_of_4_pixels_6_at_96(size, factors):
+    bottom, width = 6 if size == 96 else 4, 3
+    generator = GENERATORS["dcgan_deep"](latent_dim=5, width=width, size=size)
+    critic = CRITICS["cnn_deep"](norm="none", width=width, size=size)
+    assert generator.stem.out_features == factors[0] * width * bottom**2
+    up = [layer for layer in generator.body if isinstance(layer, nn.ConvTranspose2d)]
+    assert [layer.out_channels for layer in up] == [width * factor for factor in factors[1:]]
+    down = [layer for layer in critic.body if isinstance(layer, nn.Conv2d)]
+    # A convolution of stride 1 has the channels that the one of stride 2 after it keeps.
+    pairs = [factors[len(factors) - 1 - index // 2] for index in range(len(down))]
+    assert [layer.out_channels for layer in down] == [width * factor for factor in pairs]
+    assert critic.head.in_features == factors[0] * width * bottom**2
+    images = generator(torch.randn(2, 5))
+    assert images.shape == (2, 3, size, size)
+    assert critic(images).shape == (2,)
 
 
 @sizes
@@ -93,6 +122,7 @@ def test_the_critic_gives_one_score_an_image(name, norm, size, channels):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("width", [1, 7])
 def test_the_generator_gives_images_in_range(name, size, channels, width):
+    size = max(size, SMALLEST.get(name, 32))
     generator = GENERATORS[name](latent_dim=5, width=width, channels=channels, size=size)
     for layer in generator.modules():
         if isinstance(layer, nn.Conv2d):
@@ -108,7 +138,7 @@ def test_the_generator_gives_images_in_range(name, size, channels, width):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "image size 0 is not a multiple of 8"),
+        ({"size": 0}, "image size 0 is not"),
         ({"size": 4}, "image size 4 is not"),
         ({"size": -8}, "image size -8 is not"),
         ({"size": 33}, "image size 33 is not"),
@@ -138,10 +168,11 @@ def test_a_latent_of_no_dimensions_and_an_unknown_norm_are_refused():
 
 @every_norm
 @every_critic
-def test_each_norm_is_on_all_seven_convolutions_and_the_head_is_never_centred(name, norm):
-    critic = CRITICS[name](norm=norm, width=1, size=smallest(norm))
-    convolutions = [part for part in critic.body if isinstance(part, nn.Conv2d)]
-    assert len(convolutions) == 7
+def test_each_norm_is_on_all_convolutions_and_the_head_is_never_centred(name, norm):
+    size = max(smallest(norm), SMALLEST.get(name, 32))
+    critic = CRITICS[name](norm=norm, width=2, size=size)
+    convolutions = [part for part in critic.modules() if isinstance(part, nn.Conv2d)]
+    assert len(convolutions) == {"resnet": 10}.get(name, 7)
     entry = NORMS[norm]
     for conv in convolutions:
         assert (getattr(conv, "weight_norm", None) is None) == (entry.weight is None)

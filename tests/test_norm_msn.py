@@ -139,7 +139,7 @@ def critics(norm: str, **options: Any) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3, 1, 1), nn.LeakyReLU(0.1, inplace=True)]
     layers += [nn.Conv2d(4, 5, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(5, 6, 2)]
-    layers += [nn.ReLU(), nn.Flatten(), nn.Linear(54, 1)]
+    layers += [nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(54, 1)]
     fused = convert(FusedSequential(*layers).double(), norm, head="7", **options)
     return fused, nn.Sequential(*copy.deepcopy(list(fused)))
 
@@ -206,22 +206,25 @@ def test_a_part_with_a_hook_is_called_by_itself(kind, index):
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("change", ["gain", "relu", "not in place", "hooked"])
-def test_only_what_is_the_same_is_fused(change, monkeypatch):
+@pytest.mark.parametrize(
+    ("change", "slopes"),
+    [("gain", []), ("not in place", []), ("tanh", [0.0]), ("hooked", [0.2, 0.0])],
+)
+def test_only_what_is_the_same_is_fused(change, slopes, monkeypatch):
     calls = []
     activated = Centring.activated
     monkeypatch.setattr(
         Centring, "activated", lambda *given: calls.append(given[2]) or activated(*given)
     )
     fused, _ = critics("mean_spectral", gain=change == "gain")
-    if change == "relu":
-        fused[1], fused[3] = nn.ReLU(), nn.ReLU()
+    if change == "tanh":
+        fused[1], fused[3] = nn.Tanh(), nn.Tanh()
     if change == "not in place":
-        fused[1].inplace = fused[3].inplace = False
+        fused[1].inplace = fused[3].inplace = fused[5].inplace = False
     if change == "hooked":
         fused[0].output_norm.register_forward_hook(lambda *_: None)
     fused(torch.randn(4, 3, 8, 8, dtype=torch.float64))
-    assert calls == ([0.2] if change == "hooked" else [])
+    assert calls == slopes
 
 
 def test_a_fused_sequence_gives_its_output_over_and_lets_no_other_gradient_be_written():

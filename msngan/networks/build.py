@@ -1,27 +1,50 @@
-"""Networks by name: each constructor gets by name those of a run's options that it takes."""
+"""GENERATORS and CRITICS; each constructor gets by name those of a run's options that it takes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from msngan.networks.classifiers import CLASSIFIERS
-from msngan.networks.dcgan import CRITICS, GENERATORS
+from msngan.networks.dcgan import Critic, Generator
 from msngan.networks.norms_and_activations import HEADS, put_norms
+from msngan.networks.residual import ResidualCritic, ResidualGenerator
 from msngan.networks.sampling import applied, evaluating, labels_in_turn
 from msngan.norms import SampleNorm, layers_of
 from msngan.runs.options import MODULE, named
 
+GENERATORS: dict[str, Callable[..., nn.Module]] = {
+    "dcgan": Generator,
+    "dcgan_deep": partial(Generator, deep=True),
+    "resnet": ResidualGenerator,
+}
+CRITICS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": Critic,
+    "cnn_wide": partial(Critic, wide=True),
+    "cnn_deep": partial(Critic, deep=True),
+    "resnet": ResidualCritic,
+}
+
+if TYPE_CHECKING:
+    GeneratorName = str | nn.Module
+    CriticName = str | nn.Module
+else:
+    GeneratorName = Literal[tuple(GENERATORS)]
+    CriticName = Literal[tuple(CRITICS)]
+
 NORM = ("norm", "norm_options", "norm_layers", "other_norm", "conv_bias")
 # What the constructor of each kind of network may take; its other parameters are its own options.
 GIVEN: dict[str, frozenset[str]] = {
-    "generator": frozenset({"latent_dim", "width", "channels", "size", "classes"}),
-    "critic": frozenset({*NORM, "width", "channels", "size", "slope", "classes", "conditioning"}),
+    "generator": frozenset({"latent_dim", "width", "channels", "size", "classes", "attention"}),
+    "critic": frozenset(
+        {*NORM, "width", "channels", "size", "slope", "classes", "conditioning", "attention"}
+    ),
     "classifier": frozenset(
         {*NORM, "width", "channels", "size", "slope", "classes", "depth", "activation", "dropout"}
         | {"placement", "as_released"}
@@ -117,8 +140,10 @@ def _build(
             raise ValueError(f"it has no option {each!r}")
     if kind != "classifier" and options.get("classes") and "classes" not in takes:
         raise ValueError("it takes no labels: its constructor has no argument classes")
-    # null is "the network's own", which its signature states
-    given = {each: options[each] for each in GIVEN[kind] if each in takes}
+    if options.get("attention") is not None and "attention" not in takes:
+        raise ValueError("it has no self-attention; leave --model.attention out, or take resnet")
+    # null is "the network's own", which its signature states; older options lack the newer ones
+    given = {each: options.get(each) for each in GIVEN[kind] if each in takes}
     given = {each: value for each, value in given.items() if value is not None}
     network = known[name](**given, **(own or {}))
     if kind != "generator" and "norm" not in takes:

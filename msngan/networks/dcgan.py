@@ -1,14 +1,14 @@
-"""The DCGAN generator and the seven-convolution critic of the SNGAN paper and of Table II.
+"""The DCGAN generator and the critic of convolutions of the SNGAN paper and of Table II.
 
 Miyato et al. 2018, arXiv:1802.05957, table 3 ("standard CNN"); Subramanian & Chong 2019,
-arXiv:1907.04003, section IV-C.
+arXiv:1907.04003, section IV-C. Both halve images three times. The deep ones halve them down to a
+map of 4 to 7 pixels, as the DCGAN for 64 pixels does (Radford et al. 2016, arXiv:1511.06434).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,13 +23,32 @@ from msngan.networks.norms_and_activations import put_norms, refuse_instance_nor
 from msngan.norms import FusedSequential, NormName, configured
 
 
-def _check(width: int, channels: int, size: int) -> None:
+def check(width: int, channels: int) -> None:
+    """ValueError for a width or channels of images that no network has."""
     if width < 1:
         raise ValueError(f"width {width} is not positive")
     if channels not in (1, 3):
         raise ValueError(f"images have 1 or 3 channels, not {channels}")
-    if size < 8 or size % 8:
-        raise ValueError(f"image size {size} is not a multiple of 8; choose 32 or 64 for example")
+
+
+def _stages(size: int, deep: bool) -> int:
+    """How many layers of stride 2 there are for images of this size; ValueError if they do not fit.
+
+    deep: down to 4, 5, 6 or 7 pixels; else three.
+    """
+    if not deep:
+        if size < 8 or size % 8:
+            raise ValueError(
+                f"image size {size} is not a multiple of 8; choose 32 or 64 for example"
+            )
+        return 3
+    stages = size.bit_length() - 3
+    if size < 32 or size % 2**stages:
+        raise ValueError(
+            f"image size {size} is not 4, 5, 6 or 7 times a power of two from 8 up; choose 64, 96"
+            " or 128 for example"
+        )
+    return stages
 
 
 def _initialise(module: nn.Module) -> None:
@@ -49,7 +68,8 @@ class Generator(nn.Module):
     convolution of a 1x1 image. Layers before a batch norm have no bias, which it would cancel.
 
     classes: number of classes; the batch norms are then conditional, and labels, int64 (N,), are
-    given beside z.
+    given beside z. deep: begin with 4 pixels at 64 and 128, 6 at 96, and at most 16 times width;
+    see `_stages`.
     """
 
     def __init__(
@@ -59,20 +79,25 @@ class Generator(nn.Module):
         channels: int = 3,
         size: int = 32,
         classes: int = 0,
+        deep: bool = False,
     ) -> None:
         super().__init__()
-        _check(width, channels, size)
+        check(width, channels)
         if latent_dim < 1:
             raise ValueError(f"latent_dim {latent_dim} is not positive")
-        self.latent_dim, self.classes, self.bottom = latent_dim, classes, size // 8
-        self.stem = nn.Linear(latent_dim, 8 * width * self.bottom**2, bias=False)
-        layers: list[nn.Module] = [batch_norm(8 * width, classes), nn.ReLU()]
-        for factor in (4, 2, 1):
+        stages = _stages(size, deep)
+        inputs = min(2**stages, 16) * width
+        self.latent_dim, self.classes, self.bottom = latent_dim, classes, size // 2**stages
+        self.stem = nn.Linear(latent_dim, inputs * self.bottom**2, bias=False)
+        layers: list[nn.Module] = [batch_norm(inputs, classes), nn.ReLU()]
+        for stage in reversed(range(stages)):
+            outputs = min(2**stage, 16) * width
             layers += [
-                nn.ConvTranspose2d(2 * factor * width, factor * width, 4, 2, 1, bias=False),
-                batch_norm(factor * width, classes),
+                nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
+                batch_norm(outputs, classes),
                 nn.ReLU(),
             ]
+            inputs = outputs
         self.body = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, 1, 1), nn.Tanh())
         self.apply(_initialise)
 
@@ -94,7 +119,9 @@ class Critic(nn.Module):
     `msngan.norms.convert` (indices 0 to 6 are the convolutions, 7 the head); None: all. other_norm:
     the norm of the other layers. wide: increase the channels in the convolutions of stride 2, as
     the official SNGAN code does (5,860,865 parameters); else in those after them, as in Table III.
-    classes, conditioning: a second head for this many classes, see `conditional.class_head`.
+    deep: nine convolutions at 64 and 96 pixels, eleven at 128, down to a map of 4 pixels (6 at 96),
+    and at most 16 times width; see `_stages`. classes, conditioning: a second head for this many
+    classes, see `conditional.class_head`.
     """
 
     def __init__(
@@ -106,6 +133,7 @@ class Critic(nn.Module):
         slope: float = 0.1,
         conv_bias: bool = False,
         wide: bool = False,
+        deep: bool = False,
         norm_options: Mapping[str, Any] | None = None,
         norm_layers: Sequence[int | str] | None = None,
         other_norm: NormName = "none",
@@ -113,21 +141,22 @@ class Critic(nn.Module):
         conditioning: Conditioning = "projection",
     ) -> None:
         super().__init__()
-        _check(width, channels, size)
+        check(width, channels)
+        stages = _stages(size, deep)
         configured(norm, norm_options or {})
         configured(other_norm, {})
-        factors = (1, 2, 2, 4, 4, 8, 8) if wide else (1, 1, 2, 2, 4, 4, 8)
         layers: list[nn.Module] = []
         inputs = channels
-        for index, factor in enumerate(factors):
+        for index in range(2 * stages + 1):
             kernel, stride = (4, 2) if index % 2 else (3, 1)
+            outputs = min(2 ** ((index + wide) // 2), 16) * width
             layers += [
-                nn.Conv2d(inputs, factor * width, kernel, stride, 1),
+                nn.Conv2d(inputs, outputs, kernel, stride, 1),
                 nn.LeakyReLU(slope, inplace=True),
             ]
-            inputs = factor * width
+            inputs = outputs
         self.body = FusedSequential(*layers, nn.Flatten())
-        features = inputs * (size // 8) ** 2
+        features = inputs * (size // 2**stages) ** 2
         self.head = nn.Linear(features, 1)
         for name, layer in class_head(features, classes, conditioning).items():
             self.add_module(name, layer)
@@ -150,17 +179,3 @@ class Critic(nn.Module):
         self, images: Tensor, labels: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         return class_logits(self, self.body(images), labels)
-
-
-GENERATORS: dict[str, Callable[..., nn.Module]] = {"dcgan": Generator}
-CRITICS: dict[str, Callable[..., nn.Module]] = {
-    "cnn": Critic,
-    "cnn_wide": partial(Critic, wide=True),
-}
-
-if TYPE_CHECKING:
-    GeneratorName = str | nn.Module
-    CriticName = str | nn.Module
-else:
-    GeneratorName = Literal[tuple(GENERATORS)]
-    CriticName = Literal[tuple(CRITICS)]

@@ -112,7 +112,7 @@ class Centring(OutputPart, Precise):
         return (y if self.bias is None else y + along(self.bias, y, axis)).to(x.dtype)
 
     def activated(self, x: Tensor, slope: float) -> Tensor:
-        """LeakyReLU of the output, faster; where `by_batch` is true and there is no gain."""
+        """LeakyReLU (slope 0: ReLU) of the output, faster; where `by_batch` and without a gain."""
         return self._by_batch(x, self.bias, slope)
 
     @property
@@ -202,12 +202,13 @@ def centred(
 ) -> Tensor:
     """x - mean + offset, where `mean` is x's own `batch_mean`; differentiable through the mean.
 
-    slope: also apply LeakyReLU with this slope > 0, whose own gradient is then centred in place.
+    slope: also apply LeakyReLU with this slope >= 0, whose own gradient is then centred in place;
+    with slope 0 by the operations of ReLU.
     """
     if traced():
         mean = x.mean([each for each in range(x.dim()) if each != axis], dtype=mean.dtype)
         y = (x - along(mean if offset is None else mean - offset, x, axis)).to(x.dtype)
-        return y if slope is None else F.leaky_relu(y, slope)
+        return y if slope is None else F.leaky_relu(y, slope) if slope else F.relu(y)
     made: Tensor = _Centre.apply(  # type: ignore[no-untyped-call]
         x, mean, offset, axis, sync, inplace, slope
     )
@@ -251,7 +252,7 @@ class _Centre(torch.autograd.Function):
             ctx.mark_dirty(x)
             y = x.sub_(along(shift, x, axis))
         if slope is not None:
-            y = F.leaky_relu_(y, slope)
+            y = F.leaky_relu_(y, slope) if slope else F.relu_(y)
             ctx.save_for_backward(y)  # it has the sign of LeakyReLU's input
         return y
 
@@ -260,8 +261,11 @@ class _Centre(torch.autograd.Function):
         axis = ctx.axis
         if ctx.slope is not None:
             (y,) = ctx.saved_tensors
-            backward = torch.ops.aten.leaky_relu_backward
-            gradient = backward(gradient, y.detach(), ctx.slope, True)
+            aten, y = torch.ops.aten, y.detach()
+            if ctx.slope:
+                gradient = aten.leaky_relu_backward(gradient, y, ctx.slope, True)
+            else:
+                gradient = aten.threshold_backward(gradient, y, 0)
         total = _sum(gradient, axis)
         count = gradient.numel() // gradient.shape[axis]
         mean = _mean_of(total.detach(), count, ctx.sync)
@@ -369,7 +373,7 @@ HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_h
 
 
 class FusedSequential(nn.Sequential):
-    """nn.Sequential that runs centring and the LeakyReLU after it as one operation.
+    """nn.Sequential that runs centring and the ReLU or LeakyReLU after it as one operation.
 
     The results are equal. Nothing else holds the gradient between the two, so it is centred in
     place. Parts with hooks of others are called separately, so that the hooks see their input and
@@ -384,7 +388,8 @@ class FusedSequential(nn.Sequential):
             if following is not None and _fuse(part, following):
                 output = part.forward(input)  # without the norm's hook
                 called(part)
-                input = part.output_norm.activated(output, following.negative_slope)
+                slope = getattr(following, "negative_slope", 0.0)
+                input = part.output_norm.activated(output, slope)
                 following = next(parts)
             else:
                 input = part(input)
@@ -393,12 +398,13 @@ class FusedSequential(nn.Sequential):
 
 
 def _fuse(layer: nn.Module, activation: nn.Module) -> bool:
-    if not isinstance(layer, NormLayer) or not isinstance(activation, nn.LeakyReLU):
+    rectifies = isinstance(activation, nn.ReLU) or (
+        isinstance(activation, nn.LeakyReLU) and activation.negative_slope > 0
+    )
+    if not isinstance(layer, NormLayer) or not rectifies or not activation.inplace:
         return False
     norm = layer.output_norm
-    centres = isinstance(norm, Centring) and norm.by_batch and norm.weight is None
-    leaks = activation.inplace and activation.negative_slope > 0
-    if not (centres and leaks):
+    if not (isinstance(norm, Centring) and norm.by_batch and norm.weight is None):
         return False
     hooks = [getattr(part, f"_{kind}") for part in (layer, norm, activation) for kind in HOOKS]
     return [hook for each in hooks for hook in each.values()] == [norm_output]
