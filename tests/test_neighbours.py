@@ -12,7 +12,7 @@ from torch import Tensor
 from toy_extractor import coloured, normal
 
 from msngan.scores import distances as module
-from msngan.scores.distances import neighbours, radii
+from msngan.scores.distances import nearest, neighbours, radii
 
 KEYS = ("precision", "recall", "density", "coverage")
 
@@ -164,3 +164,16 @@ BAD: dict[str, Callable[[], object]] = {
 def test_bad_input_is_named_with_its_remedy(message):
     with pytest.raises(ValueError, match=message):
         BAD[message]()
+
+
+@pytest.mark.parametrize("parts", [[50], [3, 40, 7], [1] * 50])
+def test_nearest_rows_are_those_of_the_whole_matrix_of_distances_whatever_the_parts(parts):
+    rows, others = coloured(9, 6) + 100, coloured(50, 6, 1) + 100
+    others[17] = rows[4]
+    far = np.array([[loop_distance(a, b) for b in others.numpy()] for a in rows.numpy()])
+    distances, places = nearest(rows, others.split(parts), 4)
+    assert places.tolist() == far.argsort(1)[:, :4].tolist()
+    assert distances.numpy() == pytest.approx(np.sort(far, 1)[:, :4], rel=1e-12)
+    assert (distances[4, 0], places[4, 0]) == (0, 17)
+    with pytest.raises(ValueError, match="there are 50 other row.s., too few for 51"):
+        nearest(rows, others.split(parts), 51)

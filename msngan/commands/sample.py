@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from msngan.commands.parser import Parser, add_root, add_weights, number, option, several
 from msngan.runs.atomic import replacing
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     place = run.samples if run else Path()
     stem = f"sample-{about['msngan']['step']:08d}-seed{options.seed}"
     try:
-        written = _write(generator, options, place, stem)
+        written = _write(generator, about, options, place, stem)
     except OSError as problem:
         raise UserError(
             f"cannot write {problem.filename or place}: {problem.strerror}"
@@ -52,11 +52,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     option(parser, "--classes", text, type=several(kind=int))
     option(parser, "--columns", "images of each path", type=number(2, MOST), default=10)
+    text = "show each sample beside its K nearest training images"
+    option(parser, "--neighbours K", text, type=number(1, 100))
+    text = "what is near: --neighbours by pixels or by a scores extractor's features"
+    option(parser, "--by", text, choices=("pixels", "features"), default="pixels")
+    text = "show N real images and N samples of each class, a row for each"
+    option(parser, "--beside-real N", text, type=number(1, 1000))
+    option(parser, "--data-root DIR", "the training images' folder, if it has moved")
     option(parser, "--format", "format of --n", choices=("png", "npz"), default="png")
     text = "file to write, or folder for --n with png; default: in the run's samples/"
     option(parser, "--out", text)
     add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
+    _one_of(options, "n", "interpolate", "neighbours", "beside_real")
     if options.classes == ():
         raise UserError("--classes is empty; give numbers of classes, such as 0,3")
     if options.interpolate and len(options.classes or ()) > 2:
@@ -66,7 +74,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem: str) -> Path:
+def _one_of(options: argparse.Namespace, *names: str) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]} are two pictures; give one of them")
+
+
+def _write(
+    generator: nn.Module, about: dict[str, Any], options: argparse.Namespace, place: Path, stem: str
+) -> Path:
     """Draw the images and write them; returns the file or folder."""
     import numpy as np
     import torch
@@ -81,6 +97,12 @@ def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem:
     if options.n is None and options.interpolate is not None:
         convert.save_grid(_paths(generator, options), out("-slerp.png"), options.columns)
         return out("-slerp.png")
+    if options.neighbours is not None or options.beside_real is not None:
+        from msngan.commands.sample_beside_real import draw_beside_real
+
+        pictures, in_row, ending = draw_beside_real(generator, about, options)
+        convert.save_grid(pictures, out(ending), in_row)
+        return out(ending)
     count, labels, columns = options.grid if options.n is None else options.n, None, None
     if classes := options.classes or tuple(range(classes_of(generator))):
         if options.n is None:
@@ -93,10 +115,10 @@ def _write(generator: nn.Module, options: argparse.Namespace, place: Path, stem:
         convert.save_grid(torch.cat(list(batches)), out(".png"), columns)
         return out(".png")
     if options.format == "npz":  # the names and the layout of other tools:
-        pictures = torch.cat(list(batches)).permute(0, 2, 3, 1).numpy()
+        arrays = torch.cat(list(batches)).permute(0, 2, 3, 1).numpy()
         with replacing(out(".npz")) as temporary, open(temporary, "wb") as file:
             # arr_0: uint8 (N, H, W, C); arr_1: int64 (N,), the labels
-            np.savez(file, pictures, *([] if labels is None else [labels.numpy()]))
+            np.savez(file, arrays, *([] if labels is None else [labels.numpy()]))
         return out(".npz")
     folder, digits = out(""), len(str(count - 1))
     for index, image in enumerate(image for batch in batches for image in batch):

@@ -17,7 +17,7 @@ Json = Any  # any JSON value; every use is checked
 OFFICIAL_FAMILIES = {"fid", "is", "kid"}
 OFFICIAL = OFFICIAL_FAMILIES | {"precision", "recall", "density", "coverage"}
 # Fields of a protocol that older lines lack, and that are in no id where they have these values.
-UNSAID = {"precision_neighbours": 3, "coverage_neighbours": 5}
+UNSAID = {"precision_neighbours": 3, "coverage_neighbours": 5, "labels": "reference"}
 # In the order of columns; the family of a metric is its name before the slash.
 BETTER = {
     "fid": "lower",

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike
 
 BLOCK = 512  # rows of a product computed at once: 512 x 512, 2 MB, stay in the cache
@@ -287,6 +289,29 @@ def neighbours(
         "density": balls / (coverage_neighbours * len(fake)),
         "coverage": covered / len(real),
     }
+
+
+def nearest(rows: Tensor, parts: Iterable[Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """Distances (N, k) and places (N, k), nearest first, of the k nearest of other rows.
+
+    rows: (N, d). parts: the others, (M_1, d), (M_2, d), ..., k or more in all; a place counts
+    through them. Memory is for one part. ValueError for NaN, Inf, or too few.
+    """
+    rows, seen = finite_rows("rows", rows, least=1), 0
+    squares, places = rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64)
+    for part in parts:
+        part = finite_rows("parts", part, least=1)
+        near = _squares(rows, part).topk(min(k, len(part)), largest=False).indices.sort(1).values
+        pairs = zip(rows, near, strict=True)
+        exact = torch.stack([(part[at] - row).square().sum(1) for row, at in pairs])
+        squares = torch.cat([squares, exact], 1)
+        order = squares.argsort(dim=1, stable=True)[:, :k]
+        squares = squares.gather(1, order)
+        places = torch.cat([places, near + seen], 1).gather(1, order)
+        seen += len(part)
+    if seen < k:
+        raise ValueError(f"there are {seen} other row(s), too few for {k} neighbour(s)")
+    return squares.sqrt(), places
 
 
 def _enough(what: str, values: ArrayLike | Tensor, *ks: int) -> Tensor:
