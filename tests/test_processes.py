@@ -33,6 +33,9 @@ CASES |= {
         *(*GAN, *EXACT, *GRADIENT, "--model.norm", "mean_spectral"),
         *("--model.penalty_statistics", "batch", "--model.critic_batch", "joint"),
     ],
+    "conditional": [*GAN, *EXACT, *under("mean_spectral"), "--model.conditional", "true"],
+    "acgan": [*GAN, *EXACT, *under("spectral"), "--model.conditional", "true"]
+    + ["--model.conditioning", "acgan"],
     "classifier": ["fit", *TINY_CLASSIFIER, *EXACT, "--steps", "10", "--data.crop", "1"],
 }
 ON_THREE = ["mean_spectral", "gradient penalty"]
