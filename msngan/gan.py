@@ -58,6 +58,8 @@ from msngan.runs.options import (
     present_names,
 )
 
+# Of an update, or a part of it: real images, their labels if there are any, and latents.
+Batch = tuple[Tensor, Tensor | None, Tensor]
 BATCH_NORMS = {"batch", "batch_no_gain"}
 Augmenting = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> the images that the critic scores
 
@@ -156,6 +158,13 @@ def latent_dim_of(generator: nn.Module | None, otherwise: int) -> int:
     return found
 
 
+def averaged(found: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each figure over the batches of an update."""
+    if len(found) == 1:
+        return found[0]
+    return {name: torch.stack([each[name] for each in found]).mean(0) for name in found[0]}
+
+
 def check_alike(fake: Tensor, real: Tensor) -> None:
     """UserError if generated and real images are not of one shape."""
     if fake.shape != real.shape:
@@ -170,8 +179,9 @@ class GAN(TrainedModule):
     """Generator, critic, their losses and the step that trains them.
 
     One batch is one step: `critic_steps` updates of the critic, each on its own part of the batch,
-    then one of the generator. `trainer.global_step` counts generator updates. Every random number
-    of a step is derived from (seed, step, rank), so nothing about randomness is saved.
+    then one of the generator. With `accumulate`, an update takes that many parts.
+    `trainer.global_step` counts generator updates. Every random number of a step is derived from
+    (seed, step, rank), so nothing about randomness is saved.
 
     A conditional GAN is given the labels of the images. In the critic's update the fake images have
     the labels of the real ones beside them, so both have the classes of the data in equal shares;
@@ -232,6 +242,9 @@ class GAN(TrainedModule):
             generator's update: those of the generated batch, or the last ones of the critic's
             update as constants, which saves a quarter of a step's time.
         critic_steps: critic updates per step.
+        accumulate: batches in each update, of which the mean gradient is taken: that of one batch
+            as large as all, except that a norm over the batch, dragan and lecam see each batch by
+            itself.
         optimizer: optimizer of both networks.
         generator_lr: learning rate of the generator.
         critic_lr: learning rate of the critic.
@@ -299,6 +312,7 @@ class GAN(TrainedModule):
         critic_batch: Literal["separate", "joint"] = "separate",
         generator_statistics: Literal["batch", "last"] = "batch",
         critic_steps: Count = 1,
+        accumulate: Count = 1,
         optimizer: OptimizerName = "adam",
         generator_lr: Positive = 2e-4,
         critic_lr: Positive = 2e-4,
@@ -390,9 +404,9 @@ class GAN(TrainedModule):
     def training_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
         """One update of the generator, after critic_steps updates of the critic.
 
-        batch: images (critic_steps * n, C, H, W), float in [-1, 1] or uint8, or (images, labels),
-        the labels int64 (critic_steps * n,). Returns the step's losses and mean logits. Raises
-        UserError for other batches.
+        batch: images (critic_steps * accumulate * n, C, H, W), float in [-1, 1] or uint8, or
+        (images, labels), the labels int64, one for each image. Returns the step's losses and mean
+        logits. Raises UserError for other batches.
         """
         step = self.begin_step()
         generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
@@ -401,23 +415,31 @@ class GAN(TrainedModule):
         critic_optimizer._on_before_step = critic_optimizer._on_after_step = lambda: None
         images, labels = self._images(batch)
         images = self.laid_out(images)
-        parts = self.options.critic_steps
+        each = self.options.accumulate  # parts of the batch in an update
+        parts = self.options.critic_steps * each
         chunk = len(images) // parts
         if not chunk:
-            raise UserError(f"a batch of {len(images)} images for {parts} critic_steps; give more")
-        images = images[: chunk * parts]
+            times = f" x {each} accumulate" if each > 1 else ""
+            raise UserError(
+                f"a batch of {len(images)} images for {self.options.critic_steps} critic_steps"
+                f"{times}; give more"
+            )
+        real = images[: chunk * parts].split(chunk)
         own = [None] * parts if labels is None else labels[: chunk * parts].split(chunk)
-        latents = self._latents(len(images), step, "critic", parts)
+        latents = self._latents(chunk * parts, step, "critic", parts).split(chunk)
         draw = rng.generator(self.options.seed, step, 0, "penalty", self.device)
         augmented = self._augmenting(step)
         figures: dict[str, Tensor] = {}
         alone = "a batch leaves one image for an update; give more, or DataLoader(drop_last=True)"
         with named(alone) if chunk == 1 else nullcontext():  # a norm over the batch refuses it
-            whole = zip(images.split(chunk), own, latents.split(chunk), strict=True)
-            for number, (real, y, z) in enumerate(whole, step * parts + 1):
-                figures = self._critic_update(critic_optimizer, real, y, z, draw, augmented, number)
-            z, real = self._latents(chunk, step, "generator"), images[-chunk:]
-            figures |= self._generator_update(generator_optimizer, real, own[-1], z, augmented)
+            batches = [*zip(real, own, latents, strict=True)]
+            for index in range(self.options.critic_steps):
+                some = batches[index * each : (index + 1) * each]
+                number = step * self.options.critic_steps + index + 1
+                figures = self._critic_update(critic_optimizer, some, draw, augmented, number)
+            latents = self._latents(chunk * each, step, "generator", each).split(chunk)
+            some = [*zip(real[-each:], own[-each:], latents, strict=True)]
+            figures |= self._generator_update(generator_optimizer, some, augmented)
         if self.augment is not None:
             figures |= self.augment.adapt(step)
         self.refuse_nan(figures, step)
@@ -484,14 +506,34 @@ class GAN(TrainedModule):
     def _critic_update(
         self,
         optimizer: LightningOptimizer,
+        batches: Sequence[Batch],
+        draw: torch.Generator,
+        augmented: Augmenting,
+        number: int,
+    ) -> dict[str, Tensor]:
+        """number: of critic updates, this one included."""
+        backward = self._backward(optimizer, len(batches))
+        found = [
+            self._critic_losses(*batch, draw, augmented, number, backward) for batch in batches
+        ]
+        optimizer.step()
+        for _, penalty, weight in self.penalties:
+            if penalty.project is not None:
+                penalty.project(self.critic, weight)
+        self.bank.update()
+        return averaged(found) | gate_figures(self.bank.parts)
+
+    def _critic_losses(
+        self,
         real: Tensor,
         labels: Tensor | None,
         z: Tensor,
         draw: torch.Generator,
         augmented: Augmenting,
         number: int,
+        backward: Callable[[Tensor], None],
     ) -> dict[str, Tensor]:
-        """number: of critic updates, this one included."""
+        """The critic's losses of one batch, after `backward` of their sum."""
         with torch.no_grad():
             fake = applied(self.generator, z, labels)
             check_alike(fake, real)
@@ -510,21 +552,27 @@ class GAN(TrainedModule):
                 total = total + weight * self.penalty_every[name] * penalties[name]
         if wrong:
             total = total + self.options.class_weight * sum(wrong)
-        optimizer.zero_grad()
-        self.manual_backward(total)
-        optimizer.step()
-        for _, penalty, weight in self.penalties:
-            if penalty.project is not None:
-                penalty.project(self.critic, weight)
-        self.bank.update()
+        backward(total)
         figures = {"critic_loss": adversarial}
         figures |= zip(("real_logit", "fake_logit"), (each.mean() for each in logits), strict=True)
         figures |= zip(("real_class_loss", "fake_class_loss"), wrong, strict=False)
-        figures |= gate_figures(self.bank.parts)
         terms = sum(penalty.is_term for _, penalty, _ in self.penalties)
         for name, value in penalties.items():
             figures["penalty" if terms == 1 else f"penalty_{name}"] = value
         return {name: value.detach() for name, value in figures.items()}
+
+    def _backward(self, optimizer: LightningOptimizer, parts: int) -> Callable[[Tensor], None]:
+        """Gives the weights the mean gradient of the losses of `parts` calls."""
+        done = 0
+
+        def backward(loss: Tensor) -> None:
+            nonlocal done
+            if not done:  # not earlier: a gate may look at the last gradients in a forward pass
+                optimizer.zero_grad()
+            done += 1
+            self.manual_backward(loss if parts == 1 else loss / parts)
+
+        return backward
 
     def _score(
         self, real: Tensor, fake: Tensor, labels: Tensor | None, joint: bool
@@ -604,17 +652,29 @@ class GAN(TrainedModule):
         return logits
 
     def _generator_update(
+        self, optimizer: LightningOptimizer, batches: Sequence[Batch], augmented: Augmenting
+    ) -> dict[str, Tensor]:
+        backward = self._backward(optimizer, len(batches))
+        # The critic's weights need no gradient here: that saves a third of its backward pass.
+        with frozen(self.critic):
+            found = [self._generator_losses(*batch, augmented, backward) for batch in batches]
+        optimizer.step()
+        if self.generator_bank.parts:
+            self.generator_bank.update()
+        return averaged(found)
+
+    def _generator_losses(
         self,
-        optimizer: LightningOptimizer,
         real: Tensor,
         labels: Tensor | None,
         z: Tensor,
         augmented: Augmenting,
+        backward: Callable[[Tensor], None],
     ) -> dict[str, Tensor]:
-        # The critic's weights need no gradient here: that saves a third of its backward pass.
+        """The generator's losses of one batch, after `backward` of their sum."""
         means = self.options.generator_statistics
         joint = self.joint and means == "batch"
-        with frozen(self.critic), self.bank.shared(), statistics(self.critic, means):
+        with self.bank.shared(), statistics(self.critic, means):
             fake = augmented(applied(self.generator, z, labels))
             if joint or self.loss.paired:
                 real = augmented(real)
@@ -627,11 +687,7 @@ class GAN(TrainedModule):
             loss = adversarial
             if wrong:  # of the fake images: the real ones are not the generator's
                 loss = loss + self.options.class_weight * wrong[-1]
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-        optimizer.step()
-        if self.generator_bank.parts:
-            self.generator_bank.update()
+            backward(loss)
         figures = {"generator_loss": adversarial}
         figures |= zip(["generator_class_loss"], wrong[-1:], strict=False)
         return {name: value.detach() for name, value in figures.items()}

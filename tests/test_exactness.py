@@ -54,6 +54,8 @@ CASES["instance"] += ["--model.conditional", "true", "--model.conditioning", "ac
 DECAY, CLIP = ["--model.weight_decay", "0.1"], ["--model.gradient_clip", "0.1"]
 CASES["layer"] += ["--model.optimizer", "adamw", *DECAY, *CLIP, "--model.init", "orthogonal"]
 CASES["optional_spectral"] += ["--model.optimizer", "rmsprop", *CLIP]
+CASES["instance"] += ["--model.accumulate", "2"]
+CASES["mean_only"] += ["--model.accumulate", "2", "--data.batch_size", "4"]
 CASES["weight"] += ["--model.optimizer", "sgd", *DECAY]
 
 

@@ -27,6 +27,7 @@ GRADIENT = ["--model.penalty", "gradient", "--model.loss", "wasserstein"]
 # sigma, both, per sample, gated, of the weight), penalties, and a classifier.
 KINDS = ["batch", "spectral", "mean_spectral", "layer", "optional_spectral", "weight_mean"]
 CASES = {norm: [*GAN, *EXACT, *under(norm)] for norm in KINDS}
+CASES["layer"] += ["--model.accumulate", "2", "--model.gradient_clip", "1e-3"]
 CASES |= {
     "gradient penalty": [*GAN, *EXACT, *under("batch"), *GRADIENT, "--model.critic_steps", "2"],
     "gradient penalty through the means": [

@@ -88,7 +88,7 @@ class Recipe:
         if config.task != "gan":
             raise UserError(f"--config {self.config} trains a classifier; choose a GAN's")
         data = ImageData(**config.group("data"))
-        data.seed, data.critic_steps = settings.seed, config.model.critic_steps
+        data.seed = settings.seed
         channels, size = data.shape
         run = {"seed": settings.seed, "steps": settings.steps, "channels": channels, "size": size}
         gan = GAN(**config.group("model") | run)

@@ -100,7 +100,8 @@ class ImageData(LightningDataModule):
         split: split to train on; null: the data set's training split, of a folder all images.
         size: height and width of the images in pixels; null: the data set's own.
         channels: channels of the images: 1 (grey) or 3 (RGB); null: the data set's own.
-        batch_size: images per critic update and process.
+        batch_size: images per critic update and process, or of each of its parts with
+            model.accumulate.
         mirror: flip each image left to right with probability 1/2.
         download: download official files that are missing.
         limit: number of images to use, from the first; null: all.
@@ -144,7 +145,8 @@ class ImageData(LightningDataModule):
         self.size, self.channels, self.batch_size = size, channels, batch_size
         self.mirror, self.download, self.limit = mirror, download, limit
         self.on_bad_image, self.cache, self.test_share = on_bad_image, cache, TEST_SHARE
-        self.seed, self.critic_steps, self.endless = 0, 1, False  # of the run; `fit` sets them
+        # Of the run; `fit` sets them. parts: batches of batch_size images in a step.
+        self.seed, self.parts, self.endless = 0, 1, False
         self.image_column, self.label_column = image_column, label_column
         self._loaded: dict[str, Images] = {}
 
@@ -243,12 +245,12 @@ class ImageData(LightningDataModule):
 
     def check(self, world_size: int = 1) -> None:
         """DataError if a step takes more images than there are."""
-        step = self.batch_size * self.critic_steps * world_size
+        step = self.batch_size * self.parts * world_size
         if step > len(self.real):
             processes = " x processes" if world_size > 1 else ""
             raise DataError(
-                f"a step takes {step} images (batch size x critic steps{processes}), the data set"
-                f" has {len(self.real)}; lower --data.batch_size"
+                f"a step takes {step} images (batch size x critic steps x accumulate{processes}),"
+                f" the data set has {len(self.real)}; lower --data.batch_size"
             )
 
     def _loader(self, images: Tensor | Images) -> StepLoader:
@@ -257,21 +259,21 @@ class ImageData(LightningDataModule):
         self.check(trainer.world_size)
         return StepLoader(
             images,
-            self.batch_size * self.critic_steps,
+            self.batch_size * self.parts,
             self.seed,
             lambda: trainer.global_step,
             trainer.global_rank,
             trainer.world_size,
-            parts=self.critic_steps,
+            parts=self.parts,
             endless=self.endless,
         )
 
     def setup(self, stage: str) -> None:
-        """Take the seed and the critic's steps from the module that is trained."""
+        """Take the seed and the parts of a step from the module that is trained."""
         assert self.trainer is not None
         options = self.trainer.lightning_module.hparams
         self.seed = options.get("seed", self.seed)
-        self.critic_steps = options.get("critic_steps", self.critic_steps)
+        self.parts = options.get("critic_steps", 1) * options.get("accumulate", 1)
         self.labelled = self.labelled or options.get("conditional", False)
 
     def train_dataloader(self) -> StepLoader:
@@ -283,7 +285,7 @@ class ImageData(LightningDataModule):
         images = convert.to_float(images)
         trainer = self.trainer
         if self.mirror and trainer is not None:
-            coins = self._coins(len(images), trainer.global_step, self.critic_steps)
+            coins = self._coins(len(images), trainer.global_step, self.parts)
             flips = coins.to(images.device)[:, None, None, None]
             images = torch.where(flips, images.flip(3), images)
         return (images, *labels) if labels else images

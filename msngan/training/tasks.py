@@ -148,7 +148,7 @@ class GanTask(Task):
 
     def __init__(self, config: FitConfig, data: Any = None) -> None:
         super().__init__(config, data)
-        self.data.critic_steps = config.model.critic_steps
+        self.data.parts = config.model.critic_steps * config.model.accumulate
         self.data.labelled = config.model.conditional
         self.steps = config.steps
 
