@@ -31,6 +31,7 @@ DISCARDED, MEASURED = 1, 3  # steps of one measurement
 HALF = "bf16-mixed"
 IMAGES = 1024  # of the synthetic data set, or one batch if that is more
 LATENT_DIM = 128
+CLASSES = 10  # of a conditional GAN
 ADAM: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999)}
 
 
@@ -86,6 +87,10 @@ class Synthetic(ImageData):
         shape = (max(IMAGES, self.batch_size), 3, SIZE, SIZE)
         return torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
 
+    @cached_property
+    def labels(self) -> Tensor:
+        return torch.arange(len(self.real)) % CLASSES
+
 
 class Timing(Callback):
     """Stops a fit after DISCARDED + MEASURED steps.
@@ -119,6 +124,7 @@ class Recipe:
     statistics: str = "batch"  # the GAN's generator_statistics
     channels_last: bool = True
     augment: tuple[str, ...] = ()  # the policy
+    conditional: bool = False
 
     @property
     def row(self) -> dict[str, Any]:
@@ -128,6 +134,7 @@ class Recipe:
         words += [f"{self.critic_batch} passes"] if self.critic_batch != "joint" else []
         words += [f"{self.statistics} means"] if self.statistics != "batch" else []
         words += ["augmented"] if self.augment else []
+        words += ["conditional"] if self.conditional else []
         return {
             "name": ", ".join(words),
             "norm": self.norm,
@@ -137,6 +144,7 @@ class Recipe:
             "critic_batch": self.critic_batch,
             "generator_statistics": self.statistics,
             "augment": list(self.augment),
+            "conditional": self.conditional,
         }
 
     def gan(self, width: int) -> GAN:
@@ -148,12 +156,17 @@ class Recipe:
             width=width,
             channels_last=self.channels_last,
             augment={"policy": list(self.augment)} if self.augment else None,
+            conditional=self.conditional,
+            classes=CLASSES if self.conditional else 0,
             size=SIZE,
         )
 
 
 def recipes(norms: tuple[str, ...]) -> list[Recipe]:
-    """Three of each norm; four more of a norm that subtracts minibatch means; one is augmented."""
+    """Three of each norm; four more of a norm that subtracts minibatch means.
+
+    Of the first norm one more with augmented images, and one of a conditional GAN.
+    """
     found = []
     for norm in norms:
         both = [Recipe(norm), Recipe(norm, HALF)]
@@ -162,7 +175,8 @@ def recipes(norms: tuple[str, ...]) -> list[Recipe]:
         if any(isinstance(part, Centring) for part in made.modules()):
             found += [replace(each, critic_batch="separate") for each in both]
             found += [replace(each, statistics="last") for each in both]
-    return [*found, Recipe(norms[0], augment=tuple(OPERATIONS))]
+    first = Recipe(norms[0])
+    return [*found, replace(first, augment=tuple(OPERATIONS)), replace(first, conditional=True)]
 
 
 def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, Any]:
