@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import QUIET, TINY
 from test_readme import blocks
 from torch import Tensor, nn
 
@@ -307,7 +308,9 @@ def test_export_from_python_takes_the_module_of_a_gan_that_was_given_one(here) -
     torch.testing.assert_close(again(z), gan.eval()(z), rtol=0, atol=1e-5)
 
 
-def test_the_python_of_the_page_runs(here: Path) -> None:
+def test_the_python_of_the_page_runs(here: Path, run: Run) -> None:
+    conditional = ["--model.conditional", "true", "--run", "digits_cond-s0-0"]
+    assert run("fit", *TINY, *QUIET, "--steps", "1", *conditional) == 0
     Path("checkpoints/digits_msn-s0-0").mkdir(parents=True)
     Path("last.ckpt").rename("checkpoints/digits_msn-s0-0/last.ckpt")
     for ending in (".onnx", ".pt"):
