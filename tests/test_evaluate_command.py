@@ -27,12 +27,11 @@ from msngan.runs import progress_bar
 from msngan.scores import evaluation
 from msngan.scores.embedded import shipped
 from msngan.scores.evaluation import BACKENDS
-from msngan.scores.protocol import METRICS
+from msngan.scores.protocol import METRICS, ROLES
 from msngan.scores.scorer import Scorer
 
 Run = Callable[..., int]
 SHORT = ["--runs", "2", "--images", "20"]
-ROLES = [role for roles in METRICS.values() for role in roles]
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,11 @@ def protocol(toy: EmbeddedExtractor, real: Reference) -> Protocol:
     return protocol_of(toy, real, samples=20, splits=2, seed=40)
 
 
+def of_any(toy: EmbeddedExtractor) -> dict[str, str]:
+    """Role -> key, of the scores of any generator."""
+    return {role: toy.keys[role] for role in ROLES}
+
+
 def sampler(count: int, seed: int) -> Iterator[Tensor]:
     """Half-bright noise, in uneven batches."""
     yield from (photographs(count, seed=seed) // 2).split(7)
@@ -129,7 +134,7 @@ def test_only_what_is_asked_for_is_scored(metrics, toy, real, protocol):
 def test_too_few_samples_for_neighbours_fail_these_scores_only(backend, toy, real, protocol):
     few = replace(protocol, samples=5, splits=1)
     result = evaluate_sampler(sampler, few, toy, real, backend=backend, held_out=HELD_OUT)
-    for role, key in toy.keys.items():
+    for role, key in of_any(toy).items():
         if role in NEIGHBOURS:
             reason = "5 samples are too few for the nearest neighbours"
             assert result.scores[key] == {"mean": None, "reason": reason}
@@ -140,9 +145,9 @@ def test_too_few_samples_for_neighbours_fail_these_scores_only(backend, toy, rea
 def test_result_is_what_a_score_line_holds(toy, real, protocol):
     result = evaluate_sampler(sampler, protocol, toy, real, held_out=HELD_OUT)
     assert json.loads(json.dumps(vars(result), allow_nan=False)) == vars(result)
-    assert set(result.scores) == set(toy.keys.values())
+    assert set(result.scores) == set(of_any(toy).values())
     assert all(set(score) == {"mean", "sd", "values"} for score in result.scores.values())
-    kinds = dict.fromkeys(toy.keys.values(), "real-vs-real") | {toy.keys["score"]: "real data"}
+    kinds = dict.fromkeys(of_any(toy).values(), "real-vs-real") | {toy.keys["score"]: "real data"}
     assert {key: floor["kind"] for key, floor in result.real_data.items()} == kinds
 
 
@@ -203,7 +208,7 @@ def test_nan_images_or_features_fail_every_score_with_the_reason(toy, real, prot
     result = evaluate_sampler(nan_sampler, protocol, toy, real)
     (reason,) = failures(result)
     assert reason == "images of run 1: images hold NaN; the generator has diverged"
-    assert set(result.scores) == set(toy.keys.values())
+    assert set(result.scores) == set(of_any(toy).values())
     assert set(result.real_data) == {toy.keys[role] for role in ("frechet", "score", "kernel")}
     (reason,) = failures(evaluate_sampler(diverged, protocol, toy, real))
     assert reason == "images of run 0: weights are not finite"

@@ -174,7 +174,8 @@ def test_a_damaged_file_is_refused(case, path):
 
 def test_an_embedded_extractor_can_never_be_called_fid(toy):
     named = {"frechet": "fd", "score": "cs", "kernel": "kd"}
-    named |= {role: role for role in ("precision", "recall", "density", "coverage")}
+    named |= {role: role for role in ("precision", "recall", "density", "coverage", "agreement")}
+    named |= {"intra": "intra-fd"}
     assert toy.keys == {role: f"{name}/{toy.name}" for role, name in named.items()}
     assert toy.official_inception is False
     liar = EmbeddedExtractor(network(), {**METADATA, "dataset": "inception"}, "6726825d" * 8)

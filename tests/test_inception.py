@@ -126,7 +126,8 @@ def test_official_keys_are_the_usual_ones_and_the_batch_fits_into_memory(allowed
     assert extractor.weights_sha256 == file_sha256(allowed)
     assert extractor.name == f"inception-{file_sha256(allowed)[:8]}"
     named = {"frechet": "fid", "score": "is", "kernel": "kid"}
-    named |= {role: role for role in ("precision", "recall", "density", "coverage")}
+    named |= {role: role for role in ("precision", "recall", "density", "coverage", "agreement")}
+    named |= {"intra": "intra-fid"}
     assert extractor.keys == named
     assert extractor.batch == 6  # at 24 MB each
     weight = extractor.network.Conv2d_2a_3x3.conv.weight

@@ -48,7 +48,7 @@ def test_the_better_value_ranks_first_and_is_the_best_step(tmp_path, family):
         ]
         write_run(tmp_path, name, *lines)
     (block,) = board(tmp_path)
-    low_first = family in ("fid", "fd", "kid", "kd")
+    low_first = family.removeprefix("intra-") in ("fid", "fd", "kid", "kd")
     assert order(block) == (["low", "high"] if low_first else ["high", "low"])
     assert [row.rank for row in block.rows] == [1, 2]
     assert [row.best[family].step for row in block.rows] == [9, 5]
@@ -189,10 +189,10 @@ def test_fewer_samples_than_features_are_said_to_bias_the_frechet_distance(tmp_p
 
 
 def test_the_columns_stand_in_one_order(tmp_path):
-    families = [each for each in ("z", *sorted(BETTER)) if each not in ("fid", "is")]
+    families = [each for each in ("z", *sorted(BETTER)) if each not in ("fid", "is", "intra-fid")]
     names = [*(f"{family}/x" for family in families), "coverage", "precision"]
     scores = {name: {"mean": 1.0, "sd": 0.1} for name in names}
     write_run(tmp_path, "run", score_line(scores=scores, official_inception=True))
     shown = [name.split("/")[0] for name in board(tmp_path)[0].metrics]
     expected = ["fd", "cs", "kid", "kd", "precision", "precision", "recall", "density"]
-    assert shown == [*expected, "coverage", "coverage", "z"]
+    assert shown == [*expected, "coverage", "coverage", "agreement", "intra-fd", "z"]

@@ -18,7 +18,9 @@ from toy_extractor import extractor, photographs, protocol_of
 from msngan.runs.distributed import gather, share
 from msngan.runs.folder import Diverged
 from msngan.scores import distances
+from msngan.scores.by_class import ByClass
 from msngan.scores.evaluation import Result, evaluate_sampler
+from msngan.scores.protocol import METRICS
 from msngan.scores.reference import Reference
 
 COUNT = 25  # shares of 13 and 12
@@ -104,8 +106,16 @@ def scored(folder: Path) -> dict[str, Result | str]:
     toy = extractor()
     real = Reference.of(photographs(60), toy, folder / "shared")
     protocol = protocol_of(toy, real, samples=21, splits=2, seed=40)  # 21 is not even
+    halves = (Reference.of(photographs(60)[at::2], toy, folder / "shared") for at in (0, 1))
+    classes: dict[str, Any] = {
+        "metrics": METRICS,
+        "by_class": ByClass(0.5, tuple(halves)),
+        "labels": lambda count, seed: (torch.arange(count) + seed) % 3 % 2,
+    }
     found: dict[str, Result | str] = {
-        backend: evaluate_sampler(sampler, protocol, toy, real, backend=backend, held_out=HELD_OUT)
+        backend: evaluate_sampler(
+            sampler, protocol, toy, real, backend=backend, held_out=HELD_OUT, **classes
+        )
         for backend in ("own", "torchmetrics")
     }
     found["nan"] = evaluate_sampler(nan_in_one, replace(protocol, runs=2), toy, real)

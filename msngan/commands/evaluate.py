@@ -48,7 +48,7 @@ def parser() -> Parser:
     option(real, "--channels", "default: the images' own", type=int, choices=(1, 3))
     how = made.add_argument_group("protocol")
     option(how, "--protocol NAME", f"{', '.join(PRESETS)}, or a .yaml file", default="paper")
-    option(how, "--metrics A,B,...", f"some of {', '.join(METRICS)}; default: all")
+    option(how, "--metrics A,B,...", f"some of {', '.join(METRICS)}; default: all but intra")
     option(how, "--via", "library that computes or checks the scores", choices=VIA, default="own")
     option(how, "--runs N", "number of sample sets; overrides the protocol", type=number(1))
     option(how, "--images N", "samples of each set; overrides the protocol", type=number(2))

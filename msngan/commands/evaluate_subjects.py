@@ -42,7 +42,7 @@ class Subject:
     @property
     def remarks(self) -> list[str]:
         """What a person should know before it is scored."""
-        said = [self.scorer.announcement]
+        said = [self.scorer.announcement, *self.scorer.left_out]
         if self.scorer.warning:
             said.append(f"msngan: warning: {self.name}: {self.scorer.warning}")
         scored = self.scorer.protocol.runs * self.scorer.protocol.samples

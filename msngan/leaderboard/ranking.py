@@ -256,7 +256,17 @@ def describe(block: Block) -> list[str]:
     frechet = any(family(name) in ("fid", "fd") for name in block.metrics)
     if frechet and (note := bias_note(protocol["samples"], block.dimensions)):
         lines.append(note)
-    return lines
+    return lines + intra_note(block.metrics)
+
+
+def intra_note(metrics: Iterable[str]) -> list[str]:
+    """What to know of the distance within classes, if it is among the metrics."""
+    names = sorted({family(name) for name in metrics if family(name).startswith("intra-")})
+    return [
+        f"{name}: the mean over classes, each with its share of a run's samples, so its bias is"
+        " that of so few; read it beside the score of real data"
+        for name in names
+    ]
 
 
 def bias_note(samples: int, features: int | None) -> str | None:

@@ -12,10 +12,10 @@ from msngan.runs.safe_read import clean, number
 
 Json = Any  # any JSON value; every use is checked
 
-# Names that only the official Inception network may use: the first three in any form, the others
+# Names that only the official Inception network may use: the families in any form, the others
 # as they stand; `precision/NAME` says which network it is from.
-OFFICIAL_FAMILIES = {"fid", "is", "kid"}
-OFFICIAL = OFFICIAL_FAMILIES | {"precision", "recall", "density", "coverage"}
+OFFICIAL_FAMILIES = {"fid", "is", "kid", "intra-fid"}
+OFFICIAL = OFFICIAL_FAMILIES | {"precision", "recall", "density", "coverage", "agreement"}
 # Fields of a protocol that older lines lack, and that are in no id where they have these values.
 UNSAID = {"precision_neighbours": 3, "coverage_neighbours": 5, "labels": "reference"}
 # In the order of columns; the family of a metric is its name before the slash.
@@ -30,6 +30,9 @@ BETTER = {
     "recall": "higher",
     "density": "higher",  # a share of neighbours, not of images: it can exceed 1
     "coverage": "higher",
+    "agreement": "higher",
+    "intra-fid": "lower",
+    "intra-fd": "lower",
 }
 
 

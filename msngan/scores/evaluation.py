@@ -19,11 +19,13 @@ from torch import Tensor, nn
 import msngan.scores.distances as distances
 from msngan.runs import distributed, rng
 from msngan.runs.folder import Diverged, Failure
+from msngan.scores.by_class import ByClass
 from msngan.scores.extractors import Extractor, Features
-from msngan.scores.protocol import METRICS, Protocol
+from msngan.scores.protocol import BY_CLASS, USUAL, Protocol
 from msngan.scores.reference import Progress, Reference, Score, real_data_scores, summary
 
 Sampler = Callable[[int, int], Iterator[Tensor]]  # (count, seed) -> batches of uint8 (n, C, H, W)
+Labels = Callable[[int, int], Tensor | None]  # (count, seed) -> int64 (count,)
 PHASES = ("real data", "generator", "extractor", "scores")
 TOLERANCE = 1e-6  # between two libraries, relative above 1
 
@@ -58,9 +60,11 @@ def evaluate_sampler(
     extractor: Extractor,
     reference: Reference,
     *,
-    metrics: Collection[str] = tuple(METRICS),
+    metrics: Collection[str] = USUAL,
     backend: str = "own",
     held_out: Tensor | None = None,
+    by_class: ByClass | None = None,
+    labels: Labels = lambda count, seed: None,
     progress: Progress | None = None,
 ) -> Result:
     """The scores of `sampler` under `protocol`, of the given names in METRICS.
@@ -68,28 +72,38 @@ def evaluate_sampler(
     Run k asks the sampler for protocol.samples images with seed protocol.seed_of(k); with several
     processes, each asks for those that distributed.share() gives it, and all get the same result.
     backend: of BACKENDS. held_out: other real images, for the real-data scores. progress is called
-    with the number of images done and in all. NaN in images or features makes every score None with
-    a reason.
+    with the number of images done and in all. by_class, labels: of a conditional generator, and the
+    labels of all images that the sampler draws for the same count and seed. NaN in images or
+    features makes every score None with a reason.
     """
-    compute, roles = BACKENDS[backend], extractor.roles(metrics)
+    of_class = () if by_class is None else by_class.roles
+    roles = [role for role in extractor.roles(metrics) if role not in BY_CLASS or role in of_class]
+    compute, many = BACKENDS[backend], protocol.samples
     seconds = dict.fromkeys(PHASES, 0.0)
     values: dict[str, list[float]] = {role: [] for role in roles}
-    reason = f"{protocol.samples} samples are too few for the nearest neighbours"
+    reasons = dict.fromkeys(roles, f"{many} samples are too few for the nearest neighbours")
+    reasons["intra"] = f"a class has fewer than 2 of the {many} samples of a run; take more"
     with _timed(seconds, "real data"):  # first: it takes as long as a score if it is not cached
         real_data = real_data_scores(reference, extractor, protocol, held_out, roles)
+        if by_class is not None:
+            of_real = by_class.real_data(many, roles)
+            real_data |= {extractor.keys[role]: each for role, each in of_real.items()}
     try:
         for index in range(protocol.runs):
             features = _sampled(sampler, protocol, index, extractor, seconds, progress)
             with _timed(seconds, "scores"):
-                run = Run(features, extractor, reference, protocol)
+                own = labels(many, protocol.seed_of(index))
+                run = Run(features, extractor, reference, protocol, by_class, own)
                 for role, value in compute(run, roles).items():
                     if not math.isfinite(value):
                         raise Diverged(f"{extractor.keys[role]} of run {index} is {value}")
                     values[role].append(value)
     except Diverged as failure:
-        values, reason = dict.fromkeys(roles, []), str(failure)
+        values, reasons = dict.fromkeys(roles, []), dict.fromkeys(roles, str(failure))
     scores = {
-        extractor.keys[role]: summary(each) if each else {"mean": None, "reason": reason}
+        extractor.keys[role]: summary(each)
+        if len(each) == protocol.runs
+        else {"mean": None, "reason": reasons[role]}
         for role, each in values.items()
     }
     return Result(scores, real_data, seconds)
@@ -153,15 +167,22 @@ class Disagreement(Failure):
 
 @dataclass(frozen=True)
 class Run:
-    """One run, by the features of all its images."""
+    """One run, by the features of all its images, and their labels if it is by class."""
 
     features: Features
     extractor: Extractor
     reference: Reference
     protocol: Protocol
+    by_class: ByClass | None = None
+    labels: Tensor | None = None
 
     def measure(self, roles: Collection[str]) -> dict[str, float]:
-        return self.reference.measure(self.features, self.protocol, roles)
+        """The number of each role that can be computed."""
+        of_all = [role for role in roles if role not in BY_CLASS]
+        found = self.reference.measure(self.features, self.protocol, of_all)
+        if self.by_class is not None and self.labels is not None:
+            found |= self.by_class.measure(self.features, self.labels, roles)
+        return found
 
 
 def torchmetrics(run: Run, roles: Collection[str]) -> dict[str, float]:

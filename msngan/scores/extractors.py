@@ -113,7 +113,7 @@ class Extractor(ABC):
         return {
             role: usual if official else f"{kind}/{self.name}"
             for role, (usual, kind) in KEYS.items()
-            if role != "score" or self.classes
+            if role not in ("score", "agreement") or self.classes
         }
 
     def roles(self, metrics: Collection[str]) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ KEYS = {
     "recall": ("recall", "recall"),
     "density": ("density", "density"),
     "coverage": ("coverage", "coverage"),
+    "agreement": ("agreement", "agreement"),
+    "intra": ("intra-fid", "intra-fd"),
 }
 # names for `--metrics` -> roles, see KEYS
 METRICS: dict[str, tuple[str, ...]] = {
@@ -41,9 +43,13 @@ METRICS: dict[str, tuple[str, ...]] = {
     "is": ("score",),
     "kid": ("kernel",),
     "prc": ("precision", "recall", "density", "coverage"),
+    "agreement": ("agreement",),
+    "intra": ("intra",),
 }
-ROLES = tuple(role for roles in METRICS.values() for role in roles)
+USUAL = tuple(name for name in METRICS if name != "intra")  # unless asked for: it embeds twice
 NEIGHBOURS = METRICS["prc"]
+BY_CLASS = ("agreement", "intra")  # of conditional generators only
+ROLES = tuple(role for role in KEYS if role not in BY_CLASS)  # of any generator
 
 # Part of the id only if they are not the default: scores from before these fields existed are the
 # same numbers and stay in the same block.
@@ -51,18 +57,18 @@ ADDED = ("precision_neighbours", "coverage_neighbours", "labels")
 
 
 def roles_of(metrics: Collection[str]) -> tuple[str, ...]:
-    """The roles of names in METRICS, in the order of ROLES."""
+    """The roles of names in METRICS, in the order of KEYS."""
     wanted = {role for name in metrics for role in METRICS[name]}
-    return tuple(role for role in ROLES if role in wanted)
+    return tuple(role for role in KEYS if role in wanted)
 
 
 def metric_names(option: str, request: list[str] | str | None) -> tuple[str, ...]:
-    """Names in METRICS, in its order: of a list, or of a text with commas; None is all of them.
+    """Names in METRICS, in its order: of a list, or of a text with commas; None: those of USUAL.
 
     UserError, which names the option, for unknown names and for none.
     """
     if request is None:
-        return tuple(METRICS)
+        return USUAL
     words = request.split(",") if isinstance(request, str) else request
     names, known = [word.strip() for word in words if word.strip()], list(METRICS)
     if not names:

@@ -16,14 +16,16 @@ from msngan.networks.sampling import classes_of
 from msngan.runs import distributed, rng
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.options import OWN_IMAGES
+from msngan.scores.by_class import by_class
 from msngan.scores.embedded import EmbeddedExtractor, shipped
 from msngan.scores.evaluation import Result, Sampler, evaluate_sampler
 from msngan.scores.extractors import Extractor, InceptionExtractor, find_weights
 from msngan.scores.pretrained import PRETRAINED, PretrainedExtractor, get_weights
-from msngan.scores.protocol import METRICS, RESIZE, Protocol, preset
+from msngan.scores.protocol import BY_CLASS, RESIZE, USUAL, Protocol, preset
 from msngan.scores.reference import Progress, Reference, in_random_order
 
 REQUESTS = ("auto", "embedded", "inception", *PRETRAINED)
+NOT_CONDITIONAL = "agreement is of conditional generators, and this one is not"
 NOT_FID = "its scores are not FID or IS"
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {}  # those of plug-ins, functions of the device
 
@@ -180,7 +182,7 @@ class Scorer:
         resize: str | None = None,
         seed: int = 0,
         via: str = "own",
-        metrics: Collection[str] = tuple(METRICS),
+        metrics: Collection[str] = USUAL,
         needs: str | None = None,
         given: str | None = None,
         classes: int = 0,
@@ -211,7 +213,8 @@ class Scorer:
             extractor_weights=extractor_weights,
             clean=(resize or sizes.resize) == "clean",
         )
-        if not self.extractor.roles(metrics) or needs not in (None, *self.extractor.keys):
+        roles = self.extractor.roles(metrics)
+        if not roles or needs not in (None, *self.extractor.keys):
             raise UserError(
                 f"{self.extractor.name} has no classes, which `is` needs; use fid, kid or prc"
             )
@@ -219,6 +222,12 @@ class Scorer:
         self.real, self.metrics, self.via = real, tuple(metrics), via
         self.warning, self.classes = real.warning, classes
         self.labels = _labels(real.labels, classes) if classes else None
+        # what every conditional generator has goes without saying where there is none
+        asked = [role for role in roles if role == "intra" or (role in BY_CLASS and classes)]
+        facts = (images, self.labels, real.dataset, classes, self.extractor, self.reference)
+        self.by_class, self.left_out = by_class(*facts, asked, progress)
+        if not {*roles} - {*BY_CLASS} | {*self.by_class.roles}:
+            raise UserError(f"nothing to score: {'; '.join(self.left_out) or NOT_CONDITIONAL}")
         changed = runs not in (None, sizes.runs) or samples not in (None, sizes.samples)
         changed |= resize not in (None, sizes.resize)
         changed |= real.reference != sizes.reference
@@ -289,6 +298,8 @@ class Scorer:
             metrics=self.metrics,
             backend=self.via,
             held_out=self.real.held_out,
+            by_class=self.by_class,
+            labels=self.labels_of,
             progress=progress,
         )
         return Scored(result, self.protocol, self.extractor.dimensions, self.via, self.warning)

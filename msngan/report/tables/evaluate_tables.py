@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msngan.leaderboard.ranking import intra_note
 from msngan.report.tables.table import Table, plus_minus, print_as
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _table(outcome: Outcome) -> Table:
     notes = [f"{key} failed: {reason}" for key, reason in failed.items()]
     if scored.note and {key.partition("/")[0] for key in scores} & {"fid", "fd"}:
         notes.append(scored.note)  # the bias of a Fréchet distance of few samples
+    notes += intra_note(scores)
     notes += [each for each in (scored.warning, VIA.get(line["via"])) if each]
     seconds = scored.result.seconds
     total = sum(seconds.values())

@@ -58,7 +58,8 @@ class Scores(RunCallback):
         every: steps between scores; 0: only at the end.
         protocol: evaluation protocol: paper (5 sets of 2000 samples), sngan, 50k, or a .yaml file.
         metrics: scores to compute, such as fid,kid: is, fid, kid and prc (precision, recall,
-            density, coverage); null: all.
+            density, coverage), of conditional GANs also agreement (with the labels) and intra (fid
+            within classes); null: all but intra.
         best: score by which best.ckpt is chosen; with an embedded extractor, that extractor's score
             of the same kind (fd for fid).
         stop_on_collapse: stop the run, after saving, when the scores show a collapse.
@@ -180,6 +181,8 @@ class Scores(RunCallback):
         say(f"{self._scorer.announcement} (ready after {clock(self._prepared)})")
         if self._scorer.warning:
             say(f"warning: {self._scorer.warning}")
+        for each in self._scorer.left_out:
+            say(each)
         if before and not self._lines:
             say("earlier scores are of another protocol; the best is chosen anew")
         elif (other := distributed.decided(self._chosen_by)) not in (None, self._key):
