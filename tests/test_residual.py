@@ -10,9 +10,11 @@ import pytest
 import torch
 from conftest import Refused, Run, Tiny, resumed_from_previous, same_bits, weights
 from norm_layers import ONE_OF_EACH_KIND
+from test_readme import ROOT, names, rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msngan import networks
 from msngan.networks.attention import SelfAttention
 from msngan.networks.conditional import ConditionalBatchNorm2d
 from msngan.networks.residual import ResidualCritic, ResidualGenerator
@@ -21,6 +23,7 @@ from msngan.norms import NORMS, SigmaBank, layers_of, stored
 # Parameters of published networks, of the project mimicry.
 GENERATORS = {32: 4_276_739, 64: 12_220_675}
 CRITICS = {32: 1_053_825, 64: 10_141_441}
+NETWORKS = ROOT / "msngan" / "networks" / "README.md"
 
 
 def count(module: nn.Module) -> int:
@@ -73,6 +76,21 @@ def test_the_critic_has_the_published_parameters(size, norm):
     assert by_hand == CRITICS.get(size, by_hand)
     with torch.device("meta"):
         assert count(ResidualCritic(norm, 128 if size == 32 else 64, size=size)) == by_hand
+
+
+@pytest.mark.quick
+def test_the_page_of_networks_has_their_parameters():
+    for names_, size, width, generator, critic_width, critic in rows(NETWORKS, "networks"):
+        one, two = names(names_)
+        shape = {"size": int(size)}
+        with torch.device("meta"):
+            built = [networks.GENERATORS[one](width=int(width), **shape)]
+            for norm in ("spectral", "mean_spectral"):
+                built.append(networks.CRITICS[two](norm, int(critic_width), **shape))
+        found = [f"{count(network):,}" for network in built]
+        assert found == [generator, critic, critic]
+    pages = [name for row in rows(NETWORKS, "name") for name in names(row[0])]
+    assert sorted(pages) == sorted({*networks.GENERATORS, *networks.CRITICS})
 
 
 def spread(network: Any) -> Any:
