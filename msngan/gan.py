@@ -701,13 +701,21 @@ class GAN(TrainedModule):
         return self.ema if ema and self.ema is not None else self.generator
 
     def sample(
-        self, count: int, seed: int, ema: bool = True, labels: Tensor | None = None
+        self,
+        count: int,
+        seed: int,
+        ema: bool = True,
+        labels: Tensor | None = None,
+        truncation: float | None = None,
     ) -> Tensor:
         """uint8 (count, C, H, W), eval mode; the same seed gives the same latents.
 
-        labels: int64 (count,), for a conditional GAN; None: each class in turn.
+        labels: int64 (count,), for a conditional GAN; None: each class in turn. truncation: the
+        largest number in a latent, see `msngan.networks.latents`.
         """
-        return torch.cat(list(draw_samples(self.sampler(ema), count, seed, labels=labels)))
+        network = self.sampler(ema)
+        batches = draw_samples(network, count, seed, labels=labels, truncation=truncation)
+        return torch.cat([*batches])
 
 
 OPTIONS = frozenset(signature(GAN).parameters)  # names of its arguments

@@ -18,7 +18,8 @@ BASE = Protocol(**PROTOCOL, resize="bicubic-antialias-32")
 @pytest.mark.parametrize("field", [field.name for field in fields(Protocol)])
 def test_id_changes_with_every_field_but_the_name(field):
     old = getattr(BASE, field)
-    new = not old if isinstance(old, bool) else old + 1 if isinstance(old, int) else old + "x"
+    new = not old if isinstance(old, bool) else old + 1 if isinstance(old, int) else f"{old}x"
+    new = 0.5 if old is None else new
     changed = replace(BASE, **{field: new})
     assert (changed.id == BASE.id) == (field == "name")
 

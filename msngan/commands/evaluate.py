@@ -12,6 +12,7 @@ from msngan.commands.parser import (
     Parser,
     add_format,
     add_root,
+    add_sampling,
     add_weights,
     number,
     option,
@@ -58,6 +59,7 @@ def parser() -> Parser:
     option(how, "--extractor NAME", text, default="auto")
     option(how, "--inception-weights FILE", "file with the official weights")
     option(how, "--extractor-weights FILE", "file with the weights of a DINOv2 or CLIP network")
+    add_sampling(how)
     add_weights(how, "score")
     option(made, "--device", "cpu, cuda or cuda:N", default="cpu")
     option(made, "--threads N", "CPU threads; 0: all", type=number(0), default=0)
@@ -129,7 +131,8 @@ def _check_of_images(options: argparse.Namespace) -> None:
         raise UserError(f"--samples or runs ({', '.join(options.targets)}), not both at once")
     if not (options.against or options.dataset):
         raise UserError("--samples needs real images: --against PATH, or --dataset NAME")
-    for name, said in (("seed", "--seed"), ("ema", "--ema or --raw")):
+    ways = {"seed": "--seed", "truncation": "--truncation", "standing": "--standing"}
+    for name, said in {**ways, "ema": "--ema or --raw"}.items():
         if getattr(options, name) is not None:
             raise UserError(f"{said} is for runs: the images of --samples are there already")
 

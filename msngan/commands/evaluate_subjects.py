@@ -17,8 +17,9 @@ from msngan.data.datasets import fitted
 from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
 from msngan.networks.sampling import classes_of
+from msngan.networks.standing import tracked
 from msngan.runs.folder import Run, UserError
-from msngan.runs.options import OWN_IMAGES
+from msngan.runs.options import OWN_IMAGES, named
 from msngan.runs.progress_bar import progress
 from msngan.runs.safe_read import object_or_empty
 from msngan.scores.protocol import Preset
@@ -95,6 +96,9 @@ def _loaded(
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """A checkpoint's data, as a key and as described, and the other fields of its Subject."""
     generator, saved = read_generator(path, options.ema)
+    if options.standing:
+        with named(f"--standing {options.standing}"):
+            tracked(generator)
     network = saved["hyper_parameters"]
     described = saved["msngan"]["data"] | {name: network[name] for name in ("size", "channels")}
     config = object_or_empty(run.environment).get("config") if run else path.stem
@@ -173,5 +177,7 @@ def _scorer(options: Namespace, real: Real, given: str | None = None, classes: i
             metrics=options.metrics,
             given=given,
             classes=classes,
+            truncation=options.truncation,
+            standing=options.standing or 0,
             progress=watch,
         )

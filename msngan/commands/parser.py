@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NoReturn
 from msngan.report.tables.table import FORMATS
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.options import Range
+from msngan.runs.rng import LEAST_TRUNCATION
 
 CHOICE = re.compile(r"invalid choice: '(?P<word>[^']*)' \(choose from (?P<known>.*)\)")
 SENTENCE = re.compile(r"^(--\S+): (?=-?\d|'|is )")  # that goes on behind the option's name
@@ -70,11 +71,13 @@ class Parser(argparse.ArgumentParser):
         return f"unknown option {option!r}{did_you_mean(option, known)}"
 
 
-def number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """The type of an option that takes a whole number of this range."""
+def number(
+    least: float, most: float | None = None, kind: type[float] = int
+) -> Callable[[str], float]:
+    """The type of an option that takes a number of this range, a whole one unless kind is float."""
 
-    def read(word: str) -> int:
-        value: int = converted(word, int)
+    def read(word: str) -> float:
+        value: float = converted(word, kind)
         if problem := Range(least, most).problem(value):
             raise argparse.ArgumentTypeError(problem)
         return value
@@ -138,6 +141,14 @@ def converted(word: str, kind: type) -> Any:
     except ValueError:
         name = "whole number" if kind is int else "number"
         raise argparse.ArgumentTypeError(f"{word[:40]!r} is not a {name}") from None
+
+
+def add_sampling(to: argparse._ActionsContainer) -> None:
+    """Add --truncation and --standing, how a generator's samples are drawn."""
+    text = "draw latents again that are beyond T: better samples, and less diverse"
+    option(to, "--truncation T", text, type=number(LEAST_TRUNCATION, kind=float))
+    text = "compute the generator's batch-norm statistics anew, from N batches of samples"
+    option(to, "--standing N", text, type=number(1, 100_000))
 
 
 def add_weights(to: argparse._ActionsContainer, verb: str, *, default: bool | None = None) -> None:

@@ -5,9 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from msngan.commands.parser import Parser, add_root, add_weights, number, option, several
+from msngan.commands.parser import (
+    Parser,
+    add_root,
+    add_sampling,
+    add_weights,
+    number,
+    option,
+    several,
+)
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError, find_checkpoint
+from msngan.runs.options import named
 
 PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif", ".bmp", ".tiff")
 MOST = 2**24  # images; their latents alone take 8 GiB at 128 numbers each
@@ -27,6 +36,15 @@ def main(argv: list[str]) -> int:
     _check_classes(options.classes, generator, options.target)
     place = run.samples if run else Path()
     stem = f"sample-{about['msngan']['step']:08d}-seed{options.seed}"
+    if options.truncation is not None:
+        stem += f"-truncation{options.truncation:g}"
+    if options.standing is not None:
+        from msngan.networks.standing import with_standing_statistics
+
+        stem += f"-standing{options.standing}"
+        how = options.standing, options.seed
+        with named(f"--standing {options.standing}"):
+            generator = with_standing_statistics(generator, *how, truncation=options.truncation)
     try:
         written = _write(generator, about, options, place, stem)
     except OSError as problem:
@@ -62,6 +80,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     option(parser, "--format", "format of --n", choices=("png", "npz"), default="png")
     text = "file to write, or folder for --n with png; default: in the run's samples/"
     option(parser, "--out", text)
+    add_sampling(parser)
     add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
     _one_of(options, "n", "interpolate", "neighbours", "beside_real")
@@ -110,7 +129,8 @@ def _write(
             count = len(labels)
         else:
             labels = torch.tensor(classes)[torch.arange(count) % len(classes)]
-    batches = draw_samples(generator, count, options.seed, labels=labels)
+    how = {"labels": labels, "truncation": options.truncation}
+    batches = draw_samples(generator, count, options.seed, **how)
     if options.n is None:
         convert.save_grid(torch.cat(list(batches)), out(".png"), columns)
         return out(".png")
@@ -149,7 +169,8 @@ def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
 
     rows, columns, classes = options.interpolate, options.columns, options.classes or ()
     known = classes_of(generator)
-    starts, ends = latents(2 * rows, cast(int, generator.latent_dim), options.seed).chunk(2)
+    how = cast(int, generator.latent_dim), options.seed, options.truncation
+    starts, ends = latents(2 * rows, *how).chunk(2)
     labels = None
     if len(classes) == 2:
         one, other = torch.eye(known)[list(classes)]

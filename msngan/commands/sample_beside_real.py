@@ -60,7 +60,7 @@ def with_neighbours(
     k, count, labels = min(options.neighbours, len(real)), options.grid, None
     if options.classes:
         labels = torch.tensor(options.classes)[torch.arange(count) % len(options.classes)]
-    samples = torch.cat(list(draw_samples(generator, count, options.seed, labels=labels)))
+    samples = _samples(generator, count, options, labels)
     embed, unit = _measure(options.by, data)
     copies = [real, real.flip(3)] if data.mirror else [real]
     parts = [part for each in copies for part in each.split(PART)]
@@ -74,6 +74,11 @@ def with_neighbours(
     if len(others):
         line += f", {float(of_others.median()):.4g} of {len(others)} images not trained on"
     return rows.flatten(0, 1), 1 + k, line
+
+
+def _samples(generator: nn.Module, count: int, options: Namespace, labels: Tensor | None) -> Tensor:
+    how = {"labels": labels, "truncation": options.truncation}
+    return torch.cat(list(draw_samples(generator, count, options.seed, **how)))
 
 
 def _measure(by: str, data: ImageData) -> tuple[Callable[[Tensor], Tensor], str]:
@@ -113,7 +118,7 @@ def beside_real(generator: nn.Module, data: ImageData, options: Namespace) -> tu
         )
     chosen = range(classes) if options.classes is None else options.classes
     wanted = torch.tensor(list(chosen)).repeat_interleave(each)
-    samples = torch.cat(list(draw_samples(generator, len(wanted), options.seed, labels=wanted)))
+    samples = _samples(generator, len(wanted), options, wanted)
     rows = []
     for row, label in enumerate(chosen):
         own = real[(labels == label).nonzero().flatten()[:each]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.score_records import BETTER, Entry, Floor, Score, better, family
+from msngan.runs.score_records import BETTER, Entry, Floor, Score, better, family, how_drawn
 
 By = Literal["last", "best"]
 
@@ -249,6 +249,7 @@ def describe(block: Block) -> list[str]:
         f"real images: split {protocol.get('split')}, {protocol.get('reference_images')} images,"
         f" sha256 {str(protocol.get('reference_sha256'))[:8]}",
         f"{size}x{size}, {channels} channel{'s'[: channels != 1]}",
+        *how_drawn(protocol),
     ]
     lines = ["; ".join(parts)]
     if not protocol["official_inception"]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from msngan import __version__
 from msngan.networks.build import build_generator
 from msngan.networks.generator_programs import PROGRAMS, check_images, write_program
+from msngan.networks.standing import with_standing_statistics
 from msngan.runs import rng
 from msngan.runs.atomic import replacing
 from msngan.runs.checkpoint_files import (
@@ -123,6 +124,8 @@ def load_generator(
     ema: bool | None = None,
     root: str | Path = ".",
     generator: nn.Module | None = None,
+    standing: int = 0,
+    truncation: float | None = None,
 ) -> nn.Module:
     """The generator of a run, a checkpoint or an exported file, in eval mode, on the CPU.
 
@@ -135,11 +138,17 @@ def load_generator(
 
     target: a run's name or folder, or a file. ema: the moving average or not; None: the moving
     average if there is one. root: folder that holds checkpoints/. generator: a module to load the
-    weights into, for a GAN that was given a module. UserError if there is no such run or file, or
-    if it does not have the weights.
+    weights into, for a GAN that was given a module. standing: compute its batch-norm statistics
+    anew from this many batches, of latents with this truncation, see `with_standing_statistics`;
+    0: those of training. UserError if there is no such run or file, or if it does not have the
+    weights.
     """
     path, _ = find_checkpoint(str(target), Path(root))
-    return read_generator(path, ema, generator)[0]
+    found = read_generator(path, ema, generator)[0]
+    if not standing:
+        return found
+    with named(f"load_generator(standing={standing})"):
+        return with_standing_statistics(found, standing, truncation=truncation)
 
 
 def _read_exported(

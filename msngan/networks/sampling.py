@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from msngan.data import images as convert
 from msngan.runs import rng
+from msngan.runs.rng import LEAST_TRUNCATION
 
 
 @contextmanager
@@ -45,9 +46,31 @@ def applied(network: Callable[..., Any], x: Tensor, labels: Tensor | None) -> An
     return network(x) if labels is None else network(x, labels)
 
 
-def latents(count: int, latent_dim: int, seed: int) -> Tensor:
-    """z (count, latent_dim) ~ N(0, 1), on the CPU, derived from (seed, "samples")."""
-    return torch.randn(count, latent_dim, generator=rng.generator(seed, 0, 0, "samples"))
+def latents(
+    count: int,
+    latent_dim: int,
+    seed: int,
+    truncation: float | None = None,
+    *,
+    stream: rng.Stream = "samples",
+) -> Tensor:
+    """z (count, latent_dim) ~ N(0, 1), on the CPU, derived from (seed, stream).
+
+    truncation: draw numbers beyond it, in size, again until none is left, so that samples are
+    better and less diverse (Brock et al. 2019, arXiv:1809.11096, section 3.1). ValueError below
+    LEAST_TRUNCATION.
+    """
+    draw = rng.generator(seed, 0, 0, stream)
+    z = torch.randn(count, latent_dim, generator=draw)
+    if truncation is not None:
+        if not truncation >= LEAST_TRUNCATION:
+            raise ValueError(f"truncation {truncation} is less than {LEAST_TRUNCATION}")
+        flat = z.view(-1)
+        far = (flat.abs() > truncation).nonzero().flatten()
+        while len(far):
+            flat[far] = torch.randn(len(far), generator=draw)
+            far = far[flat[far].abs() > truncation]
+    return z
 
 
 def draw_samples(
@@ -59,13 +82,15 @@ def draw_samples(
     only: Tensor | None = None,
     truncate: bool = False,
     labels: Tensor | None = None,
+    truncation: float | None = None,
 ) -> Iterator[Tensor]:
     """`count` samples, or those at the indices `only`, as uint8 batches on the CPU.
 
     labels: of all samples, int64 (count,), for a conditional generator; None: each class in turn.
+    truncate: how floats become bytes. truncation: of the latents, see `latents`.
     All latents are drawn at once on the CPU, so they do not depend on batch size, device or `only`.
     """
-    z = latents(count, cast(int, generator.latent_dim), seed)
+    z = latents(count, cast(int, generator.latent_dim), seed, truncation)
     if labels is None:
         labels = labels_in_turn(generator, count)
     if only is not None:

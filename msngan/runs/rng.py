@@ -30,10 +30,13 @@ Stream = Literal[
     "global",  # what a layer (dropout, say) draws from torch's global generator
     "labels",  # labels of scored samples
     "samples",  # latents of grids and of scored samples
+    "standing",  # latents and labels of standing statistics
     "scores",  # which real images a score uses
     "health",  # latents of the collapse checks
     "extractor",  # training of an embedded feature extractor
 ]
+
+LEAST_TRUNCATION = 0.01  # of normal numbers; one within it takes 125 draws
 
 
 def derive(seed: int, step: int, rank: int, stream: Stream) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ Json = Any  # any JSON value; every use is checked
 OFFICIAL_FAMILIES = {"fid", "is", "kid", "intra-fid"}
 OFFICIAL = OFFICIAL_FAMILIES | {"precision", "recall", "density", "coverage", "agreement"}
 # Fields of a protocol that older lines lack, and that are in no id where they have these values.
-UNSAID = {"precision_neighbours": 3, "coverage_neighbours": 5, "labels": "reference"}
+UNSAID = {
+    **{"precision_neighbours": 3, "coverage_neighbours": 5, "labels": "reference"},
+    **{"truncation": None, "standing": 0},
+}
+DRAWN = {  # of these, how samples were drawn, in words
+    "labels": "{} labels",
+    "truncation": "truncation {}",
+    "standing": "standing statistics of {} batches",
+}
 # In the order of columns; the family of a metric is its name before the slash.
 BETTER = {
     "fid": "lower",
@@ -34,6 +43,13 @@ BETTER = {
     "intra-fid": "lower",
     "intra-fd": "lower",
 }
+
+
+def how_drawn(protocol: Mapping[str, Json]) -> list[str]:
+    """In words, how the samples of a protocol were drawn, where that is not the usual way."""
+    said = {**UNSAID, **protocol}
+    changed = {name: said[name] for name in DRAWN if said[name] != UNSAID[name]}
+    return [DRAWN[name].format(clean(str(value))[:40]) for name, value in changed.items()]
 
 
 def family(metric: str) -> str:

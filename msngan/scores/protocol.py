@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.rng import LEAST_TRUNCATION
 from msngan.runs.safe_read import read_config
+from msngan.runs.score_records import how_drawn
 
 VERSION = 1  # of the meaning of the numbers: raise it when a computation changes them
 KERNEL_IMAGES = 10_000  # at most so many reference images enter the kernel distance
@@ -53,7 +55,7 @@ ROLES = tuple(role for role in KEYS if role not in BY_CLASS)  # of any generator
 
 # Part of the id only if they are not the default: scores from before these fields existed are the
 # same numbers and stay in the same block.
-ADDED = ("precision_neighbours", "coverage_neighbours", "labels")
+ADDED = ("precision_neighbours", "coverage_neighbours", "labels", "truncation", "standing")
 
 
 def roles_of(metrics: Collection[str]) -> tuple[str, ...]:
@@ -190,6 +192,8 @@ class Protocol:
     (k = precision_neighbours), density and coverage (k = coverage_neighbours) use as many of them
     as a run has samples. labels: whether a conditional generator's labels are drawn from those of
     the reference, which makes its samples comparable with those of any other, or uniformly.
+    truncation: bound of the latents, if any. standing: number of batches from which the generator's
+    batch-norm statistics were computed anew; 0: they are those of training.
     """
 
     name: str
@@ -212,15 +216,23 @@ class Protocol:
     precision_neighbours: int = 3  # Kynkäänniemi et al. 2019, arXiv:1904.06991
     coverage_neighbours: int = 5  # Naeem et al. 2020, arXiv:2002.09797
     labels: Literal["reference", "uniform"] = "reference"
+    truncation: float | None = None
+    standing: int = 0
 
     def __post_init__(self) -> None:
         check_sizes(self.runs, self.samples, self.splits)
+        if self.truncation is not None and not self.truncation >= LEAST_TRUNCATION:
+            raise UserError(
+                f"protocol: truncation must be at least {LEAST_TRUNCATION}, not {self.truncation}"
+            )
+        if self.standing < 0:
+            raise UserError(f"protocol: standing must be at least 0, not {self.standing}")
 
     def seed_of(self, run: int) -> int:
         """The seed of run number `run`; two seeds of a protocol share no run."""
         return self.seed * 2**20 + run
 
-    def as_dict(self) -> dict[str, str | int | bool]:
+    def as_dict(self) -> dict[str, str | int | float | bool | None]:
         return asdict(self)
 
     @property
@@ -242,6 +254,6 @@ class Protocol:
             f"{self.name}: {self.runs} x {self.samples:,} samples{parts} against"
             f" {self.reference_images:,} images of {self.dataset} {self.split},"
             f" {self.channels} x {self.size} x {self.size}, {self.extractor}"
-            f"{'' if self.labels == 'reference' else f', {self.labels} labels'}"
+            f"{''.join(f', {words}' for words in how_drawn(self.as_dict()))}"
             f"{'' if self.official_inception else warning}"
         )

@@ -13,9 +13,10 @@ from msngan.data import ImageData
 from msngan.leaderboard.ranking import bias_note
 from msngan.networks import draw_samples
 from msngan.networks.sampling import classes_of
+from msngan.networks.standing import BATCH, with_standing_statistics
 from msngan.runs import distributed, rng
 from msngan.runs.folder import UserError, did_you_mean
-from msngan.runs.options import OWN_IMAGES
+from msngan.runs.options import OWN_IMAGES, named
 from msngan.scores.by_class import by_class
 from msngan.scores.embedded import EmbeddedExtractor, shipped
 from msngan.scores.evaluation import Result, Sampler, evaluate_sampler
@@ -186,6 +187,8 @@ class Scorer:
         needs: str | None = None,
         given: str | None = None,
         classes: int = 0,
+        truncation: float | None = None,
+        standing: int = 0,
         progress: Progress | None = None,
     ) -> None:
         """real: an ImageData is the data that the generator is trained on.
@@ -193,8 +196,11 @@ class Scorer:
         needs: a role that the extractor must have. given: the protocol's quantisation, if images
         are bytes already: score_images(). classes: of a conditional generator; its labels are drawn
         from those of the real images, if these have labels of as many classes, otherwise uniformly.
-        progress: of the reference's images.
+        truncation, standing: how a generator's samples are drawn, see `latents` and
+        `with_standing_statistics`. progress: of the reference's images.
         """
+        if given is not None and (truncation is not None or standing):
+            raise UserError("truncation and standing are of a generator, not of given images")
         name, sizes = preset(protocol)
         if resize not in (None, *RESIZE):
             raise UserError(f"resize is {resize!r}; choose from {', '.join(RESIZE)}")
@@ -249,6 +255,8 @@ class Scorer:
             quantisation=given or sizes.quantisation,
             seed=seed,
             labels="uniform" if classes and self.labels is None else "reference",
+            truncation=None if truncation is None else float(truncation),
+            standing=standing,
         )
 
     def labels_of(self, count: int, seed: int) -> Tensor | None:
@@ -262,13 +270,27 @@ class Scorer:
 
     def score(self, generator: nn.Module, progress: Progress | None = None) -> Scored:
         """Sample and score; training's random streams and the modules' modes are unchanged."""
-        truncate = self.protocol.quantisation == "truncate-clamp"
+        protocol = self.protocol
+        truncate, truncation = protocol.quantisation == "truncate-clamp", protocol.truncation
+        if protocol.standing:
+            labels = self.labels_of(protocol.standing * BATCH, protocol.seed)
+            how = protocol.standing, protocol.seed
+            with named("standing"):
+                generator = with_standing_statistics(
+                    generator, *how, truncation=truncation, labels=labels
+                )
 
         def sampler(count: int, seed: int) -> Iterator[Tensor]:
             share = distributed.share(count)
             labels = self.labels_of(count, seed)
             return draw_samples(
-                generator, count, seed, only=share, truncate=truncate, labels=labels
+                generator,
+                count,
+                seed,
+                only=share,
+                truncate=truncate,
+                labels=labels,
+                truncation=truncation,
             )
 
         return self._scored(sampler, progress)
