@@ -40,8 +40,12 @@ CASES = {
     norm: [*under(norm), "--model.critic_steps", "13"[index % 2], "--data.mirror", "true"]
     for index, norm in enumerate(sorted(NORMS))
 }
-FREE = [norm for norm in sorted(NORMS) if not scale_free(norm, {})]  # takes any penalty
-for penalty, norm in zip(sorted({*PENALTIES} - {"none"}), FREE, strict=False):
+# One of the weights needs a norm that leaves their scale free; it comes first, and so do these.
+FREE_FIRST = sorted(NORMS, key=lambda norm: (scale_free(norm, {}), norm))
+OF_WEIGHTS_FIRST = sorted(
+    {*PENALTIES} - {"none"}, key=lambda name: (not PENALTIES[name].of_weights, name)
+)
+for penalty, norm in zip(OF_WEIGHTS_FIRST, FREE_FIRST, strict=False):
     CASES[norm] += ["--model.penalty", penalty, "--model.loss", "wasserstein"]
 CASES["batch"] += JOINT
 CASES["mean_spectral"] += [*JOINT, "--model.generator_statistics", "last"]
@@ -51,6 +55,7 @@ CASES["spectral_bias"] += ["--trainer.precision", "64-true"]
 CASES["scaled"] += ["--model.power_iteration", "pass"]
 CASES["mean_only"] += ["--model.conditional", "true", *JOINT]
 CASES["instance"] += ["--model.conditional", "true", "--model.conditioning", "acgan"]
+CASES["mean_spectral"] += ["--augment.policy", "color,translation,cutout"]
 DECAY, CLIP = ["--model.weight_decay", "0.1"], ["--model.gradient_clip", "0.1"]
 CASES["layer"] += ["--model.optimizer", "adamw", *DECAY, *CLIP, "--model.init", "orthogonal"]
 CASES["optional_spectral"] += ["--model.optimizer", "rmsprop", *CLIP]

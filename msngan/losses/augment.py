@@ -82,7 +82,7 @@ class Shift(torch.autograd.Function):
 
 def whole_number(draws: Tensor, count: int) -> Tensor:
     """Draws from U[0, 1) as int64 draws from range(count)."""
-    return (draws * count).long().clamp_(max=count - 1)  # a product may be rounded to count
+    return (draws * count).long()
 
 
 def shifts(draws: Tensor, shape: torch.Size) -> list[Tensor]:
