@@ -112,13 +112,14 @@ def test_a_lazy_penalty_is_taken_at_every_nth_update_with_n_times_its_weight(mon
         "manual_backward",
         lambda self, loss: (totals.append(loss.item()), backward(self, loss)),
     )
-    lazy = {"penalty": ["r1", "lecam"], "penalty_weight": [3.0, 0.5], "penalty_every": [2, 3]}
-    found = fitted(GAN(**SMALL, norm="none", **lazy), steps=6)
+    lazy = {"penalty": ["r1", "lecam"], "penalty_weight": [5e6, 5e6], "penalty_every": [2, 3]}
+    found = fitted(GAN(**SMALL, norm="spectral", **lazy), steps=6)
     for step, (figures, total) in enumerate(zip(found, totals[::2], strict=True), 1):
         due = {name: figures.get(f"penalty_{name}") for name in ("r1", "lecam")}
         assert [value is not None for value in due.values()] == [step % 2 == 0, step % 3 == 0]
-        terms = 2 * 3.0 * (due["r1"] or 0) + 3 * 0.5 * (due["lecam"] or 0)
+        terms = 2 * 5e6 * (due["r1"] or 0) + 3 * 5e6 * (due["lecam"] or 0)
         assert total == pytest.approx(figures["critic_loss"] + terms, rel=1e-5)
+        assert terms == 0 or terms > 0.1
     assert found[5]["penalty_r1"] > 0 < found[5]["penalty_lecam"]
     found = fitted(GAN(**SMALL, penalty="r1", penalty_every=3, critic_steps=2), steps=3)
     assert ["penalty" in figures for figures in found] == [False, False, True]
