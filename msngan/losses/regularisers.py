@@ -13,7 +13,7 @@ from msngan.runs import distributed as processes
 if TYPE_CHECKING:
     from msngan.losses.penalties import Scored
 
-DECAY = 0.99  # of LeCam's moving averages, per critic update; that of its paper
+DECAY = 0.99  # of LeCam's moving averages, per batch of the critic; that of its paper
 
 
 def disturbed(images: Tensor, draw: Generator) -> Tensor:
