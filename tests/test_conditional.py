@@ -51,8 +51,32 @@ def test_a_conditional_batch_norm_is_batch_norm_times_the_gain_of_the_class_plus
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    other = nn.BatchNorm2d(5).double()
+    other(x)
+    assert int(norm.norm.num_batches_tracked) == 1
+    torch.testing.assert_close(norm.norm.running_mean, other.running_mean)
+    torch.testing.assert_close(norm.norm.running_var, other.running_var)
     halves = norm.eval()(x, F.one_hot(LABELS, 3).double())
     torch.testing.assert_close(halves, norm(x, LABELS), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_conditional_batch_norm_has_the_same_gradients_in_float32_and_in_either_layout(layout):
+    wide, norm = ConditionalBatchNorm2d(5, 3).double(), ConditionalBatchNorm2d(5, 3)
+    nn.init.normal_(wide.gain)
+    norm.load_state_dict(wide.state_dict())
+    x = (torch.randn(4, 5, 6, 6, dtype=torch.float64) + 30).requires_grad_()  # a mean of 30 sd
+    narrow = x.detach().float().to(memory_format=layout).requires_grad_()
+    weights = torch.randn(4, 5, 6, 6)
+    exact, *expected = torch.autograd.grad(
+        (wide(x, LABELS) * weights).sum(), (x, wide.gain, wide.offset)
+    )
+    found, *others = torch.autograd.grad(
+        (norm(narrow, LABELS) * weights).sum(), (narrow, norm.gain, norm.offset)
+    )
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-4)
+    for one, other in zip(others, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-3)
 
 
 def features(critic: Critic, images: Tensor) -> Tensor:
