@@ -164,8 +164,10 @@ def generator_by_hand(generator: Any, z: Tensor, labels: Tensor | None) -> Tenso
     return conv(generator.conv, batch_norm(generator.norm, x, None).relu()).tanh()
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
-@pytest.mark.parametrize("norm", ["none", "spectral", "mean_spectral"])
+@pytest.mark.parametrize(
+    ("size", "norm"),
+    [(32, "none"), (32, "mean_spectral"), (64, "spectral"), (128, "mean_spectral")],
+)
 def test_the_critic_is_the_one_of_plain_functions_in_value_and_gradient(norm, size):
     width = 1 if size > 32 else 3
     critic = spread(ResidualCritic(norm, width, 1, size, classes=4, attention=8))
