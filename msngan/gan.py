@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from msngan.data import ImageData
 from msngan.data import images as convert
-from msngan.losses import LOSSES, PENALTIES, Augment, LossName, PenaltyName, Scored
+from msngan.losses import LOSSES, PENALTIES, Augment, LossName, PenaltyName, ScoredBatch
 from msngan.networks import CriticName, GeneratorName, draw_samples, frozen
 from msngan.networks.build import build_critic, build_generator, classes_of
 from msngan.networks.conditional import Conditioning
@@ -542,7 +542,7 @@ class GAN(TrainedModule):
             logits, wrong = self._score(real, fake, labels, self.joint)
             adversarial = self.loss.critic(*logits)
             again = partial(self._again, labels)
-            scored = Scored(self.critic, real, fake, logits[0], logits[1], again, draw)
+            scored = ScoredBatch(self.critic, real, fake, logits[0], logits[1], again, draw)
             penalties = self._penalties(scored, labels, number)
         if self.augment is not None and self.loss.boundary is not None:
             self.augment.observe(logits[0], self.loss.boundary)
@@ -623,7 +623,9 @@ class GAN(TrainedModule):
         with statistics(self.critic, "batch"):
             return self._score(real, fake, labels, self.joint)[0]
 
-    def _penalties(self, scored: Scored, labels: Tensor | None, number: int) -> dict[str, Tensor]:
+    def _penalties(
+        self, scored: ScoredBatch, labels: Tensor | None, number: int
+    ) -> dict[str, Tensor]:
         """The value of each penalty that is a term of the loss of critic update `number`."""
         found = {}
         real, fake, draw = scored.real, widened(scored.fake), scored.draw

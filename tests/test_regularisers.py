@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from msngan.gan import GAN
-from msngan.losses import PENALTIES, Scored, consistency, lecam, track_logits
+from msngan.losses import PENALTIES, ScoredBatch, consistency, lecam, track_logits
 from msngan.losses.regularisers import disturbed
 from msngan.runs.folder import UserError
 
@@ -25,11 +25,11 @@ def draw() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def scored(real: list[float], fake: list[float], **given: Any) -> Scored:
+def scored(real: list[float], fake: list[float], **given: Any) -> ScoredBatch:
     logits = [torch.tensor(each, requires_grad=True) for each in (real, fake)]
     images = torch.rand(2, len(real), 1, 8, 8)
     other = {"critic": nn.Identity(), "again": lambda *_: logits, "draw": draw()}
-    return Scored(
+    return ScoredBatch(
         real=images[0],
         fake=images[1],
         real_logits=logits[0],

@@ -20,7 +20,7 @@ from msngan.losses.penalties import PENALTIES as PENALTIES
 from msngan.losses.penalties import Penalty as Penalty
 from msngan.losses.penalties import PenaltyName as PenaltyName
 from msngan.losses.penalties import Score as Score
-from msngan.losses.penalties import Scored as Scored
+from msngan.losses.penalties import ScoredBatch as ScoredBatch
 from msngan.losses.penalties import between as between
 from msngan.losses.penalties import clip as clip
 from msngan.losses.penalties import dragan as dragan

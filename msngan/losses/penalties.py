@@ -6,8 +6,8 @@ device. The critic must score each image by itself here: under a norm that coupl
 gradient of one score reaches the other images, so the caller fixes such statistics first
 (`msngan.norms.statistics(critic, "running")`). All of it runs in float32, outside autocast.
 
-A penalty of logits is a function of what an update has computed already, a `Scored`. It takes no
-gradient in the images, so it may run under autocast and torch.compile. See `regularisers.py`.
+A penalty of logits is a function of what an update has computed already, a `ScoredBatch`. It takes
+no gradient in the images, so it may run under autocast and torch.compile. See `regularisers.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Score = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> logits (N,)
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredBatch:
     """What a critic update has computed when its penalties are taken.
 
     real, fake: images (n, C, H, W) of this process. real_logits, fake_logits: their logits, at
@@ -62,7 +62,7 @@ class Penalty:
     weight: float = 0.0
     prepare: Callable[[nn.Module], None] | None = None
     of_weights: bool = False
-    of_logits: Callable[[Scored], Tensor] | None = None
+    of_logits: Callable[[ScoredBatch], Tensor] | None = None
 
     @property
     def is_term(self) -> bool:

@@ -11,7 +11,7 @@ from msngan.losses.augment import laid_out_like, moved, shifts
 from msngan.runs import distributed as processes
 
 if TYPE_CHECKING:
-    from msngan.losses.penalties import Scored
+    from msngan.losses.penalties import ScoredBatch
 
 DECAY = 0.99  # of LeCam's moving averages, per batch of the critic; that of its paper
 
@@ -31,7 +31,7 @@ def disturbed(images: Tensor, draw: Generator) -> Tensor:
     return laid_out_like(made, images)
 
 
-def consistency(update: Scored) -> Tensor:
+def consistency(update: ScoredBatch) -> Tensor:
     """E (D(x) - D(T(x)))^2 + E (D(G(z)) - D(T(G(z))))^2, T drawn anew for each image.
 
     Balanced consistency regularisation, bCR: Zhao et al. 2020, arXiv:2002.04724. T mirrors
@@ -48,7 +48,7 @@ def track_logits(critic: nn.Module) -> None:
     critic.register_buffer("lecam_averages", torch.zeros(3))
 
 
-def lecam(update: Scored) -> Tensor:
+def lecam(update: ScoredBatch) -> Tensor:
     """E (D(x) - a_F)^2 + E (D(G(z)) - a_R)^2. Tseng et al. 2021, arXiv:2104.03310.
 
     a_R and a_F are moving averages of the logits of real and of fake images, constants for the
