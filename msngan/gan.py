@@ -489,12 +489,19 @@ class GAN(TrainedModule):
                 f"the labels of a batch are {what}; a conditional GAN takes batches (images,"
                 f" labels), here labels ({len(images)},)"
             )
-        if not self._looked and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        if labels.is_floating_point() or labels.is_complex():
             raise UserError(
-                f"the first batch has labels from {int(labels.min())} to {int(labels.max())}, the"
+                f"the labels of a batch are {labels.dtype}; give whole numbers, such as int64"
+            )
+        labels = labels.long()
+        # Of later batches only where it costs no wait for a GPU.
+        looked = self._looked and labels.device.type != "cpu"
+        if not looked and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(
+                f"a batch has labels from {int(labels.min())} to {int(labels.max())}, the"
                 f" GAN {classes} classes, 0 to {classes - 1}; give GAN(classes=...)"
             )
-        return labels.long()
+        return labels
 
     def _augmenting(self, step: int) -> Augmenting:
         """What augments the images that the critic scores in a step."""

@@ -316,12 +316,28 @@ def test_networks_that_take_no_labels_and_labels_that_cannot_be_are_one_line():
     for labels, said in (
         (None, "the labels of a batch are missing"),
         (torch.zeros(7).long(), r"the labels of a batch are of shape \(7,\)"),
-        (torch.full((8,), 3), "the first batch has labels from 3 to 3, the GAN 3 classes"),
+        (torch.zeros(8, 1).long(), r"the labels of a batch are of shape \(8, 1\)"),
+        (torch.full((8,), 3), "a batch has labels from 3 to 3, the GAN 3 classes"),
+        (torch.full((8,), -100), "a batch has labels from -100 to -100, the GAN 3 classes"),
+        (torch.full((8,), 0.5), "the labels of a batch are torch.float32; give whole numbers"),
+        (torch.full((8,), float("nan")), "the labels of a batch are torch.float32; give whole"),
     ):
         gan, images = GAN(classes=3, **given), torch.zeros(8, 1, 8, 8)
+        for gan._looked in (False, True):  # of the first batch, and of a later one
+            with pytest.raises(UserError, match=said):
+                gan._images(images if labels is None else (images, labels))
+
+
+WHOLE = [torch.int8, torch.int16, torch.int32, torch.int64]
+WHOLE += [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+
+
+def test_labels_are_of_any_type_of_whole_numbers():
+    gan = GAN(conditional=True, classes=3, width=2, latent_dim=4, channels=1, size=8)
+    images = torch.full((4, 1, 8, 8), -0.5)
+    for dtype in WHOLE:
         gan._looked = False
-        with pytest.raises(UserError, match=said):
-            gan._images(images if labels is None else (images, labels))
+        assert torch.equal(gan._images((images, LABELS.to(dtype)))[1], LABELS)
 
 
 @pytest.mark.parametrize(
