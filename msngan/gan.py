@@ -280,7 +280,7 @@ class GAN(TrainedModule):
     # What to try again with after a divergence.
     remedy = (
         "lower --model.generator_lr and --model.critic_lr, another --model.norm or"
-        " --model.penalty, or --trainer.precision 32-true"
+        " --model.penalty, a --model.gradient_clip, or --trainer.precision 32-true"
     )
 
     def __init__(

@@ -31,6 +31,7 @@ from msngan.gan import GAN
 from msngan.leaderboard.published import PUBLISHED
 from msngan.leaderboard.seeds import summary
 from msngan.networks import Critic, Generator
+from msngan.networks.standing import BATCH as STANDING
 from msngan.norms.spectral import ReleasedSpectralNorm
 from msngan.runs.safe_read import LARGEST_YAML
 from msngan.scores.evaluation import TOLERANCE
