@@ -69,6 +69,17 @@ def check_options(given: dict[str, Any]) -> None:
     check_ranges("gan", "model", given)
     with named("--model.conditional"):
         classes_of(given)
+    acgan = given["conditioning"] == "acgan"
+    if acgan and not given["conditional"]:
+        raise UserError(
+            "--model.conditioning acgan without --model.conditional true: no network sees a label;"
+            " give both"
+        )
+    if given["class_weight"] != 1 and not acgan:
+        raise UserError(
+            f"--model.class_weight {given['class_weight']} without --model.conditioning acgan: it"
+            " weighs nothing; leave it out"
+        )
     with named("--model.norm_options"):
         configured(given["norm"], given["norm_options"] or {})
     check_gain(given["init"], given["init_gain"])

@@ -350,6 +350,11 @@ def test_labels_are_of_any_type_of_whole_numbers():
         (["--data.dataset", "folder", "--data.root", "flat"], "flat has no labels: 2 of its 2"),
         (["--model.conditioning", "project"], "--model.conditioning"),
         (["--model.class_weight", "-1"], "--model.class_weight"),
+        (["--model.class_weight", "2"], "--model.class_weight 2.0 without --model.conditioning"),
+        (
+            ["--model.conditional", "false", "--model.conditioning", "acgan"],
+            "--model.conditioning acgan without --model.conditional true",
+        ),
     ],
 )
 def test_data_without_the_labels_that_are_needed_are_one_line(refused, options, said):

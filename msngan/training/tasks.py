@@ -168,11 +168,14 @@ class GanTask(Task):
         self.built.scores.prepare(self.data, device, self.options["classes"])
 
     def beginning(self, module: Any) -> str:
-        data, model = self.data, self.config.model
+        data, model, policy = self.data, self.config.model, self.config.group("augment")["policy"]
+        labels = f"; {data.classes} classes, {model.conditioning}" if model.conditional else ""
+        names = [policy] if isinstance(policy, str) else policy or []
+        augmented = f"; augmented by {', '.join(names)}" if names else ""
         return (
             f"{len(data.real):,} images of {data.dataset}, {data.shape[1]}x{data.shape[1]};"
             f" generator {count(module.generator):,}, critic {count(module.critic):,} parameters;"
-            f" norm {model.norm}, loss {model.loss}, penalty {model.penalty}"
+            f" norm {model.norm}, loss {model.loss}, penalty {model.penalty}{labels}{augmented}"
         )
 
     def ending(self, run: Run) -> list[str]:
