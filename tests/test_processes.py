@@ -42,6 +42,10 @@ CASES |= {
         *("--model.penalty", "[consistency,lecam]", "--model.penalty_every", "[2,1]"),
         *("--model.critic_lr", "0.01"),
     ],
+    "residual": [
+        *(*GAN, *EXACT, "--data.size", "32", "--steps", "3", "--model.attention", "8"),
+        *("--model.generator", "resnet", "--model.critic", "resnet"),
+    ],
     "classifier": ["fit", *TINY_CLASSIFIER, *EXACT, "--steps", "10", "--data.crop", "1"],
 }
 ON_THREE = ["mean_spectral", "gradient penalty"]

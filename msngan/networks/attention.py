@@ -20,8 +20,10 @@ class SelfAttention(nn.Module):
     1x1 convolutions to C / 8 channels (queries, keys) and to C / 2 (values), at least one, and back
     to C, without biases. gamma is learned from 0, so that the layer begins as the identity.
 
-    A norm is put on its convolutions as on all others. The softmax cancels a shift of the keys, so
-    the offset that centring gives them has no effect.
+    A norm is put on its convolutions as on all others, but keys and values get the weight part
+    only. The softmax cancels a shift of the keys, and the last convolution's own centring one of
+    the values. An offset would have no gradient but rounding errors, which Adam makes as large as
+    any other.
     """
 
     def __init__(self, channels: int) -> None:
@@ -40,6 +42,12 @@ class SelfAttention(nn.Module):
         weights = (query.transpose(1, 2) @ key).softmax(2)  # (N, HW, HW / 4)
         seen = (value @ weights.transpose(1, 2)).view(-1, value.shape[1], *x.shape[2:])
         return x + self.gamma * self.project(seen)
+
+
+def keys_and_values(network: nn.Module) -> list[str]:
+    """The names of the convolutions that make keys and values."""
+    layers = [name for name, part in network.named_modules() if isinstance(part, SelfAttention)]
+    return [f"{layer}.{name}".lstrip(".") for layer in layers for name in ("key", "value")]
 
 
 def with_attention(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from msngan.networks.attention import keys_and_values
 from msngan.norms import Norm, SampleNorm, configured, convert, layers_of, normalise, select
 
 ACTIVATIONS = ("leaky_relu", "relu")
@@ -66,13 +67,13 @@ def put_norms(
     """Put `norm` on the layers that norm_layers selects (None: all), `other_norm` on the others.
 
     In place, as `msngan.norms.convert` does. heads: names of last layers, which get the weight part
-    only; those that there are. before_activation: put the output parts into the network's places
-    before activations (see `places_before`), not on the layers' outputs. Raises ValueError for what
-    has no effect: other_norm without a layer, and a norm with an output part only for layers that
-    cannot have it.
+    only; those that there are, and `keys_and_values` of self-attention. before_activation: put the
+    output parts into the places before activations (see `places_before`), not on the layers'
+    outputs. Raises ValueError for what has no effect: other_norm without a layer, and a norm with
+    an output part only for layers that cannot have it.
     """
     options = norm_options or {}
-    heads = [name for name in heads if name in layers_of(network)]
+    heads = [name for name in (*heads, *keys_and_values(network)) if name in layers_of(network)]
     chosen = list(select(network, norm_layers))
     rest = [name for name in layers_of(network) if name not in chosen]
     if other_norm != "none" and not rest:

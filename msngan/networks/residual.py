@@ -79,11 +79,11 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, classes: int = 0) -> None:
         super().__init__()
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.norm1, self.activation1 = batch_norm(inputs, classes), nn.ReLU(inplace=True)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
         self.norm2, self.activation2 = batch_norm(outputs, classes), nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.doubled = nn.Upsample(scale_factor=2, mode="nearest")
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -116,9 +116,9 @@ class DownBlock(nn.Module):
         parts["conv2"] = nn.Conv2d(hidden, outputs, 3, 1, 1)
         if down:
             parts["pool"] = nn.AvgPool2d(2)
+        self.body = FusedSequential(OrderedDict(parts))
         pooled = {"pool": nn.AvgPool2d(2), "conv": nn.Conv2d(inputs, outputs, 1)}
         self.shortcut = nn.Sequential(OrderedDict(pooled)) if down else nn.Identity()
-        self.body = FusedSequential(OrderedDict(parts))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x)
