@@ -150,19 +150,19 @@ def test_the_order_of_an_optimizer_s_state_does_not_depend_on_weight_decay():
 
 
 def test_weight_decay_may_begin_and_end_within_a_run_and_is_said(tiny, run, capfd):
-    tiny("mine", "--steps", "2")
+    tiny("mine", "--steps", "1")
     capfd.readouterr()
-    assert run("resume", "mine", "--steps", "3", "--model.weight_decay", "0.5") == 0
+    assert run("resume", "mine", "--steps", "2", "--model.weight_decay", "0.5") == 0
     assert "weight_decay: 0.0 -> 0.5" in capfd.readouterr().err
-    assert run("resume", "mine", "--steps", "4", "--model.weight_decay", "0") == 0
+    assert run("resume", "mine", "--steps", "3", "--model.weight_decay", "0") == 0
     steps = read_checkpoint(Path("checkpoints/mine/last.ckpt"))["optimizer_states"]
-    assert {float(each["step"]) for each in steps[0]["state"].values()} == {4}
+    assert {float(each["step"]) for each in steps[0]["state"].values()} == {3}
 
 
 def test_adamw_without_weight_decay_is_adam_and_goes_on_with_its_averages(tiny, run):
-    whole = weights(tiny("whole", "--steps", "4"))
-    folder = tiny("mine", "--steps", "2")
-    assert run("resume", "mine", "--steps", "4", "--model.optimizer", "adamw") == 0
+    whole = weights(tiny("whole", "--steps", "2"))
+    folder = tiny("mine", "--steps", "1")
+    assert run("resume", "mine", "--steps", "2", "--model.optimizer", "adamw") == 0
     assert same_bits(weights(folder), whole)
 
 

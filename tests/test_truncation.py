@@ -28,15 +28,15 @@ SMALL = ["--runs", "1", "--images", "20", "--metrics", "fid"]
 @pytest.mark.quick
 @pytest.mark.parametrize("bound", [0.01, 0.5, 1.0, 3.0])
 def test_truncated_latents_are_a_normal_distribution_within_the_bound(bound):
-    z, free = latents(2000, 20, 3, bound), latents(2000, 20, 3)
+    z, free = latents(1000, 12, 3, bound), latents(1000, 12, 3)
     assert float(z.abs().max()) <= bound
     density = math.exp(-bound * bound / 2) / math.sqrt(2 * math.pi)
     variance = 1 - 2 * bound * density / math.erf(bound / math.sqrt(2))
-    assert float(z.var()) == pytest.approx(variance, rel=0.03)
+    assert float(z.var()) == pytest.approx(variance, rel=0.04)
     assert abs(float(z.mean())) < 0.03 * bound
     inside = free.abs() <= bound
     assert torch.equal(z[inside], free[inside])  # only those beyond it are drawn again
-    assert torch.equal(z, latents(2000, 20, 3, bound))
+    assert torch.equal(z, latents(1000, 12, 3, bound))
 
 
 def test_a_bound_beyond_all_numbers_changes_no_bit_and_one_that_is_too_small_is_refused():
