@@ -135,6 +135,14 @@ def test_without_a_report_one_warning_each_says_what_was_left_out_and_what_follo
     assert all(each.filename == __file__ for each in caught)
 
 
+def test_nobody_is_told_to_replace_a_layer_norm_which_cannot_be():
+    with pytest.warns(UserWarning, match="norm1 normalise the output") as caught:
+        convert(nn.TransformerEncoderLayer(8, 2, 8), "mean_spectral")
+    (said,) = [str(each.message) for each in caught]
+    assert "if they are called directly after it" in said
+    assert "replace_batch_norm" not in said
+
+
 class ReadsProjection(nn.Module):
     """As Swin's attention: it reads the weight of one layer, and calls the other."""
 

@@ -227,9 +227,15 @@ def convert(
             f"convert: weights without norm {norm!r}: {listed(done.left_out)}", stacklevel=2
         )
     if done.followed:
+        if any(isinstance(module.get_submodule(name), _NormBase) for name in done.followed):
+            more = (
+                "; give replace_batch_norm=True to replace batch and instance norms by the identity"
+            )
+        else:
+            more = ", if they are called directly after it, as they are defined"
         warnings.warn(
-            f"convert: {listed(done.followed)} normalise the output of {norm!r} again, and scale"
-            " it; give replace_batch_norm=True to replace batch and instance norms by the identity",
+            f"convert: {listed(done.followed)} normalise the output of {norm!r} again, and scale it"
+            f"{more}",
             stacklevel=2,
         )
     return module
