@@ -259,9 +259,12 @@ def test_classes_that_cannot_be_are_one_line(run, refused, options, said):
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "onnx", "pt"])
-def test_an_exported_generator_takes_labels(run, ending):
+def test_an_exported_generator_takes_labels_and_one_that_is_no_program_shares(run, capfd, ending):
     tiny_run(run)
     assert run("export", "a", "--out", f"a.{ending}") == 0
+    path = ["--interpolate", "1", "--classes", "0,1", "--out", "path.png"]
+    assert run("sample", f"a.{ending}", *path) == (0 if ending == "safetensors" else 2)
+    assert ("takes whole numbers as labels" in capfd.readouterr().err) != Path("path.png").exists()
     exported, generator = load_generator(f"a.{ending}"), load_generator("a")
     z = torch.randn(4, 4)
     assert exported.classes == 10

@@ -160,6 +160,19 @@ def _check_classes(classes: tuple[int, ...] | None, generator: nn.Module, target
             raise UserError(f"--classes {label}: {target} has the classes 0 to {known - 1}")
 
 
+def _check_shares(generator: nn.Module, shares: Tensor, target: str) -> None:
+    """UserError for a generator that takes labels, but not shares of classes, (1, classes)."""
+    from msngan.networks import decode, latents
+
+    try:
+        next(decode(generator, latents(1, cast(int, generator.latent_dim), 0), labels=shares))
+    except Exception as problem:  # of onnxruntime, TorchScript, or a network of one's own
+        raise UserError(
+            f"--interpolate between two classes: {target} takes whole numbers as labels, no shares"
+            " of classes, as ONNX and TorchScript files do; give a run or a .safetensors file"
+        ) from problem
+
+
 def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
     """Images of paths, row after row: between latents, or between two classes for one latent."""
     import torch
@@ -176,6 +189,7 @@ def _paths(generator: nn.Module, options: argparse.Namespace) -> Tensor:
         one, other = torch.eye(known)[list(classes)]
         shares = torch.linspace(0, 1, columns)[:, None]
         labels, ends = torch.lerp(one, other, shares).repeat(rows, 1), starts
+        _check_shares(generator, labels[:1], options.target)
     elif known:
         each = torch.tensor(classes or range(known))
         labels = each[torch.arange(rows) % len(each)].repeat_interleave(columns)
