@@ -49,6 +49,7 @@ def down(inputs: int, outputs: int, hidden: int) -> int:
     ("size", "width", "maps"),
     [
         (32, 256, [256, 256, 256, 256]),
+        (48, 64, [512, 256, 128, 64]),
         (64, 64, [1024, 512, 256, 128, 64]),
         (128, 64, [1024, 1024, 512, 256, 128, 64]),
     ],
@@ -56,7 +57,7 @@ def down(inputs: int, outputs: int, hidden: int) -> int:
 def test_the_generator_has_the_published_parameters_without_the_biases_that_cancel(
     size, width, maps
 ):
-    by_hand = 129 * 16 * maps[0] + sum(map(up, maps, maps[1:]))
+    by_hand = 129 * (36 if size == 48 else 16) * maps[0] + sum(map(up, maps, maps[1:]))
     by_hand += 2 * maps[-1] + convolution(maps[-1], 3)
     assert by_hand == GENERATORS.get(size, by_hand)
     with torch.device("meta"):
@@ -65,7 +66,7 @@ def test_the_generator_has_the_published_parameters_without_the_biases_that_canc
 
 @pytest.mark.quick
 @pytest.mark.parametrize("norm", ["none", "spectral", "mean_spectral"])
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [32, 48, 64, 128])
 def test_the_critic_has_the_published_parameters(size, norm):
     if size == 32:
         by_hand = down(3, 128, 128) + down(128, 128, 128) + 4 * convolution(128, 128) + 129
@@ -134,26 +135,31 @@ def attended(layer: Any, x: Tensor) -> Tensor:
     return x + layer.gamma * conv(layer.project, seen)
 
 
-def critic_by_hand(critic: Any, x: Tensor, labels: Tensor) -> Tensor:
-    """As in the paper: every shortcut but the first is convolved at full size, then pooled."""
-    for index, block in enumerate(critic.blocks):
+def critic_by_hand(critic: Any, halved: int, x: Tensor, labels: Tensor) -> Tensor:
+    """Every shortcut is convolved at full size, then pooled, as the paper has all but the first.
+
+    halved: how many blocks, from the first on, halve the map.
+    """
+    index = -1
+    for block in critic.blocks:
         if isinstance(block, SelfAttention):
             x = attended(block, x)
             continue
+        index += 1
         y = conv(block.body.conv1, x if index == 0 else x.relu())
         y = conv(block.body.conv2, y.relu())
-        if not isinstance(block.shortcut, nn.Identity):
-            y = F.avg_pool2d(y, 2)
-            x = F.avg_pool2d(conv(block.shortcut.conv, x), 2)
-        x = x + y
+        if y.shape[1] != x.shape[1] or index < halved:
+            x = conv(block.shortcut.conv, x)
+        x = F.avg_pool2d(x + y, 2) if index < halved else x + y
     features = x.relu().sum((2, 3))
     logits = features @ critic.head.weight[0] + critic.head.bias
     return logits + (critic.embedding.weight[labels] * features).sum(1)
 
 
-def generator_by_hand(generator: Any, z: Tensor, labels: Tensor | None) -> Tensor:
+def generator_by_hand(generator: Any, bottom: int, z: Tensor, labels: Tensor | None) -> Tensor:
     """As in the paper: the shortcut is convolved at the size of the output."""
-    x = (z @ generator.stem.weight.T + generator.stem.bias).view(len(z), -1, 4, 4)
+    x = z @ generator.stem.weight.T + generator.stem.bias
+    x = x.view(len(z), -1, bottom, bottom)
     for block in generator.blocks:
         if isinstance(block, SelfAttention):
             x = attended(block, x)
@@ -165,16 +171,24 @@ def generator_by_hand(generator: Any, z: Tensor, labels: Tensor | None) -> Tenso
 
 
 @pytest.mark.parametrize(
-    ("size", "norm"),
-    [(32, "none"), (32, "mean_spectral"), (64, "spectral"), (128, "mean_spectral")],
+    ("size", "norm", "attention", "halved"),
+    [
+        (32, "none", 8, 2),
+        (32, "mean_spectral", 8, 2),
+        (48, "none", 6, 4),
+        (64, "spectral", 8, 5),
+        (128, "mean_spectral", 8, 5),
+    ],
 )
-def test_the_critic_is_the_one_of_plain_functions_in_value_and_gradient(norm, size):
+def test_the_critic_is_the_one_of_plain_functions_in_value_and_gradient(
+    size, norm, attention, halved
+):
     width = 1 if size > 32 else 3
-    critic = spread(ResidualCritic(norm, width, 1, size, classes=4, attention=8))
+    critic = spread(ResidualCritic(norm, width, 1, size, classes=4, attention=attention))
     images, labels = torch.randn(3, 1, size, size).double(), torch.tensor([3, 1, 3])
     results = []
     with SigmaBank(critic).shared():
-        for network in (critic, partial(critic_by_hand, critic)):
+        for network in (critic, partial(critic_by_hand, critic, halved)):
             x = images.clone().requires_grad_()
             logits = network(x, labels)
             assert logits.shape == (3,)
@@ -185,14 +199,18 @@ def test_the_critic_is_the_one_of_plain_functions_in_value_and_gradient(norm, si
         assert (found - expected).abs().max() < 1e-12 * scale
 
 
-@pytest.mark.parametrize(("size", "width", "classes"), [(32, 3, 0), (64, 1, 4), (128, 1, 0)])
+@pytest.mark.parametrize(
+    ("size", "width", "classes"), [(32, 3, 0), (48, 1, 0), (64, 1, 4), (128, 1, 0)]
+)
 def test_the_generator_is_the_one_of_plain_functions(size, width, classes):
-    generator = spread(ResidualGenerator(5, width, 3, size, classes, attention=8))
+    generator = spread(
+        ResidualGenerator(5, width, 3, size, classes, attention=12 if size == 48 else 8)
+    )
     z, labels = torch.randn(3, 5).double(), torch.tensor([3, 1, 3])
     images = generator(z, labels)
     assert images.shape == (3, 3, size, size)
     assert images.std() > 0.1
-    expected = generator_by_hand(generator, z, labels)
+    expected = generator_by_hand(generator, 6 if size == 48 else 4, z, labels)
     torch.testing.assert_close(images, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -291,10 +309,10 @@ def test_a_run_with_attention_resumes_to_the_same_bits(tiny: Tiny, run: Run) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["generator", "resnet", "--data.size", "48"], "generator resnet: image size 48 is not 32"),
+        (["generator", "resnet", "--data.size", "96"], "generator resnet: image size 96 is not 32"),
         (
             ["critic", "resnet", "--data.size", "16"],
-            "critic resnet: image size 16 is not 32, 64 or",
+            "critic resnet: image size 16 is not 32, 48, 64 or 128",
         ),
         (["critic", "cnn_deep", "--data.size", "72"], "4, 5, 6 or 7 times a power of two"),
         (["attention", "16"], "generator dcgan: it has no self-attention; leave --model.attention"),

@@ -1,12 +1,14 @@
-"""SNGAN's residual generator and critic, for 32, 64 and 128 pixels.
+"""SNGAN's residual generator and critic, for 32, 48, 64 and 128 pixels.
 
 Miyato et al. 2018, arXiv:1802.05957, appendix B.4: table 4 has those for 32 pixels (CIFAR-10),
-table 6 those for 128 (ImageNet). Those for 64 have one stage less than those for 128, as in the
-authors' code. `width` is that of the map with the most pixels; the published networks are
+table 5 those for 48 (STL-10), table 6 those for 128 (ImageNet). Those for 64 have one stage less
+than those for 128, as in the authors' code. `width` is that of the map with the most pixels; the
+published networks are
 
 | size | generator's width | its parameters | critic's width | its parameters |
 |---|---|---|---|---|
 | 32 | 256 | 4,274,435 | 128 | 1,053,825 |
+| 48 | 64 | 4,876,739 | 64 | 10,141,441 |
 | 64 | 64 | 12,217,795 | 64 | 10,141,441 |
 | 128 | 64 | 32,144,835 | 64 | 29,017,857 |
 
@@ -43,21 +45,22 @@ from msngan.norms import FusedSequential, NormName, configured, layers_of
 class Stages(NamedTuple):
     """The channels of each map, as factors of width.
 
-    generator: of the linear layer's map, of 4x4 pixels, and after each block, which doubles it.
-    critic: after each block. halved: how many blocks, from the first on, halve the map.
+    bottom: pixels of the linear layer's map. generator: of that map, and after each block, which
+    doubles it. critic: after each block. halved: how many blocks, from the first on, halve the map.
     """
 
+    bottom: int
     generator: tuple[int, ...]
     critic: tuple[int, ...]
     halved: int
 
 
 STAGES = {
-    32: Stages((1, 1, 1, 1), (1, 1, 1, 1), 2),
-    64: Stages((16, 8, 4, 2, 1), (1, 2, 4, 8, 16), 5),
-    128: Stages((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
+    32: Stages(4, (1, 1, 1, 1), (1, 1, 1, 1), 2),
+    48: Stages(6, (8, 4, 2, 1), (1, 2, 4, 8, 16), 4),
+    64: Stages(4, (16, 8, 4, 2, 1), (1, 2, 4, 8, 16), 5),
+    128: Stages(4, (16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
 }
-BOTTOM = 4  # pixels of the generator's first map
 
 
 def _stages(width: int, channels: int, size: int) -> Stages:
@@ -101,7 +104,7 @@ class DownBlock(nn.Module):
     which gives the same at four times the cost, batch, layer and instance norm excepted.
 
     first: of images: the body begins with the convolution. down: without, the map keeps its size,
-    and the shortcut is the identity.
+    and the shortcut is the identity if the channels stay the same.
     """
 
     def __init__(
@@ -114,11 +117,11 @@ class DownBlock(nn.Module):
         parts["conv1"] = nn.Conv2d(inputs, hidden, 3, 1, 1)
         parts["activation2"] = nn.ReLU(inplace=True)
         parts["conv2"] = nn.Conv2d(hidden, outputs, 3, 1, 1)
-        if down:
-            parts["pool"] = nn.AvgPool2d(2)
-        self.body = FusedSequential(OrderedDict(parts))
-        pooled = {"pool": nn.AvgPool2d(2), "conv": nn.Conv2d(inputs, outputs, 1)}
-        self.shortcut = nn.Sequential(OrderedDict(pooled)) if down else nn.Identity()
+        pool: dict[str, nn.Module] = {"pool": nn.AvgPool2d(2)} if down else {}
+        self.body = FusedSequential(OrderedDict(parts | pool))
+        changes = down or inputs != outputs
+        conv = {"conv": nn.Conv2d(inputs, outputs, 1)}
+        self.shortcut = nn.Sequential(OrderedDict(pool | conv)) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x)
@@ -139,10 +142,10 @@ def _initialise(network: nn.Module) -> None:
 class ResidualGenerator(nn.Module):
     """z (N, latent_dim) ~ N(0, 1) to images (N, channels, size, size), float, in [-1, 1].
 
-    A linear layer to a 4x4 map, an UpBlock for each doubling, batch norm, ReLU, a 3x3 convolution
-    to the image, tanh. width: channels of the last map. attention: size in pixels of the map after
-    which self-attention is put; None: none. classes: number of classes; the blocks' batch norms are
-    then conditional, and labels, int64 (N,), are given beside z.
+    A linear layer to a 4x4 map (6x6 at 48), an UpBlock for each doubling, batch norm, ReLU, a 3x3
+    convolution to the image, tanh. width: channels of the last map. attention: size in pixels of
+    the map after which self-attention is put; None: none. classes: number of classes; the blocks'
+    batch norms are then conditional, and labels, int64 (N,), are given beside z.
     """
 
     def __init__(
@@ -160,8 +163,9 @@ class ResidualGenerator(nn.Module):
             raise ValueError(f"latent_dim {latent_dim} is not positive")
         self.latent_dim, self.classes = latent_dim, classes
         widths = [factor * width for factor in stages.generator]
-        self.stem = nn.Linear(latent_dim, widths[0] * BOTTOM**2)
-        outputs = [(each, BOTTOM * 2**index) for index, each in enumerate(widths)][1:]
+        self.bottom = stages.bottom
+        self.stem = nn.Linear(latent_dim, widths[0] * self.bottom**2)
+        outputs = [(each, self.bottom * 2**index) for index, each in enumerate(widths)][1:]
         blocks = [UpBlock(*each, classes) for each in pairwise(widths)]
         self.blocks = with_attention(blocks, outputs, attention)
         self.norm, self.activation = batch_norm(width), nn.ReLU(inplace=True)
@@ -169,7 +173,7 @@ class ResidualGenerator(nn.Module):
         _initialise(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        x = self.stem(z).unflatten(1, (-1, BOTTOM, BOTTOM))
+        x = self.stem(z).unflatten(1, (-1, self.bottom, self.bottom))
         for block in self.blocks:
             x = block(x, labels) if isinstance(block, UpBlock) else block(x)
         return self.conv(self.activation(self.norm(x))).tanh()
@@ -178,7 +182,7 @@ class ResidualGenerator(nn.Module):
 class ResidualCritic(nn.Module):
     """Images (N, channels, size, size) in [-1, 1] to logits (N,), higher is real.
 
-    A DownBlock for each halving and, at 32 and 128 pixels, blocks that keep the size; ReLU, the sum
+    A DownBlock for each halving and, but at 64 pixels, blocks that keep the size; ReLU, the sum
     over the map and a linear head. The norm goes on every convolution, those of shortcuts and of
     self-attention too; the head gets its weight part only. Biases that the norm cancels are not
     created unless conv_bias. One seed gives the same first weights under every norm.
