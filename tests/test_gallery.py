@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -370,6 +371,62 @@ def moved(name: str) -> float:
 SIZES_OF_PAPER = 1 / PRESETS["paper"].samples + 1 / 50_000
 TRAIN_TEST_FID = 3.15  # of 50,000 training against 10,000 test images of CIFAR-10, as published
 B = {"ours": real("fd") / SIZES_OF_PAPER, "inception": TRAIN_TEST_FID / (1 / 10_000 + 1 / 50_000)}
+
+
+def recipe(name: str, arm: str, *measures: tuple[str, int]) -> str:
+    """Each measure (its name, digits), mean ± sd over the seeds."""
+    found = load(f"recipe_{name}")["results"][arm]
+    return " | ".join(spread(asdict(summary(found[key])), digits) for key, digits in measures)
+
+
+def fine(arm: str) -> str:
+    return recipe("translation", arm, ("l1", 3), ("edges", 2), ("sigma", 2))
+
+
+def balance(norm: str) -> str:
+    """Of both sizes of the reward."""
+    cells = [recipe("control", f"{norm}, reward {each}", ("return", 0)) for each in ("0.01", "1")]
+    return " | ".join([*cells, recipe("control", f"{norm}, reward 0.01", ("sigma", 2))])
+
+
+def returns(norm: str) -> str:
+    return both_ends(load("recipe_control")["results"][f"{norm}, reward 1"]["return"])
+
+
+def by_seed(a: str, b: str) -> str:
+    """The difference of two norms' returns with the small reward, paired by seed."""
+    found = load("recipe_control")["results"]
+    pairs = zip(*(found[f"{norm}, reward 0.01"]["return"] for norm in (a, b)), strict=True)
+    of = summary([one - other for one, other in pairs])
+    return f"{num(of.mean, 0)} {interval(asdict(of), 0, 1)}"
+
+
+def character(arm: str) -> str:
+    measures = ("eval", 2), ("train", 2), ("later, train", 4), ("sigma", 2)
+    return recipe("sequence", arm, *measures)
+
+
+def gaps(batch: int) -> tuple[int, str]:
+    """The runs under MSN with any batch, and by how much train mode is worse with this one."""
+    found = load("recipe_sequence")["results"]
+    arms = [arm for arm in found if "mean_spectral" in arm]
+    more = {
+        arm: [train - ev for train, ev in zip(found[arm]["train"], found[arm]["eval"], strict=True)]
+        for arm in arms
+    }
+    assert min(map(min, more.values())) > 0
+    of = [each for arm in arms if arm.endswith(f" {batch}") for each in more[arm]]
+    return sum(map(len, more.values())), both_ends(of, 2)
+
+
+def ahead(model: str) -> str:
+    """By how many bits MSN is better than SN."""
+    found = load("recipe_sequence")["results"]
+    sn, msn = (found[f"{model}, {norm}, batch 32"]["eval"] for norm in SN_AND_MSN)
+    less = [one - other for one, other in zip(sn, msn, strict=True)]
+    assert min(less) > 0
+    assert max(found[f"{model}, none, batch 32"]["eval"]) < min(msn)
+    return both_ends(less, 3)
 
 
 def others(part: str, digits: int = 1) -> list[str]:
