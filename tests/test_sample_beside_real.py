@@ -56,7 +56,7 @@ def test_each_sample_stands_beside_the_nearest_training_images(by, mine, capsys)
     distances, places = far.sort(1)
     assert torch.equal(shown[:, 1:], real[places[:, :3], 0])
     words = {
-        "pixels": "root mean square difference in grey levels",
+        "pixels": "distance (root mean square, in grey levels)",
         "features": "distance in embed",
     }
     assert words[by] in line
@@ -137,3 +137,4 @@ def test_what_cannot_be_shown_is_one_line(mine, refused):
     assert "--n and --neighbours are two pictures" in refused(
         "sample", "mine", "--n", "4", "--neighbours", "2"
     )
+    assert "--by features without --neighbours" in refused("sample", "mine", "--by", "features")

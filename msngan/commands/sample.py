@@ -72,8 +72,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     option(parser, "--columns", "images of each path", type=number(2, MOST), default=10)
     text = "show each sample beside its K nearest training images"
     option(parser, "--neighbours K", text, type=number(1, 100))
-    text = "what is near: --neighbours by pixels or by a scores extractor's features"
-    option(parser, "--by", text, choices=("pixels", "features"), default="pixels")
+    text = (
+        "distance of --neighbours: of pixels, or of a scores extractor's features; default: pixels"
+    )
+    option(parser, "--by", text, choices=("pixels", "features"))
     text = "show N real images and N samples of each class, a row for each"
     option(parser, "--beside-real N", text, type=number(1, 1000))
     option(parser, "--data-root DIR", "the training images' folder, if it has moved")
@@ -84,6 +86,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
     _one_of(options, "n", "interpolate", "neighbours", "beside_real")
+    if options.by and options.neighbours is None:
+        raise UserError(f"--by {options.by} without --neighbours: nothing is measured; give both")
+    options.by = options.by or "pixels"
     if options.classes == ():
         raise UserError("--classes is empty; give numbers of classes, such as 0,3")
     if options.interpolate and len(options.classes or ()) > 2:

@@ -70,7 +70,9 @@ def with_neighbours(
     found = torch.stack([copies[int(place) // len(real)][int(place) % len(real)] for place in at])
     rows = torch.cat([samples[:, None], found.view(count, k, *real.shape[1:])], 1)
     own, of_others = distances[:count, 0], distances[count:, 0]
-    line = f"nearest training image, median {unit}: {float(own.median()):.4g} of {count} samples"
+    line = (
+        f"median {unit} to the nearest training image: {float(own.median()):.4g} of {count} samples"
+    )
     if len(others):
         line += f", {float(of_others.median()):.4g} of {len(others)} images not trained on"
     return rows.flatten(0, 1), 1 + k, line
@@ -85,7 +87,7 @@ def _measure(by: str, data: ImageData) -> tuple[Callable[[Tensor], Tensor], str]
     """A function of uint8 images (N, C, H, W) to rows (N, d), and what their distance is called."""
     if by == "pixels":
         scale = data.real[0].numel() ** -0.5
-        unit = "root mean square difference in grey levels"
+        unit = "distance (root mean square, in grey levels)"
         return lambda images: images.flatten(1).double() * scale, unit
     extractor, _ = choose("auto", data.dataset, data.shape[0])
     return lambda images: extractor.features(images).pool, f"distance in {extractor.name}"
