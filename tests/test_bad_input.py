@@ -143,3 +143,8 @@ def test_a_name_that_is_no_run_gets_the_first_runs_not_a_page_of_them(command, r
         (tmp_path / "checkpoints" / f"run-{i:02d}" / "config.yaml").write_text("task: gan\n")
     line = refused(command, "nothing", "--root", str(tmp_path))
     assert line.rstrip().endswith("run-06, run-07 and 12 more")
+
+
+def test_a_config_of_ones_own_is_suggested_with_its_ending(refused, tmp_path):
+    (tmp_path / "small.yaml").write_text("steps: 2\n")
+    assert "no config 'small' (did you mean 'small.yaml'?)" in refused("fit", "--config", "small")

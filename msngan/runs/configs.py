@@ -43,8 +43,9 @@ def find_config(name: str) -> Path:
     known = known_configs()
     if stem in known:
         return known[stem]
+    here = [path.name for path in Path().glob("*.yaml")]
     raise UserError(
-        f"no config {name!r}{did_you_mean(stem, list(known))}; `msngan configs` lists them"
+        f"no config {name!r}{did_you_mean(stem, [*known, *here])}; `msngan configs` lists them"
     )
 
 
