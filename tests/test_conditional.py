@@ -79,6 +79,13 @@ def test_a_conditional_batch_norm_has_the_same_gradients_in_float32_and_in_eithe
         torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-3)
 
 
+def test_one_value_of_a_channel_has_no_variance_with_labels_either():
+    for classes in (0, 3):
+        labels = (torch.zeros(1, dtype=torch.int64),) if classes else ()
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            Generator(4, 2, 1, 8, classes=classes)(torch.randn(1, 4), *labels)
+
+
 def features(critic: Critic, images: Tensor) -> Tensor:
     """Of a critic without a norm, by torch's functions."""
     x = images

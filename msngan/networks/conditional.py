@@ -53,6 +53,7 @@ class ConditionalBatchNorm2d(nn.Module):
         gain, offset = (_of(each, labels) for each in (self.gain, self.offset))
         norm = self.norm
         plain = traced() or distributed.count() > 1 or x.dtype in LOW_PRECISION or x.is_meta
+        plain = plain or x.numel() == x.shape[1]  # of which torch says that it has no variance
         if norm.training and norm.track_running_stats and norm.momentum is not None and not plain:
             assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.add_(1)
