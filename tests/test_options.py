@@ -285,7 +285,7 @@ def test_adding_an_option_is_one_edit(monkeypatch, tmp_path):
     """A parameter and its line in the docstring suffice for parser, help, ids and checkpoints."""
     from msngan.runs import options
 
-    text = (options.PACKAGE / "gan.py").read_text()
+    text = (options.PACKAGE / "gan" / "module.py").read_text()
     for place, new in (
         ("        channels_last: bool", "        fresh: Network[Count] = 3,\n"),
         ("        compile: run", "        fresh: number of new things.\n"),
@@ -293,7 +293,9 @@ def test_adding_an_option_is_one_edit(monkeypatch, tmp_path):
         text = text.replace(place, new + place, 1)
     tree = options._tree
     made = options.ast.parse(text)
-    monkeypatch.setattr(options, "_tree", lambda module: made if module == "gan" else tree(module))
+    monkeypatch.setattr(
+        options, "_tree", lambda module: made if module == "gan.module" else tree(module)
+    )
     cached = (options.parameters, options.options_of, options.group, options._roles)
     for each in cached:
         each.cache_clear()

@@ -16,9 +16,9 @@ from conftest import QUIET, TINY, same_bits, weights
 from together import fork, run_together
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from msngan import gan
 from msngan.__main__ import main
 from msngan.gan import GAN
+from msngan.gan import game as gan
 
 FIT = ["fit", *TINY, *QUIET, "--run", "mine", "--records.every", "1"]
 JOB = [*FIT, "--data.batch_size", "4", "--checkpoint.every", "5"]
@@ -165,7 +165,7 @@ def test_a_process_that_is_killed_ends_the_others_and_torchrun_starts_them_again
 
 
 # The step fails in this program; Lightning's launcher starts it again for the other process.
-PROGRAM = """import os, sys, msngan.gan as gan
+PROGRAM = """import os, sys, msngan.gan.game as gan
 average = gan.update_average
 def changed(live, other, decay, step):
     if step == 7 and os.environ.get('LOCAL_RANK') == '1':

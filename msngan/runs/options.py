@@ -204,7 +204,7 @@ SOURCES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "gan": {
         "": [_RUN, ("runs.options", "gan_length")],
         "trainer": [_TRAINER],
-        "model": [("gan", "GAN")],
+        "model": [("gan.module", "GAN")],
         "augment": [("losses.augment", "Augment")],
         "data": [("data", "ImageData")],
         "scores": [("training.callbacks.scores", "Scores")],
