@@ -30,7 +30,7 @@ from msngan.__main__ import main as msngan
 from msngan.commands.report import main
 from msngan.report.html import document, pictures, results_section, runs_page
 from msngan.report.html.results_section import interval
-from msngan.report.html.run_section import changed_options
+from msngan.report.html.run_section import GROUPS, changed_options
 from msngan.runs.configs import find_config
 from msngan.runs.folder import UserError
 from msngan.runs.jsonl import Lines
@@ -175,6 +175,14 @@ def test_a_gan_shows_its_commands_scores_with_protocol_grids_dynamics_and_gates(
     titles = [text for text in made.texts if text.startswith("Losses. ")]
     assert "critic_loss from 1.35 at step 50 to 1 at 400, lowest 1, highest 1.35" in titles[0]
     assert "generator_lr 0.0002" in made.text
+
+
+def test_all_losses_and_penalties_of_a_step_are_in_one_chart():
+    (losses,) = (pattern for title, _, pattern, _ in GROUPS if title == "Losses")
+    names = ["critic_loss", "generator_loss", "loss", "penalty", "penalty_r1", "penalty_lecam"]
+    names += ["real_class_loss", "fake_class_loss", "generator_class_loss"]
+    assert [name for name in names if not re.fullmatch(losses, name)] == []
+    assert not re.fullmatch(losses, "augment_probability")
 
 
 def test_the_dynamics_table_has_the_first_and_last_value_of_every_layer(three):

@@ -37,7 +37,7 @@ NAMED = {"network": "model.network", "norm": "model.norm", "data": "data.dataset
 RATE = "Learning rate"
 # Title, unit, the quantities of metrics.jsonl that belong together, and how their axis is drawn.
 GROUPS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("Losses", "of one batch", r"(.*_)?(loss|penalty)", {}),
+    ("Losses", "of one batch", r"(.*_)?loss|penalty(_.*)?", {}),
     ("Accuracy of the batch", "fraction", r"(.*_)?accuracy", {"log": False}),
     ("Output of the critic", "mean logit", r"(real|fake)_logit", {}),
     ("Speed", "steps per second", r"steps_per_second", {"log": False, "zero": True}),
