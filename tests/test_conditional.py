@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -388,3 +389,26 @@ def test_a_conditional_network_says_that_it_needs_labels():
         Generator(4, 2, 1, 8, classes=3)(torch.randn(2, 4))
     with pytest.raises(ValueError, match="the network is conditional; give it labels"):
         Critic("none", 2, 1, 8, classes=3)(torch.randn(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([1, 2, 10], "labels from 1 to 10: the generator has the classes 0 to 9"),
+        ([-1, 2, 3], "labels from -1 to 3"),
+        ([1, 2], "labels are torch.int64 of shape (2,); give 3 whole numbers"),
+        (torch.ones(3), "labels are torch.float32 of shape (3,); give 3 whole numbers"),
+    ],
+)
+def test_samples_of_labels_that_cannot_be_are_refused_in_words(labels, said):
+    gan = GAN(conditional=True, classes=10, width=2, latent_dim=4, channels=1, size=8)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        gan.sample(3, seed=0, labels=labels)
+    assert torch.equal(
+        gan.sample(3, seed=0, labels=[1, 2, 3]), gan.sample(3, seed=0, labels=torch.arange(1, 4))
+    )
+
+
+def test_classes_of_a_gan_that_is_not_conditional_are_refused():
+    with pytest.raises(UserError, match="classes 10 without conditional"):
+        GAN(classes=10)

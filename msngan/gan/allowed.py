@@ -25,6 +25,11 @@ def check_options(given: dict[str, Any]) -> None:
     check_ranges("gan", "model", given)
     with named("--model.conditional"):
         classes_of(given)
+    if given["classes"] and not given["conditional"]:
+        raise UserError(
+            f"classes {given['classes']} without conditional: no network sees a label; give"
+            " conditional=True too"
+        )
     acgan = given["conditioning"] == "acgan"
     if acgan and not given["conditional"]:
         raise UserError(

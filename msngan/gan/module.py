@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import suppress
 from inspect import signature
 from pathlib import Path
@@ -278,13 +279,13 @@ class GAN(Game):
         count: int,
         seed: int,
         ema: bool = True,
-        labels: Tensor | None = None,
+        labels: Tensor | Sequence[int] | None = None,
         truncation: float | None = None,
     ) -> Tensor:
         """uint8 (count, C, H, W), eval mode; the same seed gives the same latents.
 
-        labels: int64 (count,), for a conditional GAN; None: each class in turn. truncation: the
-        largest number in a latent, see `msngan.networks.latents`.
+        labels: whole numbers (count,), for a conditional GAN; None: each class in turn. truncation:
+        the largest number in a latent, see `msngan.networks.latents`. ValueError for other labels.
         """
         network = self.sampler(ema)
         batches = draw_samples(network, count, seed, labels=labels, truncation=truncation)

@@ -81,21 +81,25 @@ def draw_samples(
     *,
     only: Tensor | None = None,
     truncate: bool = False,
-    labels: Tensor | None = None,
+    labels: Tensor | Sequence[int] | None = None,
     truncation: float | None = None,
 ) -> Iterator[Tensor]:
     """`count` samples, or those at the indices `only`, as uint8 batches on the CPU.
 
-    labels: of all samples, int64 (count,), for a conditional generator; None: each class in turn.
-    truncate: how floats become bytes. truncation: of the latents, see `latents`.
+    labels: of all samples, whole numbers (count,), for a conditional generator; None: each class in
+    turn. truncate: how floats become bytes. truncation: of the latents, see `latents`.
     All latents are drawn at once on the CPU, so they do not depend on batch size, device or `only`.
+
+    Raises ValueError for labels of another number or of classes that the generator does not have.
     """
     z = latents(count, cast(int, generator.latent_dim), seed, truncation)
     if labels is None:
-        labels = labels_in_turn(generator, count)
+        chosen = labels_in_turn(generator, count)
+    else:
+        chosen = _checked(labels, count, classes_of(generator))
     if only is not None:
-        z, labels = z[only], None if labels is None else labels[only]
-    yield from decode(generator, z, batch_size, truncate, labels=labels)
+        z, chosen = z[only], None if chosen is None else chosen[only]
+    yield from decode(generator, z, batch_size, truncate, labels=chosen)
 
 
 def decode(
@@ -130,6 +134,23 @@ def labels_in_turn(generator: nn.Module, count: int) -> Tensor | None:
     """Labels 0, 1, ... in turn, int64 (count,), for a conditional generator, otherwise None."""
     classes = classes_of(generator)
     return torch.arange(count) % classes if classes else None
+
+
+def _checked(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor:
+    """The labels as int64 (count,); with 0 for `classes`, which is unknown then, of any class."""
+    given = torch.as_tensor(labels)
+    whole = not given.is_floating_point() and given.dtype != torch.bool
+    if not whole or given.shape != (count,):
+        raise ValueError(
+            f"labels are {given.dtype} of shape {tuple(given.shape)}; give {count} whole numbers,"
+            " one for each sample"
+        )
+    if classes and count and not 0 <= int(given.min()) <= int(given.max()) < classes:
+        raise ValueError(
+            f"labels from {int(given.min())} to {int(given.max())}: the generator has the classes 0"
+            f" to {classes - 1}"
+        )
+    return given.long()
 
 
 def class_rows(classes: Sequence[int], count: int) -> tuple[Tensor, int]:
