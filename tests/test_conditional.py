@@ -343,6 +343,54 @@ WHOLE = [torch.int8, torch.int16, torch.int32, torch.int64]
 WHOLE += [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
 
 
+class TakesOne(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class TakesNames(nn.Module):
+    def forward(self, x: Tensor, *, labels: Tensor) -> Tensor:
+        return x
+
+
+class TakesAny(nn.Module):
+    def forward(self, *given: Tensor) -> Tensor:
+        return given[0]
+
+
+def test_a_network_of_one_s_own_is_called_with_two_arguments():
+    given = dict(conditional=True, classes=3, norm="none", size=8, channels=1, width=2)
+    for each in (TakesOne(), TakesNames()):
+        with pytest.raises(UserError, match=r"GAN\(critic=...\): its forward takes no labels"):
+            GAN(critic=each, **given)
+    assert GAN(critic=TakesAny(), **given).critic(1, 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            torch.zeros(3).long(),
+            r"labels are torch.int64 3; give a tensor of whole.*, \(2,\)",
+        ),
+        (torch.zeros(2), r"labels are torch.float32 2; give a tensor of whole numbers"),
+        ([0, 1], r"labels are list; give a tensor of whole numbers"),
+        (torch.tensor([0, 3]), "labels are from 0 to 3, the generator has the classes 0 to 2"),
+        (torch.tensor([0, -1]), "labels are from -1 to 0, the generator has the classes 0 to 2"),
+    ],
+)
+def test_labels_of_samples_that_cannot_be_are_one_line(labels, said):
+    given = dict(width=2, latent_dim=4, channels=1, size=8)
+    gan = GAN(conditional=True, classes=3, **given)
+    with pytest.raises(ValueError, match=said):
+        gan.sample(2, 0, labels=labels)
+    for dtype in WHOLE:
+        one, other = (gan.sample(2, 0, labels=LABELS[:2].to(each)) for each in (dtype, torch.int64))
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="labels are for a conditional generator"):
+        GAN(**given).sample(2, 0, labels=labels)
+
+
 def test_labels_are_of_any_type_of_whole_numbers():
     gan = GAN(conditional=True, classes=3, width=2, latent_dim=4, channels=1, size=8)
     images = torch.full((4, 1, 8, 8), -0.5)

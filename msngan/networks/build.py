@@ -100,11 +100,14 @@ def classes_of(options: Mapping[str, Any]) -> int:
 
 def _taking_labels(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
     """The module; ValueError for one that takes no labels in a conditional GAN."""
-    if options["classes"] and len(inspect.signature(network.forward).parameters) < 2:
+    try:
+        if options["classes"]:
+            inspect.signature(network.forward).bind(None, None)
+    except TypeError:
         raise ValueError(
             "its forward takes no labels, which a conditional GAN gives beside the input; define"
             " forward(self, x, labels)"
-        )
+        ) from None
     return network
 
 

@@ -139,18 +139,19 @@ def labels_in_turn(generator: nn.Module, count: int) -> Tensor | None:
 def _checked(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor:
     """The labels as int64 (count,); with 0 for `classes`, which is unknown then, of any class."""
     given = torch.as_tensor(labels)
-    whole = not given.is_floating_point() and given.dtype != torch.bool
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
     if not whole or given.shape != (count,):
         raise ValueError(
             f"labels are {given.dtype} of shape {tuple(given.shape)}; give {count} whole numbers,"
             " one for each sample"
         )
+    given = given.long()
     if classes and count and not 0 <= int(given.min()) <= int(given.max()) < classes:
         raise ValueError(
             f"labels from {int(given.min())} to {int(given.max())}: the generator has the classes 0"
             f" to {classes - 1}"
         )
-    return given.long()
+    return given
 
 
 def class_rows(classes: Sequence[int], count: int) -> tuple[Tensor, int]:
