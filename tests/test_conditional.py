@@ -366,37 +366,13 @@ def test_a_network_of_one_s_own_is_called_with_two_arguments():
     assert GAN(critic=TakesAny(), **given).critic(1, 2) == 1
 
 
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        (
-            torch.zeros(3).long(),
-            r"labels are torch.int64 3; give a tensor of whole.*, \(2,\)",
-        ),
-        (torch.zeros(2), r"labels are torch.float32 2; give a tensor of whole numbers"),
-        ([0, 1], r"labels are list; give a tensor of whole numbers"),
-        (torch.tensor([0, 3]), "labels are from 0 to 3, the generator has the classes 0 to 2"),
-        (torch.tensor([0, -1]), "labels are from -1 to 0, the generator has the classes 0 to 2"),
-    ],
-)
-def test_labels_of_samples_that_cannot_be_are_one_line(labels, said):
-    given = dict(width=2, latent_dim=4, channels=1, size=8)
-    gan = GAN(conditional=True, classes=3, **given)
-    with pytest.raises(ValueError, match=said):
-        gan.sample(2, 0, labels=labels)
-    for dtype in WHOLE:
-        one, other = (gan.sample(2, 0, labels=LABELS[:2].to(each)) for each in (dtype, torch.int64))
-        assert torch.equal(one, other)
-    with pytest.raises(ValueError, match="labels are for a conditional generator"):
-        GAN(**given).sample(2, 0, labels=labels)
-
-
 def test_labels_are_of_any_type_of_whole_numbers():
     gan = GAN(conditional=True, classes=3, width=2, latent_dim=4, channels=1, size=8)
-    images = torch.full((4, 1, 8, 8), -0.5)
+    images, samples = torch.full((4, 1, 8, 8), -0.5), gan.sample(4, 0, labels=LABELS)
     for dtype in WHOLE:
         gan._looked = False
         assert torch.equal(gan._images((images, LABELS.to(dtype)))[1], LABELS)
+        assert torch.equal(gan.sample(4, 0, labels=LABELS.to(dtype)), samples)
 
 
 @pytest.mark.parametrize(
