@@ -211,6 +211,8 @@ def test_a_grid_has_a_row_for_each_class():
     labels, columns = class_rows(range(100), 64)
     assert labels.tolist() == [*range(100)]
     assert columns == 10
+    labels, _ = class_rows(range(10_000), 64)
+    assert len(labels) == len(labels.unique()) == 250
 
 
 def test_real_images_beside_a_grid_are_the_first_of_their_classes_in_its_order():

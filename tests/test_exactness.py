@@ -78,6 +78,14 @@ def test_a_run_resumed_within_an_epoch_ends_as_it_did(tiny, run, case):
     assert same_bits(whole, resumed_from_previous(folder, run))
 
 
+def test_an_estimate_that_lags_behind_large_steps_is_resumed_as_it_is(tiny, run):
+    options = ["--model.norm", "spectral_clip", "--model.critic_lr", "1e-2", "--data.size", "16"]
+    whole = weights(tiny("whole", *options, "--steps", "8"))
+    parts = tiny("parts", *options, "--steps", "3")
+    assert run("resume", "parts", "--steps", "8") == 0
+    assert same_bits(whole, weights(parts))
+
+
 def test_the_step_of_the_stop_does_not_matter(tiny, run):
     whole = weights(tiny("whole", "--steps", "9"))
     parts = tiny("parts", "--steps", "1")

@@ -154,11 +154,16 @@ def _checked(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor
     return given
 
 
+MOST_CLASSES = 4  # times the images that a grid is to have
+
+
 def class_rows(classes: Sequence[int], count: int) -> tuple[Tensor, int]:
     """Labels of about `count` images in which each row is one of the classes, and the row's length.
 
-    At least one image of each; where there are many classes, a row has several of them.
+    At least one image of each; where there are many classes, a row has several of them. Of more
+    classes than MOST_CLASSES * count at most so many are taken, evenly.
     """
+    classes = classes[:: math.ceil(len(classes) / (MOST_CLASSES * count))]
     each = max(1, round(count / len(classes)))
     labels = torch.tensor(classes).repeat_interleave(each)
     in_row = max(1, round(math.sqrt(len(labels)) / each))

@@ -317,12 +317,17 @@ class WeightPart(Precise):
         parts = self.estimates()
         for part in parts:
             part.loaded(weight)
-        if not parts and not weight.is_meta and not self.fits(weight):
+        lags = not parts and not weight.is_meta and not self.fits(weight)
+        if lags and not self.consistent(weight):
             self.settle(weight)
-        # Where the estimate is of this weight, training goes on as if it had not been interrupted.
+            lags = False
+        # Where the estimate is of this weight, training goes on as if it had not been interrupted,
+        # also with one that lags behind large steps; eval then looks at it.
         self.known_in_both(weight)
         if any(part._seen is None for part in parts):
             self._seen = None
+        if lags or any(part._looked is None for part in parts):
+            self._looked = None
 
     def known_in_eval(self, weight: Tensor) -> None:
         """Record that eval may use the estimate of another program; training improves it first."""
