@@ -165,6 +165,7 @@ NAMES = {  # in the order of the record
             for each in STEP
         ),
         "mean_spectral, float32, channels_last, augmented",
+        "mean_spectral, float32, channels_last, conditional",
     ],
 }
 

@@ -24,9 +24,11 @@ EXACT = ["--trainer.precision", "64-true"]
 GRADIENT = ["--model.penalty", "gradient", "--model.loss", "wasserstein"]
 
 # Trained by one process and by several, in double precision: a norm of each kind (batch-coupled,
-# sigma, both, per sample, gated, of the weight), penalties, and a classifier.
+# sigma, both, per sample, gated, of the weight), labels, penalties, and a classifier.
 KINDS = ["batch", "spectral", "mean_spectral", "layer", "optional_spectral", "weight_mean"]
 CASES = {norm: [*GAN, *EXACT, *under(norm)] for norm in KINDS}
+CASES["weight_mean"] += ["--model.conditional", "true"]
+CASES["spectral"] += ["--model.conditional", "true", "--model.conditioning", "acgan"]
 CASES["layer"] += ["--model.accumulate", "2", "--model.gradient_clip", "1e-3"]
 CASES |= {
     "gradient penalty": [*GAN, *EXACT, *under("batch"), *GRADIENT, "--model.critic_steps", "2"],
@@ -34,9 +36,6 @@ CASES |= {
         *(*GAN, *EXACT, *GRADIENT, "--model.norm", "mean_spectral"),
         *("--model.penalty_statistics", "batch", "--model.critic_batch", "joint"),
     ],
-    "conditional": [*GAN, *EXACT, *under("mean_spectral"), "--model.conditional", "true"],
-    "acgan": [*GAN, *EXACT, *under("spectral"), "--model.conditional", "true"]
-    + ["--model.conditioning", "acgan"],
     "augmented": [
         *(*GAN, *EXACT, "--augment.policy", "color,translation,cutout", "--augment.target", "0"),
         *("--model.penalty", "[consistency,lecam]", "--model.penalty_every", "[2,1]"),
