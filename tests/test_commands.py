@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msngan import __main__ as command_line
+from msngan.commands.sample import USED_BY
 from msngan.data.images import tile
 from msngan.gan import GAN
 from msngan.networks import draw_samples, load_generator
@@ -105,6 +106,19 @@ class TestSample:
         assert run("sample", "mine", "--interpolate", "3", "--columns", "5", "--out", "x.png") == 0
         with Image.open("x.png") as image:
             assert image.size == ((5 * 10 + 2) * 8, (3 * 10 + 2) * 8)
+
+    @pytest.mark.parametrize("name", USED_BY)
+    def test_an_option_that_its_picture_does_not_use_is_refused(self, mine, refused, name):
+        option = f"--{name.replace('_', '-')}"
+        value = {"columns": "5", "format": "npz", "by": "features", "data_root": "."}[name]
+        for other in ([], ["--grid", "4"]):
+            said = refused("sample", "mine", option, value, *other)
+            assert f"{option} without --" in said
+            assert "changes nothing" in said
+
+    @pytest.mark.parametrize("other", ["--n", "--interpolate", "--beside-real"])
+    def test_a_grid_has_its_size_and_other_pictures_have_theirs(self, mine, refused, other):
+        assert f"--grid and {other}" in refused("sample", "mine", "--grid", "9", other, "4")
 
     def test_npz_holds_the_same_images_as_single_files(self, mine, run):
         assert run("sample", str(mine), "--n", "12", "--format", "npz", "--out", "x.npz") == 0

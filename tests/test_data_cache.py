@@ -18,7 +18,7 @@ from conftest import QUIET, TINY, Run
 from PIL import Image
 from torch import Tensor
 
-from msngan.data import DataError, ImageData, Images, LabelledData, cache, image_files
+from msngan.data import DataError, ImageData, Images, LabelledData, cache, sources
 from msngan.data.images import Chosen
 from msngan.runs import progress_bar
 from msngan.scores.reference import pixels_sha256
@@ -56,7 +56,7 @@ def no_decoding(monkeypatch: Patch) -> None:
     def refuse(data: bytes) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr(image_files, "picture", refuse)
+    monkeypatch.setattr(sources, "picture", refuse)
 
 
 def same(one: tuple[Tensor, Tensor | None], other: tuple[Tensor, Tensor | None]) -> bool:

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image, features
 
-from msngan.data import image_files
-from msngan.data.image_files import DataError, load_folder
+from msngan.data import pictures, sources
+from msngan.data.image_files import load_folder
+from msngan.data.pictures import DataError
 
 WHITE = 255
 
@@ -386,7 +387,7 @@ def test_damaged_images_are_read_or_named_but_raise_nothing_else(tmp_path):
     draw = np.random.default_rng(0)
     messages, shapes = [], []
     for index in range(60):
-        form = image_files.FORMATS[index % len(image_files.FORMATS)]
+        form = pictures.FORMATS[index % len(pictures.FORMATS)]
         data = bytearray(encoded(noise(24, 24, seed=index), form))
         for place in draw.integers(0, len(data), 12):
             data[place] = draw.integers(0, 256)
@@ -442,7 +443,7 @@ def test_a_reason_is_one_line_and_never_empty(problem, words, root, monkeypatch)
     def fail(data: bytes) -> Image.Image:
         raise problem
 
-    monkeypatch.setattr(image_files, "picture", fail)
+    monkeypatch.setattr(sources, "picture", fail)
     message = refusal(write(root, {"a.png": b""}))
     assert message == f"{root / 'a.png'} cannot be read: {words}; repair or remove it"
 
@@ -461,7 +462,7 @@ def test_files_and_data_sets_above_their_bounds_are_refused_unread(root, monkeyp
     message = refusal(root, 200_000, 3)  # 2 * 3 * 200,000^2 bytes
     for part in ("224 GiB", "over 64", "--data.size"):
         assert part in message
-    monkeypatch.setattr(image_files, "MOST_FILE_BYTES", 1999)
+    monkeypatch.setattr(sources, "MOST_FILE_BYTES", 1999)
     for name in ("a.png", "dataset.json"):
         write(root, {"a.png": noise(8, 8), "b.png": noise(8, 8), name: b"0" * 2000})
         message = refusal(root)

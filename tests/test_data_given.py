@@ -16,7 +16,8 @@ from PIL import Image
 
 from msngan.data import image_arrays
 from msngan.data.image_arrays import load_images
-from msngan.data.image_files import DataError, load_folder
+from msngan.data.image_files import load_folder
+from msngan.data.pictures import DataError
 from msngan.runs import safe_read
 from msngan.runs.folder import UserError
 

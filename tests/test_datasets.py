@@ -31,8 +31,8 @@ from PIL import Image
 from msngan.data import datasets
 from msngan.data import images as convert
 from msngan.data.datasets import DATASETS, data_root, load
-from msngan.data.image_files import DataError
 from msngan.data.images import Images
+from msngan.data.pictures import DataError
 
 SETS = sorted(DATASETS.items())
 OFFICIAL = ["cifar10", "cifar100", "fashion", "mnist", "stl10", "svhn"]

@@ -27,7 +27,7 @@ from msngan.bench.settings import PUBLISHED as TABLE_III
 from msngan.bench.settings import SHAPES
 from msngan.bench.sigma import ALLOWED
 from msngan.data import DATASETS, ImageData, LabelledData
-from msngan.data.image_files import MOST_PIXELS
+from msngan.data.pictures import MOST_PIXELS
 from msngan.gan import GAN
 from msngan.leaderboard.published import PUBLISHED
 from msngan.leaderboard.seeds import summary

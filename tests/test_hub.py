@@ -16,7 +16,8 @@ from PIL import Image
 
 from msngan.data import ImageData, LabelledData, hub
 from msngan.data.hub import load_hub
-from msngan.data.image_files import DataError, load_folder
+from msngan.data.image_files import load_folder
+from msngan.data.pictures import DataError
 
 datasets = pytest.importorskip("datasets")
 pa = pytest.importorskip("pyarrow")

@@ -13,7 +13,8 @@ from conftest import Run
 from PIL import Image
 
 from msngan.data import ImageData, LabelledData
-from msngan.data.image_files import DataError, load_folder
+from msngan.data.image_files import load_folder
+from msngan.data.pictures import DataError
 from msngan.runs.jsonl import read_lines
 
 COUNTS = {"cat": 10, "dog": 20, "owl": 4}

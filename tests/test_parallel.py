@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from msngan.data import DataError, cache, image_files, parallel
+from msngan.data import DataError, cache, parallel, sources
 from msngan.data.image_files import load_folder
 from msngan.runs.folder import Failure
 
@@ -91,7 +91,7 @@ def test_a_process_that_is_killed_ends_the_command_in_one_line() -> None:
 
 def test_a_process_reads_a_zip_file_from_a_place_of_its_own(pictures: Path) -> None:
     path = shutil.make_archive(str(pictures), "zip", pictures)
-    with image_files._opened(Path(path)) as source:
+    with sources.opened(Path(path)) as source:
         source.read("00.png")
         opened = Path("/proc/self/fd").iterdir()
         (first,) = [each for each in opened if os.path.realpath(each) == os.path.realpath(path)]

@@ -137,4 +137,3 @@ def test_what_cannot_be_shown_is_one_line(mine, refused):
     assert "--n and --neighbours are two pictures" in refused(
         "sample", "mine", "--n", "4", "--neighbours", "2"
     )
-    assert "--by features without --neighbours" in refused("sample", "mine", "--by", "features")

@@ -127,7 +127,7 @@ def _labelled(args: argparse.Namespace) -> tuple[Labelled, Labelled]:
 
 def _split(args: argparse.Namespace, split: str) -> Labelled:
     from msngan import data
-    from msngan.data.image_files import LabelsError
+    from msngan.data.folder_labels import LabelsError
     from msngan.data.images import resize
     from msngan.scores.embedded import SIZE
 

@@ -19,6 +19,13 @@ from msngan.runs.folder import UserError, find_checkpoint
 from msngan.runs.options import named
 
 PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif", ".bmp", ".tiff")
+# Options that only some pictures use, with their defaults and the options that ask for those.
+USED_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "columns": (10, ("interpolate",)),
+    "format": ("png", ("n",)),
+    "by": ("pixels", ("neighbours",)),
+    "data_root": (None, ("neighbours", "beside_real")),
+}
 MOST = 2**24  # images; their latents alone take 8 GiB at 128 numbers each
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_root(parser)
     option(parser, "--seed", "seed of the latents", type=number(0), default=0)
     option(parser, "--n", "number of single images, instead of a grid", type=number(1, MOST))
-    option(parser, "--grid", "images in the grid", type=number(1, MOST), default=64)
+    option(parser, "--grid", "images in the grid; default: 64", type=number(1, MOST))
     text = "draw this many paths between samples (spherical interpolation), one in each row"
     option(parser, "--interpolate ROWS", text, type=number(1, MOST))
     text = (
@@ -69,7 +76,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         " --interpolate two, of which each path goes from the first to the second; default: all"
     )
     option(parser, "--classes", text, type=several(kind=int))
-    option(parser, "--columns", "images of each path", type=number(2, MOST), default=10)
+    option(parser, "--columns", "images of each path; default: 10", type=number(2, MOST))
     text = "show each sample beside its K nearest training images"
     option(parser, "--neighbours K", text, type=number(1, 100))
     text = (
@@ -79,16 +86,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     text = "show N real images and N samples of each class, a row for each"
     option(parser, "--beside-real N", text, type=number(1, 1000))
     option(parser, "--data-root DIR", "the training images' folder, if it has moved")
-    option(parser, "--format", "format of --n", choices=("png", "npz"), default="png")
+    option(parser, "--format", "format of --n; default: png", choices=("png", "npz"))
     text = "file to write, or folder for --n with png; default: in the run's samples/"
     option(parser, "--out", text)
     add_sampling(parser)
     add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
     _one_of(options, "n", "interpolate", "neighbours", "beside_real")
-    if options.by and options.neighbours is None:
-        raise UserError(f"--by {options.by} without --neighbours: nothing is measured; give both")
-    options.by = options.by or "pixels"
+    _one_of(options, "grid", "n", "interpolate", "beside_real")
+    options.grid = options.grid or 64
+    for name, (default, users) in USED_BY.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif all(getattr(options, user) is None for user in users):
+            wanted = " or ".join(map(_flag, users))
+            raise UserError(f"{_flag(name)} without {wanted} changes nothing; leave it out")
     if options.classes == ():
         raise UserError("--classes is empty; give numbers of classes, such as 0,3")
     if options.interpolate and len(options.classes or ()) > 2:
@@ -98,8 +110,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _one_of(options: argparse.Namespace, *names: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    given = [_flag(name) for name in names if getattr(options, name) is not None]
     if len(given) > 1:
         raise UserError(f"{given[0]} and {given[1]} are two pictures; give one of them")
 

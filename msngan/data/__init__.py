@@ -2,8 +2,8 @@
 
 from msngan.data.datamodules import ImageData, LabelledData
 from msngan.data.datasets import DATASETS, Dataset, data_root, load
-from msngan.data.image_files import DataError
 from msngan.data.images import Images
+from msngan.data.pictures import DataError
 
 __all__ = [
     "DATASETS",

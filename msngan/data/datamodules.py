@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from msngan.data import images as convert
 from msngan.data.cache import PART, folder_of, is_mapped, pixels_sha256
 from msngan.data.datasets import DATASETS, DatasetName, load, splits_of
-from msngan.data.image_files import TEST_SHARE, DataError
+from msngan.data.folder_labels import TEST_SHARE
 from msngan.data.images import Images
+from msngan.data.pictures import DataError
 from msngan.runs import distributed, rng
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (

@@ -22,8 +22,10 @@ from msngan.data import hub
 from msngan.data import images as convert
 from msngan.data.cache import cached
 from msngan.data.hub import TAKES
-from msngan.data.image_files import DataError, Source, decoded, load_folder, read_file
+from msngan.data.image_files import decoded, load_folder
 from msngan.data.images import Images
+from msngan.data.pictures import DataError
+from msngan.data.sources import Source, read_file
 
 # (root, split, size, channels, download), and what Dataset.takes -> images
 Loader = Callable[..., Images]

@@ -21,16 +21,11 @@ import torch
 from torch import Tensor
 
 from msngan.data.cache import cached
-from msngan.data.image_files import (
-    TEST_SHARE,
-    DataError,
-    LabelsError,
-    Source,
-    decoded,
-    places_of_share,
-    read_file,
-)
+from msngan.data.folder_labels import TEST_SHARE, LabelsError, places_of_share
+from msngan.data.image_files import decoded
 from msngan.data.images import Images
+from msngan.data.pictures import DataError
+from msngan.data.sources import Source, read_file
 from msngan.runs.folder import did_you_mean
 
 ENDINGS = (".parquet", ".arrow")

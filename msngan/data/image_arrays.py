@@ -18,15 +18,10 @@ import torch
 from torch import Tensor
 
 from msngan.data import images as convert
-from msngan.data.image_files import (
-    MOST_BYTES,
-    DataError,
-    Images,
-    load_folder,
-    pixels,
-    reading,
-)
+from msngan.data.image_files import MOST_BYTES, load_folder
+from msngan.data.images import Images
 from msngan.data.parallel import in_chunks
+from msngan.data.pictures import DataError, pixels, reading
 from msngan.runs.safe_read import read_npy, read_npz
 
 ARRAYS = (".npz", ".npy")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from msngan.losses import LOSSES, PENALTIES, Augment
-from msngan.networks.build import classes_of
+from msngan.networks.build import classes_asked
 from msngan.networks.initialisation import check_gain
 from msngan.norms import configured
 from msngan.norms import convert as convert_layers
@@ -24,7 +24,7 @@ def check_options(given: dict[str, Any]) -> None:
     """UserError for the first of GAN's arguments that is out of range or cannot go with another."""
     check_ranges("gan", "model", given)
     with named("--model.conditional"):
-        classes_of(given)
+        classes_asked(given)
     if given["classes"] and not given["conditional"]:
         raise UserError(
             f"classes {given['classes']} without conditional: no network sees a label; give"

@@ -55,7 +55,7 @@ GIVEN: dict[str, frozenset[str]] = {
 def build_generator(options: Mapping[str, Any]) -> nn.Module:
     """The generator of a GAN's options, not yet trained."""
     name, own = options["generator"], options.get("generator_options")
-    options = {**options, "classes": classes_of(options)}
+    options = {**options, "classes": classes_asked(options)}
     norm = {"norm": options.get("generator_norm", "none")}
     if isinstance(name, nn.Module):
         with named("GAN(generator=...)"):
@@ -77,7 +77,7 @@ def build_generator(options: Mapping[str, Any]) -> nn.Module:
 def build_critic(options: Mapping[str, Any]) -> nn.Module:
     """The critic of a GAN's options, with its norm."""
     name = options["critic"]
-    given = {**options, "classes": classes_of(options)}
+    given = {**options, "classes": classes_asked(options)}
     if isinstance(name, nn.Module):
         with named("GAN(critic=...)"):
             return with_norm(_taking_labels(name, given), options)
@@ -86,7 +86,7 @@ def build_critic(options: Mapping[str, Any]) -> nn.Module:
         return _build("critic", CRITICS, name, given, options["critic_options"])
 
 
-def classes_of(options: Mapping[str, Any]) -> int:
+def classes_asked(options: Mapping[str, Any]) -> int:
     """The number of classes that a GAN's networks are given; 0 if it is not conditional.
 
     ValueError for a conditional one without classes.
@@ -168,7 +168,7 @@ def with_norm(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
             if not isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
         }
         heads = [*layers][-1:]
-        if classes_of(options) and options["conditioning"] == "acgan":
+        if classes_asked(options) and options["conditioning"] == "acgan":
             heads = [*HEADS, *heads]
         given = {each: options[each] for each in NORM if each in options}
         try:

@@ -121,8 +121,8 @@ def sequential(layers: Iterable[nn.Module], x: Tensor, labels: Tensor | None) ->
     return x
 
 
-def class_head(features: int, classes: int, conditioning: Conditioning) -> dict[str, nn.Module]:
-    """A critic's second head by its name, none without classes.
+def add_heads(critic: nn.Module, features: int, classes: int, conditioning: Conditioning) -> None:
+    """Give the critic its `head`, a linear layer to logits, and with classes a second one.
 
     projection: `embedding`, a vector V_y for each class; the logit is psi(phi) + <V_y, phi>, where
     phi are the features (N, features) that the head psi gets too (Miyato & Koyama 2018,
@@ -132,17 +132,17 @@ def class_head(features: int, classes: int, conditioning: Conditioning) -> dict[
     if conditioning not in CONDITIONINGS:
         known = ", ".join(CONDITIONINGS)
         raise ValueError(f"unknown conditioning {conditioning!r}; choose one of {known}")
-    if not classes:
-        return {}
-    if conditioning == "acgan":
-        return {"classifier": nn.Linear(features, classes)}
-    return {"embedding": nn.Embedding(classes, features)}
+    critic.head = nn.Linear(features, 1)
+    if classes and conditioning == "acgan":
+        critic.classifier = nn.Linear(features, classes)
+    elif classes:
+        critic.embedding = nn.Embedding(classes, features)
 
 
 def class_logits(
     critic: nn.Module, features: Tensor, labels: Tensor | None
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Logits (N,) of a critic with a `head` and perhaps a `class_head`, from features (N, d).
+    """Logits (N,) of a critic with the heads of `add_heads`, from features (N, d).
 
     With a `classifier` also its class logits (N, classes). Raises ValueError where an embedding has
     no labels.

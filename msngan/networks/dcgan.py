@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from msngan.networks.conditional import (
     Conditioning,
+    add_heads,
     batch_norm,
-    class_head,
     class_logits,
     sequential,
 )
@@ -121,7 +121,7 @@ class Critic(nn.Module):
     the official SNGAN code does (5,860,865 parameters); else in those after them, as in Table III.
     deep: nine convolutions at 64 and 96 pixels, eleven at 128, down to a map of 4 pixels (6 at 96),
     and at most 16 times width; see `_stages`. classes, conditioning: a second head for this many
-    classes, see `conditional.class_head`.
+    classes, see `conditional.add_heads`.
     """
 
     def __init__(
@@ -157,9 +157,7 @@ class Critic(nn.Module):
             inputs = outputs
         self.body = FusedSequential(*layers, nn.Flatten())
         features = inputs * (size // 2**stages) ** 2
-        self.head = nn.Linear(features, 1)
-        for name, layer in class_head(features, classes, conditioning).items():
-            self.add_module(name, layer)
+        add_heads(self, features, classes, conditioning)
         self.apply(_initialise)  # before a norm looks at the weights
         put_norms(
             self,

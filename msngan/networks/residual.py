@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from msngan.networks.attention import with_attention
 from msngan.networks.conditional import (
     Conditioning,
+    add_heads,
     batch_norm,
-    class_head,
     class_logits,
     sequential,
 )
@@ -190,7 +190,7 @@ class ResidualCritic(nn.Module):
     width: channels of the first block's map. norm_options, norm_layers and other_norm as in
     `msngan.networks.Critic`. attention: size in pixels of the map after which self-attention is
     put; None: none. classes, conditioning: a second head for this many classes, see
-    `conditional.class_head`. As in the paper, activations are ReLU: there is no slope.
+    `conditional.add_heads`. As in the paper, activations are ReLU: there is no slope.
     """
 
     def __init__(
@@ -220,9 +220,7 @@ class ResidualCritic(nn.Module):
             outputs.append((following, pixels))
         self.blocks = with_attention(blocks, outputs, attention)
         self.activation = nn.ReLU(inplace=True)
-        self.head = nn.Linear(widths[-1], 1)
-        for name, layer in class_head(widths[-1], classes, conditioning).items():
-            self.add_module(name, layer)
+        add_heads(self, widths[-1], classes, conditioning)
         _initialise(self)  # before a norm looks at the weights
         put_norms(
             self,

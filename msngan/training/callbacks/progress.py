@@ -195,8 +195,9 @@ class Samples(RunCallback):
         self.saving.attempt("a grid", step, lambda: self._keep_until(step), needed=True)
         if (data := data_of(trainer)) is not None:
             real, labels, columns = data.real, *self._rows(pl_module)
-            pick = torch.linspace(0, len(real) - 1, min(self.count, len(real))).long()
-            if labels is not None:
+            if labels is None:
+                pick = torch.linspace(0, len(real) - 1, min(self.count, len(real))).long()
+            else:
                 pick = first_of_each(data.labels, labels)
             self._save(trainer, real[pick], "real", columns)
         if step == 0 and self.every:
