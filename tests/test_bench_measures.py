@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch import nn
 
 from msngan.bench import norms
 from msngan.bench.norms import NEEDS, Variant, against, counted, flops_of, lower_bounds, sizes
+from msngan.bench.parameters import parameters_of
 from msngan.bench.references import NAIVE, REFERENCES, TORCH, Centred, built, layers_of
-from msngan.bench.settings import NormSettings
-from msngan.bench.step import Recipe
+from msngan.bench.settings import NormSettings, StepSettings
+from msngan.bench.step import PlainLoop, Recipe, Synthetic
 from msngan.bench.timing import Clock, clock_of, interleaved, observed, ratio
 from msngan.networks import Critic
+from msngan.networks.build import CRITICS
 from msngan.norms import NORMS, convert
 from msngan.runs.configs import find_config
 
@@ -181,9 +184,22 @@ def test_own_work_is_there_where_a_norm_works_on_weights(norm):
                 assert torch.equal(parameter, value)
 
 
+@pytest.mark.parametrize("critic", CRITICS)
+def test_the_critic_that_is_asked_for_is_measured(critic):
+    made = CRITICS[critic]("spectral", 4)
+    variant = Variant("spectral", replace(TINY, critic=critic))
+    assert parameters_of(variant.critic) == parameters_of(made)
+    settings = StepSettings(width=4, batch=4, critic=critic)
+    for network in (
+        Recipe("spectral").gan(settings).critic,
+        PlainLoop(settings, Synthetic(4)).critic,
+    ):
+        assert parameters_of(network) == parameters_of(made)
+
+
 def test_the_recipe_of_step_is_that_of_the_flagship_s_config():
     model = yaml.safe_load(find_config("cifar_msn").read_text())["model"]
-    made = Recipe(model["norm"]).gan(width=4).options
+    made = Recipe(model["norm"]).gan(StepSettings(width=4)).options
     assert {name: made[name] for name in model} == model
     rest = {"power_iteration": "update", "penalty": "none", "critic_steps": 1, "ema_decay": 0.999}
     assert {name: made[name] for name in rest} == rest

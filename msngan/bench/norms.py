@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from msngan.bench.references import DESCRIPTIONS, NAIVE, REFERENCES, TORCH, built, layers_of
 from msngan.bench.settings import SIZE, NormSettings
 from msngan.bench.timing import Clock, Progress, interleaved, observed, ratio
-from msngan.networks import Critic, frozen
+from msngan.networks import frozen
+from msngan.networks.build import CRITICS
 from msngan.norms import NORMS, NormLayer, SigmaBank, statistics
 
 BASELINE = "none"
@@ -50,7 +51,8 @@ class Variant:
         self.name = f"{norm}, contiguous" if contiguous else norm
         self.layout = torch.contiguous_format if contiguous else torch.channels_last
         self.reference = norm in REFERENCES
-        critic = built(lambda norm: Critic(norm, settings.width), norm)
+        make = CRITICS[settings.critic]
+        critic = built(lambda norm: make(norm, settings.width), norm)
         self.critic = critic.to(settings.device).to(memory_format=self.layout)  # type: ignore[call-overload]
         self.bank = SigmaBank(self.critic)
 

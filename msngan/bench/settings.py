@@ -52,6 +52,7 @@ class NormSettings(Settings):
 
     about = "the critic's forward and backward pass under each norm, relative to no norm"
     norms: tuple[str, ...] = option((), "norms to measure; default: all")
+    critic: str = option("cnn", "critic to measure")
     width: int = option(64, "width of the critic")
     batch: int = option(64, "images in a batch")
     dtype: str = option("float32", "precision of autocast", choices=("float32", "bfloat16"))
@@ -62,6 +63,7 @@ class StepSettings(Settings):
     about = "whole GAN steps of configs/cifar_msn.yaml, relative to a plain loop"
     rounds: int = rounds_of(7)
     norms: tuple[str, ...] = option(("none", "spectral", "mean_spectral"), "norms to measure")
+    critic: str = option("cnn", "critic to measure")
     width: int = option(64, "width of the networks")
     batch: int = option(64, "images in a batch")
 

@@ -19,7 +19,8 @@ from msngan.bench.timing import Clock, Progress, interleaved, ratio
 from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.losses.augment import OPERATIONS
-from msngan.networks import Critic, Generator
+from msngan.networks import Generator
+from msngan.networks.build import CRITICS
 from msngan.norms import Centring, convert
 
 BASELINE = "plain loop"
@@ -41,7 +42,8 @@ class PlainLoop:
     def __init__(self, settings: StepSettings, data: Synthetic) -> None:
         width, self.device = settings.width, settings.device
         generator = built(lambda _: Generator(LATENT_DIM, width, 3, SIZE), "none")
-        critic = built(lambda norm: Critic(norm, width), TORCH)
+        make = CRITICS[settings.critic]
+        critic = built(lambda norm: make(norm, width), TORCH)
         self.generator, self.critic = generator.to(self.device), critic.to(self.device)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), **ADAM)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), **ADAM)
@@ -147,13 +149,14 @@ class Recipe:
             "conditional": self.conditional,
         }
 
-    def gan(self, width: int) -> GAN:
+    def gan(self, settings: StepSettings) -> GAN:
         return GAN(
             norm=self.norm,
             loss="nonsaturating",
             critic_batch=self.critic_batch,  # type: ignore[arg-type]
             generator_statistics=self.statistics,  # type: ignore[arg-type]
-            width=width,
+            critic=settings.critic,
+            width=settings.width,
             channels_last=self.channels_last,
             augment={"policy": list(self.augment)} if self.augment else None,
             conditional=self.conditional,
@@ -187,7 +190,7 @@ def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, A
     measures = {BASELINE: partial(PlainLoop(settings, data).seconds, clock.read)}
     for recipe in recipes(settings.norms):
         rows.append(recipe.row)
-        ours = recipe.gan(settings.width), data, settings, recipe.precision, clock.read
+        ours = recipe.gan(settings), data, settings, recipe.precision, clock.read
         measures[recipe.row["name"]] = partial(seconds_of, *ours)
     seconds = interleaved(measures, settings.rounds, progress)
     for row, times in zip(rows, seconds.values(), strict=True):

@@ -61,18 +61,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _add_options(made: argparse.ArgumentParser, kind: type[Settings]) -> None:
-    norms = get_args(options_of("gan")["model.norm"].type)  # their table itself imports torch
+    # The tables of norms and critics themselves import torch.
+    known = {each: get_args(options_of("gan")[f"model.{each}"].type) for each in ("norm", "critic")}
     for each in fields(kind):
         default, choices, text = each.default, each.metadata["choices"], each.metadata["help"]
         given: dict[str, Any] = {"default": default}
         if isinstance(default, tuple):
-            given |= {"type": several(norms if each.name == "norms" else choices)}
+            given |= {"type": several(known["norm"] if each.name == "norms" else choices)}
             given |= {"metavar": "A,B,..."}
             text += f"; of {', '.join(choices)}" if choices else ""
         elif isinstance(default, int):
             given |= {"type": number(each.metadata["least"])}
         else:
-            given |= {"choices": choices}
+            given |= {"choices": choices or known[each.name]}
         made.add_argument(f"--{each.name.replace('_', '-')}", help=text, **given)
     add_format(made)
     option(made, "--output FILE.json", "write the whole record", type=Path)
