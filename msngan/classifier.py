@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from msngan.networks import ActivationName, ClassifierName
 from msngan.networks.build import build_classifier
+from msngan.networks.optimizers import suited
 from msngan.networks.updates import Decay, TrainedModule
 from msngan.norms import NormName, SigmaBank, follow, gate_figures
 from msngan.norms.parts import widened
@@ -138,7 +139,8 @@ class Classifier(TrainedModule):
         decayed = [p for p in self.network.parameters() if p.dim() > 1]
         others = [p for p in self.network.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": o.weight_decay}, {"params": others}]
-        optimizer = torch.optim.Adam([g for g in groups if g["params"]], o.lr, tuple(o.betas))
+        adam = torch.optim.Adam([g for g in groups if g["params"]], o.lr, tuple(o.betas))
+        optimizer = suited(adam)
         follow(self.bank.parts, optimizer)
         return optimizer
 

@@ -302,7 +302,9 @@ def test_a_classifier_s_parts_are_the_same_and_are_not_copied(pictures: Path, ke
         for where in ("none", str(kept))
     )
     for each in (plain, mapped):
-        each.trainer = SimpleNamespace(global_step=1, global_rank=0, world_size=1)  # type: ignore
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        given = {"global_rank": 0, "world_size": 1, "strategy": strategy}
+        each.trainer = SimpleNamespace(global_step=1, **given)  # type: ignore
     assert plain.shape == mapped.shape
     assert len(plain.real) == len(mapped.real)
     assert all(map(torch.equal, plain.scale, mapped.scale))

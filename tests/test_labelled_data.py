@@ -10,7 +10,7 @@ import torch
 
 from msngan.data import LabelledData
 from msngan.data import images as convert
-from msngan.data.datamodules import StepLoader
+from msngan.data.batches import StepLoader
 from msngan.runs import rng
 
 
@@ -43,7 +43,9 @@ def test_the_parts_are_the_training_split_and_share_no_image():
 
 def test_labels_stay_with_their_images_through_a_batch():
     data = digits()
-    data.trainer = SimpleNamespace(global_step=3, global_rank=0, world_size=1)  # type: ignore
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    given = {"global_rank": 0, "world_size": 1, "strategy": strategy}
+    data.trainer = SimpleNamespace(global_step=3, **given)  # type: ignore
     images, labels = next(iter(data.train_dataloader()))
     part = data.images_of("train")
     for image, label in zip(images, labels, strict=True):

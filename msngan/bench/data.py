@@ -25,7 +25,7 @@ import torch
 from msngan.bench.settings import DataSettings
 from msngan.bench.timing import Clock, Progress, interleaved, ratio
 from msngan.data import ImageData, parallel
-from msngan.data.datamodules import StepLoader
+from msngan.data.batches import StepLoader
 from msngan.data.image_files import load_folder
 from msngan.runs.folder import Failure
 from msngan.runs.hardware import cores

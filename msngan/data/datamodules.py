@@ -1,13 +1,11 @@
-"""ImageData and LabelledData: data sets as LightningDataModules, and the loader of their batches.
+"""ImageData and LabelledData: data sets as LightningDataModules.
 
-Images stay uint8 in memory; a batch becomes float on the device.
+Images stay uint8; a batch becomes float on the device.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msngan.data import images as convert
+from msngan.data.batches import Place, StepLoader, moved, placed
 from msngan.data.cache import PART, folder_of, is_mapped, pixels_sha256
 from msngan.data.datasets import DATASETS, DatasetName, load, splits_of
 from msngan.data.folder_labels import TEST_SHARE
@@ -41,55 +40,6 @@ from msngan.runs.options import (
 Part = Literal["train", "validation", "test"]
 
 
-@dataclass(eq=False)
-class StepLoader:
-    """Yields the uint8 images (with labels, if any) of one step after another, without end.
-
-    Each epoch is a new permutation, derived from (seed, epoch); the images left over at its end are
-    too few for a step and are skipped. Iteration starts at the step that `step()` returns, from
-    which epoch and position follow. So there is no state to save, and a resumed run sees the next
-    image. With several processes each takes its own share of every update's images; together they
-    see what one process would.
-
-    It has no length on purpose: under `fit` Lightning then sees a single epoch, whose bookkeeping
-    on resume cannot go wrong.
-
-    chunk: images of a step, per process, for `parts` updates of the same size. endless: go on from
-    epoch to epoch, as under `fit`; otherwise iteration ends with the epoch.
-    """
-
-    images: Tensor | Images
-    chunk: int
-    seed: int
-    step: Callable[[], int]
-    rank: int = 0
-    world_size: int = 1
-    parts: int = 1
-    endless: bool = True
-
-    def __post_init__(self) -> None:
-        assert self.chunk % self.parts == 0
-        assert 0 < self.chunk * self.world_size <= len(self.images)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.images) // (self.chunk * self.world_size)
-
-    def __iter__(self) -> Iterator[Any]:
-        epoch, place = divmod(self.step(), self.steps_per_epoch)
-        whole = self.chunk * self.world_size
-        while True:
-            draw = rng.generator(self.seed, epoch, 0, "order")
-            order = torch.randperm(len(self.images), generator=draw)
-            for index in range(place, self.steps_per_epoch):
-                step = order[index * whole : (index + 1) * whole]
-                own = step.view(self.parts, self.world_size, -1)[:, self.rank]
-                yield self.images[own.flatten()]
-            if not self.endless:
-                return
-            epoch, place = epoch + 1, 0
-
-
 class ImageData(LightningDataModule):
     """Real images for a GAN: uint8 in memory, batches in [-1, 1].
 
@@ -112,6 +62,8 @@ class ImageData(LightningDataModule):
         label_column: column of their labels; null: by its type and name; none: no labels.
         cache: folder in which decoded images are kept, so that later starts do not decode them
             again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
+        device: where the images are in training: cpu; device: in the memory of the GPU; auto: there
+            if they take at most a quarter of what is free. The batches are the same.
     """
 
     labelled = False  # whether a batch has labels; the data then need them
@@ -136,6 +88,7 @@ class ImageData(LightningDataModule):
         image_column: str | None = None,
         label_column: str | None = None,
         cache: Record[str | None] = None,
+        device: Record[Place] = "auto",
     ) -> None:
         super().__init__()
         if type(self) is ImageData:
@@ -146,6 +99,7 @@ class ImageData(LightningDataModule):
         self.size, self.channels, self.batch_size = size, channels, batch_size
         self.mirror, self.download, self.limit = mirror, download, limit
         self.on_bad_image, self.cache, self.test_share = on_bad_image, cache, TEST_SHARE
+        self.place = device
         # Of the run; `fit` sets them. parts: batches of batch_size images in a step.
         self.seed, self.parts, self.endless = 0, 1, False
         self.image_column, self.label_column = image_column, label_column
@@ -258,6 +212,7 @@ class ImageData(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         self.check(trainer.world_size)
+        images = placed(images, self.place, trainer.strategy.root_device)
         return StepLoader(
             images,
             self.batch_size * self.parts,
@@ -287,7 +242,7 @@ class ImageData(LightningDataModule):
         trainer = self.trainer
         if self.mirror and trainer is not None:
             coins = self._coins(len(images), trainer.global_step, self.parts)
-            flips = coins.to(images.device)[:, None, None, None]
+            flips = moved(coins, images.device)[:, None, None, None]
             images = torch.where(flips, images.flip(3), images)
         return (images, *labels) if labels else images
 
@@ -330,6 +285,8 @@ class LabelledData(ImageData):
         label_column: column of their labels; null: by its type and name; none: no labels.
         cache: folder in which decoded images are kept, so that later starts do not decode them
             again; none: decode at every start; null: MSNGAN_CACHE, otherwise ~/.cache/msngan.
+        device: where the images are in training: cpu; device: in the memory of the GPU; auto: there
+            if they take at most a quarter of what is free. The batches are the same.
     """
 
     labelled = True
@@ -356,6 +313,7 @@ class LabelledData(ImageData):
         image_column: str | None = None,
         label_column: str | None = None,
         cache: Record[str | None] = None,
+        device: Record[Place] = "auto",
     ) -> None:
         check_ranges("classifier", "data", locals())
         labelled = [
@@ -373,7 +331,7 @@ class LabelledData(ImageData):
             size = {"mnist": 28, "fashion": 28, "stl10": 96}.get(dataset)
         super().__init__(
             *(dataset, root, "train", size, channels, batch_size, mirror, download, limit),
-            *(on_bad_image, image_column, label_column, cache),
+            *(on_bad_image, image_column, label_column, cache, device),
         )
         self.validation, self.crop, self.test_limit = validation, crop, test_limit
         self.test_share = test_share
@@ -487,6 +445,6 @@ class LabelledData(ImageData):
         count, size, c = len(images), images.shape[-1], self.crop
         draw = rng.generator(self.seed, step, 0, "crop")
         corners = torch.randint(0, 2 * c + 1, (2, count * distributed.count()), generator=draw)
-        top, left = distributed.own(corners, axis=1).to(images.device)
-        coins = self._coins(count, step).to(images.device) if self.mirror else None
+        top, left = moved(distributed.own(corners, axis=1), images.device)
+        coins = moved(self._coins(count, step), images.device) if self.mirror else None
         return convert.windows(F.pad(images, (c, c, c, c)), top, left, size, coins)

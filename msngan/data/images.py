@@ -39,6 +39,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
     def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Images and labels at `index`, of a data set with labels."""
         assert self.labels is not None
@@ -51,6 +55,7 @@ class Chosen:
     def __init__(self, images: Tensor, places: Tensor) -> None:
         self.images, self.places = images, places
         self.shape = (len(places), *images.shape[1:])
+        self.device = images.device
 
     def __len__(self) -> int:
         return len(self.places)

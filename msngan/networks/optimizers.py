@@ -57,11 +57,33 @@ def make_optimizer(
             {"params": list(run), "weight_decay": weight_decay if decayed else 0.0}
             for decayed, run in groupby(parameters, lambda each: id(each) in matrices)
         ]
-    optimizer = OPTIMIZERS[name](groups, lr, (betas[0], betas[1]))
+    optimizer = suited(OPTIMIZERS[name](groups, lr, (betas[0], betas[1])))
     if gradient_clip is not None:
         # In the step itself, when processes have summed their gradients.
         optimizer.register_step_pre_hook(partial(_clip, parameters, gradient_clip))
     return optimizer
+
+
+def suited(optimizer: Optimizer) -> Optimizer:
+    """The optimizer; on a GPU its steps take few launches and can be captured in a CUDA graph.
+
+    Also after it has loaded the state of an optimizer on another device.
+    """
+    _suit(optimizer)
+    optimizer.register_load_state_dict_post_hook(_suit)
+    return optimizer
+
+
+def _suit(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        cuda = all(each.is_cuda for each in group["params"])
+        for flag, otherwise in (("fused", None), ("capturable", False)):
+            if flag in group:
+                group[flag] = True if cuda else otherwise
+        for each in group["params"]:
+            state = optimizer.state.get(each, {})
+            if isinstance(done := state.get("step"), Tensor):
+                state["step"] = done.to(each.device if cuda else "cpu", torch.float32)
 
 
 def _clip(parameters: Sequence[Tensor], largest: float, *_: Any) -> None:

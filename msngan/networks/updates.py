@@ -1,8 +1,9 @@
-"""What the steps of a GAN and a classifier share: learning rates, the average, an end at NaN."""
+"""What the steps of a GAN and a classifier share: learning rates, the average, the look for NaN."""
 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from msngan import __version__
 from msngan.data import ImageData
+from msngan.networks.finite import FiniteWatch
 from msngan.runs import distributed, rng
 from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, PLAIN_TRAINER
-from msngan.runs.folder import Diverged, UserError
+from msngan.runs.folder import UserError
 
 Decay = Literal["none", "linear", "cosine"]
 
@@ -27,10 +29,16 @@ def update_average(average: nn.Module, live: nn.Module, decay: float, step: int)
     """
     share = 1 - min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), share)
+    kinds: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for into, buffer in zip(average.buffers(), live.buffers(), strict=True):
         if into.shape != buffer.shape:  # of a norm that has met its first input
             into.resize_(buffer.shape)
-        into.copy_(buffer)
+        for kept, each in zip(
+            kinds.setdefault(buffer.dtype, ([], [])), (into, buffer), strict=True
+        ):
+            kept.append(each)
+    for ours, theirs in kinds.values():
+        torch._foreach_copy_(ours, theirs)
 
 
 class TrainedModule(LightningModule):
@@ -72,7 +80,7 @@ class TrainedModule(LightningModule):
         for optimizer, name in zip(self.trainer.optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = getattr(options, name) * factors[options.lr_decay]
-        torch.manual_seed(rng.derive(options.seed, step, distributed.rank(), "global"))
+        rng.seed_global(rng.derive(options.seed, step, distributed.rank(), "global"), self.device)
         return step
 
     def laid_out(self, images: Tensor) -> Tensor:
@@ -83,16 +91,23 @@ class TrainedModule(LightningModule):
         return images
 
     def refuse_nan(self, figures: dict[str, Tensor], step: int) -> None:
-        """Raise Diverged, with the names and values of the scalars that are not finite."""
-        # One check a step, because each makes a GPU wait.
-        if torch.stack(list(figures.values())).isfinite().all():
-            return
-        values = {name: value.item() for name, value in figures.items()}
-        wrong = [f"{n} {values[n]}" for n, value in figures.items() if not value.isfinite()]
-        raise diverged(step + 1, ", ".join(wrong), self.remedy, values)
+        """Raise Diverged for a scalar that is not finite; on a GPU when it is looked at."""
+        self._watch.add(figures, step)
+
+    def check_finite(self) -> None:
+        """Raise Diverged if a step up to this one had a scalar that is not finite."""
+        self._watch.check()
+
+    @cached_property
+    def _watch(self) -> FiniteWatch:
+        return FiniteWatch(self.remedy)
+
+    def on_train_end(self) -> None:
+        self.check_finite()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what `msngan sample` and `load_generator` ask of a file that Lightning writes."""
+        self.check_finite()
         data = getattr(self.trainer, "datamodule")  # noqa: B009  set where mypy does not look
         options = self.options
         shown = {"dataset": "folder", "root": None, "split": "all"}
@@ -112,14 +127,3 @@ class TrainedModule(LightningModule):
     def to_loggers(self, figures: dict[str, Tensor]) -> None:
         if getattr(self.trainer, "log_every_n_steps", 0):  # 0 under `fit`, whose callback logs
             self.log_dict(figures)
-
-
-def diverged(
-    step: int, what: str, remedy: str, figures: dict[str, float] | None = None
-) -> Diverged:
-    """The error that ends a run at `step`, counted from 1. figures: those of that step."""
-    problem = Diverged(
-        f"training diverged at step {step}: {what}. The last checkpoint is unchanged. Try {remedy}"
-    )
-    problem.step, problem.figures = step, figures or {}
-    return problem

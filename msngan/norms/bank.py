@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from msngan.norms.estimate import ENOUGH, advance, looks, moves
 from msngan.norms.layers import parts_of, stored
+from msngan.norms.optional_spectral import OptionalSpectralNorm, decide
 from msngan.norms.parts import WeightPart, listed, needs_graph, normal_mode, stamp
 from msngan.norms.spectral import SpectralNorm, quotient_gradient
 
@@ -100,10 +101,16 @@ class SigmaBank:
         self._resort()
         for part in self.parts:
             part._past = None
+        gates = []
         for each in self._slow:
-            weight = each.weight()
-            each.part.iterate(weight)
-            each.part.mark(weight)
+            if isinstance(each.part, OptionalSpectralNorm):
+                weight = each.weight()
+                gates.append((each.part, weight, each.part.measured(weight)))
+            else:
+                each.part.iterate(each.weight())
+        decide(gates)
+        for each in self._slow:
+            each.part.mark(each.weight())
         if self._fast:
             weights = [each.weight() for each in self._fast]
             self._blocks.iterate(weights)

@@ -65,7 +65,7 @@ class Shared(_BatchNorm):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         wide = widened(x)
         local = x.numel() // x.shape[1]
-        sums = distributed.total(torch.cat([wide.sum(axes), wide.new_tensor([local])]))
+        sums = distributed.total(torch.cat([wide.sum(axes), wide.new_full((1,), local)]))
         number = sums[-1].detach()
         mean = sums[:-1] / number
         centred = wide - along(mean, x, 1)

@@ -19,7 +19,8 @@ from msngan.norms.parts import WeightPart
 
 BLOCK = 16  # vectors, or the number of rows or columns where that is smaller
 GOLDEN_RATIO = (5**0.5 - 1) / 2
-SQUARINGS = 12
+SQUARINGS, IN_A_ROW = 12, 4  # of a matrix, and without a division between them
+SHIFT = 1e-3  # of A A^T, as a share of its largest product with a vector of a block
 # An update ends when an iteration raises the estimate by a smaller share than ENOUGH, an estimate
 # from the beginning when it is smaller than SETTLED; MOST: the largest number of iterations.
 ENOUGH, SETTLED = 2e-4, 1e-5
@@ -58,6 +59,27 @@ def orthonormal(columns: Tensor) -> Tensor:
     return torch.linalg.qr(columns)[0]
 
 
+def following(x: Tensor, z: Tensor, decompose: bool | None = None) -> Tensor:
+    """The next block: orthonormal rows (..., k, d) that span the columns of z = A A^T x^T.
+
+    On a GPU a QR decomposition takes hundreds of launches. There it is Cholesky QR, twice (Yamamoto
+    et al. 2015, Electronic Transactions on Numerical Analysis 44), of z + s x^T: A A^T + s I has
+    the same singular vectors, and the shift s bounds the condition of its product with x by
+    1 / SHIFT, also for a zero A. Rows of zeros stay zero. decompose: by QR; None: on a CPU.
+    """
+    if z.is_cpu if decompose is None else decompose:
+        return orthonormal(z).mT
+    tiny = torch.finfo(z.dtype).tiny
+    length = torch.linalg.vector_norm(z, dim=-2, keepdim=True).amax(-1, keepdim=True)
+    rows = torch.add(x, (z / length.clamp_min_(tiny)).mT, alpha=1 / SHIFT)
+    for _ in range(2):
+        gram = rows @ rows.mT
+        gram.diagonal(dim1=-2, dim2=-1).add_(tiny**0.5)
+        lower = torch.linalg.cholesky_ex(gram, check_errors=False)[0]
+        rows = torch.linalg.solve_triangular(lower, rows, upper=False)
+    return rows
+
+
 def looks(x: Tensor) -> bool:
     """Whether values may be read without making a device wait or breaking a compiled graph."""
     return x.is_cpu and not torch.compiler.is_compiling()
@@ -66,7 +88,7 @@ def looks(x: Tensor) -> bool:
 def advance(x: Tensor, z: Tensor) -> Found:
     """One iteration of an orthonormal block x, given z = A A^T x^T."""
     value, vector = leading(x @ z)
-    return Found(orthonormal(z).mT, value, vector[..., None], (z @ vector[..., None])[..., 0])
+    return Found(following(x, z), value, vector[..., None], (z @ vector[..., None])[..., 0])
 
 
 def leading(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,14 +101,16 @@ def leading(gram: Tensor) -> tuple[Tensor, Tensor]:
             return vector[..., 0], vector
         return values[..., -1], vectors[..., -1]
     # eigh would make a GPU wait. Every column of a high power of the matrix is near the vector.
-    power = gram
-    for _ in range(SQUARINGS):
-        size = power.abs().amax((-2, -1), keepdim=True)
-        power = power / size.masked_fill(size == 0, 1)
+    power, tiny = gram, torch.finfo(gram.dtype).tiny
+    for done in range(SQUARINGS):
+        # The largest eigenvalue is at most BLOCK times the largest number, one of the diagonal.
+        if done % IN_A_ROW == 0:
+            size = power.diagonal(dim1=-2, dim2=-1).amax(-1)
+            power = power / size.clamp_min(tiny)[..., None, None]
         power = power @ power
     size, column = torch.linalg.vector_norm(power, dim=-2).max(-1)
     vector = torch.take_along_dim(power, column[..., None, None], -1)[..., 0]
-    vector = vector / size.masked_fill(size == 0, 1)[..., None]
+    vector = vector / size.clamp_min(tiny)[..., None]
     return (vector[..., None, :] @ gram @ vector[..., None])[..., 0, 0], vector
 
 

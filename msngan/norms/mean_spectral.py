@@ -172,8 +172,12 @@ def batch_mean(x: Tensor, axis: int, sync: bool) -> tuple[Tensor, int]:
     With sync the number is an estimate: the process's own times the number of processes.
     """
     count = x.numel() // max(x.shape[axis], 1)
+    processes = _processes(sync)
     with torch.no_grad():
-        return _mean_of(_sum(x, axis), count, sync), count * _processes(sync)
+        if x.is_cpu or processes > 1:
+            return _mean_of(_sum(x, axis), count, sync), count * processes
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return x.mean([each for each in range(x.dim()) if each != axis], dtype=wide), count
 
 
 def subtract(x: Tensor, shift: Tensor, axis: int, inplace: bool = False) -> Tensor:
@@ -292,7 +296,7 @@ def _sum(x: Tensor, axis: int) -> Tensor:
 def _mean_of(total: Tensor, count: int, sync: bool) -> Tensor:
     if _processes(sync) == 1:
         return total / max(count, 1)
-    both = torch.cat([total, total.new_tensor([count])])
+    both = torch.cat([total, total.new_full((1,), count)])
     dist.all_reduce(both)
     return both[:-1] / both[-1]
 

@@ -8,7 +8,7 @@ does not change; switching on scales it by 1 / sigma. The norm `spectral` is alw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import inf
 from random import Random
@@ -98,32 +98,31 @@ class OptionalSpectralNorm(WeightPart):
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
         """Improve sigma in place, then decide; a gate that goes off divides the weight by sigma."""
+        decide([(self, weight, self.measured(weight))])
+
+    @torch.no_grad()
+    def measured(self, weight: Tensor) -> Tensor | float | None:
+        """Improve sigma in place; what the criterion compares, None where nothing is decided."""
         self.estimate.iterate(weight)
         if not self.training or torch.compiler.is_compiling():
-            return  # compiled code cannot branch on a value: there the bank decides
+            return None  # compiled code cannot branch on a value: there the bank decides
         if not self.managed and self._decided == weight._version:
-            return
-        value = self._value(weight)
-        if value is not None and (value < self.below if self._on else value > self.above):
-            self._switch(weight, value)
+            return None
         self._decided = weight._version
-
-    def _value(self, weight: Tensor) -> float | None:
-        """The value that the criterion compares; None where there is none."""
         if self.criterion == "sigma":
-            return self.estimate.last_sigma.item()
+            return self.estimate.last_sigma
         if self.criterion == "random":
             self._advance()
             return Random(self._count).random()
         return None if weight.grad is None else self._ratio(weight.grad)
 
-    def _ratio(self, gradient: Tensor) -> float | None:
+    def _ratio(self, gradient: Tensor) -> Tensor | None:
         """The gradient's norm over its average so far; None until that has `memory` norms."""
         norm = torch.linalg.vector_norm(gradient, dtype=self.average.dtype)
         if self._on:  # of the normed weight, so that both states compare
             norm = norm * self.estimate.last_sigma
         known = self._count >= self.memory
-        value = (norm / self.average.clamp_min(1e-12)).item() if known else None
+        value = norm / self.average.clamp_min(1e-12) if known else None
         self._advance()
         self.average.lerp_(norm, 1 / min(self._count, self.memory))
         return value
@@ -132,7 +131,10 @@ class OptionalSpectralNorm(WeightPart):
         self._count += 1
         self.count.fill_(self._count)
 
-    def _switch(self, weight: Tensor, value: float) -> None:
+    def decide(self, weight: Tensor, value: float) -> None:
+        """Switch if the value has passed the bound."""
+        if not (value < self.below if self._on else value > self.above):
+            return
         sigma = self.estimate.last_sigma.item()
         self._on = not self._on
         self.on.fill_(self._on)
@@ -141,6 +143,7 @@ class OptionalSpectralNorm(WeightPart):
             self.estimate.last_sigma.fill_(1.0)
         if self.rescale is not None:
             self.rescale(weight, 1 / sigma if self._on else sigma)
+        self._decided = weight._version
         self.decisions.append(
             {"on": self._on, "criterion": self.criterion, "value": value, "sigma": sigma}
         )
@@ -153,6 +156,19 @@ class OptionalSpectralNorm(WeightPart):
     def __deepcopy__(self, memo: dict[int, object]) -> OptionalSpectralNorm:
         memo[id(self.rescale)] = None  # the copy's weight is in no optimizer
         return super().__deepcopy__(memo)
+
+
+def decide(found: Sequence[tuple[OptionalSpectralNorm, Tensor, Tensor | float | None]]) -> None:
+    """Let gates decide on what `measured` gave for their weights, which is read at once."""
+    read: list[Any] = [value for _, _, value in found]
+    places = [place for place, value in enumerate(read) if isinstance(value, Tensor)]
+    if places:
+        values = torch.stack([read[place] for place in places]).tolist()
+        for place, value in zip(places, values, strict=True):
+            read[place] = value
+    for (gate, weight, _), value in zip(found, read, strict=True):
+        if value is not None:
+            gate.decide(weight, value)
 
 
 def rescale_moments(optimizer: torch.optim.Optimizer, weight: Tensor, factor: float) -> None:

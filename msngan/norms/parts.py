@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
@@ -79,16 +80,14 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(shown[:12]) + more
 
 
-_fused_steps = 0
-
-
-def _count_fused(optimizer: Optimizer, *_: Any) -> None:
-    global _fused_steps
-    _fused_steps += any(group.get("fused") for group in optimizer.param_groups)
+def _mark_fused(optimizer: Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            increment_version(group["params"])
 
 
 # Fused optimizers write parameters without a new version of the tensor.
-register_optimizer_step_post_hook(_count_fused)
+register_optimizer_step_post_hook(_mark_fused)
 
 
 def stamp(weight: Tensor) -> tuple[float, ...]:
@@ -97,7 +96,7 @@ def stamp(weight: Tensor) -> tuple[float, ...]:
     A write through `.data` changes it on a CPU only.
     """
     version = -1 if weight.is_inference() else weight._version
-    made = (version, weight.data_ptr(), _fused_steps)
+    made = (version, weight.data_ptr())
     return (*made, _sum_of_some(weight)) if weight.is_cpu and weight.numel() else made
 
 

@@ -219,8 +219,8 @@ def quotient_gradient(
         alpha = -float(inner.numpy()) / (size * part.scale)
         made = torch.addr(matrix, u[0], outer[0], beta=1 / size, alpha=alpha)
     else:
-        scaled = u[0] * (inner / -part.scale)
-        made = torch.addcmul(matrix, scaled[:, None], outer[0]) / sigma
+        column = (u[0] * inner)[:, None]
+        made = torch.addcmul(matrix, column, outer[0], value=-1 / part.scale) / sigma
     made = part.uncolumned(made, gradient)
     return made.transpose(0, 1) if part.output_axis else made
 

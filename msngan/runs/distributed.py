@@ -102,7 +102,7 @@ def deviation(x: Tensor) -> Tensor:
         return x.std()
     x = x.detach()
     wide = x.double()
-    first = torch.stack([wide.sum(), wide.new_tensor(x.numel())])
+    first = torch.stack([wide.sum(), wide.new_full((), x.numel())])
     dist.all_reduce(first)
     middle, number = first[0] / first[1], first[1]
     second = (wide - middle).square().sum()

@@ -28,7 +28,7 @@ MOST_COMMANDS = 50  # of one run
 LONGEST_COMMAND = 10_000  # characters
 
 
-def environment(config_name: str, run: Run) -> dict[str, Any]:
+def environment(config_name: str, run: Run, device: torch.device) -> dict[str, Any]:
     """What the numbers of a run may depend on besides its config, and its commands so far."""
     return {
         **software(),
@@ -36,7 +36,8 @@ def environment(config_name: str, run: Run) -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "processes": distributed.count(),
-        "gpu": gpu(),
+        "device": device.type,
+        "gpu": gpu(device) if device.type == "cuda" else None,
         "commands": commands_after(object_or_empty(run.environment)),
         "plugins": plugins.loaded(),
     }
@@ -132,8 +133,9 @@ def free_memory(device: torch.device) -> int | None:
     return int(said.split()[0]) * 1024 if said else None  # the unit there is kB
 
 
-def gpu() -> str | None:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+def gpu(device: torch.device | None = None) -> str | None:
+    """The name of a GPU, of the one in use where no device is given; None if there is none."""
+    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else None
 
 
 def keep_freed_memory() -> bool:

@@ -54,6 +54,23 @@ def generator(
     return torch.Generator(device).manual_seed(derive(seed, step, rank, stream))
 
 
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators of the CPU and of a device.
+
+    As torch.manual_seed does, which also queues a call, with its stack, for each kind of device
+    that is not there.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
+
+
 @contextmanager
 def untouched() -> Iterator[None]:
     """Restore torch's, NumPy's and Python's global generators after the block."""

@@ -106,6 +106,11 @@ def _asked(options: dict[str, Any]) -> World:
     """What the options and the environment ask for; `environment` is None for one process."""
     devices, nodes = _parsed(options["devices"]), options["num_nodes"]
     gpus = options["accelerator"] != "cpu" and torch.cuda.is_available()
+    if options["accelerator"] in ("gpu", "cuda") and not (gpus or torch.mps.is_available()):
+        raise UserError(
+            f"--trainer.accelerator {options['accelerator']}: no GPU is available here; use cpu or"
+            " auto"
+        )
     if isinstance(devices, list) and not gpus:
         raise UserError(
             f"--trainer.devices {options['devices']} names GPUs, and training is on the CPU; give a"

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from msngan.runs import distributed
 from msngan.runs.atomic import write_json
 from msngan.runs.configs import FitConfig
-from msngan.runs.folder import Diverged, Run, UserError, new_run, now
+from msngan.runs.folder import Diverged, Failure, Run, UserError, new_run, now
 from msngan.runs.hardware import cores, keep_freed_memory
 from msngan.runs.safe_read import object_or_empty
 from msngan.training import launch
@@ -116,6 +116,15 @@ def _report_machine(before: dict[str, Any], config: FitConfig, world: launch.Wor
         )
 
 
+def _report_device(before: Any, device: torch.device) -> None:
+    """Report that a run goes on on another kind of device; `before`: that of environment.json."""
+    if isinstance(before, str) and before != device.type:
+        sys.stderr.write(
+            f"device: {before} -> {device.type}; the run continues, not exactly: it draws other"
+            " random numbers and rounds differently\n"
+        )
+
+
 def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     run = start.run
     # Set explicitly even if it is the default: left to the environment, another arithmetic may be
@@ -169,9 +178,12 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     # Lightning converts after it has restored a checkpoint: float64 weights would be rounded.
     trainer.precision_plugin.convert_module(module)
     # Everything that can be wrong with the input is found before anything is written.
+    device = trainer.strategy.root_device
     task.data.check(trainer.world_size)
-    task.prepare(trainer.strategy.root_device)
-    distributed.decided(lambda: prepare(config, run, start.config_name, start.hold))
+    task.prepare(device)
+    if start.resumed and distributed.rank() == 0:
+        _report_device(object_or_empty(run.environment).get("device"), device)
+    distributed.decided(lambda: prepare(config, run, start.config_name, start.hold, device))
     if distributed.rank() == 0:
         warn_if_short(run, module)
     state = "continued" if start.resumed else "new"
@@ -182,8 +194,15 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
         if not watching:
             more = f"`{resume_command(run)} --detect-anomaly` names the layer"
             problem.args = (f"{problem}; {more}",)
-        _write_result(run, "diverged", trainer.global_step, str(problem))
+        _write_result(run, "diverged", problem.step or trainer.global_step, str(problem))
         raise
+    except torch.OutOfMemoryError as problem:
+        lower = "--data.batch_size" + (" or --model.width" if start.checkpoint is None else "")
+        raise Failure(
+            f"the memory of {device} is full after step {trainer.global_step}:"
+            f" {str(problem).partition('. ')[0]}; lower {lower}, or take --trainer.precision"
+            " bf16-mixed or more GPUs. Saved files are intact"
+        ) from problem
     step = trainer.global_step
     saving.check(run.last.name)
     if stop.signal is not None:

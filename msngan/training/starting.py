@@ -116,7 +116,9 @@ def _clean(run: Run) -> None:
                     path.unlink()
 
 
-def prepare(config: FitConfig, run: Run, config_name: str, hold: Hold) -> None:
+def prepare(
+    config: FitConfig, run: Run, config_name: str, hold: Hold, device: torch.device
+) -> None:
     """Write what defines the run; UserError if that is impossible.
 
     The config comes last: a run without one has not begun, and `fit` may begin it again.
@@ -133,7 +135,7 @@ def prepare(config: FitConfig, run: Run, config_name: str, hold: Hold) -> None:
         if config.ckpt_path:  # defines the run: it did not begin with fresh weights
             without.remove("ckpt_path")
             changed["ckpt_path"] = str(Path(config.ckpt_path).resolve())
-        write_json(run.environment, environment(config_name, run))
+        write_json(run.environment, environment(config_name, run, device))
         with replacing(run.config) as temporary:
             temporary.write_text(config.to_yaml(without, **changed))
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from msngan.classifier import Classifier
 from msngan.data import LabelledData
 from msngan.networks import evaluating
-from msngan.networks.updates import diverged
+from msngan.networks.finite import diverged
 from msngan.runs import distributed
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import AtLeastOne, Count, Record

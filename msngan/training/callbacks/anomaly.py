@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from msngan.gan import GAN
-from msngan.networks.updates import diverged
+from msngan.networks.finite import diverged
 from msngan.norms import NormLayer
 from msngan.runs.folder import UserError
 

@@ -255,7 +255,9 @@ class Dump(RunCallback):
             for older in path.parent.glob("diverged-*.ckpt"):
                 if older != path:
                     older.unlink()
-            said = f"{path} holds the networks and the batch of that step"
+            seen = trainer.global_step  # later, where a device's figures are not read in each step
+            when = "that step" if step >= seen else f"step {seen}, where it was seen"
+            said = f"{path} holds the networks and the batch of {when}"
         except (OSError, RuntimeError) as problem:
             reason = getattr(problem, "strerror", None) or str(problem).partition("\n")[0]
             said = f"{path.name} could not be written: {reason}"

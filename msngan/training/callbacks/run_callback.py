@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -156,10 +156,14 @@ class RunCallback(Callback):
         """Whether the step just done is a multiple of `every` (0: never) or the run's last.
 
         A step after which the run is interrupted is not due for that reason, so an interrupted and
-        resumed run leaves the same records as an uninterrupted one.
+        resumed run leaves the same records as an uninterrupted one. Raises Diverged if the figures
+        of this step or one before it are not finite, so that nothing is recorded of them.
         """
         step = trainer.global_step
-        return step >= last_step(trainer) or (every > 0 and step % every == 0)
+        due = step >= last_step(trainer) or (every > 0 and step % every == 0)
+        if due:
+            cast(Any, trainer.lightning_module).check_finite()
+        return due
 
     def keep_until(self, trainer: Trainer, path: Path) -> None:
         """Drop the records that training is about to write again."""

@@ -1,0 +1,74 @@
+"""Counts what whole training steps ask of a GPU; prints JSON. python -m fake_gpu.steps '{...}' ...
+
+Each argument holds options of GAN, and of these: batch_size, mirror, precision, device.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from fake_gpu import counters
+from pytorch_lightning import Callback, Trainer
+
+from msngan.bench.step import Synthetic
+from msngan.gan import GAN
+
+FIRST = 4  # steps before those that are counted; they allocate, and settle the estimates of sigma
+COUNTED = 2
+
+
+class Count(Callback):
+    """Counts the steps between FIRST and FIRST + COUNTED."""
+
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == FIRST:
+            waits.clear()
+            torch.cuda.set_sync_debug_mode("warn")
+            self.before = counters.counts()
+        if trainer.global_step == FIRST + COUNTED:
+            self.found = counters.counts() - self.before
+            torch.cuda.set_sync_debug_mode("default")
+            trainer.should_stop = True
+
+
+def counted(options: dict[str, Any]) -> Counter[str]:
+    """The counts of COUNTED steps."""
+    data = Synthetic(options.pop("batch_size", 8))
+    data.place = options.pop("device", "auto")
+    data.mirror, precision = options.pop("mirror", False), options.pop("precision", "32-true")
+    count = Count()
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    quiet |= {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    given = {"accelerator": "gpu", "devices": 1, "precision": precision, "max_epochs": -1}
+    gan = GAN(**{"width": 8, "loss": "nonsaturating", "size": 32, **options})
+    Trainer(callbacks=[count], **given, **quiet).fit(gan, data)
+    return count.found | Counter({f"waits at {line}": n for line, n in waits.items()})
+
+
+def notice(message: Warning | str, *_: Any) -> None:
+    """Count a wait that torch reports, by the line of the package that asked for it."""
+    if "synchroniz" in str(message):
+        lines = [each for each in traceback.extract_stack() if "/msngan/" in each.filename]
+        waits.update(f"{Path(each.filename).name}:{each.lineno}" for each in lines[-1:])
+
+
+waits: Counter[str] = Counter()
+
+if __name__ == "__main__":
+    warnings.simplefilter("always")
+    warnings.showwarning = notice
+    print(json.dumps([counted(json.loads(each)) for each in sys.argv[1:]]))

@@ -1,0 +1,245 @@
+"""PyTorch's own CUDA code, and ours on it, without a GPU: see tests/fake_gpu/runtime.c.
+
+What is real: which device each tensor is on, which kernels are launched and how often, copies,
+waits, allocations, the backend of a collective. What is not: every number, all of which are 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_gpu.build import build, environment, possible
+
+from msngan.networks.finite import ROWS, FiniteWatch
+from msngan.norms.estimate import following, leading
+from msngan.runs.folder import Diverged
+
+TESTS = Path(__file__).parent
+on_gpu = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not possible(), reason="needs gcc and a CUDA build of torch"),
+]
+# What a step at width 8 and batches of 8 asks of a GPU: kernels, library calls and copies. Of the
+# two calls of cuSOLVER in a norm's step each factors all layers' matrices.
+WORK = {
+    ("none", "joint"): 275,
+    ("spectral", "joint"): 455,
+    ("mean_spectral", "joint"): 490,
+    ("mean_spectral", "separate"): 620,
+    ("batch", "joint"): 220,
+}
+SMALL = ["--model.width", "8", "--data.batch_size", "8", "--scores.runs", "1"]
+SMALL += ["--scores.samples", "50", "--dynamics.every", "1", "--health.every", "1"]
+Ran = subprocess.CompletedProcess[str]
+
+
+class Machine:
+    """Runs Python in a folder of its own: with a fake GPU, or without any."""
+
+    def __init__(self, library: Path, folder: Path) -> None:
+        self.folder, self._library = folder, library
+
+    def run(self, *arguments: str, gpu: bool = True, **more: str) -> Ran:
+        clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        clean |= {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+        clean |= {"OMP_NUM_THREADS": "1", "MSNGAN_CACHE": str(self.folder / "cache")}
+        clean |= environment(self._library) if gpu else {"CUDA_VISIBLE_DEVICES": ""}
+        command = [sys.executable, *arguments]
+        given: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300}
+        return subprocess.run(command, env=clean | more, cwd=self.folder, check=False, **given)
+
+    def msngan(self, *arguments: str, code: int = 0, **more: Any) -> str:
+        """What `msngan ...` writes to stderr."""
+        done = self.run("-m", "msngan", *arguments, **more)
+        assert done.returncode == code, done.stderr[-3000:]
+        return done.stderr
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cuda")
+    build(folder)
+    return folder
+
+
+@pytest.fixture
+def machine(library: Path, tmp_path: Path) -> Machine:
+    return Machine(library, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def counted(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Counter[str]]:
+    """counted(norm="none"): the counts of two steps; all that is asked for runs in one process."""
+    asked = [
+        *({"norm": norm, "critic_batch": batch} for norm, batch in WORK),
+        {"mirror": True},
+        {"mirror": True, "device": "cpu"},
+        {"conditional": True, "classes": 10},
+        {"penalty": "gradient", "norm": "batch", "critic_steps": 2},
+        {"penalty": ["r1", "consistency", "lecam"], "penalty_every": [2, 1, 1]},
+        {"precision": "bf16-mixed"},
+        {"augment": {"policy": ["color", "translation", "cutout"], "probability": 0.5}},
+        {"generator_norm": "spectral", "optimizer": "adamw", "gradient_clip": 1.0},
+        {"generator": "resnet", "critic": "resnet", "attention": 16},
+        {"norm": "optional_spectral"},
+    ]
+    words = [json.dumps(each, sort_keys=True) for each in asked]
+    ran = Machine(library, tmp_path_factory.mktemp("steps")).run(
+        "-m", "fake_gpu.steps", *words, FAKE_GPU_COPIES="1"
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = dict(zip(words, json.loads(ran.stdout.splitlines()[-1]), strict=True))
+    return lambda **options: Counter(found[json.dumps(options, sort_keys=True)])
+
+
+class TestSteps:
+    pytestmark = on_gpu
+
+    @pytest.mark.parametrize(("norm", "critic_batch"), WORK)
+    def test_a_step_has_a_budget_of_work_and_waits_for_nothing(self, counted, norm, critic_batch):
+        found = counted(norm=norm, critic_batch=critic_batch)
+        kinds = ("LAUNCH", "BLAS", "CUDNN", "SOLVER", "MEMSET", "D2D")
+        assert sum(found[kind] for kind in kinds) <= 2 * WORK[norm, critic_batch], found
+        assert not [kind for kind in ("WAIT", "H2D", "D2H", "MALLOC") if found[kind]], found
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"mirror": True},
+            {"conditional": True, "classes": 10},
+            {"penalty": "gradient", "norm": "batch", "critic_steps": 2},
+            {"penalty": ["r1", "consistency", "lecam"], "penalty_every": [2, 1, 1]},
+            {"precision": "bf16-mixed"},
+            {"augment": {"policy": ["color", "translation", "cutout"], "probability": 0.5}},
+            {"generator_norm": "spectral", "optimizer": "adamw", "gradient_clip": 1.0},
+            {"generator": "resnet", "critic": "resnet", "attention": 16},
+        ],
+        ids=str,
+    )
+    def test_no_option_makes_a_step_wait_or_copy_more_than_once(self, counted, options):
+        found = counted(**options)
+        assert found["WAIT"] == found["D2H"] == 0, found
+        assert found["H2D"] <= 2, found
+
+    def test_images_that_stay_on_the_cpu_are_a_second_copy_without_a_wait(self, counted):
+        found = counted(mirror=True, device="cpu")
+        assert (found["WAIT"], found["H2D"]) == (0, 4)
+
+    def test_gates_are_decided_on_values_that_all_layers_give_at_once(self, counted):
+        assert counted(norm="optional_spectral")["WAIT"] <= 2
+
+
+class TestRuns:
+    pytestmark = on_gpu
+
+    def test_a_whole_run_goes_on_elsewhere_and_back_and_says_so(self, machine):
+        given = ["--config", "digits_msn", "--run", "mine", *SMALL, "--steps", "3"]
+        machine.msngan("fit", *given, "--trainer.accelerator", "gpu")
+        about = json.loads((machine.folder / "checkpoints/mine/environment.json").read_text())
+        assert (about["device"], about["gpu"]) == ("cuda", "fake GPU")
+        cpu = ["resume", "mine", "--steps", "5", "--trainer.accelerator", "cpu"]
+        said = "device: cuda -> cpu; the run continues, not exactly"
+        assert said in machine.msngan(*cpu, gpu=False)
+        back = ["resume", "mine", "--steps", "7", "--trainer.accelerator", "auto"]
+        assert "device: cpu -> cuda" in machine.msngan(*back)
+        lines = (machine.folder / "checkpoints/mine/scores.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["step"] == 7
+
+    def test_a_run_in_half_precision_is_sampled_without_a_gpu(self, machine):
+        given = ["--config", "digits_msn", "--run", "mine", *SMALL, "--steps", "2"]
+        given += ["--trainer.precision", "bf16-mixed", "--trainer.accelerator", "gpu"]
+        machine.msngan("fit", *given)
+        machine.msngan("sample", "mine", "--out", "x.png", gpu=False)
+        assert (machine.folder / "x.png").is_file()
+
+    def test_a_classifier_trains_with_crops_and_mirrored_images(self, machine):
+        given = [
+            "--config",
+            "digits_cnn3_msn",
+            "--run",
+            "mine",
+            "--data.crop",
+            "2",
+            "--epochs",
+            "1",
+        ]
+        given += ["--data.mirror", "true", "--trainer.accelerator", "gpu"]
+        assert "done: run mine" in machine.msngan("fit", *given)
+
+    def test_two_gpus_train_one_run(self, machine):
+        given = ["--config", "digits_msn", "--run", "mine", *SMALL, "--scores.enabled", "false"]
+        given += ["--trainer.accelerator", "gpu", "--trainer.devices", "2", "--steps", "2"]
+        assert "done: run mine" in machine.msngan("fit", *given, FAKE_GPUS="2")
+
+    def test_a_full_gpu_is_one_line_with_what_to_lower(self, machine):
+        given = ["--config", "digits_msn", "--model.width", "64", "--data.batch_size", "512"]
+        given += ["--trainer.accelerator", "gpu", "--scores.enabled", "false", "--steps", "1"]
+        shown = machine.msngan("fit", *given, code=1, FAKE_GPU_FREE="300").splitlines()
+        assert "Traceback" not in " ".join(shown)
+        assert "the memory of cuda:0 is full after step 0" in shown[-1]
+        assert "lower --data.batch_size or --model.width" in shown[-1]
+
+
+@pytest.mark.quick
+class TestFiniteWatch:
+    def test_a_value_on_a_cpu_is_looked_at_in_its_step(self):
+        watch = FiniteWatch("something else.")
+        watch.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, 0)
+        with pytest.raises(Diverged, match=r"at step 2: b nan\. .* Try something else") as raised:
+            watch.add({"a": torch.tensor(1.0), "b": torch.tensor(float("nan"))}, 1)
+        assert raised.value.step == 2
+
+    @pytest.mark.parametrize("checked", [0, 3, ROWS - 1, ROWS, ROWS + 3])
+    def test_kept_values_name_the_first_step_that_was_wrong(self, checked):
+        watch = FiniteWatch("something else.")
+
+        def train():
+            for step in range(3 * ROWS):
+                if step == checked:
+                    watch.check()
+                wrong = "inf" if step >= checked + 5 else "2"
+                one = {"a": torch.tensor(1.0), "b": torch.tensor(float(wrong))}
+                watch.keep(one if step % 2 else one | {"c": torch.tensor(3.0)}, step)
+
+        with pytest.raises(Diverged, match=f"at step {checked + 6}: b inf") as raised:
+            train()
+        assert raised.value.figures["a"] == 1
+        watch.check()  # said once
+
+
+@pytest.mark.quick
+class TestBlocksOnAGPU:
+    """What a GPU computes instead of decompositions: here on a CPU, by the same operations."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("kind", ["random", "low rank", "steep", "zero"])
+    def test_a_block_stays_orthonormal_and_follows_the_span(self, monkeypatch, dtype, kind):
+        monkeypatch.setattr("msngan.norms.estimate.looks", lambda x: False)
+        draw = torch.Generator().manual_seed(0)
+        a = torch.randn(48, 80, generator=draw, dtype=dtype)
+        if kind == "low rank":
+            a = a[:, :3] @ torch.randn(3, 80, generator=draw, dtype=dtype)
+        if kind == "steep":
+            a = a * torch.logspace(0, -6, 80, dtype=dtype)
+        if kind == "zero":
+            a = torch.zeros_like(a)
+        x = torch.linalg.qr(torch.randn(48, 16, generator=draw, dtype=dtype))[0].mT[None]
+        eps = torch.finfo(dtype).eps
+        for _ in range(60):
+            x = following(x, a @ (x @ a).mT, decompose=False)
+            assert torch.allclose(x @ x.mT, torch.eye(16, dtype=dtype), atol=50 * eps)
+        value, vector = leading((x @ a) @ (x @ a).mT)
+        true = torch.linalg.svdvals(a.double())[0].square()
+        assert float(value) == pytest.approx(
+            float(true), rel=1e-4 if dtype == torch.float32 else 1e-9
+        )
+        assert float(vector.norm()) == pytest.approx(0.0 if kind == "zero" else 1.0, rel=1e-5)
