@@ -125,6 +125,7 @@ class Classifier(TrainedModule):
             torch.manual_seed(rng.derive(seed, 0, 0, "init"))
             self.network = build_classifier(options)
         self.bank = SigmaBank(self.network)
+        self.banks = (self.bank,)
         # Sums over the epoch at hand; in every checkpoint, so that a resumed epoch has all of it.
         self.register_buffer("epoch_loss", torch.zeros(()))
         self.register_buffer("epoch_right", torch.zeros((), dtype=torch.long))
@@ -147,7 +148,13 @@ class Classifier(TrainedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """batch: images (n, C, H, W), labels (n,). Returns the step's loss and accuracy."""
         step = self.begin_step()
-        images, labels = batch
+        figures = self.played((), self._play, *batch)
+        self.refuse_nan(figures, step)
+        self.to_loggers(figures)
+        return figures
+
+    def _play(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The update of a step, with all that changes from step to step in tensors."""
         optimizer = cast("LightningOptimizer", self.optimizers())
         with self.bank.shared():
             logits = processes.gathered(self.logits(images))
@@ -160,11 +167,9 @@ class Classifier(TrainedModule):
         loss, right = loss.detach(), (logits.argmax(1) == labels).sum()
         figures = {"loss": loss, "accuracy": right / len(labels)}
         figures |= gate_figures(self.bank.parts)
-        self.refuse_nan(figures, step)
         self.epoch_loss += loss.to(self.epoch_loss.dtype) * len(labels)
         self.epoch_right += right
         self.epoch_seen += len(labels)
-        self.to_loggers(figures)
         return figures
 
     def logits(self, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch.utils.data import DataLoader
 
 from msngan.classifier import Classifier
 from msngan.gan import GAN
-from msngan.networks.updates import update_average
+from msngan.networks import Generator
+from msngan.networks.updates import share_of, update_average
 from msngan.norms import NORMS, SigmaBank, is_batch_coupled
 from msngan.runs.jsonl import read_lines
 
@@ -103,7 +105,7 @@ def test_a_generator_trains_under_every_norm_and_its_average_samples(norm):
             gan.critic(gan.generator(torch.randn(5, 4))).mean().backward()
         optimizer.step()
         gan.generator_bank.update()
-        update_average(gan.ema, gan.generator, 0.5, step)
+        update_average(gan.ema, gan.generator, share_of(0.5, step))
     assert gan.sample(3, 0).float().std() > 0
     gan.ema.load_state_dict(gan.generator.state_dict())
     assert torch.equal(gan.sample(3, 0), gan.sample(3, 0, ema=False))
@@ -173,12 +175,22 @@ def test_the_average_moves_by_hand_and_takes_buffers_whole():
         live.weight.fill_(1.0)
         live.running_mean.fill_(5.0)  # type: ignore[union-attr]
         live.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
-    update_average(average, live, 0.9, step=10_000)
+    update_average(average, live, share_of(0.9, 10_000))
     assert average.weight.item() == pytest.approx(0.1)
     assert average.running_mean == 5
     assert average.num_batches_tracked == 7
-    update_average(average, live, 0.9, step=0)  # decay 1/10
+    update_average(average, live, share_of(0.9, 0))  # decay 1/10
     assert average.weight.item() == pytest.approx(0.1 * 0.1 + 0.9)
+
+
+@pytest.mark.quick
+def test_an_average_moves_by_a_share_in_a_tensor_as_by_a_number():
+    live, one = Generator(4, 4, 1, 8).double(), Generator(4, 4, 1, 8).double()
+    other = copy.deepcopy(one)
+    update_average(one, live, 0.3)
+    update_average(other, live, torch.tensor(0.3, dtype=torch.float64))
+    for ours, theirs in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-15)
 
 
 @pytest.mark.slow

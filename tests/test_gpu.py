@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import torch
 from fake_gpu.build import build, environment, possible
+from norm_layers import ONE_OF_EACH_KIND
 
+from msngan.losses import LOSSES, PENALTIES
 from msngan.networks.finite import ROWS, FiniteWatch
 from msngan.norms.estimate import following, leading
 from msngan.runs.folder import Diverged
@@ -76,29 +78,46 @@ def machine(library: Path, tmp_path: Path) -> Machine:
     return Machine(library, tmp_path)
 
 
+OPTIONS: list[dict[str, Any]] = [
+    {"mirror": True},
+    {"conditional": True, "classes": 10},
+    {"conditional": True, "classes": 10, "conditioning": "acgan"},
+    {"penalty": "gradient", "norm": "batch", "critic_steps": 2},
+    {"penalty": ["r1", "consistency", "lecam"], "penalty_every": [1, 1, 1]},
+    {"precision": "bf16-mixed"},
+    {"augment": {"policy": ["color", "translation", "cutout"], "target": 0.6}},
+    {"generator_norm": "spectral", "optimizer": "adamw", "gradient_clip": 1.0},
+    {"optimizer": "rmsprop"},
+    {"optimizer": "sgd", "lr_decay": "linear"},
+    {"generator": "resnet", "critic": "resnet", "attention": 16},
+    *({"loss": loss} for loss in LOSSES),
+    *({"penalty": penalty, "norm": "none"} for penalty in PENALTIES),
+    *({"norm": norm} for norm in ONE_OF_EACH_KIND),
+]
+READS = "the step is not captured in a CUDA graph: the norm optional_spectral reads values in it"
+
+
 @pytest.fixture(scope="session")
 def counted(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Counter[str]]:
     """counted(norm="none"): the counts of two steps; all that is asked for runs in one process."""
     asked = [
         *({"norm": norm, "critic_batch": batch} for norm, batch in WORK),
-        {"mirror": True},
+        *OPTIONS,
         {"mirror": True, "device": "cpu"},
-        {"conditional": True, "classes": 10},
-        {"penalty": "gradient", "norm": "batch", "critic_steps": 2},
-        {"penalty": ["r1", "consistency", "lecam"], "penalty_every": [2, 1, 1]},
-        {"precision": "bf16-mixed"},
-        {"augment": {"policy": ["color", "translation", "cutout"], "probability": 0.5}},
-        {"generator_norm": "spectral", "optimizer": "adamw", "gradient_clip": 1.0},
-        {"generator": "resnet", "critic": "resnet", "attention": 16},
-        {"norm": "optional_spectral"},
+        *(each | {"graph": True} for each in OPTIONS),
+        {"graph": True, "penalty": "r1", "penalty_every": 2},
+        {"graph": True, "reads": True},
     ]
-    words = [json.dumps(each, sort_keys=True) for each in asked]
-    ran = Machine(library, tmp_path_factory.mktemp("steps")).run(
-        "-m", "fake_gpu.steps", *words, FAKE_GPU_COPIES="1"
-    )
+    words = list(dict.fromkeys(json.dumps(each, sort_keys=True) for each in asked))
+    machine = Machine(library, tmp_path_factory.mktemp("steps"))
+    ran = machine.run("-m", "fake_gpu.steps", *words, FAKE_GPU_COPIES="1")
     assert ran.returncode == 0, ran.stderr[-3000:]
     found = dict(zip(words, json.loads(ran.stdout.splitlines()[-1]), strict=True))
     return lambda **options: Counter(found[json.dumps(options, sort_keys=True)])
+
+
+def is_gated(options: dict[str, Any]) -> bool:
+    return options.get("norm") == "optional_spectral"
 
 
 class TestSteps:
@@ -111,31 +130,39 @@ class TestSteps:
         assert sum(found[kind] for kind in kinds) <= 2 * WORK[norm, critic_batch], found
         assert not [kind for kind in ("WAIT", "H2D", "D2H", "MALLOC") if found[kind]], found
 
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"mirror": True},
-            {"conditional": True, "classes": 10},
-            {"penalty": "gradient", "norm": "batch", "critic_steps": 2},
-            {"penalty": ["r1", "consistency", "lecam"], "penalty_every": [2, 1, 1]},
-            {"precision": "bf16-mixed"},
-            {"augment": {"policy": ["color", "translation", "cutout"], "probability": 0.5}},
-            {"generator_norm": "spectral", "optimizer": "adamw", "gradient_clip": 1.0},
-            {"generator": "resnet", "critic": "resnet", "attention": 16},
-        ],
-        ids=str,
-    )
+    @pytest.mark.parametrize("options", OPTIONS, ids=str)
     def test_no_option_makes_a_step_wait_or_copy_more_than_once(self, counted, options):
         found = counted(**options)
-        assert found["WAIT"] == found["D2H"] == 0, found
+        waits = 2 if is_gated(options) else 0  # the values of all gates, read at once
+        assert (found["WAIT"], found["D2H"]) == (waits, waits), found
         assert found["H2D"] <= 2, found
 
     def test_images_that_stay_on_the_cpu_are_a_second_copy_without_a_wait(self, counted):
         found = counted(mirror=True, device="cpu")
         assert (found["WAIT"], found["H2D"]) == (0, 4)
 
-    def test_gates_are_decided_on_values_that_all_layers_give_at_once(self, counted):
-        assert counted(norm="optional_spectral")["WAIT"] <= 2
+    @pytest.mark.parametrize("options", OPTIONS, ids=str)
+    def test_a_step_is_one_graph_and_a_few_launches_or_says_why_not(self, counted, options):
+        found = counted(**options, graph=True)
+        said = [name for name in found if name.startswith("the step")]
+        if is_gated(options):
+            assert said == [f"{READS}; training goes on without"]
+            return
+        assert (said, found["GRAPH"], found["WAIT"]) == ([], 2, 0), found
+        assert found["BLAS"] == found["CUDNN"] == found["SOLVER"] == 0, found
+        assert found["LAUNCH"] + found["D2D"] <= 2 * 40, found
+
+    def test_steps_of_two_forms_are_captured_apart(self, counted):
+        found = counted(graph=True, penalty="r1", penalty_every=2)
+        assert found["GRAPH"] == 2  # one of steps without the penalty, and the first of those with
+
+    def test_a_step_that_reads_a_value_is_played_without_a_graph_and_says_so(self, counted):
+        found = counted(graph=True, reads=True)
+        (said,) = (name for name in found if name.startswith("the step"))
+        assert "fake error 900" in said
+        assert said.endswith("training goes on without")
+        assert found["GRAPH"] == 0
+        assert found["CUDNN"] > 0
 
 
 class TestRuns:

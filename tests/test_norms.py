@@ -13,7 +13,7 @@ from conftest import COUPLED
 from norm_layers import LAYERS, ONE_OF_EACH_KIND, pairs, some
 from torch import Tensor, nn
 
-from msngan.networks.updates import update_average
+from msngan.networks.updates import share_of, update_average
 from msngan.norms import (
     NORMS,
     SigmaBank,
@@ -92,7 +92,7 @@ def test_a_moving_average_of_the_network_is_a_network_under_the_same_norm(norm):
     bank = SigmaBank(live)
     for step in range(20):
         train(live, bank, steps=1)
-        update_average(average, live, 0.9, step)
+        update_average(average, live, share_of(0.9, step))
     assert average.eval()(images()).isfinite().all()
     for mine in average.modules():
         part = getattr(mine, "weight_norm", None)

@@ -25,7 +25,6 @@ from msngan.runs.options import named
 
 # Of an update, or a part of it: real images, their labels if there are any, and latents.
 Batch = tuple[Tensor, Tensor | None, Tensor]
-Augmenting = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> the images that the critic scores
 
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -65,6 +64,7 @@ class Game(TrainedModule):
     bank: SigmaBank
     generator_bank: SigmaBank
     joint: bool
+    streams = ("critic", "generator", "penalty", "augment")
     _looked = False  # whether the first batch has been looked at
 
     def training_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -75,10 +75,6 @@ class Game(TrainedModule):
         logits. Raises UserError for other batches.
         """
         step = self.begin_step()
-        generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
-        # Lightning re-installs these counters before each batch. Without the critic's, one global
-        # step is one generator update, whatever critic_steps is.
-        critic_optimizer._on_before_step = critic_optimizer._on_after_step = lambda: None
         images, labels = self._images(batch)
         images = self.laid_out(images)
         each = self.options.accumulate  # parts of the batch in an update
@@ -90,29 +86,54 @@ class Game(TrainedModule):
                 f"a batch of {len(images)} images for {self.options.critic_steps} critic_steps"
                 f"{times}; give more"
             )
-        real = images[: chunk * parts].split(chunk)
-        own = [None] * parts if labels is None else labels[: chunk * parts].split(chunk)
-        latents = self._latents(chunk * parts, step, "critic", parts).split(chunk)
-        draw = rng.generator(self.options.seed, step, 0, "penalty", self.device)
-        augmented = self._augmenting(step)
-        figures: dict[str, Tensor] = {}
+        images = images[: chunk * parts]
+        labels = None if labels is None else labels[: chunk * parts]
+        updates = self.options.critic_steps
+        due = tuple(self._due(step * updates + index + 1) for index in range(updates))
+        self.draws.begin(self.options.seed, step)
+        share = self.average_share(step)
         alone = "a batch leaves one image for an update; give more, or DataLoader(drop_last=True)"
         with named(alone) if chunk == 1 else nullcontext():  # a norm over the batch refuses it
-            batches = [*zip(real, own, latents, strict=True)]
-            for index in range(self.options.critic_steps):
-                some = batches[index * each : (index + 1) * each]
-                number = step * self.options.critic_steps + index + 1
-                figures = self._critic_update(critic_optimizer, some, draw, augmented, number)
-            latents = self._latents(chunk * each, step, "generator", each).split(chunk)
-            some = [*zip(real[-each:], own[-each:], latents, strict=True)]
-            figures |= self._generator_update(generator_optimizer, some, augmented)
+            figures = self.played(due, partial(self._play, due, share), images, labels)
         if self.augment is not None:
-            figures |= self.augment.adapt(step)
+            figures = figures | self.augment.adapt(step)
         self.refuse_nan(figures, step)
-        if self.ema is not None:
-            update_average(self.ema, self.generator, self.options.ema_decay, step)
         self.to_loggers(figures)
         return figures
+
+    def _play(
+        self,
+        due: Sequence[frozenset[str]],
+        share: float | Tensor,
+        images: Tensor,
+        labels: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The updates of a step, with all that changes from step to step in tensors.
+
+        due: the penalties that are due in each update of the critic. share: see `update_average`.
+        """
+        generator_optimizer, critic_optimizer = cast("list[LightningOptimizer]", self.optimizers())
+        each = self.options.accumulate
+        parts = self.options.critic_steps * each
+        chunk = len(images) // parts
+        real = images.split(chunk)
+        own = [None] * parts if labels is None else labels.split(chunk)
+        latents = self._latents(len(images), "critic", parts).split(chunk)
+        batches = [*zip(real, own, latents, strict=True)]
+        figures: dict[str, Tensor] = {}
+        for index, names in enumerate(due):
+            some = batches[index * each : (index + 1) * each]
+            figures = self._critic_update(critic_optimizer, some, names)
+        latents = self._latents(chunk * each, "generator", each).split(chunk)
+        some = [*zip(real[-each:], own[-each:], latents, strict=True)]
+        figures |= self._generator_update(generator_optimizer, some)
+        if self.ema is not None:
+            update_average(self.ema, self.generator, share)
+        return figures
+
+    def _due(self, number: int) -> frozenset[str]:
+        """The penalties that are due in update `number` of the critic."""
+        return frozenset(name for name, every in self.penalty_every.items() if not number % every)
 
     def try_network(self, name: str, images: Tensor) -> None:
         """UserError if the generator or the critic does not fit images of this shape."""
@@ -169,26 +190,21 @@ class Game(TrainedModule):
             )
         return labels
 
-    def _augmenting(self, step: int) -> Augmenting:
-        """What augments the images that the critic scores in a step."""
+    def _augmented(self, images: Tensor) -> Tensor:
+        """The images that the critic scores."""
         if self.augment is None:
-            return lambda images: images
-        draw = rng.generator(self.options.seed, step, 0, "augment", self.device)
-        return partial(self.augment, draw=draw)
+            return images
+        made: Tensor = self.augment(images, draw=self.draws["augment"])
+        return made
 
     def _critic_update(
         self,
         optimizer: LightningOptimizer,
         batches: Sequence[Batch],
-        draw: torch.Generator,
-        augmented: Augmenting,
-        number: int,
+        due: frozenset[str],
     ) -> dict[str, Tensor]:
-        """number: of critic updates, this one included."""
         backward = self._backward(optimizer, len(batches))
-        found = [
-            self._critic_losses(*batch, draw, augmented, number, backward) for batch in batches
-        ]
+        found = [self._critic_losses(*batch, due, backward) for batch in batches]
         optimizer.step()
         for _, penalty, weight in self.penalties:
             if penalty.project is not None:
@@ -201,22 +217,21 @@ class Game(TrainedModule):
         real: Tensor,
         labels: Tensor | None,
         z: Tensor,
-        draw: torch.Generator,
-        augmented: Augmenting,
-        number: int,
+        due: frozenset[str],
         backward: Callable[[Tensor], None],
     ) -> dict[str, Tensor]:
         """The critic's losses of one batch, after `backward` of their sum."""
         with torch.no_grad():
             fake = applied(self.generator, z, labels)
             check_alike(fake, real)
-            real, fake = augmented(real), augmented(fake)
+            real, fake = self._augmented(real), self._augmented(fake)
         with self.bank.shared():
             logits, wrong = self._score(real, fake, labels, self.joint)
             adversarial = self.loss.critic(*logits)
             again = partial(self._again, labels)
+            draw = self.draws["penalty"]
             scored = ScoredBatch(self.critic, real, fake, logits[0], logits[1], again, draw)
-            penalties = self._penalties(scored, labels, number)
+            penalties = self._penalties(scored, labels, due)
         if self.augment is not None and self.loss.boundary is not None:
             self.augment.observe(logits[0], self.loss.boundary)
         total = adversarial
@@ -297,13 +312,13 @@ class Game(TrainedModule):
             return self._score(real, fake, labels, self.joint)[0]
 
     def _penalties(
-        self, scored: ScoredBatch, labels: Tensor | None, number: int
+        self, scored: ScoredBatch, labels: Tensor | None, due: frozenset[str]
     ) -> dict[str, Tensor]:
-        """The value of each penalty that is a term of the loss of critic update `number`."""
+        """The value of each penalty that is due and a term of the critic's loss."""
         found = {}
         real, fake, draw = scored.real, widened(scored.fake), scored.draw
         for name, penalty, _ in self.penalties:
-            if number % self.penalty_every[name]:
+            if name not in due:
                 continue
             if penalty.value is not None:
                 critic = self.critic if penalty.of_weights else self.of_images(labels)
@@ -327,12 +342,12 @@ class Game(TrainedModule):
         return logits
 
     def _generator_update(
-        self, optimizer: LightningOptimizer, batches: Sequence[Batch], augmented: Augmenting
+        self, optimizer: LightningOptimizer, batches: Sequence[Batch]
     ) -> dict[str, Tensor]:
         backward = self._backward(optimizer, len(batches))
         # The critic's weights need no gradient here: that saves a third of its backward pass.
         with frozen(self.critic):
-            found = [self._generator_losses(*batch, augmented, backward) for batch in batches]
+            found = [self._generator_losses(*batch, backward) for batch in batches]
         optimizer.step()
         if self.generator_bank.parts:
             self.generator_bank.update()
@@ -343,16 +358,15 @@ class Game(TrainedModule):
         real: Tensor,
         labels: Tensor | None,
         z: Tensor,
-        augmented: Augmenting,
         backward: Callable[[Tensor], None],
     ) -> dict[str, Tensor]:
         """The generator's losses of one batch, after `backward` of their sum."""
         means = self.options.generator_statistics
         joint = self.joint and means == "batch"
         with self.bank.shared(), statistics(self.critic, means):
-            fake = augmented(applied(self.generator, z, labels))
+            fake = self._augmented(applied(self.generator, z, labels))
             if joint or self.loss.paired:
-                real = augmented(real)
+                real = self._augmented(real)
                 (real_logits, fake_logits), wrong = self._score(real, fake, labels, joint)
             else:
                 scored = self._scored(fake, labels)
@@ -367,6 +381,6 @@ class Game(TrainedModule):
         figures |= zip(["generator_class_loss"], wrong[-1:], strict=False)
         return {name: value.detach() for name, value in figures.items()}
 
-    def _latents(self, count: int, step: int, stream: rng.Stream, parts: int = 1) -> Tensor:
-        draw = rng.generator(self.options.seed, step, 0, stream, self.device)
-        return processes.normal((count, self.options.latent_dim), draw, self.device, parts)
+    def _latents(self, count: int, stream: rng.Stream, parts: int = 1) -> Tensor:
+        shape = count, self.options.latent_dim
+        return processes.normal(shape, self.draws[stream], self.device, parts)

@@ -229,6 +229,7 @@ class GAN(Game):
         self.loss, self.augment = LOSSES[loss], Augment.chosen(augment)
         self.bank = SigmaBank(self.critic, each_pass=power_iteration == "pass")
         self.generator_bank = SigmaBank(self.generator)
+        self.banks = self.bank, self.generator_bank
         self.joint = critic_batch == "joint" and is_batch_coupled(self.critic)
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

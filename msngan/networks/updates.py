@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from msngan import __version__
 from msngan.data import ImageData
 from msngan.networks.finite import FiniteWatch
+from msngan.networks.step_graph import NOT_CAPTURED, Play, StepGraph
+from msngan.norms import OptionalSpectralNorm, SigmaBank
 from msngan.runs import distributed, rng
 from msngan.runs.checkpoint_files import CHECKPOINT_FORMAT, PLAIN_TRAINER
 from msngan.runs.folder import UserError
@@ -20,15 +23,26 @@ from msngan.runs.folder import UserError
 Decay = Literal["none", "linear", "cosine"]
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, live: nn.Module, decay: float, step: int) -> None:
-    """Move the average's parameters towards the live ones by 1 - decay; copy buffers.
+def share_of(decay: float, step: int) -> float:
+    """The share of the way that the moving average takes after a step, counted from 0: 1 - decay.
 
-    In the first steps the decay is smaller, (1 + step) / (10 + step), so that the random first
-    weights do not stay in the average for long.
+    In the first steps it is larger, 1 - (1 + step) / (10 + step), so that the random first weights
+    do not stay in the average for long.
     """
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), share)
+    return 1 - min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, live: nn.Module, share: float | Tensor) -> None:
+    """Move the average's parameters by this share towards the live ones; copy buffers."""
+    ours: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(live.parameters())
+    if isinstance(share, Tensor):  # on their device, where another value can be put into it
+        way = list(torch._foreach_sub(theirs, ours))
+        torch._foreach_mul_(way, share)
+        torch._foreach_add_(ours, way)
+    else:
+        torch._foreach_lerp_(ours, theirs, share)
     kinds: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for into, buffer in zip(average.buffers(), live.buffers(), strict=True):
         if into.shape != buffer.shape:  # of a norm that has met its first input
@@ -47,6 +61,12 @@ class TrainedModule(LightningModule):
     rates: tuple[str, ...]  # options with the initial learning rates, in the order of optimizers
     task: str  # as in the option of that name
     remedy: str  # what to try after a divergence, the end of a sentence that begins with "Try"
+    streams: tuple[rng.Stream, ...] = ()  # from which a step draws
+    banks: tuple[SigmaBank, ...]  # of its norms
+    _say_not_captured: Callable[[str], None] | None = None  # where steps are to be captured
+    _steps: StepGraph | None = None
+    _share: Tensor | None = None
+    _draws: rng.Draws | None = None
 
     @property
     def options(self) -> Any:
@@ -79,9 +99,67 @@ class TrainedModule(LightningModule):
         factors = {"none": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
         for optimizer, name in zip(self.trainer.optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = getattr(options, name) * factors[options.lr_decay]
+                rate = getattr(options, name) * factors[options.lr_decay]
+                group["lr"] = self._changing(group["lr"], rate)
         rng.seed_global(rng.derive(options.seed, step, distributed.rank(), "global"), self.device)
         return step
+
+    @property
+    def draws(self) -> rng.Draws:
+        """The generators of a step, on the module's device."""
+        if self._draws is None or self._draws.device != self.device:
+            self._draws = rng.Draws(self.streams, self.device)
+        return self._draws
+
+    def average_share(self, step: int) -> float | Tensor:
+        """See `share_of`."""
+        found = self._changing(self._share, share_of(self.options.ema_decay, step))
+        self._share = found if isinstance(found, Tensor) else None
+        return found
+
+    def _changing(self, before: Any, value: float) -> float | Tensor:
+        """A number of a step: in a tensor, always the same, where steps are captured."""
+        if not self._captures:
+            return value
+        if isinstance(before, Tensor):
+            return before.fill_(value)
+        return torch.full((), value, device=self.device)
+
+    @property
+    def _captures(self) -> bool:
+        return self._say_not_captured is not None and self.device.type == "cuda"
+
+    def capture_steps(self, say: Callable[[str], None]) -> None:
+        """Play steps on a GPU as CUDA graphs; `say` is given one line where that is impossible."""
+        parts = [part for part in self.modules() if isinstance(part, OptionalSpectralNorm)]
+        if distributed.count() > 1:
+            say(NOT_CAPTURED.format("several processes exchange values in it"))
+        elif parts:
+            say(NOT_CAPTURED.format("the norm optional_spectral reads values in it"))
+        else:
+            self._say_not_captured = say
+
+    def played(self, form: Hashable, play: Play, *inputs: Tensor | None) -> dict[str, Tensor]:
+        """The figures of play(*inputs), a step's updates, after which Lightning counts one step.
+
+        form: what differs between steps other than in tensors; see `StepGraph`.
+        """
+        found: Any = self.optimizers()
+        optimizers = found if isinstance(found, list) else [found]
+        # Lightning installs these before each batch, to count the steps of each optimizer.
+        before, after = optimizers[0]._on_before_step, optimizers[0]._on_after_step
+        for each in optimizers:
+            each._on_before_step = each._on_after_step = lambda: None
+        if self._captures:
+            if self._steps is None:
+                assert self._say_not_captured is not None
+                self._steps = StepGraph(self, self.banks, self.draws, self._say_not_captured)
+            figures = self._steps.run(form, play, *inputs)
+        else:
+            figures = play(*inputs)
+        before()
+        after()
+        return figures
 
     def laid_out(self, images: Tensor) -> Tensor:
         """The images in the module's precision and memory layout."""
@@ -108,6 +186,9 @@ class TrainedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what `msngan sample` and `load_generator` ask of a file that Lightning writes."""
         self.check_finite()
+        for optimizer in checkpoint["optimizer_states"]:
+            for group in optimizer["param_groups"]:
+                group["lr"] = float(group["lr"])
         data = getattr(self.trainer, "datamodule")  # noqa: B009  set where mypy does not look
         options = self.options
         shown = {"dataset": "folder", "root": None, "split": "all"}

@@ -109,14 +109,15 @@ class SigmaBank:
             else:
                 each.part.iterate(each.weight())
         decide(gates)
+        if self._fast:
+            self._blocks.iterate([each.weight() for each in self._fast])
+        self.mark()
+
+    def mark(self) -> None:
+        """Record that the estimates are those of the weights as they are now."""
         for each in self._slow:
             each.part.mark(each.weight())
-        if self._fast:
-            weights = [each.weight() for each in self._fast]
-            self._blocks.iterate(weights)
-            self._seen = [
-                norm.mark(weight) for norm, weight in zip(self._norms, weights, strict=True)
-            ]
+        self._seen = [each.part.mark(each.weight()) for each in self._fast]
 
     @contextmanager
     def shared(self) -> Iterator[None]:

@@ -176,6 +176,7 @@ def trainer(
     deterministic: Repeat[bool | Literal["warn"] | None] = None,
     benchmark: Repeat[bool | None] = None,
     profiler: Record[str | None] = None,
+    cuda_graph: Repeat[Literal["auto", "off"]] = "auto",
 ) -> None:
     """Options of Lightning's Trainer that apply here. The others count epochs or validation, or
     do not work in manual optimization. Not float16: it needs a loss scale, and two losses share it.
@@ -189,6 +190,8 @@ def trainer(
             warn: say where there is none; null: no.
         benchmark: let cuDNN choose the fastest algorithms by measuring them; null: no.
         profiler: Lightning profiler: simple or advanced; null: none.
+        cuda_graph: auto: launch the kernels of a step on a GPU together, as a CUDA graph, where
+            that is possible; off: one by one.
     """
 
 

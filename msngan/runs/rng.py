@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
 
@@ -52,6 +52,29 @@ def generator(
     import torch
 
     return torch.Generator(device).manual_seed(derive(seed, step, rank, stream))
+
+
+class Draws:
+    """The generators of some streams on a device, which last: each step seeds them anew.
+
+    They draw what `generator` does. A CUDA graph of a step can hold them.
+    """
+
+    def __init__(self, streams: Iterable[Stream], device: torch.device) -> None:
+        import torch
+
+        self.device = device
+        self._generators = {stream: torch.Generator(device) for stream in streams}
+
+    def begin(self, seed: int, step: int) -> None:
+        for stream, each in self._generators.items():
+            each.manual_seed(derive(seed, step, 0, stream))
+
+    def __getitem__(self, stream: Stream) -> torch.Generator:
+        return self._generators[stream]
+
+    def __iter__(self) -> Iterator[torch.Generator]:
+        return iter(self._generators.values())
 
 
 def seed_global(seed: int, device: torch.device) -> None:

@@ -188,6 +188,8 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
         warn_if_short(run, module)
     state = "continued" if start.resumed else "new"
     progress.say(f"run {run.name}: {state}, in {run.folder}\n{task.beginning(module)}")
+    if device.type == "cuda" and config.trainer.cuda_graph == "auto" and not watching:
+        module.capture_steps(progress.say)
     try:
         trainer.fit(module, task.data, ckpt_path=start.checkpoint, weights_only=True)
     except Diverged as problem:
@@ -245,6 +247,7 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
 
 def _trainer(config: FitConfig, world: launch.World, **parts: Any) -> Trainer:
     options = config.group("trainer")
+    del options["cuda_graph"]  # not Lightning's
     options |= {"devices": world.devices, "num_nodes": world.nodes}
     if world.environment is not None:
         options["strategy"] = launch.Together(world.environment)

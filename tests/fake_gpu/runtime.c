@@ -225,7 +225,7 @@ EXPORT int cudaPointerGetAttributes(struct cudaPointerAttributes *found, const v
 /* Copies and waits. Nothing arrives on a device, unless FAKE_GPU_COPIES is 1: as no kernel computes, all numbers there are
    zeros then, and not what other tensors have left. */
 
-static int capturing = 0;
+static void *capturing = 0; /* the stream whose work is recorded */
 
 static int arrives(int kind) {
     if (kind == cudaMemcpyHostToDevice) count(H2D, "copy to the device");
@@ -266,7 +266,13 @@ EXPORT int cudaMemsetAsync(void *memory, int value, size_t size, void *stream) {
     return 0;
 }
 EXPORT int cudaMemset(void *memory, int value, size_t size) { return cudaMemsetAsync(memory, value, size, 0); }
-EXPORT int cudaStreamSynchronize(void *stream) { return waited("cudaStreamSynchronize"); }
+EXPORT int cudaStreamSynchronize(void *stream) {
+    if (stream != capturing) { /* PyTorch's streams do not block the default one */
+        count(WAIT, "cudaStreamSynchronize");
+        return 0;
+    }
+    return waited("cudaStreamSynchronize");
+}
 EXPORT int cudaDeviceSynchronize(void) { return waited("cudaDeviceSynchronize"); }
 EXPORT int cudaEventSynchronize(void *event) { return waited("cudaEventSynchronize"); }
 
@@ -279,17 +285,20 @@ EXPORT int cudaStreamGetPriority(void *stream, int *priority) { *priority = 0; r
 EXPORT int cudaEventCreate(void **event) { *event = handle(); return 0; }
 EXPORT int cudaEventCreateWithFlags(void **event, unsigned flags) { return cudaEventCreate(event); }
 EXPORT int cudaEventElapsedTime(float *milliseconds, void *start, void *end) { *milliseconds = 25; return 0; }
-EXPORT int cudaStreamIsCapturing(void *stream, int *status) { *status = capturing && stream; return 0; }
+EXPORT int cudaStreamIsCapturing(void *stream, int *status) { *status = stream && stream == capturing; return 0; }
 EXPORT int cudaStreamGetCaptureInfo(
     void *stream, int *status, unsigned long long *id, void *graph, void *nodes, void *edges, size_t *n) {
-    *status = capturing && stream;
-    if (id) *id = capturing;
+    *status = stream && stream == capturing;
+    if (id) *id = 1;
     if (graph) *(void **)graph = 0;
     if (n) *n = 0;
     return 0;
 }
-EXPORT int cudaStreamBeginCapture(void *stream, int mode) { capturing++; return 0; }
-EXPORT int cudaStreamEndCapture(void *stream, void **graph) { capturing = 0; *graph = handle(); return 0; }
+EXPORT int cudaStreamBeginCapture(void *stream, int mode) { capturing = stream; return 0; }
+EXPORT int cudaStreamEndCapture(void *stream, void **graph) {
+    capturing = 0, *graph = handle();
+    return 0;
+}
 EXPORT int cudaGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) { *made = handle(); return 0; }
 EXPORT int cudaGraphGetNodes(void *graph, void *nodes, size_t *n) { *n = 1; return 0; }
 EXPORT int cudaGraphLaunch(void *graph, void *stream) { count(GRAPH, "graph"); return 0; }

@@ -1,6 +1,8 @@
 """Counts what whole training steps ask of a GPU; prints JSON. python -m fake_gpu.steps '{...}' ...
 
-Each argument holds options of GAN, and of these: batch_size, mirror, precision, device.
+Each argument holds options of GAN, and of these: batch_size, mirror, precision, device; graph: play
+steps as CUDA graphs; reads: read a value of the critic in each pass. Of a step that is not captured
+the counts have the reason, as a name.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pytorch_lightning import Callback, Trainer
 from msngan.bench.step import Synthetic
 from msngan.gan import GAN
 
-FIRST = 4  # steps before those that are counted; they allocate, and settle the estimates of sigma
+FIRST = 6  # steps before those that are counted; they allocate, and are captured
 COUNTED = 2
 
 
@@ -54,9 +56,16 @@ def counted(options: dict[str, Any]) -> Counter[str]:
         "num_sanity_val_steps": 0,
     }
     given = {"accelerator": "gpu", "devices": 1, "precision": precision, "max_epochs": -1}
+    graph, reads = options.pop("graph", False), options.pop("reads", False)
     gan = GAN(**{"width": 8, "loss": "nonsaturating", "size": 32, **options})
+    if reads:
+        gan.critic.register_forward_hook(lambda *given: (given[-1].sum().item(), None)[1])
+    said: list[str] = []
+    if graph:
+        gan.capture_steps(said.append)
     Trainer(callbacks=[count], **given, **quiet).fit(gan, data)
-    return count.found | Counter({f"waits at {line}": n for line, n in waits.items()})
+    lines = {f"waits at {line}": number for line, number in waits.items()}
+    return count.found | Counter(lines) | Counter(said)
 
 
 def notice(message: Warning | str, *_: Any) -> None:

@@ -163,7 +163,7 @@ class Records(RunCallback):
         now = time.monotonic()
         found = {name: float(value) for name, value in figures.items()}
         found["steps_per_second"] = (step - before) / max(now - then, 1e-9)
-        rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+        rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in trainer.optimizers]
         found |= zip(module.rates, rates, strict=True)
         self.append(trainer, self.run.metrics, {"step": step, **found})
         self.to_loggers(trainer, found)
