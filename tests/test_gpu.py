@@ -202,6 +202,23 @@ class TestRuns:
         given += ["--data.mirror", "true", "--trainer.accelerator", "gpu"]
         assert "done: run mine" in machine.msngan("fit", *given)
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "--config digits_cond --steps 2 --model.penalty [gradient,dragan,lecam,consistency]"
+            " --augment.policy [color,translation,cutout] --samples.every 1 --data.mirror true",
+            "--config digits_cnn3_msn --epochs 1 --data.crop 2 --data.validation 900",
+        ],
+        ids=["gan", "classifier"],
+    )
+    def test_a_run_makes_no_float64_there_and_does_what_apple_s_mps_can(self, machine, words):
+        given = [*words.split(), "--dynamics.every", "1", "--health.every", "1", "--run", "mine"]
+        given += SMALL[:-4] if "cond" in words else []
+        given += ["--trainer.accelerator", "gpu", "--trainer.cuda_graph", "off"]
+        done = machine.run("-m", "fake_gpu.operations", "fit", *given)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads(done.stdout.splitlines()[-1]) == {"float64": [], "missing": []}
+
     def test_two_gpus_train_one_run(self, machine):
         given = ["--config", "digits_msn", "--run", "mine", *SMALL, "--scores.enabled", "false"]
         given += ["--trainer.accelerator", "gpu", "--trainer.devices", "2", "--steps", "2"]

@@ -49,9 +49,10 @@ class Found(NamedTuple):
 def start(shape: Sequence[int], like: Tensor) -> Tensor:
     """An orthonormal block (groups, k, size) to start from, the same in every run and process."""
     # Fractions of k^2 times an irrational number serve as noise without a random generator.
-    steps = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=like.device)
+    # On the CPU, because not every device has float64.
+    steps = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device="cpu")
     block = (steps.square() * GOLDEN_RATIO).frac().sub(0.5).view(*shape)
-    return orthonormal(block.to(like.dtype).mT).mT.contiguous()
+    return orthonormal(block.to(like.dtype).mT).mT.contiguous().to(like.device)
 
 
 def orthonormal(columns: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ layer and sigma = |A v|.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,7 +35,7 @@ from msngan.norms.estimate import (
     start,
 )
 from msngan.norms.layers import stored
-from msngan.norms.parts import Entries, Norm, full_precision
+from msngan.norms.parts import Entries, Norm, full_float32, full_precision
 
 # A block has BLOCK images, each of which costs as much as an image of the batch; one iteration
 # takes PRODUCTS products with it.
@@ -43,6 +44,12 @@ BLOCK, PRODUCTS = 4, 3
 ENOUGH, MOST, MOST_SETTLING = 0.2, 2, 30
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def _exact(weight: Tensor) -> AbstractContextManager[None]:
+    """On a GPU, float32 and not the TensorFloat-32 of cuDNN's convolutions."""
+    on = weight.is_cuda and not torch.compiler.is_compiling()
+    return full_float32() if on else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ class OperatorNorm(Estimated):
 
         values = looks(block) or (enough < ENOUGH and not torch.compiler.is_compiling())
         x = block.flatten(1).mT
-        with full_precision(weight):
+        with full_precision(weight), _exact(weight):
             while True:
                 basis, images = krylov(product, x, PRODUCTS)
                 gram = basis.mT @ images
@@ -202,7 +209,7 @@ class OperatorNorm(Estimated):
 
     def _iterate(self, weight: Tensor, enough: float, most: int) -> None:
         block, left, _ = self._found(weight, self.block, enough, most)
-        with full_precision(weight):
+        with full_precision(weight), _exact(weight):
             # Keep the sign of v from one iteration to the next.
             left = torch.where(left @ self.v.flatten() < 0, -left, left)
             length = left.norm().clamp_min(torch.finfo(left.dtype).tiny)

@@ -8,8 +8,8 @@ network needs an `if`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -134,6 +134,25 @@ def widened(x: Tensor) -> Tensor:
 def full_precision(weight: Tensor) -> torch.autocast:
     """A context without autocast; also for a weight on the meta device."""
     return torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Inside, convolutions and products of float32 are computed in float32.
+
+    TensorFloat-32 or bfloat16, the default on a GPU or chosen for speed, are less precise.
+    """
+    backends: Any = torch.backends  # its modules are replaced when they are imported
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+    places = [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
 
 
 def traced() -> bool:

@@ -14,16 +14,15 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from msngan.data import images as convert
+from msngan.norms.parts import full_float32
 from msngan.runs import hardware, rng
 from msngan.runs.folder import UserError
 from msngan.scores.protocol import KEYS, roles_of
@@ -152,25 +151,6 @@ class Extractor(ABC):
 
         With `clean` they have this extractor's size and are float32 in [0, 255].
         """
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Inside, convolutions and products of float32 are computed in float32.
-
-    TensorFloat-32 or bfloat16, enabled by the GPU or for speed in training, would change scores.
-    """
-    backends: Any = torch.backends  # its modules are replaced when they are imported
-    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
-    places = [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
 
 
 def file_sha256(path: Path) -> str:

@@ -106,7 +106,8 @@ def _asked(options: dict[str, Any]) -> World:
     """What the options and the environment ask for; `environment` is None for one process."""
     devices, nodes = _parsed(options["devices"]), options["num_nodes"]
     gpus = options["accelerator"] != "cpu" and torch.cuda.is_available()
-    if options["accelerator"] in ("gpu", "cuda") and not (gpus or torch.mps.is_available()):
+    there = gpus or torch.backends.mps.is_available()
+    if options["accelerator"] in ("gpu", "cuda") and not there:
         raise UserError(
             f"--trainer.accelerator {options['accelerator']}: no GPU is available here; use cpu or"
             " auto"

@@ -33,9 +33,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from msngan.norms import Centring, NormLayer, SampleNorm, WeightPart, stored
 from msngan.norms.operator import Operator
+from msngan.norms.parts import full_float32
 
 TOLERANCE = 3e-3  # of the residual |A^T A v - sigma^2 v| / sigma^2
 MOST = 60  # products, of A and its transpose
+WITHOUT_FLOAT64 = ("mps",)  # kinds of device
 
 
 def effective_weight(layer: nn.Module) -> Tensor:
@@ -57,9 +59,14 @@ def effective_weight(layer: nn.Module) -> Tensor:
         part.train(training)
 
 
+def precise(x: Tensor) -> Tensor:
+    """x in float64, on the CPU where its device has none."""
+    return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).detach().double()
+
+
 def matrix_of(layer: nn.Module, weight: Tensor) -> Tensor:
-    """(groups, outputs / groups, inputs / groups * kernel), float64, on the CPU."""
-    wide = weight.detach().double().cpu()
+    """(groups, outputs / groups, inputs / groups * kernel), float64: see `precise`."""
+    wide = precise(weight)
     groups = getattr(layer, "groups", 1)
     if isinstance(layer, _ConvTransposeNd):  # (inputs, outputs / groups, *kernel)
         return wide.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2)
@@ -67,8 +74,8 @@ def matrix_of(layer: nn.Module, weight: Tensor) -> Tensor:
 
 
 def singular_values(matrices: Tensor) -> Tensor:
-    """Singular values of all (G, m, n) matrices together: (G * min(m, n),), descending."""
-    return _from_gram(matrices).flatten().sort(descending=True).values
+    """Singular values of (G, m, n) matrices together, on the CPU: (G * min(m, n),), descending."""
+    return _from_gram(matrices).cpu().flatten().sort(descending=True).values
 
 
 def stable_rank(values: Tensor) -> float:
@@ -83,7 +90,7 @@ def kernel_singular(weight: Tensor) -> float:
     weight, slice by slice). For 1x1 kernels and linear layers it is the mean of |w|. A kernel with
     one axis counts with its length; one with three axes is a matrix, split before the last axis.
     """
-    wide = weight.detach().double().cpu()
+    wide = precise(weight)
     if wide.dim() == 2 or wide[0, 0].numel() == 1:
         return float(wide.abs().mean())
     slices = wide.flatten(0, 1).flatten(1, -2) if wide.dim() > 3 else wide.flatten(0, 1)[:, None]
@@ -99,6 +106,7 @@ def _from_gram(matrices: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(matrices @ matrices.mT).clamp_min(0).sqrt()
 
 
+@full_float32()
 def operator_norm(
     layer: nn.Module,
     weight: Tensor,
@@ -134,7 +142,7 @@ def operator_norm(
             point = v.detach().requires_grad_()
             y = map_(point, weight)
         w = torch.autograd.grad(y, point, y.detach())[0].flatten()  # A^T A v
-        products[:count, count - 1] = products[count - 1, :count] = (span @ w).double().cpu()
+        products[:count, count - 1] = products[count - 1, :count] = precise(span @ w).cpu()
         if not products.isfinite().all():
             return nan
         values, vectors = torch.linalg.eigh(products[:count, :count])
@@ -168,7 +176,7 @@ def output_lengths(layer: nn.Module, weight: Tensor, size: tuple[int, ...]) -> f
     with torch.no_grad():
         squares = weight.detach().square()
         ones = torch.ones(1, map_.inputs, *size, dtype=squares.dtype, device=squares.device)
-        return float(map_(ones, squares).clamp_min(0).sqrt().double().sum())
+        return float(map_(ones, squares).clamp_min(0).sqrt().cpu().double().sum())
 
 
 def lipschitz_of(network: nn.Module) -> float:

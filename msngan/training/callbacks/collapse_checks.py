@@ -151,7 +151,7 @@ def _growth(before: Mapping[str, float], now: Mapping[str, float]) -> Line:
 
 def _distance(images: Tensor) -> float:
     """Mean Euclidean distance between two of the images (N, ...), N > 1."""
-    return float(torch.pdist(images.flatten(1).float()).mean())
+    return float(torch.pdist(images.flatten(1).float().cpu()).mean())
 
 
 def warnings(lines: Sequence[Line]) -> list[str]:

@@ -41,6 +41,7 @@ from msngan.training.weight_measures import (
     matrix_of,
     operator_norm,
     output_lengths,
+    precise,
     singular_values,
     spectral_complexity,
     stable_rank,
@@ -224,10 +225,10 @@ def _measured(
     parameter, weight = stored(layer), effective_weight(layer)
     values = singular_values(matrix_of(layer, weight))
     found = {
-        "weight_mean": float(parameter.double().mean()),
-        "weight_sd": float(parameter.double().std(correction=0)),
-        "effective_mean": float(weight.double().mean()),
-        "effective_sd": float(weight.double().std(correction=0)),
+        "weight_mean": float(precise(parameter).mean()),
+        "weight_sd": float(precise(parameter).std(correction=0)),
+        "effective_mean": float(precise(weight).mean()),
+        "effective_sd": float(precise(weight).std(correction=0)),
         "kernel_singular": kernel_singular(weight),
         "matrix_norm": float(values[0]),
         "stable_rank": stable_rank(values),
@@ -252,12 +253,12 @@ def gradient_figures(gradient: Tensor) -> dict[str, float]:
 
     The first two are fractions; if all entries are zero, both are 1. The sd is the population's.
     """
-    wide = gradient.detach().double()
+    wide = precise(gradient)
     rms = wide.square().mean().sqrt()
     small = wide.abs() < THRESHOLD * rms
     return {
-        "gradient_zero": float((wide == 0).double().mean()),
-        "gradient_small": float(small.double().mean()) if rms > 0 else 1.0,
+        "gradient_zero": float((wide == 0).to(wide).mean()),
+        "gradient_small": float(small.to(wide).mean()) if rms > 0 else 1.0,
         "gradient_rms": float(rms),
         "gradient_mean": float(wide.mean()),
         "gradient_sd": float(wide.std(correction=0)),
@@ -270,7 +271,7 @@ def histogram(gradient: Tensor, edges: NDArray[np.float64] = EDGES) -> NDArray[n
     The first bin counts entries below the first edge, exact zeros too; bin k those from edge k - 1
     up to below edge k; the last bin has no upper end, and NaN counts there as negative.
     """
-    wide = gradient.detach().double().flatten().cpu()
+    wide = gradient.detach().cpu().double().flatten()
     bins = torch.bucketize(wide.abs(), torch.from_numpy(edges), right=True)
     bins.clamp_(max=len(edges) - 1)
     counts = torch.bincount(bins + len(edges) * (wide >= 0), minlength=2 * len(edges))
