@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import pytest
 import torch
 from fake_gpu.build import build, environment, possible
 from norm_layers import ONE_OF_EACH_KIND
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from msngan.losses import LOSSES, PENALTIES
 from msngan.networks.finite import ROWS, FiniteWatch
 from msngan.norms.estimate import following, leading
 from msngan.runs.folder import Diverged
+from msngan.training.launch import Together, World
 
 TESTS = Path(__file__).parent
 on_gpu = [
@@ -224,6 +228,24 @@ class TestRuns:
         given += ["--trainer.accelerator", "gpu", "--trainer.devices", "2", "--steps", "2"]
         assert "done: run mine" in machine.msngan("fit", *given, FAKE_GPUS="2")
 
+    @pytest.mark.soak
+    def test_tasks_of_slurm_that_see_one_gpu_each_train_one_run(self, machine):
+        given = ["--config", "digits_msn", "--run", "mine", *SMALL, "--scores.enabled", "false"]
+        given += ["--trainer.accelerator", "gpu", "--trainer.devices", "2", "--steps", "2"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        job = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "JOB_ID": "7", "JOB_NAME": "train"}
+        job |= {"NODELIST": "localhost", "NNODES": "1", "NODEID": "0"}
+        shared = {f"SLURM_{name}": value for name, value in job.items()}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+        def task(rank: str) -> str:
+            return machine.msngan("fit", *given, SLURM_PROCID=rank, SLURM_LOCALID=rank, **shared)
+
+        with ThreadPoolExecutor() as pool:
+            assert "done: run mine" in "".join(pool.map(task, ("0", "1")))
+
     def test_a_full_gpu_is_one_line_with_what_to_lower(self, machine):
         given = ["--config", "digits_msn", "--model.width", "64", "--data.batch_size", "512"]
         given += ["--trainer.accelerator", "gpu", "--scores.enabled", "false", "--steps", "1"]
@@ -231,6 +253,18 @@ class TestRuns:
         assert "Traceback" not in " ".join(shown)
         assert "the memory of cuda:0 is full after step 0" in shown[-1]
         assert "lower --data.batch_size or --model.width" in shown[-1]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("one_each", [False, True])
+def test_a_process_trains_on_its_own_gpu_or_on_the_one_that_it_sees(one_each):
+    environment = SLURMEnvironment(auto_requeue=False)
+    environment.local_rank = lambda: 1
+    strategy = Together(World(2, environment=environment, one_each=one_each))
+    seen = ["cuda:0"] if one_each else ["cuda:0", "cuda:1"]
+    strategy.parallel_devices = [torch.device(each) for each in seen]
+    assert strategy.num_processes == 2
+    assert str(strategy.root_device) == seen[-1]
 
 
 @pytest.mark.quick

@@ -46,6 +46,7 @@ GRACE_SECONDS = 20.0  # for a process to end by itself after another has died
 class World:
     """The processes of a run. devices, nodes: what the Trainer is told.
 
+    one_each: whether each process sees one GPU of its own, as under SLURM's --gpus-per-task=1.
     began: the processes that this one started. started: whether another process of the run started
     this one, whose exit code only that process sees.
     """
@@ -53,6 +54,7 @@ class World:
     devices: Any = 1
     nodes: int = 1
     environment: ClusterEnvironment | None = None
+    one_each: bool = False
     began: list[Popen[bytes]] = field(default_factory=list)
     started: bool = False
 
@@ -184,7 +186,10 @@ def _meet(found: World, options: dict[str, Any]) -> None:
     if gpu:
         index = environment.local_rank()
         index = found.devices[index] if isinstance(found.devices, list) else index
-        if index >= (there := torch.cuda.device_count()):
+        there = torch.cuda.device_count()
+        found.one_each = there == 1 < number and environment.creates_processes_externally
+        index = 0 if found.one_each else index
+        if index >= there:
             raise UserError(
                 f"--trainer.devices {found.devices}: this machine has {there} GPUs; use fewer, or"
                 " --trainer.accelerator cpu"
@@ -284,9 +289,20 @@ class Together(DDPStrategy):
 
     strategy_name = "together"
 
-    def __init__(self, cluster_environment: ClusterEnvironment) -> None:
-        super().__init__(cluster_environment=cluster_environment)
+    def __init__(self, world: World) -> None:
+        super().__init__(cluster_environment=world.environment)
+        self._processes = _count(world.devices)  # on each machine
         self._own: list[Tensor] = []  # statistics that norms do not synchronise
+
+    @property
+    def num_processes(self) -> int:
+        return self._processes
+
+    @property
+    def root_device(self) -> torch.device:
+        devices = self.parallel_devices
+        assert devices is not None
+        return devices[self.local_rank % len(devices)]
 
     def _configure_launcher(self) -> None:
         """The processes exist already."""

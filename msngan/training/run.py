@@ -248,9 +248,9 @@ def _write_result(run: Run, status: str, step: int, reason: str | None = None) -
 def _trainer(config: FitConfig, world: launch.World, **parts: Any) -> Trainer:
     options = config.group("trainer")
     del options["cuda_graph"]  # not Lightning's
-    options |= {"devices": world.devices, "num_nodes": world.nodes}
+    options |= {"devices": 1 if world.one_each else world.devices, "num_nodes": world.nodes}
     if world.environment is not None:
-        options["strategy"] = launch.Together(world.environment)
+        options["strategy"] = launch.Together(world)
     try:
         return Trainer(
             **options,
