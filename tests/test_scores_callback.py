@@ -244,7 +244,8 @@ def test_lines_are_read_by_the_leaderboard_costs_are_said_and_no_checkpoint_has_
     assert all(len(entry.scores) == 7 for entry in entries)
     assert scores_of(folder)[0]["best"] is True
     assert len(re.findall(r"step \d: fd .*\(embed-digits-\w+, \d+\.\d s.*\)\n", shown)) == 2
-    assert len(re.findall(r"scores took \d+:\d\d, \d+\.\d % of \d+:\d\d\)", shown)) == 1
+    assert len(re.findall(r"scores took \d+:\d\d, \d+\.\d % of \d+:\d\d;", shown)) == 1
+    assert len(re.findall(r"time +\d+:\d\d, of which scores \d+\.\d %, ", shown)) == 1
     assert len(re.findall(r"--scores\.every \d+ would keep it within 5 %", shown)) == 1
     for name in ("last.ckpt", "best.ckpt"):
         checkpoint = torch.load(folder / name, weights_only=True)

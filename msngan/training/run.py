@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +191,7 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
     progress.say(f"run {run.name}: {state}, in {run.folder}\n{task.beginning(module)}")
     if device.type == "cuda" and config.trainer.cuda_graph == "auto" and not watching:
         module.capture_steps(progress.say)
+    began = time.monotonic()
     try:
         trainer.fit(module, task.data, ckpt_path=start.checkpoint, weights_only=True)
     except Diverged as problem:
@@ -216,7 +218,8 @@ def _train(config: FitConfig, start: Start, world: launch.World) -> int:
         progress.say("\n".join([said, *task.stopping(run)]))
         return 0
     _write_result(run, "done", step)
-    lines = [f"done: run {run.name}", f"  checkpoints  {run.folder}", *task.ending(run)]
+    lines = [f"done: run {run.name}", task.times(time.monotonic() - began)]
+    lines += [f"  checkpoints  {run.folder}", *task.ending(run)]
     progress.say("\n".join(lines))
     return 0
 

@@ -17,7 +17,7 @@ from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
 from msngan.runs import plugins, rng
 from msngan.runs.configs import FitConfig
-from msngan.runs.folder import Run, UserError
+from msngan.runs.folder import Run, UserError, clock
 from msngan.runs.hardware import memory
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import ADDED, group
@@ -29,6 +29,7 @@ from msngan.training.callbacks.dynamics import Dynamics
 from msngan.training.callbacks.progress import Records, Samples
 from msngan.training.callbacks.scores import Scores
 
+LEAST_SHARE = 1e-3  # of a run's time that is worth a word
 BYTES = 4 * 4  # of a float32 weight, its gradient, and Adam's two moments
 
 
@@ -121,6 +122,17 @@ class Task:
     def prepare(self, device: torch.device) -> None:
         """Find everything that can be wrong with the input, before anything is written."""
 
+    def times(self, seconds: float) -> str:
+        """The shares of `seconds`, the time of training, that its callbacks have taken."""
+        taken = {name: each.seconds for name, each in vars(self.built).items()}
+        shares = [
+            f"{name} {100 * own / max(seconds, 1e-9):.1f} %"
+            for name, own in sorted(taken.items(), key=lambda each: -each[1])
+            if own >= LEAST_SHARE * seconds
+        ]
+        of_which = f", of which {', '.join(shares)}" if shares else ""
+        return f"  time         {clock(seconds)}{of_which}"
+
     def beginning(self, module: Any) -> str:
         """A line about what is trained."""
         raise NotImplementedError
@@ -167,6 +179,17 @@ class GanTask(Task):
     def prepare(self, device: torch.device) -> None:
         self.built.scores.prepare(self.data, device, self.options["classes"])
 
+    def times(self, seconds: float) -> str:
+        """The shares of `seconds`, the time of training, that its callbacks have taken."""
+        taken = {name: each.seconds for name, each in vars(self.built).items()}
+        shares = [
+            f"{name} {100 * own / max(seconds, 1e-9):.1f} %"
+            for name, own in sorted(taken.items(), key=lambda each: -each[1])
+            if own >= LEAST_SHARE * seconds
+        ]
+        of_which = f", of which {', '.join(shares)}" if shares else ""
+        return f"  time         {clock(seconds)}{of_which}"
+
     def beginning(self, module: Any) -> str:
         data, model, policy = self.data, self.config.model, self.config.group("augment")["policy"]
         labels = f"; {data.classes} classes, {model.conditioning}" if model.conditional else ""
@@ -179,7 +202,7 @@ class GanTask(Task):
         )
 
     def ending(self, run: Run) -> list[str]:
-        scored = [f"  scores       {run.scores}  ({self.built.scores.cost})"]
+        scored = [f"  scores       {run.scores}"]
         return [
             f"  grids        {run.samples}",
             *(scored if read_lines(run.scores) else []),
@@ -196,7 +219,7 @@ class GanTask(Task):
     def stopping(self, run: Run) -> list[str]:
         """Which checkpoint to use, and how to go on after a collapse."""
         lines = [
-            f"  scores       {run.scores}  ({self.built.scores.cost})",
+            f"  scores       {run.scores}",
             "next:",
             f"  {resume_command(run)} --scores.stop_on_collapse false   (to go on all the same)",
         ]
@@ -232,6 +255,17 @@ class ClassifierTask(Task):
         self.data.images_of("validation")
         self.data.images_of("test")
         assert self.data.scale
+
+    def times(self, seconds: float) -> str:
+        """The shares of `seconds`, the time of training, that its callbacks have taken."""
+        taken = {name: each.seconds for name, each in vars(self.built).items()}
+        shares = [
+            f"{name} {100 * own / max(seconds, 1e-9):.1f} %"
+            for name, own in sorted(taken.items(), key=lambda each: -each[1])
+            if own >= LEAST_SHARE * seconds
+        ]
+        of_which = f", of which {', '.join(shares)}" if shares else ""
+        return f"  time         {clock(seconds)}{of_which}"
 
     def beginning(self, module: Any) -> str:
         data, model = self.data, self.config.model

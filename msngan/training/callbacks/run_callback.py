@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -117,13 +118,15 @@ def reason(problem: BaseException, run: Run | None = None) -> str | None:
 class RunCallback(Callback):
     """A callback that knows its run and its config's name; `fit` attaches it before training.
 
-    saving: guards the writes and speaks to the user; all callbacks of a run share one.
+    saving: guards the writes and speaks to the user; all callbacks of a run share one. seconds:
+    what it has taken so far, without waiting for a GPU to finish the steps before.
     """
 
     run: Run
     config_name: str
     saving: Saving = Saving()
     own = False  # whether a Trainer that `fit` has not made calls it
+    seconds = 0.0
 
     def attach(self, run: Run, config_name: str, saving: Saving) -> None:
         self.run, self.config_name, self.saving = run, config_name, saving
@@ -150,7 +153,9 @@ class RunCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        start = time.monotonic()
         self.after_step(trainer, pl_module, outputs)
+        self.seconds += time.monotonic() - start
 
     def due(self, trainer: Trainer, every: int) -> bool:
         """Whether the step just done is a multiple of `every` (0: never) or the run's last.
@@ -162,7 +167,9 @@ class RunCallback(Callback):
         step = trainer.global_step
         due = step >= last_step(trainer) or (every > 0 and step % every == 0)
         if due:
+            start = time.monotonic()
             cast(Any, trainer.lightning_module).check_finite()
+            self.seconds -= time.monotonic() - start
         return due
 
     def keep_until(self, trainer: Trainer, path: Path) -> None:
