@@ -42,6 +42,15 @@ FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.l
         ([*FIT, "--trainer.devices", "0"], "--trainer.devices 0 is less than 1"),
         ([*FIT, "--trainer.devices", "0,x"], "0,x is not a list of GPU numbers; write it as 0,1"),
         ([*FIT, "--trainer.devices=0,1,", "--trainer.accelerator=cpu"], "give a number of proc"),
+        *(
+            []
+            if torch.cuda.is_available()
+            else [([*FIT, "--trainer.accelerator", "gpu"], "no GPU is")]
+        ),
+        (["study", "x", "--address", "auto"], "--address without --on ray changes nothing"),
+        (["study", "x", "--gpus-per-run", "1"], "--gpus-per-run without --on ray"),
+        (["study", "x", "--on", "ray", "--cpus-per-run", "-1"], "--cpus-per-run -1.0 is not"),
+        (["study", "x", "--on", "ray", "--jobs", "2"], "--jobs with --on ray: the cluster's"),
         ([*FIT, "--trainer.num_nodes", "0"], "--trainer.num_nodes"),
         ([*FIT, "--dynamics.every", "-1"], "--dynamics.every -1"),
         ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msngan.commands.parser import Parser, add_format, add_root, number, option
 from msngan.report.tables.study_tables import list_tables, show_results
@@ -18,6 +19,9 @@ from msngan.runs.folder import Failure, UserError
 from msngan.study.plan import Child, Study
 from msngan.study.results import collect
 from msngan.study.study_files import Place, Reader, open_study, save_study, started_study
+
+if TYPE_CHECKING:
+    from msngan.study.scheduler import Workers
 
 DESCRIPTION = """\
 Train every run of a study (norms, learning rates, seeds, ...), each as `msngan fit` would, and
@@ -32,9 +36,17 @@ def parser() -> Parser:
     option(made, "--set OPTION=VALUE", text, dest="changes", action="append", default=[])
     text = "name of the study, with which its runs' names begin; default: the file's"
     option(made, "--name", text)
-    option(made, "--jobs", "runs to train side by side", type=number(1), default=1)
+    option(made, "--jobs", "runs to train side by side; default: 1", type=number(1))
     text = "threads of each run; default: the cores divided by --jobs"
     option(made, "--threads", text, type=number(1))
+    text = "where to train: local, this machine; ray, a Ray cluster that shares this folder"
+    option(made, "--on", text, choices=("local", "ray"), default="local")
+    text = "address of the Ray cluster, auto for the one that there is; default: begin one here"
+    option(made, "--address", text)
+    text = "CPUs of each run on Ray; default: 1"
+    option(made, "--cpus-per-run", text, type=float)
+    text = "GPUs of each run on Ray, 0.5 for two runs on one; default: 0"
+    option(made, "--gpus-per-run", text, type=float)
     option(made, "--retry", "also retry runs that diverged", action="store_true")
     option(made, "--keep-going", "train the others when one run is refused", action="store_true")
     only = made.add_mutually_exclusive_group()
@@ -47,6 +59,19 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    for name in ("address", "cpus_per_run", "gpus_per_run"):
+        if args.on != "ray" and getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} without --on ray changes nothing; leave it out")
+    if args.on == "ray" and args.jobs is not None:
+        raise UserError(
+            "--jobs with --on ray: the cluster's CPUs and GPUs and those of each run"
+            " (--cpus-per-run, --gpus-per-run) say how many train at a time; leave it out"
+        )
+    args.jobs = args.jobs or 1
+    for name in ("cpus_per_run", "gpus_per_run"):
+        if (value := getattr(args, name)) is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {value} is not a number from 0 up")
     study = open_study(args.study, args.root, args.name, args.changes)
     place = Place(study.name, args.root)
     if args.table and not args.changes:
@@ -96,12 +121,25 @@ def _train(
         with writing(place):
             write_json(place.results, collect(study, reader, command, failures))
 
-    with StudyProgress(study, args.jobs) as display:
-        options: dict[str, Any] = {
-            name: getattr(args, name) for name in ("jobs", "threads", "retry", "keep_going")
-        }
-        scheduler = Scheduler(study, reader, display=display, recorded=recorded, **options)
+    workers, jobs = _workers(args, place, len(left))
+    with StudyProgress(study, jobs) as display:
+        options: dict[str, Any] = {"retry": args.retry, "keep_going": args.keep_going}
+        options |= {"display": display, "recorded": recorded}
+        scheduler = Scheduler(study, reader, workers, jobs, **options)
         return scheduler.run(), scheduler.failures
+
+
+def _workers(args: argparse.Namespace, place: Place, left: int) -> tuple[Workers, int]:
+    """Where the runs are trained, and how many at a time."""
+    if args.on == "ray":
+        from msngan.study.on_ray import OnRay
+
+        cpus = 1.0 if args.cpus_per_run is None else args.cpus_per_run
+        given = args.address, cpus, args.gpus_per_run or 0.0, args.threads, args.retry
+        return OnRay(place, *given), left  # Ray has its own limit
+    from msngan.study.scheduler import Processes
+
+    return Processes(place, args.threads, args.jobs, args.retry), args.jobs
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -124,6 +125,29 @@ def _train(child: Child, reader: Reader, threads: int | None, jobs: int, retry: 
     return resume(parse(["--config", str(run.config), *grown, *more]), run)
 
 
+LOST = 1001  # no exit code: a worker, or its machine, ended before the run did
+MOST_LOST = 20  # times that a run goes on after that
+
+
+class Job(Protocol):
+    """A run in training somewhere."""
+
+    def code(self) -> int | None:
+        """The exit code of `train` or LOST; None while it goes on."""
+
+    def stop(self, at_once: bool) -> None:
+        """Let the run save and leave; at once: do not wait for that."""
+
+
+class Workers(Protocol):
+    """Where runs are trained: on this machine, or on others."""
+
+    def start(self, child: Child) -> Job: ...
+
+    def wait(self, jobs: Sequence[Any], seconds: float) -> None:
+        """Until a job has ended, at most so long."""
+
+
 PRELOADED = ["msngan.training.run", "msngan.training.tasks"]
 LOOK_SECONDS = 0.5
 STOPPING = "stopping: the runs finish their step, save and leave (again leaves at once)"
@@ -172,6 +196,41 @@ def ask(children: list[Child]) -> str | None:
 
 
 @dataclass
+class Process:
+    """A run in a process of this machine."""
+
+    process: BaseProcess
+
+    def code(self) -> int | None:
+        if self.process.is_alive():
+            return None
+        self.process.join()
+        return self.process.exitcode or 0
+
+    def stop(self, at_once: bool) -> None:
+        (self.process.kill if at_once else self.process.terminate)()
+
+
+@dataclass
+class Processes:
+    """Trains each run in a process of this machine."""
+
+    place: Place
+    threads: int | None
+    jobs: int
+    retry: bool
+
+    def start(self, child: Child) -> Process:
+        arguments = (child, self.place, self.threads, self.jobs, self.retry)
+        process = context().Process(target=plugins.carrying(train), args=arguments)
+        process.start()
+        return Process(process)
+
+    def wait(self, jobs: Sequence[Process], seconds: float) -> None:
+        wait([each.process.sentinel for each in jobs], seconds)
+
+
+@dataclass
 class Signals:
     """Ctrl-C and SIGTERM of the study's own process, counted instead of obeyed."""
 
@@ -201,8 +260,8 @@ class Scheduler:
 
     study: Study
     reader: Reader
+    workers: Workers
     jobs: int
-    threads: int | None
     retry: bool
     keep_going: bool
     display: Display
@@ -212,7 +271,8 @@ class Scheduler:
     _waiting: list[Child] = field(default_factory=list)
     _elsewhere: list[Child] = field(default_factory=list)  # trained by another process
     _said: set[str] = field(default_factory=set)
-    _processes: dict[str, tuple[Child, BaseProcess]] = field(default_factory=dict)
+    _lost: Counter[str] = field(default_factory=Counter)
+    _jobs: dict[str, tuple[Child, Job]] = field(default_factory=dict)
 
     def run(self) -> int:
         """0: every run has ended; 1: some failed; 128 + n: stopped by signal n.
@@ -229,8 +289,8 @@ class Scheduler:
                 self._loop(signals)
             finally:
                 self._stop(at_once=signals.count > 1)
-                for _, process in self._processes.values():
-                    process.join()
+                while any(job.code() is None for _, job in self._jobs.values()):
+                    self.workers.wait([job for _, job in self._jobs.values()], LOOK_SECONDS)
         self._look(self.study.children)
         self.recorded(self.failures)
         if signals.number is not None:
@@ -239,27 +299,26 @@ class Scheduler:
 
     def _loop(self, signals: Signals) -> None:
         looked, told = 0.0, 0
-        while self._waiting or self._elsewhere or self._processes:
-            while self._waiting and len(self._processes) < self.jobs and signals.number is None:
+        while self._waiting or self._elsewhere or self._jobs:
+            while self._waiting and len(self._jobs) < self.jobs and signals.number is None:
                 self._start(self._waiting.pop(0))
             if signals.count > told:
                 told = signals.count
                 self.display.say(STOPPING)
                 self._stop(at_once=told > 1)
-            if signals.number is not None and not self._processes:
+            if signals.number is not None and not self._jobs:
                 return
-            wait([process.sentinel for _, process in self._processes.values()], LOOK_SECONDS)
-            for child, process in list(self._processes.values()):
-                if not process.is_alive():
-                    process.join()
-                    del self._processes[child.name]
-                    self._ended(child, process.exitcode or 0, stopping=signals.number is not None)
-            if not (self._waiting or self._processes) and self._elsewhere:
+            self.workers.wait([job for _, job in self._jobs.values()], LOOK_SECONDS)
+            for child, job in list(self._jobs.values()):
+                if (code := job.code()) is not None:
+                    del self._jobs[child.name]
+                    self._ended(child, code, stopping=signals.number is not None)
+            if not (self._waiting or self._jobs) and self._elsewhere:
                 time.sleep(LOOK_SECONDS)
                 self._waiting, self._elsewhere = self._elsewhere, []
             if time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
-                self._look([child for child, _ in self._processes.values()])
+                self._look([child for child, _ in self._jobs.values()])
                 self.display.show(self.states, self.failures)
 
     def _look(self, children: list[Child]) -> None:
@@ -274,15 +333,12 @@ class Scheduler:
             self._elsewhere.append(child)
         elif not self.states[child.name].ended(self.retry):
             self.failures.pop(child.name, None)
-            arguments = (child, self.reader.place, self.threads, self.jobs, self.retry)
-            process = context().Process(target=plugins.carrying(train), args=arguments)
-            process.start()
-            self._processes[child.name] = child, process
+            self._jobs[child.name] = child, self.workers.start(child)
 
     def _stop(self, at_once: bool) -> None:
         """Ask all to save and leave; at once: do not wait for that."""
-        for _, process in self._processes.values():
-            (process.kill if at_once else process.terminate)()
+        for _, job in self._jobs.values():
+            job.stop(at_once)
 
     def _ended(self, child: Child, code: int, stopping: bool) -> None:
         self._look([child])
@@ -294,6 +350,12 @@ class Scheduler:
             newest = f", {state.newest}" if state.newest else ""
             reason = f": {state.reason}" if state.reason else ""
             self.display.say(f"{child.name}: {state.word} at step {state.step}{newest}{reason}")
+        elif code == LOST and self._lost[child.name] < MOST_LOST:
+            self._lost[child.name] += 1
+            if not stopping:
+                lost = "its worker was lost; it goes on where it saved last"
+                self.display.say(f"{child.name}: {lost}")
+                self._waiting.append(child)
         elif not stopping:
             why = self._reason(child, code)
             if code == BAD_INPUT and not self.keep_going:
@@ -304,6 +366,8 @@ class Scheduler:
 
     def _reason(self, child: Child, code: int) -> str:
         """The last line that the run's process printed, or how it was ended."""
+        if code == LOST:
+            return f"its worker was lost {MOST_LOST + 1} times"
         if code < 0:
             return f"killed by signal {-code}"
         try:
