@@ -15,6 +15,9 @@ from msngan.scores.protocol import METRICS
 FIT = ["fit", *TINY, *QUIET]
 FOLDER = [*FIT, "--data.dataset", "folder", "--data.root", "pictures", "--data.limit", "null"]
 
+GPU = [*FIT, "--trainer.accelerator", "gpu"]
+WITHOUT_A_GPU = [] if torch.cuda.is_available() else [(GPU, "no GPU is available here; use cpu")]
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
