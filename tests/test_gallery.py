@@ -157,6 +157,27 @@ def halved(name: str) -> int:
     return next(step for step in found if found[step]["mean"] <= found[250]["mean"] / 2)
 
 
+def gan(study: str, arm: str, metric: str, step: int, digits: int = 2, factor: float = 1) -> str:
+    """A score of an arm of a study of GANs, over its seeds."""
+    (found,) = (each for each in load(study)["results"] if each["arm"] == arm)
+    assert found["seeds"] == config(f"study_{study}")["grid"]["seed"]
+    return spread(found["scores"][str(step)][metric], digits, factor)
+
+
+def gans(study: str, arm: str, *asked: tuple[str, int, int, float]) -> str:
+    return " | ".join(gan(study, arm, *each) for each in asked)
+
+
+def apart(study: str, one: str, other: str, step: int) -> str:
+    """The difference of FD of two arms, paired by seed."""
+    (found,) = (
+        each
+        for each in load(study)["comparisons"]
+        if (each["of"], each["step"]) == ([one, other], step)
+    )
+    return f"{num(found['mean'], 2, '+')} {interval(found, 2, 1)}"
+
+
 def own(folder: str, arm: str) -> str:
     """FD by step, of one's own images."""
     found = load("folder_recipe")["results"]

@@ -58,6 +58,7 @@ class StepGraph:
 
     def run(self, form: Hashable, play: Play, *inputs: Tensor | None) -> dict[str, Tensor]:
         """What play(*inputs) returns; its scalars hold until the next step."""
+        form = (form, *(None if each is None else each.shape for each in inputs))
         made = self._captured.get(form)
         if made is None:
             played = self._played[form] = self._played.get(form, 0) + 1
