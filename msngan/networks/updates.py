@@ -186,7 +186,7 @@ class TrainedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what `msngan sample` and `load_generator` ask of a file that Lightning writes."""
         self.check_finite()
-        for optimizer in checkpoint["optimizer_states"]:
+        for optimizer in checkpoint.get("optimizer_states", []):
             for group in optimizer["param_groups"]:
                 group["lr"] = float(group["lr"])
         data = getattr(self.trainer, "datamodule")  # noqa: B009  set where mypy does not look
