@@ -178,6 +178,14 @@ def apart(study: str, one: str, other: str, step: int) -> str:
     return f"{num(found['mean'], 2, '+')} {interval(found, 2, 1)}"
 
 
+def dearer(arm: str) -> str:
+    """How many times as long a step takes as the same one without what `arm` names, by rounds."""
+    of = rows("bench_conditional")
+    plain = of["none, float32, channels_last"]["seconds"]
+    these = of[f"none, float32, channels_last, {arm}"]["seconds"]
+    return num(median(a / b for a, b in zip(these, plain, strict=True)), 2)
+
+
 def own(folder: str, arm: str) -> str:
     """FD by step, of one's own images."""
     found = load("folder_recipe")["results"]
