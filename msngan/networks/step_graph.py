@@ -53,7 +53,6 @@ class StepGraph:
     say: Callable[[str], None]
     _played: dict[Hashable, int] = field(default_factory=dict)
     _captured: dict[Hashable, Captured] = field(default_factory=dict)
-    _newest: Captured | None = None
     _failed = False
 
     def run(self, form: Hashable, play: Play, *inputs: Tensor | None) -> dict[str, Tensor]:
@@ -100,7 +99,5 @@ class StepGraph:
         self._written()
         for bank in self.banks:
             bank.mark()
-        if made is not self._newest:
-            for parameter, gradient in zip(self.module.parameters(), made.gradients, strict=True):
-                parameter.grad = gradient
-            self._newest = made
+        for parameter, gradient in zip(self.module.parameters(), made.gradients, strict=True):
+            parameter.grad = gradient

@@ -47,10 +47,9 @@ def update_average(average: nn.Module, live: nn.Module, share: float | Tensor) -
     for into, buffer in zip(average.buffers(), live.buffers(), strict=True):
         if into.shape != buffer.shape:  # of a norm that has met its first input
             into.resize_(buffer.shape)
-        for kept, each in zip(
-            kinds.setdefault(buffer.dtype, ([], [])), (into, buffer), strict=True
-        ):
-            kept.append(each)
+        ours, theirs = kinds.setdefault(buffer.dtype, ([], []))
+        ours.append(into)
+        theirs.append(buffer)
     for ours, theirs in kinds.values():
         torch._foreach_copy_(ours, theirs)
 

@@ -179,17 +179,6 @@ class GanTask(Task):
     def prepare(self, device: torch.device) -> None:
         self.built.scores.prepare(self.data, device, self.options["classes"])
 
-    def times(self, seconds: float) -> str:
-        """The shares of `seconds`, the time of training, that its callbacks have taken."""
-        taken = {name: each.seconds for name, each in vars(self.built).items()}
-        shares = [
-            f"{name} {100 * own / max(seconds, 1e-9):.1f} %"
-            for name, own in sorted(taken.items(), key=lambda each: -each[1])
-            if own >= LEAST_SHARE * seconds
-        ]
-        of_which = f", of which {', '.join(shares)}" if shares else ""
-        return f"  time         {clock(seconds)}{of_which}"
-
     def beginning(self, module: Any) -> str:
         data, model, policy = self.data, self.config.model, self.config.group("augment")["policy"]
         labels = f"; {data.classes} classes, {model.conditioning}" if model.conditional else ""
@@ -255,17 +244,6 @@ class ClassifierTask(Task):
         self.data.images_of("validation")
         self.data.images_of("test")
         assert self.data.scale
-
-    def times(self, seconds: float) -> str:
-        """The shares of `seconds`, the time of training, that its callbacks have taken."""
-        taken = {name: each.seconds for name, each in vars(self.built).items()}
-        shares = [
-            f"{name} {100 * own / max(seconds, 1e-9):.1f} %"
-            for name, own in sorted(taken.items(), key=lambda each: -each[1])
-            if own >= LEAST_SHARE * seconds
-        ]
-        of_which = f", of which {', '.join(shares)}" if shares else ""
-        return f"  time         {clock(seconds)}{of_which}"
 
     def beginning(self, module: Any) -> str:
         data, model = self.data, self.config.model
