@@ -23,8 +23,10 @@ from fake_gpu.build import build, environment, possible
 from norm_layers import ONE_OF_EACH_KIND
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
+from msngan.gan import GAN
 from msngan.losses import LOSSES, PENALTIES
 from msngan.networks.finite import ROWS, FiniteWatch
+from msngan.norms.classic import BATCH_COUPLED
 from msngan.norms.estimate import following, leading
 from msngan.runs.folder import Diverged
 from msngan.training.launch import Together, World
@@ -120,6 +122,18 @@ def counted(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return lambda **options: Counter(found[json.dumps(options, sort_keys=True)])
 
 
+@pytest.fixture(scope="session")
+def counted_by_two(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """The same of the first of two processes."""
+    words = [json.dumps({"norm": norm, "critic_batch": batch}) for norm, batch in WORK]
+    machine = Machine(library, tmp_path_factory.mktemp("two"))
+    two = {"FAKE_GPUS": "2", "PROCESSES": "2"}
+    ran = machine.run("-m", "fake_gpu.steps", *words, FAKE_GPU_COPIES="1", **two)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = dict(zip(WORK, json.loads(ran.stdout.splitlines()[-1]), strict=True))
+    return lambda *case: Counter(found[case])
+
+
 def is_gated(options: dict[str, Any]) -> bool:
     return options.get("norm") == "optional_spectral"
 
@@ -133,6 +147,23 @@ class TestSteps:
         kinds = ("LAUNCH", "BLAS", "CUDNN", "SOLVER", "MEMSET", "D2D")
         assert sum(found[kind] for kind in kinds) <= 2 * WORK[norm, critic_batch], found
         assert not [kind for kind in ("WAIT", "H2D", "D2H", "MALLOC") if found[kind]], found
+
+    @pytest.mark.parametrize(("norm", "critic_batch"), WORK)
+    def test_of_two_processes_none_waits_and_each_layer_exchanges_its_statistics_once(
+        self, counted_by_two, norm, critic_batch
+    ):
+        found = counted_by_two(norm, critic_batch)
+        assert not [kind for kind in ("WAIT", "H2D", "D2H", "MALLOC") if found[kind]], found
+        gan = GAN(width=8, size=32, norm=norm)
+        layers = {
+            name: sum(isinstance(part, BATCH_COUPLED) for part in getattr(gan, name).modules())
+            for name in ("generator", "critic")
+        }
+        # Passes of the critic in its update, then in the generator's; each has two directions.
+        passes = (1 if critic_batch == "joint" else 2) + 1
+        exchanges = 2 * passes * layers["critic"] + 3 * layers["generator"]
+        exchanges += 2 + 2  # logits, and gradients, of each update
+        assert found["NCCL"] == 2 * exchanges, found
 
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     def test_no_option_makes_a_step_wait_or_copy_more_than_once(self, counted, options):

@@ -277,7 +277,7 @@ class Game(TrainedModule):
         else:
             one, other = self._scored(real, labels), self._scored(fake, labels)
             halves = [*zip(one, other, strict=True)]
-        logits = [processes.gathered(each) for each in halves[0]]
+        logits = processes.gathered_alike(*halves[0])
         return logits, [processes.mean(each.mean()) for each in halves[1]] if halves[1:] else []
 
     def _scored(self, images: Tensor, labels: Tensor | None) -> list[Tensor]:

@@ -62,20 +62,13 @@ class Shared(_BatchNorm):
 
     @torch.compiler.disable
     def _over_processes(self, x: Tensor) -> Tensor:
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        wide = widened(x)
-        local = x.numel() // x.shape[1]
-        sums = distributed.total(torch.cat([wide.sum(axes), wide.new_full((1,), local)]))
-        number = sums[-1].detach()
-        mean = sums[:-1] / number
-        centred = wide - along(mean, x, 1)
-        variance = distributed.total(centred.square().sum(axes)) / number
+        size = x.numel() // x.shape[1]
+        y, mean, variance = _OverProcesses.apply(x, self.weight, self.bias, self.eps, size)  # type: ignore[no-untyped-call]
         if self.track_running_stats:
-            self._move(mean.detach(), variance.detach() * number / (number - 1))
-        y = centred * along((variance + self.eps).rsqrt(), x, 1)
-        if self.weight is not None:
-            y = y * along(self.weight, x, 1) + along(self.bias, x, 1)
-        return y.to(x.dtype)
+            number = distributed.shares(size, mean)[1]
+            self._move(mean, variance * (number / (number - 1)))
+        made: Tensor = y
+        return made
 
     @torch.no_grad()
     def _move(self, mean: Tensor, variance: Tensor) -> None:
@@ -83,10 +76,69 @@ class Shared(_BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
-        momentum = self.momentum
-        share = 1 / float(self.num_batches_tracked) if momentum is None else momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            share: Tensor | float | None = self.momentum
+            if share is None:
+                share = 1 / self.num_batches_tracked.to(running.dtype)
+            running.lerp_(value.to(running.dtype), share)
+
+
+def _pooled(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) over the batches of all processes, in one exchange; differentiable."""
+    wide, axes = widened(x), [axis for axis in range(x.dim()) if axis != 1]
+    if x.is_cuda:
+        variance, mean = torch.var_mean(wide, axes, correction=0)
+    else:  # there one call takes longer than these
+        mean = wide.mean(axes)
+        variance = (wide - along(mean, x, 1)).square().mean(axes)
+    means, variances = distributed.of_each(torch.stack([mean, variance])).unbind(1)
+    shares, _ = distributed.shares(size, mean)
+    middle = (means * shares).sum(0)
+    return middle, ((variances + (means - middle).square()) * shares).sum(0)
+
+
+class _OverProcesses(torch.autograd.Function):
+    """Batch norm with `_pooled` statistics, which it returns too, as constants.
+
+    Its backward pass is that of batch norm with constant statistics, less what of it lies along the
+    statistics' own gradients, in one exchange. A gradient of the gradient is that of plain
+    operations.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor | None, offset: Tensor | None, eps: float, size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = _pooled(x, size)
+        ctx.save_for_backward(x, gain, offset, mean, variance)
+        ctx.eps, ctx.size = eps, size
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, mean, variance, gain, offset, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, gain, offset, mean, variance = ctx.saved_tensors
+        if torch.is_grad_enabled():  # with create_graph
+            wanted = zip((x, gain, offset), ctx.needs_input_grad, strict=False)
+            asked = [each for each, wants in wanted if wants]
+            mean, variance = _pooled(x, ctx.size)
+            y = (widened(x) - along(mean, x, 1)) * along((variance + ctx.eps).rsqrt(), x, 1)
+            if gain is not None and offset is not None:
+                y = y * along(gain, x, 1) + along(offset, x, 1)
+            found = iter(torch.autograd.grad(y.to(x.dtype), asked, gradient, create_graph=True))
+            made = [next(found) if wants else None for wants in ctx.needs_input_grad[:3]]
+            return (*made, None, None)
+        ones = torch.ones_like(mean) if gain is None else gain
+        scale = (variance + ctx.eps).rsqrt()
+        constants = ones, mean, variance, mean, scale, False, ctx.eps, [True, True, True]
+        own, gains, offsets = torch.ops.aten.native_batch_norm_backward(gradient, x, *constants)
+        # sums over the batch of gradient * (x - mean) / sd, and of the gradient
+        along_x, along_one = distributed.mean_of(torch.stack([gains, offsets]), ctx.size)
+        slope = ones * scale.square() * along_x
+        shift = torch.addcmul(ones * scale * along_one, slope, mean, value=-1)
+        own = own - torch.addcmul(along(shift, x, 1), along(slope, x, 1), widened(x)).to(own.dtype)
+        wanted = zip((own, gains, offsets), ctx.needs_input_grad, strict=False)
+        return (*(each if wants else None for each, wants in wanted), None, None)
 
 
 class BatchNorm1d(Shared, nn.BatchNorm1d):

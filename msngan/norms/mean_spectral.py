@@ -34,7 +34,6 @@ from inspect import signature
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -294,11 +293,7 @@ def _sum(x: Tensor, axis: int) -> Tensor:
 
 
 def _mean_of(total: Tensor, count: int, sync: bool) -> Tensor:
-    if _processes(sync) == 1:
-        return total / max(count, 1)
-    both = torch.cat([total, total.new_full((1,), count)])
-    dist.all_reduce(both)
-    return both[:-1] / both[-1]
+    return total / max(count, 1) if _processes(sync) == 1 else distributed.mean_of(total, count)
 
 
 def _processes(sync: bool) -> int:

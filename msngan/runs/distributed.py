@@ -2,7 +2,8 @@
 
 Every process holds the same weights and a part of each batch. The parts, concatenated in order of
 rank, are the batch of a single process; so a loss is taken over the logits of all processes, and
-their gradients are summed. With one process these functions need no communication.
+their gradients are summed. With one process these functions need no communication. On a GPU none of
+those that a step calls waits for it.
 
 Of one evaluation each process takes every n-th image, and all get all rows back in their places. So
 the arithmetic sees what one process would see, and every process computes the same bits.
@@ -23,6 +24,7 @@ from msngan.runs.folder import Failure, UserError
 T = TypeVar("T")
 
 _alone = False  # whether this process computes on its own
+_even = False  # whether all processes' parts of a batch are of one size
 # Words in the errors of gloo and NCCL when another process is gone.
 LOST = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Socket", "TCPStore")
 
@@ -46,6 +48,17 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _alone = before
+
+
+@contextmanager
+def even() -> Iterator[None]:
+    """In the block all processes' parts of a batch are of one size, and sizes are not exchanged."""
+    global _even
+    before, _even = _even, True
+    try:
+        yield
+    finally:
+        _even = before
 
 
 def own(whole: Tensor, parts: int = 1, axis: int = 0) -> Tensor:
@@ -81,9 +94,44 @@ def gathered(rows: Tensor) -> Tensor:
     return _applied(_Gather, rows)
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over the processes, differentiable any number of times."""
-    return _applied(_Total, x)
+def gathered_alike(*rows: Tensor) -> list[Tensor]:
+    """The same of several tensors of one shape, in one exchange."""
+    if count() == 1:
+        return list(rows)
+    return list(gathered(torch.stack(rows, 1)).unbind(1))
+
+
+def of_each(x: Tensor) -> Tensor:
+    """Every process's tensor of this shape: (processes, *shape), in order of rank.
+
+    Differentiable any number of times: a process's gradient is the sum of what all processes have
+    for its tensor.
+    """
+    return _applied(_OfEach, x[None]) if count() > 1 else x[None]
+
+
+def shares(size: int, like: Tensor) -> tuple[Tensor | float, Tensor | int]:
+    """The share of each process's part in the whole, (processes, 1), and the size of the whole.
+
+    size: of this process's part. Plain numbers where all parts are of one size: see `even`.
+    """
+    if _even or count() == 1:
+        return 1 / count(), size * count()
+    sizes = of_each(like.new_full((1,), size))
+    whole = sizes.sum()
+    return sizes / whole, whole
+
+
+@torch.no_grad()
+def mean_of(total: Tensor, size: int) -> Tensor:
+    """The mean over all processes of values whose sum here is `total`, and number `size`."""
+    if _even:
+        mean = total / (size * count())
+        dist.all_reduce(mean)
+        return mean
+    both = torch.cat([total.flatten(), total.new_full((1,), size)])
+    dist.all_reduce(both)
+    return (both[:-1] / both[-1]).view_as(total)
 
 
 def mean(x: Tensor) -> Tensor:
@@ -130,8 +178,8 @@ def _exchange(tensors: Iterable[Tensor], do: Callable[[Tensor], Any]) -> None:
     for alike in by_dtype.values():
         flat = torch.cat([each.detach().reshape(-1) for each in alike])
         do(flat)
-        for each, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
-            each.copy_(part.view(each.shape))
+        parts = zip(alike, flat.split([each.numel() for each in alike]), strict=True)
+        torch._foreach_copy_(alike, [part.view(each.shape) for each, part in parts])
 
 
 def decided(decide: Callable[[], T]) -> T:
@@ -162,6 +210,7 @@ def largest(number: int) -> int:
     """The largest of all processes' numbers."""
     if count() == 1:
         return number
+    # `msngan fit` can exchange a tensor on the CPU too, where no GPU is waited for.
     numbers = torch.tensor([number], device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return int(numbers)
@@ -192,6 +241,22 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+class _OfEach(torch.autograd.Function):
+    """As a sum, of rows that are zero but for the process's own: NCCL gathers with a copy a row."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Tensor) -> Tensor:
+        rows = row.new_zeros(dist.get_world_size(), *row.shape[1:])
+        rows[dist.get_rank()] = row[0]
+        dist.all_reduce(rows)
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        made: Tensor = _Total.apply(gradient)  # type: ignore[no-untyped-call]
+        return made[dist.get_rank()][None]
 
 
 class _Total(torch.autograd.Function):

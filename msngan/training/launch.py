@@ -81,7 +81,8 @@ def world(options: dict[str, Any]) -> Iterator[World]:
     try:
         if mine:
             _meet(found, options)
-        yield found
+        with distributed.even():
+            yield found
         if mine:
             dist.barrier()
     except BaseException as problem:

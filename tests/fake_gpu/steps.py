@@ -2,13 +2,15 @@
 
 Each argument holds options of GAN, and of these: batch_size, mirror, precision, device; graph: play
 steps as CUDA graphs; reads: read a value of the critic in each pass. Of a step that is not captured
-the counts have the reason, as a name.
+the counts have the reason, as a name. PROCESSES in the environment: of the first of so many.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 import traceback
 import warnings
 from collections import Counter
@@ -16,11 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from fake_gpu import counters
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from msngan.bench.step import Synthetic
 from msngan.gan import GAN
+from msngan.runs import distributed
+from msngan.training.callbacks.checkpoints import Stop
+from msngan.training.launch import Together, World, synchronise
 
 FIRST = 6  # steps before those that are counted; they allocate, and are captured
 COUNTED = 2
@@ -55,15 +62,25 @@ def counted(options: dict[str, Any]) -> Counter[str]:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    given = {"accelerator": "gpu", "devices": 1, "precision": precision, "max_epochs": -1}
+    given: dict[str, Any] = {"accelerator": "gpu", "devices": 1, "precision": precision}
+    callbacks: list[Callback] = [count]
     graph, reads = options.pop("graph", False), options.pop("reads", False)
     gan = GAN(**{"width": 8, "loss": "nonsaturating", "size": 32, **options})
     if reads:
         gan.critic.register_forward_hook(lambda *given: (given[-1].sum().item(), None)[1])
+    if (size := distributed.count()) > 1:
+        environment = LightningEnvironment()
+        environment.set_world_size(size)
+        environment.set_global_rank(distributed.rank())
+        environment.local_rank = distributed.rank
+        synchronise(gan, centring=True)
+        callbacks.append(Stop())
+        given |= {"devices": size, "strategy": Together(World(size, environment=environment))}
     said: list[str] = []
     if graph:
         gan.capture_steps(said.append)
-    Trainer(callbacks=[count], **given, **quiet).fit(gan, data)
+    with distributed.even():
+        Trainer(callbacks=callbacks, max_epochs=-1, **given, **quiet).fit(gan, data)
     lines = {f"waits at {line}": number for line, number in waits.items()}
     return count.found | Counter(lines) | Counter(said)
 
@@ -77,7 +94,21 @@ def notice(message: Warning | str, *_: Any) -> None:
 
 waits: Counter[str] = Counter()
 
+
+def join(size: int) -> None:
+    """Go on as `size` processes, each with a GPU."""
+    place = f"file://{tempfile.mkdtemp()}/meet"
+    rank = next((number for number in range(1, size) if not os.fork()), 0)
+    torch.cuda.set_device(rank)
+    about = {"init_method": place, "rank": rank, "world_size": size}
+    dist.init_process_group("cpu:gloo,cuda:nccl", **about)
+
+
 if __name__ == "__main__":
     warnings.simplefilter("always")
     warnings.showwarning = notice
-    print(json.dumps([counted(json.loads(each)) for each in sys.argv[1:]]))
+    if (size := int(os.environ.get("PROCESSES", "1"))) > 1:
+        join(size)
+    found = [counted(json.loads(each)) for each in sys.argv[1:]]
+    if distributed.rank() == 0:
+        print(json.dumps(found))

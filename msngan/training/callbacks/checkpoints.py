@@ -102,6 +102,9 @@ class Stop(RunCallback):
         # After Lightning has set its own SIGTERM handler, which raises in the middle of a step.
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
+        # Before each step Lightning asks all processes for the signal that it no longer gets, for
+        # which a GPU waits twice.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._arrived and number == signal.SIGINT:
