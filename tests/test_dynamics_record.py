@@ -15,6 +15,7 @@ import pytest
 from conftest import resumed_from_previous, same_bits, under, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from msngan.training.callbacks.dynamics import is_planned
 from msngan.training.dynamics import PER_LAYER, Dynamics, appended, read, until, write
 
 LAYERS = ("critic.body.0", "critic.head")
@@ -56,6 +57,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+@pytest.mark.quick
+def test_a_long_run_is_measured_seldom_and_its_beginning_often():
+    planned = [step for step in range(1, 30_001) if is_planned(step, "auto")]
+    assert planned == [1, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 30_000]
+    # A measurement takes as long as a hundred steps of a fast GPU: 2 % of the default's 100,000.
+    assert 100 * sum(is_planned(step, "auto") for step in range(1, 100_001)) < 0.02 * 100_000
+    assert [step for step in range(1, 8) if is_planned(step, 3)] == [1, 3, 6]
+    assert not any(is_planned(step, 0) for step in range(1, 8))
 
 
 @pytest.mark.quick

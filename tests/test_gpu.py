@@ -45,6 +45,7 @@ WORK = {
     ("mean_spectral", "separate"): 620,
     ("batch", "joint"): 220,
 }
+KINDS = ("LAUNCH", "BLAS", "CUDNN", "SOLVER", "MEMSET", "D2D")  # of work
 SMALL = ["--model.width", "8", "--data.batch_size", "8", "--scores.runs", "1"]
 SMALL += ["--scores.samples", "50", "--dynamics.every", "1", "--health.every", "1"]
 Ran = subprocess.CompletedProcess[str]
@@ -65,9 +66,9 @@ class Machine:
         given: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300}
         return subprocess.run(command, env=clean | more, cwd=self.folder, check=False, **given)
 
-    def msngan(self, *arguments: str, code: int = 0, **more: Any) -> str:
+    def msngan(self, *arguments: str, code: int = 0, module: str = "msngan", **more: Any) -> str:
         """What `msngan ...` writes to stderr."""
-        done = self.run("-m", "msngan", *arguments, **more)
+        done = self.run("-m", module, *arguments, **more)
         assert done.returncode == code, done.stderr[-3000:]
         return done.stderr
 
@@ -110,6 +111,8 @@ def counted(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         *({"norm": norm, "critic_batch": batch} for norm, batch in WORK),
         *OPTIONS,
         {"mirror": True, "device": "cpu"},
+        {"checks": True},
+        {},
         *(each | {"graph": True} for each in OPTIONS),
         {"graph": True, "penalty": "r1", "penalty_every": 2},
         {"graph": True, "reads": True},
@@ -144,8 +147,7 @@ class TestSteps:
     @pytest.mark.parametrize(("norm", "critic_batch"), WORK)
     def test_a_step_has_a_budget_of_work_and_waits_for_nothing(self, counted, norm, critic_batch):
         found = counted(norm=norm, critic_batch=critic_batch)
-        kinds = ("LAUNCH", "BLAS", "CUDNN", "SOLVER", "MEMSET", "D2D")
-        assert sum(found[kind] for kind in kinds) <= 2 * WORK[norm, critic_batch], found
+        assert sum(found[kind] for kind in KINDS) <= 2 * WORK[norm, critic_batch], found
         assert not [kind for kind in ("WAIT", "H2D", "D2H", "MALLOC") if found[kind]], found
 
     @pytest.mark.parametrize(("norm", "critic_batch"), WORK)
@@ -176,6 +178,13 @@ class TestSteps:
         found = counted(mirror=True, device="cpu")
         assert (found["WAIT"], found["H2D"]) == (0, 4)
 
+    def test_a_check_for_a_collapse_is_less_than_a_step(self, counted):
+        """So that one in a hundred steps is less than a hundredth of the time of all."""
+        step, both = (
+            sum(counted(**given)[kind] for kind in KINDS) for given in ({}, {"checks": True})
+        )
+        assert both < 2 * step, (step, both)
+
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     def test_a_step_is_one_graph_and_a_few_launches_or_says_why_not(self, counted, options):
         found = counted(**options, graph=True)
@@ -205,21 +214,22 @@ class TestRuns:
 
     def test_a_whole_run_goes_on_elsewhere_and_back_and_says_so(self, machine):
         given = ["--config", "digits_msn", "--run", "mine", *SMALL, "--steps", "3"]
-        machine.msngan("fit", *given, "--trainer.accelerator", "gpu")
+        scored = {"module": "fake_gpu.scored"}
+        machine.msngan("fit", *given, "--trainer.accelerator", "gpu", **scored)
         about = json.loads((machine.folder / "checkpoints/mine/environment.json").read_text())
         assert (about["device"], about["gpu"]) == ("cuda", "fake GPU")
         cpu = ["resume", "mine", "--steps", "5", "--trainer.accelerator", "cpu"]
         said = "device: cuda -> cpu; the run continues, not exactly"
         assert said in machine.msngan(*cpu, gpu=False)
         back = ["resume", "mine", "--steps", "7", "--trainer.accelerator", "auto"]
-        assert "device: cpu -> cuda" in machine.msngan(*back)
+        assert "device: cpu -> cuda" in machine.msngan(*back, **scored)
         lines = (machine.folder / "checkpoints/mine/scores.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["step"] == 7
 
     def test_a_run_in_half_precision_is_sampled_without_a_gpu(self, machine):
         given = ["--config", "digits_msn", "--run", "mine", *SMALL, "--steps", "2"]
         given += ["--trainer.precision", "bf16-mixed", "--trainer.accelerator", "gpu"]
-        machine.msngan("fit", *given)
+        machine.msngan("fit", *given, module="fake_gpu.scored")
         machine.msngan("sample", "mine", "--out", "x.png", gpu=False)
         assert (machine.folder / "x.png").is_file()
 

@@ -24,6 +24,7 @@ from msngan.runs.safe_read import object_or_empty
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 LARGEST_INT = 2**31 - 1
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-fidelity", "numpy")
+WITHOUT_FLOAT64 = ("mps",)  # kinds of device
 MOST_COMMANDS = 50  # of one run
 LONGEST_COMMAND = 10_000  # characters
 
@@ -119,6 +120,11 @@ def memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def for_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one without float64."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
 def free_memory(device: torch.device) -> int | None:

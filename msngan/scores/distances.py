@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from msngan.runs.hardware import for_float64
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -27,9 +29,12 @@ BLOCK = 512  # rows of a product computed at once: 512 x 512, 2 MB, stay in the 
 
 
 def finite_rows(what: str, values: ArrayLike | Tensor, least: int = 2) -> Tensor:
-    """`values` as a finite float64 matrix with at least `least` rows; otherwise a ValueError."""
+    """`values` as a finite float64 matrix with at least `least` rows; otherwise a ValueError.
+
+    It stays on its device where that has float64.
+    """
     matrix = values if isinstance(values, Tensor) else torch.tensor(values)
-    matrix = matrix.detach().cpu().double()  # in this order: MPS has no float64
+    matrix = matrix.detach().to(for_float64(matrix.device)).double()
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(f"{what} must have shape (N, d), not {tuple(matrix.shape)}")
     if len(matrix) < least:
@@ -128,7 +133,7 @@ def _thin_root(centred: Tensor) -> Tensor:
     the digits when its square root is taken.
     """
     count = len(centred)
-    axis = torch.full((count,), 1 / math.sqrt(count), dtype=torch.float64)
+    axis = centred.new_full((count,), 1 / math.sqrt(count))
     axis[0] -= 1
     axis /= axis.norm()
     return (centred - 2 * torch.outer(axis, axis @ centred))[1:] / math.sqrt(count - 1)
@@ -270,11 +275,12 @@ def neighbours(
         raise ValueError(
             f"real has {real.shape[1]} features and fake has {fake.shape[1]}; they must agree"
         )
-    small, large = (each.square()[:, None] for each in real_radii or (radii(real, k) for k in ks))
+    known = real_radii or (radii(real, k) for k in ks)
+    small, large = (each.to(real).square()[:, None] for each in known)
     of_fake = radii(fake, precision_neighbours).square()
     centre = fake.mean(0)
     real, fake = real - centre, fake - centre
-    held, recalled, covered, balls = torch.zeros(len(fake), dtype=torch.bool), 0, 0, 0
+    held, recalled, covered, balls = fake.new_zeros(len(fake), dtype=torch.bool), 0, 0, 0
     for start in range(0, len(real), BLOCK):
         rows = slice(start, start + BLOCK)
         squares = _squares(real[rows], fake)

@@ -27,6 +27,7 @@ from msngan.data.cache import pixels_sha256, user_cache
 from msngan.runs import distributed, rng
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError
+from msngan.runs.hardware import for_float64
 from msngan.runs.safe_read import read_npy, read_npz
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import KERNEL_IMAGES, NEIGHBOURS, ROLES
@@ -52,7 +53,8 @@ class Reference:
     mean (d,) and root (d, r) are float64, root @ root.T the covariance. features (n, d) and
     logits (n, K) are float32, of at most KERNEL_IMAGES images in a fixed random order.
     kernel_within: the kernel distance's term of those alone. sha256: of all images' pixels.
-    known: real-data scores and neighbours' distances so far, see `cached`.
+    device: where distances to it are computed. known: real-data scores and neighbours' distances so
+    far, see `cached`.
     """
 
     extractor: str
@@ -64,6 +66,7 @@ class Reference:
     logits: Tensor
     kernel_within: float
     cache: Path  # the file that holds these numbers, if it could be written
+    device: torch.device = torch.device("cpu")
     known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -103,7 +106,9 @@ class Reference:
                 _write_arrays(path, arrays)
         mean, root, features, logits = (torch.from_numpy(arrays[name]) for name in ARRAYS[:4])
         within = float(arrays["kernel_within"])
-        return cls(extractor.name, len(images), sha256, mean, root, features, logits, within, path)
+        about = extractor.name, len(images), sha256
+        device = for_float64(extractor.device)
+        return cls(*about, mean, root, features, logits, within, path, device)
 
     @cached_property
     def eigenvalues(self) -> Tensor:
@@ -113,6 +118,11 @@ class Reference:
     @cached_property
     def covariance(self) -> Tensor:
         return self.root @ self.root.T
+
+    @cached_property
+    def _placed(self) -> tuple[Tensor, ...]:
+        """Mean, root and features, on the device."""
+        return tuple(each.to(self.device) for each in (self.mean, self.root, self.features))
 
     def measure(
         self, features: Features, protocol: Protocol, roles: Collection[str]
@@ -139,12 +149,14 @@ class Reference:
 
     def frechet(self, pool: Tensor) -> float:
         """Fréchet distance of features (N, d) to all `count` images."""
-        return distances.frechet_to_root(pool, self.mean, self.root)
+        mean, root, _ = self._placed
+        return distances.frechet_to_root(pool.to(self.device), mean, root)
 
     def kernel(self, pool: Tensor) -> float:
         """Kernel distance of features (N, d) to the kept images."""
-        own = distances.kernel_within(pool)
-        return own + self.kernel_within - 2 * distances.kernel_between(pool, self.features.double())
+        pool = pool.to(self.device)
+        both = distances.kernel_between(pool, self._placed[2].double())
+        return distances.kernel_within(pool) + self.kernel_within - 2 * both
 
     def neighbours(self, pool: Tensor, nearest: tuple[int, int]) -> dict[str, float]:
         """Precision, recall, density and coverage of features (N, d) against as many kept ones.
@@ -153,11 +165,11 @@ class Reference:
         a set with more rows would cover more.
         """
         count = min(len(pool), len(self.features))
-        real = self.features[:count].double()
+        real = self._placed[2][:count].double()
         first, last = nearest
         return distances.neighbours(
             real,
-            pool[:count],
+            pool[:count].to(self.device),
             precision_neighbours=first,
             coverage_neighbours=last,
             real_radii=(self._radii(real, first), self._radii(real, last)),
@@ -166,7 +178,7 @@ class Reference:
     def _radii(self, real: Tensor, k: int) -> Tensor:
         """Distances (n,) of the first n kept features to their k-th neighbours."""
         shape = (len(real),)
-        found = self.cached(f"radii-{len(real)}-{k}", shape, lambda: distances.radii(real, k))
+        found = self.cached(f"radii-{len(real)}-{k}", shape, lambda: distances.radii(real, k).cpu())
         return torch.from_numpy(found)
 
     def cached(

@@ -34,10 +34,10 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from msngan.norms import Centring, NormLayer, SampleNorm, WeightPart, stored
 from msngan.norms.operator import Operator
 from msngan.norms.parts import full_float32
+from msngan.runs.hardware import for_float64
 
 TOLERANCE = 3e-3  # of the residual |A^T A v - sigma^2 v| / sigma^2
 MOST = 60  # products, of A and its transpose
-WITHOUT_FLOAT64 = ("mps",)  # kinds of device
 
 
 def effective_weight(layer: nn.Module) -> Tensor:
@@ -61,7 +61,7 @@ def effective_weight(layer: nn.Module) -> Tensor:
 
 def precise(x: Tensor) -> Tensor:
     """x in float64, on the CPU where its device has none."""
-    return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).detach().double()
+    return x.detach().to(for_float64(x.device)).double()
 
 
 def matrix_of(layer: nn.Module, weight: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from msngan.__main__ import main
-from msngan.training import weight_measures
+from msngan.runs import hardware
 
 TABLE = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
 # Of kernels that run on any device, by other operations.
@@ -73,7 +73,7 @@ def without_a_kernel(operations: set[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    weight_measures.WITHOUT_FLOAT64 = ("mps", "cuda")
+    hardware.WITHOUT_FLOAT64 = ("mps", "cuda")
     with Watch() as watch:
         code = main(sys.argv[1:])
     found = {"float64": sorted(watch.wide), "missing": without_a_kernel(watch.operations)}

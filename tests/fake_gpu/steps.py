@@ -1,8 +1,9 @@
 """Counts what whole training steps ask of a GPU; prints JSON. python -m fake_gpu.steps '{...}' ...
 
 Each argument holds options of GAN, and of these: batch_size, mirror, precision, device; graph: play
-steps as CUDA graphs; reads: read a value of the critic in each pass. Of a step that is not captured
-the counts have the reason, as a name. PROCESSES in the environment: of the first of so many.
+steps as CUDA graphs; checks: check for a collapse after each; reads: read a value of the critic in
+each pass. Of a step that is not captured the counts have the reason, as a name. PROCESSES in the
+environment: of the first of so many.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from msngan.bench.step import Synthetic
 from msngan.gan import GAN
+from msngan.norms import OptionalSpectralNorm
 from msngan.runs import distributed
 from msngan.training.callbacks.checkpoints import Stop
+from msngan.training.callbacks.collapse_checks import CollapseChecks
 from msngan.training.launch import Together, World, synchronise
 
 FIRST = 6  # steps before those that are counted; they allocate, and are captured
@@ -63,9 +66,15 @@ def counted(options: dict[str, Any]) -> Counter[str]:
         "num_sanity_val_steps": 0,
     }
     given: dict[str, Any] = {"accelerator": "gpu", "devices": 1, "precision": precision}
-    callbacks: list[Callback] = [count]
+    callbacks: list[Callback] = [CollapseChecks(1)] if options.pop("checks", False) else []
+    callbacks.append(count)
     graph, reads = options.pop("graph", False), options.pop("reads", False)
     gan = GAN(**{"width": 8, "loss": "nonsaturating", "size": 32, **options})
+    # What would be decided by numbers, which mean nothing here.
+    gan.check_finite = lambda: None
+    for gate in gan.modules():
+        if isinstance(gate, OptionalSpectralNorm):
+            gate.decide = lambda *_: None
     if reads:
         gan.critic.register_forward_hook(lambda *given: (given[-1].sum().item(), None)[1])
     if (size := distributed.count()) > 1:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import nan
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ from msngan.training.weight_measures import (
 )
 
 PROBES = 128  # images, or latents, whose activations are measured
+EARLY, SELDOM = (100, 200, 500, 1000, 2000, 5000), 10_000  # steps of `auto`
 SHOWN = ("gradient_zero", "stable_rank", "drift", "dead", "operator_norm")  # in the logger
 THRESHOLD = 0.01  # of the root mean square: an entry below it is small
 # Of |g|, six a decade: 1e-10 to 1e3, from below Adam's epsilon to a diverging run.
@@ -64,11 +65,15 @@ class Dynamics(RunCallback):
     last. Every bit of training stays as it is. Activations are those of the first training images
     without augmentation; a generator's are those of fixed latents.
 
+    A measurement takes as long as a few steps on a CPU, and as long as a hundred on a fast GPU:
+    `auto` measures often in the beginning, when layers change most, and seldom in a long run.
+
     Args:
-        every: steps between measurements of every layer; 0: none.
+        every: steps between measurements of every layer; auto: after 100, 200, 500, 1,000, 2,000
+            and 5,000 steps and every 10,000; 0: none.
     """
 
-    def __init__(self, every: Record[Every] = 500) -> None:
+    def __init__(self, every: Record[Every | Literal["auto"]] = "auto") -> None:
         self.every = every
         self._known: file.Dynamics | None = None
         self._subjects: list[Subject] = []
@@ -86,8 +91,8 @@ class Dynamics(RunCallback):
             self.to_loggers(trainer, _means(self._known))
 
     def after_step(self, trainer: Trainer, module: Any, figures: Figures) -> None:
-        wanted = self.every and (trainer.global_step == 1 or self.due(trainer, self.every))
-        if wanted and trainer.is_global_zero:
+        planned = is_planned(trainer.global_step, self.every)
+        if self.every and self.due(trainer, int(planned)) and trainer.is_global_zero:
             self._measure(trainer)
 
     def _keep_until(self, step: int) -> None:
@@ -113,6 +118,13 @@ class Dynamics(RunCallback):
             raise UserError(f"{path}: {problem}; move it away to start a new one") from problem
         self.saving.attempt(path.name, step, lambda: file.write(path, known))
         self.to_loggers(trainer, _means(made))
+
+
+def is_planned(step: int, every: int | Literal["auto"]) -> bool:
+    """Whether the layers are measured after this step, apart from the run's last."""
+    if every == "auto":
+        return step in (1, *EARLY) or step % SELDOM == 0
+    return every > 0 and (step == 1 or step % every == 0)
 
 
 def _subjects(module: Any, data: ImageData) -> list[Subject]:
@@ -271,11 +283,11 @@ def histogram(gradient: Tensor, edges: NDArray[np.float64] = EDGES) -> NDArray[n
     The first bin counts entries below the first edge, exact zeros too; bin k those from edge k - 1
     up to below edge k; the last bin has no upper end, and NaN counts there as negative.
     """
-    wide = gradient.detach().cpu().double().flatten()
-    bins = torch.bucketize(wide.abs(), torch.from_numpy(edges), right=True)
+    wide = precise(gradient).flatten()
+    bins = torch.bucketize(wide.abs(), torch.from_numpy(edges).to(wide.device), right=True)
     bins.clamp_(max=len(edges) - 1)
     counts = torch.bincount(bins + len(edges) * (wide >= 0), minlength=2 * len(edges))
-    return counts.view(2, -1).numpy().astype(np.uint32)
+    return counts.view(2, -1).cpu().numpy().astype(np.uint32)
 
 
 @dataclass
