@@ -111,6 +111,7 @@ def counted(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         *(each | {"graph": True} for each in OPTIONS),
         {"graph": True, "penalty": "r1", "penalty_every": 2},
         {"graph": True, "reads": True},
+        {"graph": True, "again": True},
     ]
     words = list(dict.fromkeys(json.dumps(each, sort_keys=True) for each in asked))
     machine = Machine(library, tmp_path_factory.mktemp("steps"))
@@ -159,6 +160,11 @@ class TestSteps:
     def test_steps_of_two_forms_are_captured_apart(self, counted):
         found = counted(graph=True, penalty="r1", penalty_every=2)
         assert found["GRAPH"] == 2  # one of steps without the penalty, and the first of those with
+
+    def test_a_second_fit_of_a_gan_does_not_replay_the_graph_of_the_first(self, counted):
+        found = counted(graph=True, again=True)
+        assert found["GRAPH"] == 0  # it would train the weights where they lay before
+        assert found["CUDNN"] > 0
 
     def test_a_step_that_reads_a_value_is_played_without_a_graph_and_says_so(self, counted):
         found = counted(graph=True, reads=True)

@@ -1,8 +1,8 @@
 """Counts what whole training steps ask of a GPU; prints JSON. python -m fake_gpu.steps '{...}' ...
 
 Each argument holds options of GAN, and of these: batch_size, mirror, precision, device; graph: play
-steps as CUDA graphs; reads: read a value of the critic in each pass. Of a step that is not captured
-the counts have the reason, as a name.
+steps as CUDA graphs; reads: read a value of the critic in each pass; again: count the first steps
+of a second fit. Of a step that is not captured the counts have the reason, as a name.
 """
 
 from __future__ import annotations
@@ -27,17 +27,24 @@ COUNTED = 2
 
 
 class Count(Callback):
-    """Counts the steps between FIRST and FIRST + COUNTED."""
+    """Counts the steps between `first` and `first` + COUNTED."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = FIRST) -> None:
         self.found: Counter[str] = Counter()
+        self.first = first
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == FIRST:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        if trainer.global_step == self.first:
             waits.clear()
             torch.cuda.set_sync_debug_mode("warn")
             self.before = counters.counts()
-        if trainer.global_step == FIRST + COUNTED:
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._begin(trainer)
+        if trainer.global_step == self.first + COUNTED:
             self.found = counters.counts() - self.before
             torch.cuda.set_sync_debug_mode("default")
             trainer.should_stop = True
@@ -48,7 +55,6 @@ def counted(options: dict[str, Any]) -> Counter[str]:
     data = Synthetic(options.pop("batch_size", 8))
     data.place = options.pop("device", "auto")
     data.mirror, precision = options.pop("mirror", False), options.pop("precision", "32-true")
-    count = Count()
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     quiet |= {
         "enable_progress_bar": False,
@@ -56,14 +62,15 @@ def counted(options: dict[str, Any]) -> Counter[str]:
         "num_sanity_val_steps": 0,
     }
     given = {"accelerator": "gpu", "devices": 1, "precision": precision, "max_epochs": -1}
-    graph, reads = options.pop("graph", False), options.pop("reads", False)
+    graph, reads, again = (options.pop(name, False) for name in ("graph", "reads", "again"))
     gan = GAN(**{"width": 8, "loss": "nonsaturating", "size": 32, **options})
     if reads:
         gan.critic.register_forward_hook(lambda *given: (given[-1].sum().item(), None)[1])
     said: list[str] = []
     if graph:
         gan.capture_steps(said.append)
-    Trainer(callbacks=[count], **given, **quiet).fit(gan, data)
+    for count in [Count(), Count(0)] if again else [Count()]:
+        Trainer(callbacks=[count], **given, **quiet).fit(gan, data)
     lines = {f"waits at {line}": number for line, number in waits.items()}
     return count.found | Counter(lines) | Counter(said)
 
