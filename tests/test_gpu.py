@@ -183,6 +183,7 @@ class TestRuns:
         machine.msngan("fit", *given, "--trainer.accelerator", "gpu")
         about = json.loads((machine.folder / "checkpoints/mine/environment.json").read_text())
         assert (about["device"], about["gpu"]) == ("cuda", "fake GPU")
+        assert (about["cuda"]["capability"], about["cuda"]["cudnn"]) == ("9.0", 92400)
         cpu = ["resume", "mine", "--steps", "5", "--trainer.accelerator", "cpu"]
         said = "device: cuda -> cpu; the run continues, not exactly"
         assert said in machine.msngan(*cpu, gpu=False)
