@@ -23,7 +23,8 @@ from msngan.__main__ import main
 from msngan.bench import data as data_bench
 from msngan.bench import timing
 from msngan.bench.settings import BENCHMARKS
-from msngan.report.tables.bench_tables import as_csv, bench_tables
+from msngan.report.figures.bench_plots import draw
+from msngan.report.tables.bench_tables import as_csv, bench_tables, by_median
 from msngan.report.tables.table import print_csv, print_markdown, print_terminal
 from msngan.runs import progress_bar
 
@@ -32,7 +33,7 @@ GALLERY = Path(__file__).parents[1] / "samples/gallery"
 SHOWN = ("bench_core", "bench_norms", "bench_sigma", "bench_step")
 TINY = {
     "norms": "--width 4 --batch 4 --norms spectral,spectral --dtype bfloat16",
-    "step": "--width 4 --batch 4 --norms mean_spectral",
+    "step": "--width 4 --batch 4 --norms mean_spectral --steps 1",
     "sigma": "--critic-batch joint --width 4 --steps 3",
 }
 KEYS = {"format", "benchmark", "command", "time", "hardware", "versions", "threads", "clock"}
@@ -182,6 +183,31 @@ def test_a_benchmark_compares(record, name):
         assert rows["spectral"]["own_work"]["less_than_torch"]["median"] > 0
         assert rows["none"]["own_work"] is None
         assert rows["none"]["operations"]["step"]["extra"] == 0
+
+
+def test_step_says_what_share_of_the_peak_it_takes_and_of_a_cpu_no_absolute_numbers(record):
+    found = record("step")
+    assert (found["discarded_steps"], found["measured_steps"], found["cuda"]) == (1, 1, None)
+    assert {row["precision"] for row in found["results"]} == {*found["products"]}
+    for row in found["results"]:
+        product = found["products"][row["precision"]]
+        (step,), (multiplied,) = row["seconds"], product["seconds"]
+        share = (row["flops"] / step) / (product["flops"] / multiplied)
+        assert row["share_of_peak"]["median"] == pytest.approx(share)
+        assert not {"images_per_second", "launches", "waits", "launching_seconds"} & set(row)
+    (table,) = bench_tables(found)
+    assert table.columns == ["variant", "throughput", "95%", "of minima", "of peak"]
+
+
+def test_a_step_that_is_not_captured_is_shown_last_with_its_reason_and_not_drawn(record, tmp_path):
+    found = json.loads(json.dumps(record("step")))
+    found["results"][1] |= {"throughput": None, "seconds": [], "not_captured": "it reads values"}
+    (table,) = bench_tables(found)
+    name = found["results"][1]["name"]
+    assert table.rows[-1] == [name, "-", "-", "-", "-"]
+    assert table.notes[-1] == f"{name}: it reads values."
+    assert len(by_median(found, "throughput")) == len(found["results"]) - 1
+    draw(found, tmp_path / "x.png")
 
 
 def test_sigma_records_both_estimators(record):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ import yaml
 from torch import nn
 
 from msngan.bench import norms
+from msngan.bench.loops import MARK, Calls, Steps, calls_between_marks, flops_of_step, timed
 from msngan.bench.norms import NEEDS, Variant, against, counted, flops_of, lower_bounds, sizes
 from msngan.bench.parameters import parameters_of
 from msngan.bench.references import NAIVE, REFERENCES, TORCH, Centred, built, layers_of
 from msngan.bench.settings import NormSettings, StepSettings
-from msngan.bench.step import PlainLoop, Recipe, Synthetic
+from msngan.bench.step import HALF, PlainLoop, Recipe, Synthetic, play, recipes
 from msngan.bench.timing import Clock, clock_of, interleaved, observed, ratio
 from msngan.networks import Critic
 from msngan.networks.build import CRITICS
@@ -203,3 +205,95 @@ def test_the_recipe_of_step_is_that_of_the_flagship_s_config():
     assert {name: made[name] for name in model} == model
     rest = {"power_iteration": "update", "penalty": "none", "critic_steps": 1, "ema_decay": 0.999}
     assert {name: made[name] for name in rest} == rest
+
+
+def test_the_first_steps_are_not_timed():
+    now = 0.0
+
+    def play(done) -> None:
+        nonlocal now
+        step = 0
+        while True:
+            step += 1
+            now += step  # the third step takes 3 seconds
+            if done(step):
+                return
+
+    clock = Clock("a step's number", lambda: now)
+    assert timed(play, Steps(discarded=2, measured=3), clock, "cpu").step == (3 + 4 + 5) / 3
+    assert now == 1 + 2 + 3 + 4 + 5
+
+
+# Width 4: inputs, outputs, side of the kernel, side of its outputs (of its inputs if transposed).
+CRITIC = [(3, 4, 3, 32), (4, 4, 4, 16), (4, 8, 3, 16), (8, 8, 4, 8), (8, 16, 3, 8)]
+CRITIC += [(16, 16, 4, 4), (16, 32, 3, 4), (512, 1, 1, 1)]
+GENERATOR = [(128, 512, 1, 1), (32, 16, 4, 4), (16, 8, 4, 8), (8, 4, 4, 16), (4, 3, 3, 32)]
+
+
+def by_hand(batches: int, weights: int) -> int:
+    """Operations of a step on 4 images, without a norm's own.
+
+    batches, weights: how many batches pass the critic in the generator's update, and how often
+    gradients of its weights are computed there.
+    """
+    of_critic, of_generator = (
+        [4 * 2 * inputs * outputs * kernel**2 * side**2 for inputs, outputs, kernel, side in each]
+        for each in (CRITIC, GENERATOR)
+    )
+    critic, generator = sum(of_critic), sum(of_generator)
+    # Forward, gradients of the weights, and of the inputs, except of images and latents.
+    critic_update = 2 * (critic + critic + critic - of_critic[0])
+    through_critic = batches * 2 * critic + weights * critic
+    generator_update = generator + generator + generator - of_generator[0]
+    return generator + critic_update + through_critic + generator_update
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batches", "weights"),
+    [
+        (None, 1, 1),
+        (Recipe("none"), 1, 0),
+        (Recipe("none", HALF), 1, 0),
+        (Recipe("batch"), 2, 0),
+        (Recipe("spectral"), 1, 0),
+        (Recipe("mean_spectral"), 2, 0),
+        (Recipe("mean_spectral", HALF, channels_last=False), 2, 0),
+        (Recipe("mean_spectral", critic_batch="separate"), 1, 0),
+        (Recipe("mean_spectral", statistics="last"), 1, 0),
+    ],
+    ids=lambda each: getattr(each, "row", {"name": str(each)})["name"],
+)
+def test_the_operations_of_a_step_are_those_counted_by_hand(monkeypatch, recipe, batches, weights):
+    monkeypatch.setattr("msngan.norms.bank.looks", lambda values: False)  # iterate once
+    settings, data = StepSettings(width=4, batch=4), Synthetic(4)
+    loop = PlainLoop(settings, data).play
+    if recipe is not None:
+        loop = partial(play, recipe.gan(settings), data, "cpu", recipe.precision)
+    own = flops_of_step(loop) - by_hand(batches, weights)
+    # A spectral norm multiplies each weight by up to 16 vectors, and the results by it; the rest is
+    # between these vectors.
+    least = sum(4 * min(16, n) * n * m * k**2 for m, n, k, _ in CRITIC)
+    spectral = recipe is not None and "spectral" in recipe.norm
+    assert least < own < 1.25 * least if spectral else own == 0
+
+
+def test_on_a_gpu_each_recipe_is_measured_eager_and_as_a_graph():
+    names = [each.row["name"] for each in recipes(("spectral", "none"), "cpu")]
+    assert [each.row["name"] for each in recipes(("spectral", "none"), "cuda")] == [
+        f"{name}, {how}" for name in names for how in ("eager", "CUDA graph")
+    ]
+
+
+def test_calls_are_counted_between_the_marks():
+    names = ["cudaDeviceSynchronize", "cudaLaunchKernel", MARK, "aten::mm", "cudaLaunchKernel"]
+    names += ["cudaLaunchKernelExC", "cuLaunchKernelEx", "cudaGraphLaunch", "cudaMemcpyAsync"]
+    names += ["cudaMemsetAsync", "cudaStreamSynchronize", "cudaStreamIsCapturing", "cudaMemcpy"]
+    names += ["cudaEventSynchronize", "cudaEventRecord", "Memcpy DtoH (Device -> Pageable)"]
+    names += ["volta_sgemm_128x64_nn", MARK, "cudaDeviceSynchronize"]
+    made = [
+        SimpleNamespace(name=name, time_range=SimpleNamespace(start=10.0 * index))
+        for index, name in enumerate(names)
+    ]
+    assert calls_between_marks(made[::-1], steps=2) == Calls(launches=7 / 2, waits=3 / 2)
+    assert calls_between_marks([each for each in made if "cu" not in each.name], 2) is None
+    assert calls_between_marks([], 2) is None

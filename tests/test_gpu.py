@@ -26,6 +26,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from msngan.gan import GAN
 from msngan.losses import LOSSES, PENALTIES
 from msngan.networks.finite import ROWS, FiniteWatch
+from msngan.networks.step_graph import WARM_UP
 from msngan.norms.classic import BATCH_COUPLED
 from msngan.norms.estimate import following, leading
 from msngan.runs.folder import Diverged
@@ -101,6 +102,7 @@ OPTIONS: list[dict[str, Any]] = [
     *({"penalty": penalty, "norm": "none"} for penalty in PENALTIES),
     *({"norm": norm} for norm in ONE_OF_EACH_KIND),
 ]
+HOW = ("eager", "CUDA graph")
 READS = "the step is not captured in a CUDA graph: the norm optional_spectral reads values in it"
 
 
@@ -116,6 +118,7 @@ def counted(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         *(each | {"graph": True} for each in OPTIONS),
         {"graph": True, "penalty": "r1", "penalty_every": 2},
         {"graph": True, "reads": True},
+        {"graph": True, "again": True},
     ]
     words = list(dict.fromkeys(json.dumps(each, sort_keys=True) for each in asked))
     machine = Machine(library, tmp_path_factory.mktemp("steps"))
@@ -200,6 +203,11 @@ class TestSteps:
         found = counted(graph=True, penalty="r1", penalty_every=2)
         assert found["GRAPH"] == 2  # one of steps without the penalty, and the first of those with
 
+    def test_a_second_fit_of_a_gan_does_not_replay_the_graph_of_the_first(self, counted):
+        found = counted(graph=True, again=True)
+        assert found["GRAPH"] == 0  # it would train the weights where they lay before
+        assert found["CUDNN"] > 0
+
     def test_a_step_that_reads_a_value_is_played_without_a_graph_and_says_so(self, counted):
         found = counted(graph=True, reads=True)
         (said,) = (name for name in found if name.startswith("the step"))
@@ -218,6 +226,7 @@ class TestRuns:
         machine.msngan("fit", *given, "--trainer.accelerator", "gpu", **scored)
         about = json.loads((machine.folder / "checkpoints/mine/environment.json").read_text())
         assert (about["device"], about["gpu"]) == ("cuda", "fake GPU")
+        assert (about["cuda"]["capability"], about["cuda"]["cudnn"]) == ("9.0", 92400)
         cpu = ["resume", "mine", "--steps", "5", "--trainer.accelerator", "cpu"]
         said = "device: cuda -> cpu; the run continues, not exactly"
         assert said in machine.msngan(*cpu, gpu=False)
@@ -294,6 +303,73 @@ class TestRuns:
         assert "Traceback" not in " ".join(shown)
         assert "the memory of cuda:0 is full after step 0" in shown[-1]
         assert "lower --data.batch_size or --model.width" in shown[-1]
+
+
+@pytest.fixture(scope="session")
+def bench(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(record, what was printed, the folder) of a benchmark there."""
+    folder = tmp_path_factory.mktemp("bench")
+    given = ["--device", "cuda", "--norms", "mean_spectral,optional_spectral", "--width", "8"]
+    given += ["--batch", "8", "--rounds", "1", "--steps", "5"]
+    given += ["--output", "x.json", "--plot", "x.png", "--format", "md"]
+    ran = Machine(library, folder).run("-m", "fake_gpu.bench", "bench", "step", *given)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "CUPTI" not in ran.stderr
+    assert "LOCAL_RANK" not in ran.stderr
+    return json.loads((folder / "x.json").read_text()), ran.stdout.splitlines(), folder
+
+
+class TestBench:
+    pytestmark = on_gpu
+
+    def test_each_recipe_is_timed_by_events_eager_and_as_a_graph(self, bench):
+        record, _, folder = bench
+        rows = {row["name"]: row for row in record["results"]}
+        norms = ("mean_spectral", "optional_spectral")
+        made = [f"{norm}, float32, channels_last, {how}" for norm in norms for how in HOW]
+        eager, graph, other, refused = made
+        assert [*rows] == ["plain loop", eager, graph, other, refused]
+        assert (rows[refused]["throughput"], rows[refused]["seconds"]) == (None, [])
+        assert rows[refused]["not_captured"] == f"{READS}; training goes on without"
+        for name in ("plain loop", eager, graph, other):
+            row = rows[name]
+            assert row["seconds"] == [0.025 / 5]  # any two events are 25 ms apart
+            assert row["images_per_second"] == 8 / 0.005
+            assert (row["launches"], row["waits"]) == (None, None)  # the profiler sees no calls
+            assert len(row["launching_seconds"]) == 1
+            assert min(row["launching_seconds"]) > 0
+            assert row["share_of_peak"]["median"] > 0
+            assert ("recording_seconds" in row) == (name == graph)
+        assert min(rows[graph]["recording_seconds"]) > 0
+        assert rows[graph]["flops"] == rows[eager]["flops"] > 0
+        assert (folder / "x.png").is_file()
+
+    def test_the_record_has_the_whole_command_and_the_environment(self, bench):
+        record, _, _ = bench
+        assert record["command"].startswith("msngan bench step --device cuda --norms mean_spectral")
+        assert record["hardware"]["gpu"] == "fake GPU"
+        assert record["clock"] == "events on the GPU's stream"
+        about = record["cuda"]
+        assert about["cuda"] == torch.version.cuda
+        assert about["cudnn"] == 92400
+        assert {"driver", "tf32_convolutions", "tf32_products", "cudnn_benchmark"} <= {*about}
+        assert about["variables"]["TORCH_CUDNN_V8_API_DISABLED"] == "1"
+        assert (record["discarded_steps"], record["measured_steps"]) == (20, 5)
+
+    def test_the_table_shows_what_a_gpu_has_and_says_why_a_row_has_nothing(self, bench):
+        _, lines, _ = bench
+        shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+        columns, _, *rows = shown
+        assert columns[4:] == ["of peak", "images/s", "launches", "waits", "host", "recording"]
+        assert {tuple(row[5:8]) for row in rows[:-1]} == {("1,600", "-", "-")}
+        assert rows[-1][1:] == ["-"] * 9
+        assert any(f"CUDA graph: {READS}" in line for line in lines)
+
+    def test_each_measurement_records_a_graph_and_nothing_waits_between_the_events(self, bench):
+        graphs, waits = json.loads(bench[1][-1])
+        # A round that is not kept, one that is, and one to count calls: 25, 25 and 22 steps.
+        assert graphs == 25 + 25 + 22 - 3 * WARM_UP
+        assert waits == [1] * 6 + [0] * 3
 
 
 @pytest.mark.quick

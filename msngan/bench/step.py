@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import cycle
+from itertools import count, cycle
+from statistics import median
 from typing import Any
 
 import torch
@@ -13,6 +15,16 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
+from msngan.bench.loops import (
+    STEPS,
+    Done,
+    Play,
+    Times,
+    calls_of_step,
+    flops_of_step,
+    multiply,
+    timed,
+)
 from msngan.bench.references import DESCRIPTIONS, TORCH, built
 from msngan.bench.settings import SIZE, StepSettings
 from msngan.bench.timing import Clock, Progress, interleaved, ratio
@@ -28,7 +40,6 @@ DESCRIPTION = (
     "torch SN, float32, contiguous, separate critic passes, the critic not frozen in the"
     " generator's half, no moving average; networks, loss, optimizers and batch as ours"
 )
-DISCARDED, MEASURED = 1, 3  # steps of one measurement
 HALF = "bf16-mixed"
 IMAGES = 1024  # of the synthetic data set, or one batch if that is more
 LATENT_DIM = 128
@@ -51,12 +62,11 @@ class PlainLoop:
         whole = (each for each in real.split(settings.batch) if len(each) == settings.batch)
         self.batches = cycle(whole)
 
-    def seconds(self, read: Callable[[], float]) -> float:
-        for done in range(DISCARDED + MEASURED):
-            if done == DISCARDED:
-                start = read()
+    def play(self, done: Done) -> None:
+        for step in count(1):
             self.step(next(self.batches))
-        return (read() - start) / MEASURED
+            if done(step):
+                return
 
     def step(self, real: Tensor) -> None:
         """Train both networks once. real: (N, 3, SIZE, SIZE), float32 in [-1, 1]."""
@@ -82,6 +92,7 @@ class Synthetic(ImageData):
 
     def __init__(self, batch_size: int) -> None:
         super().__init__(batch_size=batch_size, size=SIZE, channels=3)
+        self.endless = True  # as under `fit`
 
     @cached_property
     def real(self) -> Tensor:
@@ -94,25 +105,16 @@ class Synthetic(ImageData):
         return torch.arange(len(self.real)) % CLASSES
 
 
-class Timing(Callback):
-    """Stops a fit after DISCARDED + MEASURED steps.
+class EndOfStep(Callback):
+    """Calls done(step) at the end of each step, counted from 1, and stops the fit if it is true."""
 
-    seconds: of one step, between the ends of the last discarded and of the last step, including the
-    loader and the Trainer.
-    """
-
-    def __init__(self, read: Callable[[], float]) -> None:
-        self.read = read
-        self._start = self.seconds = 0.0
+    def __init__(self, done: Done) -> None:
+        self.done = done
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        done = trainer.global_step
-        if done == DISCARDED:
-            self._start = self.read()
-        if done == DISCARDED + MEASURED:
-            self.seconds = (self.read() - self._start) / MEASURED
+        if self.done(trainer.global_step):
             trainer.should_stop = True
 
 
@@ -127,6 +129,7 @@ class Recipe:
     channels_last: bool = True
     augment: tuple[str, ...] = ()  # the policy
     conditional: bool = False
+    graph: bool | None = None  # play steps as CUDA graphs; None where there are none
 
     @property
     def row(self) -> dict[str, Any]:
@@ -137,6 +140,7 @@ class Recipe:
         words += [f"{self.statistics} means"] if self.statistics != "batch" else []
         words += ["augmented"] if self.augment else []
         words += ["conditional"] if self.conditional else []
+        words += [] if self.graph is None else ["CUDA graph" if self.graph else "eager"]
         return {
             "name": ", ".join(words),
             "norm": self.norm,
@@ -147,6 +151,7 @@ class Recipe:
             "generator_statistics": self.statistics,
             "augment": list(self.augment),
             "conditional": self.conditional,
+            "graph": self.graph,
         }
 
     def gan(self, settings: StepSettings) -> GAN:
@@ -165,10 +170,11 @@ class Recipe:
         )
 
 
-def recipes(norms: tuple[str, ...]) -> list[Recipe]:
+def recipes(norms: tuple[str, ...], device: str) -> list[Recipe]:
     """Three of each norm; four more of a norm that subtracts minibatch means.
 
-    Of the first norm one more with augmented images, and one of a conditional GAN.
+    Of the first norm one more with augmented images, and one of a conditional GAN. On a GPU each of
+    them eager, and as a CUDA graph.
     """
     found = []
     for norm in norms:
@@ -179,37 +185,126 @@ def recipes(norms: tuple[str, ...]) -> list[Recipe]:
             found += [replace(each, critic_batch="separate") for each in both]
             found += [replace(each, statistics="last") for each in both]
     first = Recipe(norms[0])
-    return [*found, replace(first, augment=tuple(OPERATIONS)), replace(first, conditional=True)]
+    found += [replace(first, augment=tuple(OPERATIONS)), replace(first, conditional=True)]
+    if device == "cuda":
+        found = [replace(each, graph=graph) for each in found for graph in (False, True)]
+    return found
+
+
+@dataclass(eq=False)
+class Arm:
+    """A loop that is measured, and its row of the results.
+
+    eager: of a loop with CUDA graphs the same one without, whose operations it has. refused: why
+    its step is not captured as a graph; it is then not measured.
+    """
+
+    row: dict[str, Any]
+    play: Play
+    eager: Arm | None = None
+    refused: list[str] = field(default_factory=list)
+    flops: int = 0  # of a step
+    times: list[Times] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> list[float]:
+        return [each.step for each in self.times]
+
+    def measure(self, time: Callable[[Play], Times]) -> float:
+        """Seconds of a step. The first time its operations are counted before."""
+        if self.refused:
+            return math.nan
+        if not self.times and self.eager is None:
+            self.flops = flops_of_step(self.play)
+        self.times.append(time(self.play))
+        return self.times[-1].step
+
+    def describe(self, plain: Arm, product: Arm) -> None:
+        """Put into the row what was found; seconds are of a step, one for each round.
+
+        share_of_peak: operations a second over those of the product.
+        """
+        if self.refused:
+            self.row |= {"throughput": None, "seconds": [], "not_captured": self.refused[0]}
+            return
+        flops = (self.eager or self).flops
+        share = ratio(product.seconds, self.seconds)
+        self.row |= {
+            "throughput": ratio(plain.seconds, self.seconds),
+            "seconds": self.seconds,
+            "flops": flops,
+            "share_of_peak": {name: flops / product.flops * x for name, x in share.items()},
+        }
+
+    def describe_on_gpu(self, batch: int, discarded: int) -> None:
+        """Put into the row what only a GPU has; see `Times` and `Calls`, which may be None.
+
+        images_per_second: real images of the batches of the steps.
+        """
+        if self.refused:
+            return
+        calls = calls_of_step(self.play, discarded)
+        self.row |= {
+            "images_per_second": batch / median(self.seconds),
+            "launches": calls and calls.launches,
+            "waits": calls and calls.waits,
+            "launching_seconds": [each.launching for each in self.times],
+        }
+        if self.eager is not None:
+            self.row["recording_seconds"] = [each.recording for each in self.times]
 
 
 def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, Any]:
     """Measure: see `msngan.bench.timing.record`."""
-    data = Synthetic(settings.batch)
-    baseline = {"name": BASELINE, "norm": TORCH, "kind": "reference"}
-    rows: list[dict[str, Any]] = [baseline | {"layout": "contiguous", "precision": "float32"}]
-    measures = {BASELINE: partial(PlainLoop(settings, data).seconds, clock.read)}
-    for recipe in recipes(settings.norms):
-        rows.append(recipe.row)
-        ours = recipe.gan(settings), data, settings, recipe.precision, clock.read
-        measures[recipe.row["name"]] = partial(seconds_of, *ours)
-    seconds = interleaved(measures, settings.rounds, progress)
-    for row, times in zip(rows, seconds.values(), strict=True):
-        row |= {"throughput": ratio(seconds[BASELINE], times), "seconds": times}
+    device, rounds = settings.device, settings.rounds
+    steps = STEPS[device]
+    if settings.steps:
+        steps = replace(steps, measured=settings.steps)
+    arms = arms_of(settings)
+    products = {
+        name: Arm({"name": f"product, {name}"}, partial(multiply, name, device))
+        for name in dict.fromkeys(arm.row["precision"] for arm in arms)
+    }
+    every = [*arms, *products.values()]
+    time = partial(timed, steps=steps, clock=clock, device=device)
+    interleaved({each.row["name"]: partial(each.measure, time) for each in every}, rounds, progress)
+    for each in every:
+        each.times = each.times[-rounds:]
+    for arm in arms:
+        arm.describe(arms[0], products[arm.row["precision"]])
+    if device == "cuda":
+        for arm in arms:
+            arm.describe_on_gpu(settings.batch, steps.discarded)
     return {
         "baseline": BASELINE,
-        "results": rows,
+        "results": [arm.row for arm in arms],
         "references": {BASELINE: DESCRIPTION, TORCH: DESCRIPTIONS[TORCH]},
-        "discarded_steps": DISCARDED,
-        "measured_steps": MEASURED,
+        "discarded_steps": steps.discarded,
+        "measured_steps": steps.measured,
+        "products": {
+            name: {"flops": each.flops, "seconds": each.seconds} for name, each in products.items()
+        },
+        **({"clock": "events on the GPU's stream"} if device == "cuda" else {}),
     }
 
 
-def seconds_of(
-    gan: GAN, data: ImageData, settings: StepSettings, precision: str, read: Callable[[], float]
-) -> float:
-    timing = Timing(read)
-    train(gan, data, timing, settings.device, precision)
-    return timing.seconds
+def arms_of(settings: StepSettings) -> list[Arm]:
+    """The plain loop, then ours."""
+    data = Synthetic(settings.batch)
+    row = {"name": BASELINE, "norm": TORCH, "kind": "reference", "layout": "contiguous"}
+    arms = [Arm(row | {"precision": "float32"}, PlainLoop(settings, data).play)]
+    for recipe in recipes(settings.norms, settings.device):
+        gan = recipe.gan(settings)
+        arm = Arm(recipe.row, partial(play, gan, data, settings.device, recipe.precision))
+        if recipe.graph:
+            arm.eager = arms[-1]
+            gan.capture_steps(arm.refused.append)
+        arms.append(arm)
+    return arms
+
+
+def play(gan: GAN, data: ImageData, device: str, precision: str, done: Done) -> None:
+    train(gan, data, EndOfStep(done), device, precision)
 
 
 def train(gan: GAN, data: ImageData, callback: Callback, device: str, precision: str) -> None:

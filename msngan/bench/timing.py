@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from msngan.bench.settings import Settings
-from msngan.runs.hardware import hardware, software
+from msngan.runs.hardware import cuda, hardware, software
 
 Action = Callable[[], object]
 Progress = Callable[[int, int], None]  # measurements done, measurements in all
@@ -126,6 +126,7 @@ def record(
         "command": about["command"],
         "time": about["time"],
         "hardware": hardware(),
+        "cuda": cuda() if settings.device == "cuda" else None,
         "versions": {"msngan": about["msngan"], "python": about["python"], **about["versions"]},
         "threads": settings.threads,
         "clock": clock.name,

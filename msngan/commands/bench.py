@@ -20,8 +20,9 @@ from msngan.runs.options import options_of
 
 DESCRIPTION = """\
 The variants take turns within each round and are compared with the baseline of the same round, so
-other load on the machine affects all alike. Tables show ratios; --output and --format json also
-keep the seconds of every round, the hardware and the versions."""
+other load on the machine affects all alike. Tables show ratios, of `step` on a GPU also images a
+second; --output and --format json also keep the seconds of every round, the hardware and the
+versions."""
 PICTURES = (".png", ".svg", ".pdf")
 
 

@@ -74,6 +74,7 @@ class TrainedModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """UserError for several processes whose gradients the Trainer would average wrongly."""
+        self._drop_graphs()  # a fit that failed leaves them
         trainer = self.trainer
         if trainer.world_size > 1 and getattr(trainer.strategy, "strategy_name", "") != "together":
             raise UserError(
@@ -181,6 +182,11 @@ class TrainedModule(LightningModule):
 
     def on_train_end(self) -> None:
         self.check_finite()
+        self._drop_graphs()
+
+    def _drop_graphs(self) -> None:
+        """Graphs write where the weights and the optimizers' state of one fit lie."""
+        self._steps = self._share = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what `msngan sample` and `load_generator` ask of a file that Lightning writes."""

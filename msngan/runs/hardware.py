@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import shlex
 import sys
 from contextlib import suppress
@@ -27,6 +28,8 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-
 WITHOUT_FLOAT64 = ("mps",)  # kinds of device
 MOST_COMMANDS = 50  # of one run
 LONGEST_COMMAND = 10_000  # characters
+# Environment variables that change what a GPU computes, or how fast.
+GPU = re.compile("CUDA_|CUDNN_|CUBLAS_|NVIDIA_TF32_|PYTORCH_|TORCH_")
 
 
 def environment(config_name: str, run: Run, device: torch.device) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def environment(config_name: str, run: Run, device: torch.device) -> dict[str, A
         "processes": distributed.count(),
         "device": device.type,
         "gpu": gpu(device) if device.type == "cuda" else None,
+        "cuda": cuda(device) if device.type == "cuda" else None,
         "commands": commands_after(object_or_empty(run.environment)),
         "plugins": plugins.loaded(),
     }
@@ -142,6 +146,28 @@ def free_memory(device: torch.device) -> int | None:
 def gpu(device: torch.device | None = None) -> str | None:
     """The name of a GPU, of the one in use where no device is given; None if there is none."""
     return torch.cuda.get_device_name(device) if torch.cuda.is_available() else None
+
+
+def cuda(device: torch.device | None = None) -> dict[str, Any]:
+    """What the speed and the rounding of a GPU depend on, of the one in use if none is given.
+
+    Versions (cudnn: as 1000 or 10000 times the major one; driver: None if the system does not say),
+    compute capability, memory in bytes, torch's settings, and environment variables.
+    """
+    about = torch.cuda.get_device_properties(device)
+    backends = torch.backends
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": backends.cudnn.version(),
+        "driver": _said("/proc/driver/nvidia/version", "NVRM version"),
+        "capability": f"{about.major}.{about.minor}",
+        "memory": about.total_memory,
+        "float32_convolutions": backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        "float32_products": backends.cuda.matmul.fp32_precision,
+        "cudnn_benchmark": backends.cudnn.benchmark,
+        "cudnn_deterministic": backends.cudnn.deterministic,
+        "variables": {name: os.environ[name] for name in sorted(os.environ) if GPU.match(name)},
+    }
 
 
 def keep_freed_memory() -> bool:

@@ -344,6 +344,7 @@ EXPORT int cublasLtMatmulAlgoGetHeuristic(
 EXPORT int cublasLtMatmul(void) { count(BLAS, "cublasLtMatmul"); return 0; }
 
 EXPORT size_t cudnnGetVersion(void) { return 92400; }
+EXPORT int cudnnGetProperty(int which, int *value) { *value = which == 0 ? 9 : which == 1 ? 24 : 0; return 0; }
 EXPORT size_t cudnnGetCudartVersion(void) { return 13000; }
 EXPORT const char *cudnnGetErrorString(int status) { return "fake cuDNN"; }
 EXPORT void cudnnGetLastErrorString(char *text, size_t size) { if (size) text[0] = 0; }

@@ -2,8 +2,8 @@
 
 Each argument holds options of GAN, and of these: batch_size, mirror, precision, device; graph: play
 steps as CUDA graphs; checks: check for a collapse after each; reads: read a value of the critic in
-each pass. Of a step that is not captured the counts have the reason, as a name. PROCESSES in the
-environment: of the first of so many.
+each pass; again: count the first steps of a second fit. Of a step that is not captured the counts
+have the reason, as a name. PROCESSES in the environment: of the first of so many.
 """
 
 from __future__ import annotations
@@ -37,17 +37,24 @@ COUNTED = 2
 
 
 class Count(Callback):
-    """Counts the steps between FIRST and FIRST + COUNTED."""
+    """Counts the steps between `first` and `first` + COUNTED."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = FIRST) -> None:
         self.found: Counter[str] = Counter()
+        self.first = first
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == FIRST:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        if trainer.global_step == self.first:
             waits.clear()
             torch.cuda.set_sync_debug_mode("warn")
             self.before = counters.counts()
-        if trainer.global_step == FIRST + COUNTED:
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._begin(trainer)
+        if trainer.global_step == self.first + COUNTED:
             self.found = counters.counts() - self.before
             torch.cuda.set_sync_debug_mode("default")
             trainer.should_stop = True
@@ -58,7 +65,6 @@ def counted(options: dict[str, Any]) -> Counter[str]:
     data = Synthetic(options.pop("batch_size", 8))
     data.place = options.pop("device", "auto")
     data.mirror, precision = options.pop("mirror", False), options.pop("precision", "32-true")
-    count = Count()
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     quiet |= {
         "enable_progress_bar": False,
@@ -67,8 +73,7 @@ def counted(options: dict[str, Any]) -> Counter[str]:
     }
     given: dict[str, Any] = {"accelerator": "gpu", "devices": 1, "precision": precision}
     callbacks: list[Callback] = [CollapseChecks(1)] if options.pop("checks", False) else []
-    callbacks.append(count)
-    graph, reads = options.pop("graph", False), options.pop("reads", False)
+    graph, reads, again = (options.pop(name, False) for name in ("graph", "reads", "again"))
     gan = GAN(**{"width": 8, "loss": "nonsaturating", "size": 32, **options})
     # What would be decided by numbers, which mean nothing here.
     gan.check_finite = lambda: None
@@ -89,7 +94,8 @@ def counted(options: dict[str, Any]) -> Counter[str]:
     if graph:
         gan.capture_steps(said.append)
     with distributed.even():
-        Trainer(callbacks=callbacks, max_epochs=-1, **given, **quiet).fit(gan, data)
+        for count in [Count(), Count(0)] if again else [Count()]:
+            Trainer(callbacks=[*callbacks, count], max_epochs=-1, **given, **quiet).fit(gan, data)
     lines = {f"waits at {line}": number for line, number in waits.items()}
     return count.found | Counter(lines) | Counter(said)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from msngan.bench.settings import REBUILT
@@ -31,6 +32,18 @@ STEP_NOTE = (
     "ours: GAN under Trainer.fit by the recipe of configs/cifar_msn.yaml, from the end of one batch"
     " to the end of a later one, including the loader and the moving average."
 )
+PEAK_NOTE = (
+    "of peak: floating-point operations of a step's products and convolutions a second, over those"
+    " of a large square matrix product in the same precision on the same device, measured in turns;"
+    " float32 is TF32 in both where convolutions may take it."
+)
+GPU_NOTES = [
+    "CUDA graph: the kernels of a step are recorded once and launched together; recording: time of"
+    " the step in which that is done, over that of a step.",
+    "launches, waits: calls of CUDA a step that start something on the GPU and that wait for it; -"
+    " where the profiler does not see them. host: time that launching a step takes the CPU, over"
+    " that of a step; near 1 the GPU waits for the CPU.",
+]
 SIGMA_NOTES = [
     "step N: the largest singular value of W', in float64, over what the norm promises, of all"
     " layers, after the critic's N-th update; for scaled and bidirectional norms of what each"
@@ -97,9 +110,13 @@ def _spread(ratio: dict[str, float]) -> list[str]:
 
 
 def by_median(record: Record, key: str) -> list[Record]:
-    """The results, the fastest first: by a ratio of times upwards, by a throughput downwards."""
+    """The results, the fastest first: by a ratio of times upwards, by a throughput downwards.
+
+    Those that could not be measured are left out.
+    """
     downwards = key == "throughput"
-    return sorted(record["results"], key=lambda row: row[key]["median"], reverse=downwards)
+    rows = [row for row in record["results"] if row[key]]
+    return sorted(rows, key=lambda row: row[key]["median"], reverse=downwards)
 
 
 def _norms(record: Record) -> Iterator[Table]:
@@ -126,10 +143,36 @@ def _norms(record: Record) -> Iterator[Table]:
 
 
 def _step(record: Record) -> Iterator[Table]:
-    rows = [[row["name"], *_spread(row["throughput"])] for row in by_median(record, "throughput")]
-    columns = ["variant", "throughput", "95%", "of minima"]
-    title = "GAN steps per second, relative to the plain loop"
-    yield _table(record, title, columns, rows, [STEP_NOTE])
+    """Images a second only of a GPU: a CPU's times are not compared between machines."""
+    found = by_median(record, "throughput")
+    columns, notes = ["variant", "throughput", "95%", "of minima"], [STEP_NOTE]
+    rows = [[row["name"], *_spread(row["throughput"])] for row in found]
+    if "share_of_peak" in found[0]:  # older records have none
+        columns, notes = [*columns, "of peak"], [*notes, PEAK_NOTE]
+        rows = [
+            [*cells, f"{row['share_of_peak']['median']:.3f}"]
+            for cells, row in zip(rows, found, strict=True)
+        ]
+    if "images_per_second" in found[0]:
+        columns = [*columns, "images/s", "launches", "waits", "host", "recording"]
+        notes = [*notes, *GPU_NOTES]
+        rows = [[*cells, *_on_gpu(row)] for cells, row in zip(rows, found, strict=True)]
+    for row in record["results"]:
+        if row not in found:
+            rows.append([row["name"], *["-"] * (len(columns) - 1)])
+            notes = [*notes, f"{row['name']}: {row['not_captured']}."]
+    yield _table(record, "GAN steps per second, relative to the plain loop", columns, rows, notes)
+
+
+def _on_gpu(row: Record) -> list[str]:
+    """Cells: images a second, launches, waits, host, recording."""
+    step = median(row["seconds"])
+    calls = ["-" if row[name] is None else f"{row[name]:,.1f}" for name in ("launches", "waits")]
+    host = f"{median(row['launching_seconds']) / step:.2f}"
+    recording = "-"
+    if "recording_seconds" in row:
+        recording = f"{median(row['recording_seconds']) / step:,.0f}"
+    return [f"{row['images_per_second']:,.0f}", *calls, host, recording]
 
 
 def _sigma(record: Record) -> Iterator[Table]:
