@@ -38,7 +38,7 @@ from msngan.runs.safe_read import LARGEST_YAML
 from msngan.scores.evaluation import TOLERANCE
 from msngan.scores.model_card import SIZES
 from msngan.scores.protocol import PRESETS
-from msngan.training.callbacks.dynamics import THRESHOLD, Dynamics
+from msngan.training.callbacks.dynamics import THRESHOLD
 from msngan.training.callbacks.scores import PRESENT, SHARE, Scores
 
 ROOT = Path(__file__).parent.parent
@@ -184,6 +184,20 @@ def dearer(arm: str) -> str:
     plain = of["none, float32, channels_last"]["seconds"]
     these = of[f"none, float32, channels_last, {arm}"]["seconds"]
     return num(median(a / b for a, b in zip(these, plain, strict=True)), 2)
+
+
+def launches() -> str:
+    """The rows of what a step asks of a GPU, under each norm."""
+    found = []
+    for row in load("launches")["rows"]:
+        before, after, graph = row["before"], row["after"], row["graph"]
+        passes = ", two passes" if row["critic_batch"] == "separate" else ""
+        captured = f"{graph['graphs']:.0f} + {graph['work']:.0f}"
+        cells = [f"`{row['norm']}`{passes}", *(f"{each['work']:,.0f}" for each in (before, after))]
+        cells += ["–" if graph["not_captured"] else captured]
+        cells += [f"{each['waits']:.0f}" for each in (before, after)]
+        found.append(f"| {' | '.join(cells)} |")
+    return " ".join(found)
 
 
 def own(folder: str, arm: str) -> str:

@@ -352,7 +352,7 @@ class TestBench:
         about = record["cuda"]
         assert about["cuda"] == torch.version.cuda
         assert about["cudnn"] == 92400
-        assert {"driver", "tf32_convolutions", "tf32_products", "cudnn_benchmark"} <= {*about}
+        assert {"driver", "float32_convolutions", "float32_products", "cudnn_benchmark"} <= {*about}
         assert about["variables"]["TORCH_CUDNN_V8_API_DISABLED"] == "1"
         assert (record["discarded_steps"], record["measured_steps"]) == (20, 5)
 
