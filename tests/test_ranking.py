@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from score_lines import CS, FD, official, score_line, write_run
 
-from msngan.leaderboard.ranking import Block, By, blocks, describe, select, tied
+from msngan.leaderboard.ranking import Block, By, blocks, describe, hollow_note, select, tied
 from msngan.runs.folder import UserError
 from msngan.runs.score_records import BETTER, Score, find_runs, read_scores
+from msngan.scores.distances import neighbours
 
 pytestmark = pytest.mark.quick
 
@@ -186,6 +188,24 @@ def test_fewer_samples_than_features_are_said_to_bias_the_frechet_distance(tmp_p
     warnings = [line for line in describe(block) if "features" in line]
     assert len(warnings) == (said is not None)
     assert all(warning.startswith(said or "") for warning in warnings)
+
+
+def test_a_precision_that_one_real_image_gives_is_said(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    real, good = torch.randn(2, 500, 8, generator=draw).double()
+    far = real.norm(dim=1).argmax()  # of the most remote image, whose ball is the largest
+    alike = real[far] + 0.1 * torch.randn(500, 8, generator=draw).double()
+    given = {"alike": alike, "good": good, "elsewhere": good + 50}
+    for name, samples in given.items():
+        found = neighbours(real, samples)
+        note = hollow_note({f"{each}/x": value for each, value in found.items()})
+        assert (note is not None) == (name == "alike"), found
+        scores = {each: {"mean": value, "sd": 0.0} for each, value in found.items()}
+        write_run(tmp_path, name, score_line(official_inception=True, scores=scores))
+    (block,) = board(tmp_path, "precision")
+    said = [line for line in describe(block) if "near a few real images" in line]
+    assert [line.partition(":")[0] for line in said] == ["alike"]
+    assert said[0].startswith("alike: precision 1 with coverage 0.0")
 
 
 def test_the_columns_stand_in_one_order(tmp_path):

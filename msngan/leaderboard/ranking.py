@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -257,6 +257,9 @@ def describe(block: Block) -> list[str]:
     frechet = any(family(name) in ("fid", "fd") for name in block.metrics)
     if frechet and (note := bias_note(protocol["samples"], block.dimensions)):
         lines.append(note)
+    for row in block.rows:
+        if note := hollow_note({name: score.mean for name, score in row.last.items()}):
+            lines.append(f"{row.run}: {note}")
     return lines + intra_note(block.metrics)
 
 
@@ -278,6 +281,23 @@ def bias_note(samples: int, features: int | None) -> str | None:
         f"{samples:,} samples a run are fewer than the {features:,} features: the covariance is"
         " rank-deficient and the Fréchet distance strongly biased upwards; read it beside the"
         " score of real data, and trust the kernel distance, which has no bias"
+    )
+
+
+def hollow_note(means: Mapping[str, float | None]) -> str | None:
+    """What to know of a precision that a few real images give; means: of one evaluation, by metric.
+
+    Images that are nearly alike to an extractor, as plain colours and blurred noise are, lie
+    together, and all of them in the ball of one real image that lies far from the others: a
+    precision of 1 with a coverage near 0. Naeem et al. 2020, arXiv:2002.09797, section 3.1.
+    """
+    named = {family(name): mean for name, mean in means.items()}
+    precision, coverage = named.get("precision"), named.get("coverage")
+    if precision is None or coverage is None or precision < 0.05 or coverage >= precision / 20:
+        return None
+    return (
+        f"precision {precision:.2g} with coverage {coverage:.2g}: the samples lie near a few real"
+        " images only, as noise and plain colours can; trust the coverage and the distances"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msngan.leaderboard.ranking import intra_note
+from msngan.leaderboard.ranking import hollow_note, intra_note
 from msngan.report.tables.table import Table, plus_minus, print_as
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def _table(outcome: Outcome) -> Table:
     if scored.note and {key.partition("/")[0] for key in scores} & {"fid", "fd"}:
         notes.append(scored.note)  # the bias of a Fréchet distance of few samples
     notes += intra_note(scores)
+    note = hollow_note({key: score["mean"] for key, score in scores.items()})
+    notes += [note] if note else []
     notes += [each for each in (scored.warning, VIA.get(line["via"])) if each]
     seconds = scored.result.seconds
     total = sum(seconds.values())
