@@ -4,14 +4,19 @@ tests/data/numbers.txt has, for each page, the table rows and the parts of sente
 numbers, with an expression in braces for each number. The expressions use the names of this file.
 The test asserts that each line, evaluated, stands on its page, and that the page has no other
 number. Lines without braces are numbers that no record has.
+
+A table of a study of GANs, between `<!-- NAME.json -->` and `<!-- end -->`, is that of
+`msngan study`; `python tests/test_gallery.py` writes them all anew from their records.
 """
 
 # ruff: noqa: F401 (the expressions use the imports)
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import cache
 from inspect import signature
@@ -34,6 +39,8 @@ from msngan.leaderboard.seeds import summary
 from msngan.networks import Critic, Generator
 from msngan.networks.standing import BATCH as STANDING
 from msngan.norms.spectral import ReleasedSpectralNorm
+from msngan.report.tables.study_scores import course_tables
+from msngan.report.tables.table import print_markdown
 from msngan.runs.safe_read import LARGEST_YAML
 from msngan.scores.evaluation import TOLERANCE
 from msngan.scores.model_card import SIZES
@@ -46,7 +53,8 @@ PARTS = re.split(r"^== (.*)\n", (ROOT / "tests/data/numbers.txt").read_text(), f
 PAGES = dict(zip(PARTS[1::2], PARTS[2::2], strict=True))
 # What has digits but states no number: code, targets of links, ids, years of papers, names.
 NAMES = (
-    r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|(?:al\.|[A-Z][\w-]+) (?:19|20)\d\d\b"
+    r"<!-- \w+\.json -->.*?<!-- end -->|```.*?```|`[^`]*`"
+    r"|\]\([^)]*\)|arXiv:[\d.]+|(?:al\.|[A-Z][\w-]+) (?:19|20)\d\d\b"
     r"|[^\W\d_]+[-_]?\d[\w.-]*|Figures 1 to 6|95 %"
 )
 
@@ -66,6 +74,26 @@ def test_every_number_follows_from_a_record(page):
     for found in re.finditer(r"\d[\d.,]*", text):
         wrong.append(f"not checked: {text[max(0, found.start() - 40) : found.end() + 30]}")
     assert not wrong, "\n".join([page, *wrong])
+
+
+def with_tables(page: str) -> str:
+    """The page, with the tables of studies written from their records."""
+
+    def written(found: re.Match[str]) -> str:
+        record = load(found[1])
+        with redirect_stdout(io.StringIO()) as text:
+            print_markdown(course_tables(record["study"], record["by_step"]))
+        tables = re.findall(r"^\|.*?\n(?=\n)", text.getvalue(), flags=re.MULTILINE | re.DOTALL)
+        return "\n".join([f"<!-- {found[1]}.json -->", *tables, "<!-- end -->"])
+
+    return re.sub(r"<!-- (\w+)\.json -->.*?<!-- end -->", written, page, flags=re.DOTALL)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_of_a_study_is_that_of_its_record(page):
+    text = (ROOT / page).read_text()
+    assert with_tables(text) == text
 
 
 def num(value: float, digits: int = 1, sign: str = "") -> str:
@@ -499,3 +527,8 @@ def test_the_page_of_data_has_the_figures_of_its_benchmark():
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == figures
     assert f"takes {1e6 * sum(each) / 2:.0f} seconds of processor time" in page
     assert f"{1e6 * sum(each) / 2 / 16:.0f} s on 16 cores" in page
+
+
+if __name__ == "__main__":
+    for each in PAGES:
+        (ROOT / each).write_text(with_tables((ROOT / each).read_text()))

@@ -19,11 +19,14 @@ from scipy import stats
 from score_lines import score_line, write_run
 
 from msngan.report.tables.progress_bars import StudyProgress
+from msngan.report.tables.study_scores import course_tables
 from msngan.runs.folder import UserError, lock
 from msngan.runs.jsonl import newest
 from msngan.runs.safe_read import object_or_empty
+from msngan.runs.score_records import find_runs, read_scores
 from msngan.study.plan import Study, make_study
 from msngan.study.results import collect
+from msngan.study.scores_by_step import scores_by_step
 from msngan.study.study_files import Place, Reader, State, save_study
 
 Cli = Callable[..., int]
@@ -317,3 +320,30 @@ def test_names_are_whole_in_a_list_and_short_under_a_title(study, run, capsys, m
     shown = capsys.readouterr().out
     assert "plain-lr0.1-s0 " in shown
     assert "mine-" not in shown
+
+
+def test_scores_of_gans_are_summed_up_by_step_and_compared_by_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text("steps: 20\ndata: {dataset: digits}\n")
+    arms = {"sn": {"model.norm": "spectral"}, "msn": {"model.norm": "mean_spectral"}}
+    content = {"config": "base.yaml", "arms": arms, "grid": {"seed": [0, 1, 2]}}
+    study = make_study("mine", content | {"compare": [["msn", "sn"]]})
+    numbers = {"sn": [4.0, 5.0, 6.0], "msn": [3.0, 3.0, 6.0]}
+    for arm, values in numbers.items():
+        for seed, value in enumerate(values):
+            at = [score_line(value + 1, step=10), score_line(value, step=20)]
+            at.append(score_line(99.0, step=20, protocol_id="cccc00000000"))
+            write_run(tmp_path, f"mine-{arm}-s{seed}", *at)
+    entries, _ = read_scores(find_runs([], tmp_path))
+    found = scores_by_step(study, entries)
+    sn, msn = found["results"]
+    assert (sn["row"], sn["seeds"]) == ("sn", [0, 1, 2])
+    assert sn["scores"]["20"]["fd"] == {"mean": 5.0, "sd": 1.0, "values": [4.0, 5.0, 6.0]}
+    assert msn["scores"]["10"]["fd"]["values"] == [4.0, 4.0, 7.0]
+    (last,) = [each for each in found["comparisons"] if each["step"] == 20]
+    assert last["differences"] == [-1.0, -2.0, 0.0]
+    half = stats.t.ppf(0.975, 2) * 1.0 / 3**0.5
+    assert (last["mean"], last["low"]) == pytest.approx((-1.0, -1.0 - half))
+    course, _ = course_tables("mine", found)
+    assert course.rows[-1] == ["msn - sn", "3", "-1.00 [-3.48, 1.48]", "-1.00 [-3.48, 1.48]"]
+    assert scores_by_step(study, []) is None

@@ -11,10 +11,12 @@ from typing import Any
 from msngan.leaderboard.board import Board, as_json, make_board
 from msngan.leaderboard.experiments import read_setups
 from msngan.report.tables.leaderboard_tables import board_tables, comparison_tables
+from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import Run, UserError
 from msngan.runs.score_records import read_scores
 from msngan.study.plan import Study
+from msngan.study.scores_by_step import scores_by_step
 from msngan.study.study_files import State, steps
 
 Json = dict[str, Any]
@@ -51,9 +53,12 @@ def show_results(style: str, results: Json, root: Path, study: Study) -> None:
         if scores is None:
             yield from accuracy_tables(results)
         else:
+            if scores.by_step is not None:
+                yield from course_tables(results["study"], scores.by_step)
             yield from (*board_tables(scores.board), *comparisons_of(scores))
 
-    whole = results if scores is None else {**results, "leaderboard": scores.as_json()}
+    found = {} if scores is None else {"leaderboard": scores.as_json(), "by_step": scores.by_step}
+    whole = {**results, **found}
     print_as(style, tables=tables, rows=lambda: flat_rows(results), whole=lambda: whole)
 
 
@@ -196,9 +201,13 @@ def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[]
 
 @dataclass(frozen=True)
 class Scores:
-    """comparisons: of the study's pairs, in its order; remarks: why one is missing."""
+    """comparisons: of the study's pairs, in its order; remarks: why one is missing.
+
+    by_step: see `scores_by_step`.
+    """
 
     board: Board
+    by_step: Json | None
     comparisons: list[Board]
     remarks: list[str]
 
@@ -237,7 +246,7 @@ def board_of(results: Json, root: Path, study: Study) -> Scores:
         except UserError as problem:
             remarks.append(str(problem).removeprefix("--compare: "))
     board = replace(make_board(entries, setups), warnings=[*warnings, *unknown])
-    return Scores(board, comparisons, remarks)
+    return Scores(board, scores_by_step(study, entries), comparisons, remarks)
 
 
 def comparisons_of(scores: Scores) -> Iterator[Table]:
