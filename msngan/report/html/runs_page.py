@@ -28,6 +28,7 @@ from msngan.report.html.run_section import (
     unread,
 )
 from msngan.report.tables.leaderboard_tables import comparison_tables, published_tables
+from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.study_tables import accuracy_tables, board_of, comparisons_of
 from msngan.report.tables.table import Table
 from msngan.runs.folder import Run, now
@@ -108,7 +109,9 @@ def study_parts(run: Run, pictures: Pictures) -> list[Part]:
         made.append(Section("Results", [*accuracy_tables(results)]))
     else:
         scores = board_of(results, run.root, study)
-        made.append(Section("Results", [*board_parts(scores.board), *comparisons_of(scores)]))
+        courses = course_tables(run.name, scores.by_step)
+        parts = [*courses, *board_parts(scores.board), *comparisons_of(scores)]
+        made.append(Section("Results", parts))
     if charts := arm_charts(results["children"]):
         made.append(Section("Accuracy of each arm", charts))
     return [*made, *children_parts(results["children"], run, pictures)]

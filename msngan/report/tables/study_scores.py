@@ -17,8 +17,10 @@ LEGEND = [
 ]
 
 
-def course_tables(study: str, record: Json) -> Iterator[Table]:
+def course_tables(study: str, record: Json | None) -> Iterator[Table]:
     """record: see `msngan.study.scores_by_step`."""
+    if record is None:
+        return
     results = record["results"]
     steps = sorted({int(step) for each in results for step in each["scores"]})
     metrics = list(dict.fromkeys(m for each in results for s in each["scores"].values() for m in s))

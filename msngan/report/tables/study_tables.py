@@ -53,8 +53,7 @@ def show_results(style: str, results: Json, root: Path, study: Study) -> None:
         if scores is None:
             yield from accuracy_tables(results)
         else:
-            if scores.by_step is not None:
-                yield from course_tables(results["study"], scores.by_step)
+            yield from course_tables(results["study"], scores.by_step)
             yield from (*board_tables(scores.board), *comparisons_of(scores))
 
     found = {} if scores is None else {"leaderboard": scores.as_json(), "by_step": scores.by_step}
