@@ -23,6 +23,7 @@ from fake_gpu.build import build, environment, possible
 from norm_layers import ONE_OF_EACH_KIND
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
+from msngan.bench.loops import PRODUCT
 from msngan.gan import GAN
 from msngan.losses import LOSSES, PENALTIES
 from msngan.networks.finite import ROWS, FiniteWatch
@@ -338,7 +339,9 @@ class TestBench:
             assert (row["launches"], row["waits"]) == (None, None)  # the profiler sees no calls
             assert len(row["launching_seconds"]) == 1
             assert min(row["launching_seconds"]) > 0
-            assert row["share_of_peak"]["median"] > 0
+            (product,) = record["products"]["float32"]
+            peak = 2 * PRODUCT**3 / product
+            assert row["share_of_peak"]["median"] == pytest.approx(row["flops"] / 0.005 / peak)
             assert ("recording_seconds" in row) == (name == graph)
         assert min(rows[graph]["recording_seconds"]) > 0
         assert rows[graph]["flops"] == rows[eager]["flops"] > 0

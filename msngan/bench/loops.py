@@ -30,7 +30,7 @@ Play = Callable[[Done], None]
 
 RECORDING = WARM_UP + 1  # the step in which a CUDA graph is recorded, and played once
 PROFILED = 2  # steps whose calls are counted
-PRODUCT = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices
+PRODUCT = 8192  # rows and columns of the matrices
 MARK = "msngan: counted from here, or to here"
 # Calls that give the GPU something to do, and calls that return when it is done.
 LAUNCH = re.compile("cuda(Launch|GraphLaunch|Memcpy|Memset)|cu(Launch|GraphLaunch|Memcpy|Memset)")
@@ -169,16 +169,14 @@ def calls_between_marks(events: Iterable[Any], steps: int = PROFILED) -> Calls |
 def multiply(precision: str, device: str, done: Done) -> None:
     """A loop of products of two large square matrices in float32 or bfloat16, to be played.
 
-    Their speed is the peak that a step is compared with. On a GPU float32 takes TF32 here if it may
-    in convolutions.
+    Their speed is the peak that a step is compared with. float32 takes TF32 here if it may in
+    convolutions.
     """
-    size = PRODUCT[device]
-    a, b = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
+    a, b = torch.randn(2, PRODUCT, PRODUCT, device=device).to(getattr(torch, precision))
     made = torch.empty_like(a)
     backends: Any = torch.backends
     products, before = backends.cuda.matmul, backends.cuda.matmul.fp32_precision
-    if device == "cuda":
-        products.fp32_precision = backends.cudnn.conv.fp32_precision
+    products.fp32_precision = backends.cudnn.conv.fp32_precision
     try:
         for step in count(1):
             torch.mm(a, b, out=made)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
 from msngan.bench.loops import (
+    PRODUCT,
     STEPS,
     Done,
     Play,
@@ -203,7 +204,6 @@ class Arm:
     play: Play
     eager: Arm | None = None
     refused: list[str] = field(default_factory=list)
-    flops: int = 0  # of a step
     times: list[Times] = field(default_factory=list)
 
     @property
@@ -211,40 +211,35 @@ class Arm:
         return [each.step for each in self.times]
 
     def measure(self, time: Callable[[Play], Times]) -> float:
-        """Seconds of a step. The first time its operations are counted before."""
+        """Seconds of a step."""
         if self.refused:
             return math.nan
-        if not self.times and self.eager is None:
-            self.flops = flops_of_step(self.play)
         self.times.append(time(self.play))
         return self.times[-1].step
 
-    def describe(self, plain: Arm, product: Arm) -> None:
-        """Put into the row what was found; seconds are of a step, one for each round.
-
-        share_of_peak: operations a second over those of the product.
-        """
+    def describe(self, plain: Arm) -> None:
+        """Put into the row what was found; seconds are of a step, one for each round."""
         if self.refused:
             self.row |= {"throughput": None, "seconds": [], "not_captured": self.refused[0]}
-            return
-        flops = (self.eager or self).flops
-        share = ratio(product.seconds, self.seconds)
-        self.row |= {
-            "throughput": ratio(plain.seconds, self.seconds),
-            "seconds": self.seconds,
-            "flops": flops,
-            "share_of_peak": {name: flops / product.flops * x for name, x in share.items()},
-        }
+        else:
+            throughput = ratio(plain.seconds, self.seconds)
+            self.row |= {"throughput": throughput, "seconds": self.seconds}
 
-    def describe_on_gpu(self, batch: int, discarded: int) -> None:
+    def describe_on_gpu(self, product: Arm, batch: int, discarded: int) -> None:
         """Put into the row what only a GPU has; see `Times` and `Calls`, which may be None.
 
-        images_per_second: real images of the batches of the steps.
+        share_of_peak: operations a second over those of the product. A CPU's convolutions need
+        fewer operations than are counted. images_per_second: real images of the steps' batches.
         """
         if self.refused:
             return
+        flops = flops_of_step((self.eager or self).play)
+        share = ratio(product.seconds, self.seconds)
+        of_product = 2 * PRODUCT**3
         calls = calls_of_step(self.play, discarded)
         self.row |= {
+            "flops": flops,
+            "share_of_peak": {name: flops / of_product * x for name, x in share.items()},
             "images_per_second": batch / median(self.seconds),
             "launches": calls and calls.launches,
             "waits": calls and calls.waits,
@@ -264,6 +259,7 @@ def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, A
     products = {
         name: Arm({"name": f"product, {name}"}, partial(multiply, name, device))
         for name in dict.fromkeys(arm.row["precision"] for arm in arms)
+        if device == "cuda"
     }
     every = [*arms, *products.values()]
     time = partial(timed, steps=steps, clock=clock, device=device)
@@ -271,19 +267,17 @@ def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, A
     for each in every:
         each.times = each.times[-rounds:]
     for arm in arms:
-        arm.describe(arms[0], products[arm.row["precision"]])
-    if device == "cuda":
-        for arm in arms:
-            arm.describe_on_gpu(settings.batch, steps.discarded)
+        arm.describe(arms[0])
+        if device == "cuda":
+            product = products[arm.row["precision"]]
+            arm.describe_on_gpu(product, settings.batch, steps.discarded)
     return {
         "baseline": BASELINE,
         "results": [arm.row for arm in arms],
         "references": {BASELINE: DESCRIPTION, TORCH: DESCRIPTIONS[TORCH]},
         "discarded_steps": steps.discarded,
         "measured_steps": steps.measured,
-        "products": {
-            name: {"flops": each.flops, "seconds": each.seconds} for name, each in products.items()
-        },
+        "products": {name: each.seconds for name, each in products.items()},
         **({"clock": "events on the GPU's stream"} if device == "cuda" else {}),
     }
 
