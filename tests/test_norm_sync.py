@@ -9,17 +9,25 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from msngan.norms import convert, synchronise
+from msngan.norms.classic import BatchNorm2d
 
 SHARDS = (5, 3)  # images of each process: unequal, so that a mean of means would be wrong
 Found = dict[tuple[str, bool], dict[str, Tensor]]  # by norm, and whether a penalty was taken
 NORMS = ["mean_spectral", "batch", "batch_no_gain"]
+KINDS = [*NORMS, "gain alone", "scaled by constants"]
 
 
 def network(norm: str, sync: bool) -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.LeakyReLU(0.1, inplace=True), nn.Flatten()]
     plain = nn.Sequential(*layers, nn.Linear(16, 1)).double()
-    normed = convert(plain, norm, head="3")
+    normed = convert(plain, norm if norm in NORMS else "batch", head="3")
+    if norm not in NORMS:
+        part = normed[0].output_norm
+        nn.init.constant_(part.weight, 5.0)
+        part.requires_grad_(norm == "gain alone")
+        if norm == "gain alone":
+            part.bias = None
     if sync:
         synchronise(normed)
     return normed
@@ -52,7 +60,7 @@ def work(rank: int, folder: str) -> None:
     part = images().split(SHARDS)[rank]
     found = {
         (norm, penalty): measured(network(norm, sync=True), part, penalty)
-        for norm in NORMS
+        for norm in KINDS
         for penalty in (False, True)
     }
     torch.save(found, f"{folder}/{rank}.pt")
@@ -68,7 +76,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", KINDS)
 @pytest.mark.parametrize("penalty", [False, True])
 def test_two_processes_give_what_one_gives_on_both_batches(parts, norm, penalty):
     for name, expected in measured(network(norm, sync=False), images(), penalty).items():
@@ -81,6 +89,22 @@ def test_two_processes_give_what_one_gives_on_both_batches(parts, norm, penalty)
         else:
             found = mine[0] + mine[1]  # as the sum over processes has it
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_bfloat16_parameters_and_an_empty_part_are_met(tmp_path, monkeypatch):
+    monkeypatch.setattr("msngan.runs.distributed.count", lambda: 2)
+    monkeypatch.setattr("msngan.runs.distributed.of_each", lambda x: torch.stack([x, x]))
+    monkeypatch.setattr("msngan.runs.distributed.mean_of", lambda total, size: total / size)
+    part = BatchNorm2d(3).bfloat16()
+    part.sync = True
+    x = torch.randn(4, 3, 2, 2, dtype=torch.bfloat16, requires_grad=True)
+    y = part(x)
+    y.square().sum().backward()
+    assert (y.dtype, part.weight.grad.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert x.grad.isfinite().all()
+    with pytest.raises(ValueError, match=r"needs values in every process, got \(0, 3, 2, 2\)"):
+        part(x[:0])
 
 
 def test_without_several_processes_sync_changes_nothing():

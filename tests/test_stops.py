@@ -17,6 +17,7 @@ from together import fork, run_together
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from msngan.__main__ import main
+from msngan.data import ImageData
 from msngan.gan import GAN
 from msngan.gan import game as gan
 
@@ -58,6 +59,19 @@ def test_a_signal_saves_says_how_to_go_on_and_loses_nothing(
     assert run("resume", "mine") == 0
     whole = tiny("whole", "--records.every", "1")
     assert same_bits(weights(whole), weights(Path("checkpoints/mine")))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_step_stops_after_it(run, monkeypatch, number, code):
+    load = ImageData.train_dataloader
+
+    def signalled(data: ImageData) -> object:
+        os.kill(os.getpid(), number)
+        return load(data)
+
+    monkeypatch.setattr(ImageData, "train_dataloader", signalled)
+    assert run(*FIT) == code
+    assert torch.load("checkpoints/mine/last.ckpt", weights_only=True)["global_step"] == 1
 
 
 @pytest.mark.slow

@@ -228,25 +228,30 @@ class Arm:
     def describe_on_gpu(self, product: Arm, batch: int, discarded: int) -> None:
         """Put into the row what only a GPU has; see `Times` and `Calls`, which may be None.
 
-        share_of_peak: operations a second over those of the product. A CPU's convolutions need
-        fewer operations than are counted. images_per_second: real images of the steps' batches.
+        host, recording: over the time of a step. share_of_peak: operations a second over those of
+        the product; a CPU's convolutions need fewer than are counted. images_per_second: real
+        images of the steps' batches.
         """
         if self.refused:
             return
         flops = flops_of_step((self.eager or self).play)
-        share = ratio(product.seconds, self.seconds)
         of_product = 2 * PRODUCT**3
+        share = ratio(product.seconds, self.seconds)
         calls = calls_of_step(self.play, discarded)
+        launching = [each.launching or math.nan for each in self.times]
         self.row |= {
             "flops": flops,
             "share_of_peak": {name: flops / of_product * x for name, x in share.items()},
             "images_per_second": batch / median(self.seconds),
             "launches": calls and calls.launches,
             "waits": calls and calls.waits,
-            "launching_seconds": [each.launching for each in self.times],
+            "launching_seconds": launching,
+            "host": ratio(launching, self.seconds),
         }
         if self.eager is not None:
-            self.row["recording_seconds"] = [each.recording for each in self.times]
+            recording = [each.recording or math.nan for each in self.times]
+            self.row["recording_seconds"] = recording
+            self.row["recording"] = ratio(recording, self.seconds)
 
 
 def run(settings: StepSettings, clock: Clock, progress: Progress) -> dict[str, Any]:

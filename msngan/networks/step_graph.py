@@ -55,6 +55,9 @@ class StepGraph:
     _captured: dict[Hashable, Captured] = field(default_factory=dict)
     _failed = False
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()  # a copy of the module records its own
+
     def run(self, form: Hashable, play: Play, *inputs: Tensor | None) -> dict[str, Tensor]:
         """What play(*inputs) returns; its scalars hold until the next step."""
         form = (form, *(None if each is None else each.shape for each in inputs))

@@ -182,6 +182,8 @@ class TrainedModule(LightningModule):
 
     def on_train_end(self) -> None:
         self.check_finite()
+
+    def teardown(self, stage: str) -> None:
         self._drop_graphs()
 
     def _drop_graphs(self) -> None:

@@ -62,11 +62,12 @@ class Shared(_BatchNorm):
 
     @torch.compiler.disable
     def _over_processes(self, x: Tensor) -> Tensor:
-        size = x.numel() // x.shape[1]
-        y, mean, variance = _OverProcesses.apply(x, self.weight, self.bias, self.eps, size)  # type: ignore[no-untyped-call]
+        if not x.numel():
+            raise ValueError(f"batch norm needs values in every process, got {tuple(x.shape)}")
+        gain, offset = (None if v is None else widened(v) for v in (self.weight, self.bias))
+        y, mean, unbiased = _OverProcesses.apply(x, gain, offset, self.eps)  # type: ignore[no-untyped-call]
         if self.track_running_stats:
-            number = distributed.shares(size, mean)[1]
-            self._move(mean, variance * (number / (number - 1)))
+            self._move(mean, unbiased)
         made: Tensor = y
         return made
 
@@ -83,37 +84,45 @@ class Shared(_BatchNorm):
             running.lerp_(value.to(running.dtype), share)
 
 
-def _pooled(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) over the batches of all processes, in one exchange; differentiable."""
+def _pooled(x: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
+    """Mean and variance (C,) over the batches of all processes, and the number of values in each.
+
+    In one exchange; differentiable.
+    """
     wide, axes = widened(x), [axis for axis in range(x.dim()) if axis != 1]
     if x.is_cuda:
         variance, mean = torch.var_mean(wide, axes, correction=0)
     else:  # there one call takes longer than these
         mean = wide.mean(axes)
         variance = (wide - along(mean, x, 1)).square().mean(axes)
-    means, variances = distributed.of_each(torch.stack([mean, variance])).unbind(1)
-    shares, _ = distributed.shares(size, mean)
+    own, size = [mean, variance], x.numel() // x.shape[1]
+    own += [] if distributed.are_even() else [torch.full_like(mean, size)]
+    means, variances, *sizes = distributed.of_each(torch.stack(own)).unbind(1)
+    number = sizes[0].sum(0) if sizes else size * distributed.count()
+    shares = (sizes[0] if sizes else size) / number
     middle = (means * shares).sum(0)
-    return middle, ((variances + (means - middle).square()) * shares).sum(0)
+    return middle, ((variances + (means - middle).square()) * shares).sum(0), number
 
 
 class _OverProcesses(torch.autograd.Function):
-    """Batch norm with `_pooled` statistics, which it returns too, as constants.
+    """Batch norm with `_pooled` statistics.
 
-    Its backward pass is that of batch norm with constant statistics, less what of it lies along the
+    Its other outputs, constants, are the mean and the variance with divisor number - 1. Its
+    backward pass is that of batch norm with constant statistics, less what of it lies along the
     statistics' own gradients, in one exchange. A gradient of the gradient is that of plain
-    operations.
+    operations. gain, offset: at least float32.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gain: Tensor | None, offset: Tensor | None, eps: float, size: int
+        ctx: Any, x: Tensor, gain: Tensor | None, offset: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance = _pooled(x, size)
+        mean, variance, number = _pooled(x)
         ctx.save_for_backward(x, gain, offset, mean, variance)
-        ctx.eps, ctx.size = eps, size
-        ctx.mark_non_differentiable(mean, variance)
-        return F.batch_norm(x, mean, variance, gain, offset, eps=eps), mean, variance
+        ctx.eps = eps
+        unbiased = variance * (number / (number - 1))
+        ctx.mark_non_differentiable(mean, unbiased)
+        return F.batch_norm(x, mean, variance, gain, offset, eps=eps), mean, unbiased
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -121,24 +130,24 @@ class _OverProcesses(torch.autograd.Function):
         if torch.is_grad_enabled():  # with create_graph
             wanted = zip((x, gain, offset), ctx.needs_input_grad, strict=False)
             asked = [each for each, wants in wanted if wants]
-            mean, variance = _pooled(x, ctx.size)
+            mean, variance = _pooled(x)[:2]
             y = (widened(x) - along(mean, x, 1)) * along((variance + ctx.eps).rsqrt(), x, 1)
-            if gain is not None and offset is not None:
-                y = y * along(gain, x, 1) + along(offset, x, 1)
+            y = y if gain is None else y * along(gain, x, 1)
+            y = y if offset is None else y + along(offset, x, 1)
             found = iter(torch.autograd.grad(y.to(x.dtype), asked, gradient, create_graph=True))
-            made = [next(found) if wants else None for wants in ctx.needs_input_grad[:3]]
-            return (*made, None, None)
+            return (*(next(found) if wants else None for wants in ctx.needs_input_grad[:3]), None)
         ones = torch.ones_like(mean) if gain is None else gain
         scale = (variance + ctx.eps).rsqrt()
         constants = ones, mean, variance, mean, scale, False, ctx.eps, [True, True, True]
         own, gains, offsets = torch.ops.aten.native_batch_norm_backward(gradient, x, *constants)
         # sums over the batch of gradient * (x - mean) / sd, and of the gradient
-        along_x, along_one = distributed.mean_of(torch.stack([gains, offsets]), ctx.size)
+        sums, size = torch.stack([gains, offsets]), x.numel() // x.shape[1]
+        along_x, along_one = distributed.mean_of(sums, size)
         slope = ones * scale.square() * along_x
         shift = torch.addcmul(ones * scale * along_one, slope, mean, value=-1)
         own = own - torch.addcmul(along(shift, x, 1), along(slope, x, 1), widened(x)).to(own.dtype)
-        wanted = zip((own, gains, offsets), ctx.needs_input_grad, strict=False)
-        return (*(each if wants else None for each, wants in wanted), None, None)
+        made = zip((own, gains, offsets), ctx.needs_input_grad, strict=False)
+        return (*(each if wants else None for each, wants in made), None)
 
 
 class BatchNorm1d(Shared, nn.BatchNorm1d):

@@ -61,6 +61,11 @@ def even() -> Iterator[None]:
         _even = before
 
 
+def are_even() -> bool:
+    """Whether all processes' parts of a batch are known to be of one size."""
+    return _even
+
+
 def own(whole: Tensor, parts: int = 1, axis: int = 0) -> Tensor:
     """This process's entries, along `axis`, of a tensor drawn for all processes.
 
@@ -108,18 +113,6 @@ def of_each(x: Tensor) -> Tensor:
     for its tensor.
     """
     return _applied(_OfEach, x[None]) if count() > 1 else x[None]
-
-
-def shares(size: int, like: Tensor) -> tuple[Tensor | float, Tensor | int]:
-    """The share of each process's part in the whole, (processes, 1), and the size of the whole.
-
-    size: of this process's part. Plain numbers where all parts are of one size: see `even`.
-    """
-    if _even or count() == 1:
-        return 1 / count(), size * count()
-    sizes = of_each(like.new_full((1,), size))
-    whole = sizes.sum()
-    return sizes / whole, whole
 
 
 @torch.no_grad()

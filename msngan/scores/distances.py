@@ -45,7 +45,8 @@ def finite_rows(what: str, values: ArrayLike | Tensor, least: int = 2) -> Tensor
 
 
 def _pair(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
-    a, b = finite_rows("a", a), finite_rows("b", b)
+    a = finite_rows("a", a)
+    b = finite_rows("b", b).to(a)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"a has {a.shape[1]} features and b has {b.shape[1]}; they must agree")
     return a, b
@@ -304,7 +305,8 @@ def nearest(rows: Tensor, parts: Iterable[Tensor], k: int) -> tuple[Tensor, Tens
     through them. Memory is for one part. ValueError for NaN, Inf, or too few.
     """
     rows, seen = finite_rows("rows", rows, least=1), 0
-    squares, places = rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64)
+    squares = rows.new_empty(len(rows), 0)
+    places = squares.long()
     for part in parts:
         part = finite_rows("parts", part, least=1)
         near = _squares(rows, part).topk(min(k, len(part)), largest=False).indices.sort(1).values

@@ -120,9 +120,14 @@ class Reference:
         return self.root @ self.root.T
 
     @cached_property
-    def _placed(self) -> tuple[Tensor, ...]:
-        """Mean, root and features, on the device."""
-        return tuple(each.to(self.device) for each in (self.mean, self.root, self.features))
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and root, on the device."""
+        return self.mean.to(self.device), self.root.to(self.device)
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        """The features, on the device."""
+        return self.features.to(self.device)
 
     def measure(
         self, features: Features, protocol: Protocol, roles: Collection[str]
@@ -149,13 +154,12 @@ class Reference:
 
     def frechet(self, pool: Tensor) -> float:
         """Fréchet distance of features (N, d) to all `count` images."""
-        mean, root, _ = self._placed
-        return distances.frechet_to_root(pool.to(self.device), mean, root)
+        return distances.frechet_to_root(pool.to(self.device), *self._moments)
 
     def kernel(self, pool: Tensor) -> float:
         """Kernel distance of features (N, d) to the kept images."""
         pool = pool.to(self.device)
-        both = distances.kernel_between(pool, self._placed[2].double())
+        both = distances.kernel_between(pool, self._kept.double())
         return distances.kernel_within(pool) + self.kernel_within - 2 * both
 
     def neighbours(self, pool: Tensor, nearest: tuple[int, int]) -> dict[str, float]:
@@ -165,7 +169,7 @@ class Reference:
         a set with more rows would cover more.
         """
         count = min(len(pool), len(self.features))
-        real = self._placed[2][:count].double()
+        real = self._kept[:count].double()
         first, last = nearest
         return distances.neighbours(
             real,

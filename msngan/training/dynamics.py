@@ -91,6 +91,16 @@ LISTS = tuple(name for name, kind in _KINDS.items() if kind == "tuple[NDArray[np
 COLUMNS = ("step", *PER_LAYER, "histogram", "spectral_complexity", "seconds")
 
 
+def first_middle_last(steps: NDArray[np.int64]) -> list[int]:
+    """The places of the first and the last of these steps, and of the one nearest to half way.
+
+    Of two equally near ones it is the later.
+    """
+    last = len(steps) - 1
+    middle = last - int(np.abs(steps[::-1] - (steps[0] + steps[-1]) / 2).argmin())
+    return sorted({0, middle, last})
+
+
 def appended(dynamics: Dynamics | None, measurement: Dynamics) -> Dynamics:
     """Both, one after the other; the measurement alone if there is nothing before it.
 

@@ -16,7 +16,7 @@ from msngan.report.figures.style import Style
 from msngan.runs.folder import UserError, did_you_mean
 from msngan.runs.jsonl import read_lines
 from msngan.runs.safe_read import object_or_empty
-from msngan.training.dynamics import Dynamics
+from msngan.training.dynamics import Dynamics, first_middle_last
 
 NEAR = 0.02  # of the longest run's steps: measurements as near as this are of the same moment
 MEANS = "their mean, with a band of one sd to each side, as far as all of them go"
@@ -181,7 +181,7 @@ def moments(
     steps = longest.step[measured(longest)]
     if not len(steps):
         return [int(longest.step[-1])]
-    return [int(steps[place]) for place in sorted({0, len(steps) // 2, len(steps) - 1})]
+    return [int(steps[place]) for place in first_middle_last(steps)]
 
 
 def at(record: Dynamics, step: int) -> int | None:
@@ -233,7 +233,10 @@ def smoothing(recorded: Sequence[Recorded]) -> str:
     if not smooths(recorded):
         found = " to ".join(map(str, dict.fromkeys([len(records[0]), len(records[-1])])))
         return f"Too few measurements ({found}) for the authors' running mean of {WINDOW}."
-    every = int(np.median(np.diff(records[-1].step)))
+    apart = np.diff(records[-1].step)
+    every = int(np.median(apart))
+    if np.abs(apart[1:-1] - every).max(initial=0) > every / 2:
+        return f"Running mean of {WINDOW} measurements, unevenly spaced; see --dynamics.every."
     return f"Running mean of {WINDOW} measurements, {every} steps apart."
 
 

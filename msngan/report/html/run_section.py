@@ -25,7 +25,7 @@ from msngan.report.html.results_section import (
 from msngan.report.tables.table import Table
 from msngan.runs.folder import UserError
 from msngan.runs.options import flat, options_of
-from msngan.training.dynamics import Dynamics, read
+from msngan.training.dynamics import Dynamics, first_middle_last, read
 
 # Where a run is, which does not say what it is.
 UNTOLD = {"run", "root", "config", "ckpt_path", "detect_anomaly"}
@@ -332,7 +332,7 @@ def _spectrum(dynamics: Dynamics, layer: int) -> Chart:
     x = [*range(1, array.shape[1] + 1)]
     series = [
         Series(f"step {dynamics.step[t]:,}", x, array[t].tolist())
-        for t in sorted({0, len(dynamics) // 2, len(dynamics) - 1})
+        for t in first_middle_last(dynamics.step)
     ]
     across = "index of the singular value"
     return Chart(_short(dynamics, layer), series, x_label=across, log=False, zero=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from statistics import median
 from typing import Any
 
 from msngan.bench.settings import REBUILT
@@ -160,12 +159,9 @@ def _step(record: Record) -> Iterator[Table]:
 
 def _on_gpu(row: Record) -> list[str]:
     """Cells: share of peak, images a second, launches, waits, host, recording."""
-    step = median(row["seconds"])
     calls = ["-" if row[name] is None else f"{row[name]:,.1f}" for name in ("launches", "waits")]
-    host = f"{median(row['launching_seconds']) / step:.2f}"
-    recording = "-"
-    if "recording_seconds" in row:
-        recording = f"{median(row['recording_seconds']) / step:,.0f}"
+    host = f"{row['host']['median']:.2f}"
+    recording = f"{row['recording']['median']:,.0f}" if "recording" in row else "-"
     peak = f"{row['share_of_peak']['median']:.3f}"
     return [peak, f"{row['images_per_second']:,.0f}", *calls, host, recording]
 

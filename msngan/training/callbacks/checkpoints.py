@@ -98,12 +98,14 @@ class Stop(RunCallback):
         self._arrived = 0  # in this process
         self._before: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # After Lightning has set its own SIGTERM handler, which raises in the middle of a step.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
-        # Before each step Lightning asks all processes for the signal that it no longer gets, for
-        # which a GPU waits twice.
+        # Lightning's own handler of SIGTERM raises in the middle of a step, and waits for processes
+        # that do not know of it. Before each step it asks all processes for the signal, for which a
+        # GPU waits twice.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
