@@ -35,7 +35,7 @@ from msngan.data import DATASETS, ImageData, LabelledData
 from msngan.data.pictures import MOST_PIXELS
 from msngan.gan import GAN
 from msngan.leaderboard.published import PUBLISHED
-from msngan.leaderboard.seeds import summary
+from msngan.leaderboard.seeds import student, summary
 from msngan.networks import Critic, Generator
 from msngan.networks.standing import BATCH as STANDING
 from msngan.norms.spectral import ReleasedSpectralNorm
@@ -204,6 +204,39 @@ def apart(study: str, one: str, other: str, step: int) -> str:
         if (each["of"], each["step"]) == ([one, other], step)
     )
     return f"{num(found['mean'], 2, '+')} {interval(found, 2, 1)}"
+
+
+def in_course(study: str, row: str, step: int, metric: str = "fd") -> list[float]:
+    """The values of a row of a study of GANs at a step, in order of the seeds."""
+    (found,) = (each for each in load(study)["by_step"]["results"] if each["row"] == row)
+    return found["scores"][str(step)][metric]["values"]
+
+
+def in_pairs(study: str, one: str, other: str, step: int) -> Any:
+    """The difference of FD of two rows, paired by seed."""
+    pairs = zip(in_course(study, one, step), in_course(study, other, step), strict=True)
+    return summary([a - b for a, b in pairs])
+
+
+def paired(study: str, one: str, other: str, step: int) -> str:
+    found = in_pairs(study, one, other, step)
+    return f"{num(found.mean, 2, '+')} {interval(asdict(found), 2, 1)}"
+
+
+def seeds_to_tell(study: str, one: str, other: str, step: int) -> int:
+    """With how many seeds a difference and a spread of this size would exclude 0."""
+    found, count = in_pairs(study, one, other, step), 3
+    while student(count - 1) * found.sd / count**0.5 > abs(found.mean):
+        count += 1
+    return count
+
+
+def norm_cost(critic: str, norm: str, ends: bool = False) -> str:
+    """The time of a pass and its update over that without a norm, or its interval's ends."""
+    found = rows(f"bench_norms_{critic}")[norm]["ratio"]
+    if ends:
+        return f"{found['low']:.3f} to {found['high']:.3f}"
+    return f"{found['median']:.3f}"
 
 
 def dearer(arm: str) -> str:

@@ -347,3 +347,8 @@ def test_scores_of_gans_are_summed_up_by_step_and_compared_by_seed(tmp_path, mon
     course, _ = course_tables("mine", found)
     assert course.rows[-1] == ["msn - sn", "3", "-1.00 [-3.48, 1.48]", "-1.00 [-3.48, 1.48]"]
     assert scores_by_step(study, []) is None
+    fewer = [each for each in entries if (each.run, each.step) != ("mine-msn-s2", 20)]
+    course, end = course_tables("mine", scores_by_step(study, fewer))
+    assert course.rows[1] == ["msn", "3", "5.0 ± 1.7", "3.000 ± 0.000 (n 2)"]
+    assert course.rows[-1][-1] == "-1.50 [-7.85, 4.85] (n 2)"
+    assert end.rows[1][1].endswith("(n 2)")

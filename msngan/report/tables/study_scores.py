@@ -43,15 +43,16 @@ def _by_step(study: str, record: Json, steps: list[int], metric: str) -> Table:
     rows = []
     for each in record["results"]:
         found = [each["scores"].get(str(step), {}).get(metric) for step in steps]
-        cells = ["" if score is None else _cell(score) for score in found]
-        rows.append([_name(each), str(len(each["seeds"])), *cells])
+        count = len(each["seeds"])
+        cells = ["" if score is None else _cell(score, count) for score in found]
+        rows.append([_name(each), str(count), *cells])
     differences: dict[tuple[str, str, str], dict[int, Json]] = {}
     for each in record["comparisons"]:
         if each["metric"] == metric:
             differences.setdefault((*each["of"], each["column"]), {})[each["step"]] = each
     for (a, b, column), at in differences.items():
-        cells = [_difference(at[step]) if step in at else "" for step in steps]
         most = max(each["n"] for each in at.values())
+        cells = [_difference(at[step], most) if step in at else "" for step in steps]
         rows.append([f"{a} - {b} {column}".rstrip(), str(most), *cells])
     header = ["", "n", *(f"{step:,}" for step in steps)]
     real = record["real_data"].get(metric)
@@ -63,18 +64,28 @@ def _by_step(study: str, record: Json, steps: list[int], metric: str) -> Table:
 def _at_the_end(study: str, record: Json, step: int, metrics: list[str]) -> Table:
     """Every metric at the last step."""
     rows = [
-        [_name(each), *(_cell(last[name]) if name in last else "" for name in metrics)]
+        [
+            _name(each),
+            *(_cell(last[name], len(each["seeds"])) if name in last else "" for name in metrics),
+        ]
         for each in record["results"]
         if (last := each["scores"].get(str(step)))
     ]
     return Table(f"{study}: at step {step:,}", ["", *metrics], rows, right=frozenset(metrics))
 
 
-def _cell(score: Json) -> str:
-    return plus_minus(score["mean"], score["sd"]).replace("±", " ± ")
+def _cell(score: Json, count: int) -> str:
+    words = plus_minus(score["mean"], score["sd"]).replace("±", " ± ")
+    return words + _of(len(score["values"]), count)
 
 
-def _difference(found: Json) -> str:
+def _difference(found: Json, count: int) -> str:
     if found["low"] is None:
-        return plus_minus(found["mean"])
-    return f"{found['mean']:+.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+        return plus_minus(found["mean"]) + _of(found["n"], count)
+    interval = f"{found['mean']:+.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    return interval + _of(found["n"], count)
+
+
+def _of(some: int, count: int) -> str:
+    """How many values there are, where they are not one for each seed."""
+    return "" if some == count else f" (n {some})"
