@@ -81,7 +81,7 @@ def wrong_values(option: Option) -> Iterator[tuple[Any, str]]:
     for kind in kinds:
         if get_origin(kind) is Literal:
             near = str(get_args(kind)[0]) + "x"
-            hint = "neither" if bool in kinds else f"unknown value '{near}' (did you mean"
+            hint = "neither" if {bool, int} & {*kinds} else f"unknown value '{near}' (did you mean"
             yield near, hint
     limits = limits_of(option.type)
     if limits is not None:
