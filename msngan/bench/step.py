@@ -196,13 +196,11 @@ def recipes(norms: tuple[str, ...], device: str) -> list[Recipe]:
 class Arm:
     """A loop that is measured, and its row of the results.
 
-    eager: of a loop with CUDA graphs the same one without, whose operations it has. refused: why
-    its step is not captured as a graph; it is then not measured.
+    refused: why its step is not captured as a graph; it is then not measured.
     """
 
     row: dict[str, Any]
     play: Play
-    eager: Arm | None = None
     refused: list[str] = field(default_factory=list)
     times: list[Times] = field(default_factory=list)
 
@@ -234,7 +232,7 @@ class Arm:
         """
         if self.refused:
             return
-        flops = flops_of_step((self.eager or self).play)
+        flops = flops_of_step(self.play)  # of a step before one is captured
         of_product = 2 * PRODUCT**3
         share = ratio(product.seconds, self.seconds)
         calls = calls_of_step(self.play, discarded)
@@ -248,7 +246,7 @@ class Arm:
             "launching_seconds": launching,
             "host": ratio(launching, self.seconds),
         }
-        if self.eager is not None:
+        if self.row.get("graph"):
             recording = [each.recording or math.nan for each in self.times]
             self.row["recording_seconds"] = recording
             self.row["recording"] = ratio(recording, self.seconds)
@@ -296,7 +294,6 @@ def arms_of(settings: StepSettings) -> list[Arm]:
         gan = recipe.gan(settings)
         arm = Arm(recipe.row, partial(play, gan, data, settings.device, recipe.precision))
         if recipe.graph:
-            arm.eager = arms[-1]
             gan.capture_steps(arm.refused.append)
         arms.append(arm)
     return arms

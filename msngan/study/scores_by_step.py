@@ -13,6 +13,7 @@ from msngan.runs.score_records import Entry, family
 from msngan.study.plan import Study
 
 Json = dict[str, Any]
+Course = dict[int, dict[int, dict[str, float]]]  # seed: step: metric: mean
 
 
 def scores_by_step(study: Study, entries: list[Entry]) -> Json | None:
@@ -62,9 +63,6 @@ def scores_by_step(study: Study, entries: list[Entry]) -> Json | None:
             for difference in _differences(a, b, column, courses[a, column], courses[b, column])
         ],
     }
-
-
-Course = dict[int, dict[int, dict[str, float]]]  # seed: step: metric: mean
 
 
 def _steps(course: Course) -> list[int]:
