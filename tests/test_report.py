@@ -28,7 +28,9 @@ from test_architecture import loaded_after
 
 from msngan.__main__ import main as msngan
 from msngan.commands.report import main
+from msngan.report.figures.arms import runs_of
 from msngan.report.html import document, pictures, results_section, runs_page
+from msngan.report.html.records import find
 from msngan.report.html.results_section import interval
 from msngan.report.html.run_section import GROUPS, changed_options
 from msngan.runs.configs import find_config
@@ -323,6 +325,23 @@ def test_a_study_of_gans_shows_their_ranking_their_curves_and_its_comparisons(tm
     assert "seeds pooled" in made.text
     assert any("s-none-s0 (ema) from 59 at step 100 to 34 at 200" in each for each in made.texts)
     assert made.row("s-sn-s1")[-2] == "fd 25.1 at step 200 (ema)"
+
+
+def test_a_study_is_named_by_its_file_too_as_study_takes_it(tmp_path, refused):
+    folder = study(tmp_path)
+    text = (folder / "study.yaml").read_text()
+    for name in ("grid", "other"):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    for target in ("grid.yaml", str(tmp_path / "grid.yaml"), str(folder / "study.yaml")):
+        found, is_study = find(target, tmp_path)
+        assert (found.folder.resolve(), is_study) == (folder.resolve(), True)
+        assert [run.name for run in runs_of(target, tmp_path)] == [
+            run.name for run in runs_of("grid", tmp_path)
+        ]
+    for command in ("report", "figures"):
+        said = refused(command, "other.yaml")
+        assert "study 'other' has not begun in checkpoints; start it: msngan study other" in said
+        assert "no run or study 'digits_msn.yaml'" in refused(command, "digits_msn.yaml")
 
 
 def test_a_study_shows_the_command_that_made_it_and_why_it_cannot_be_read(tmp_path):

@@ -26,7 +26,7 @@ EPILOG = "Example: msngan figures table1 --lr 0.001 --figures 1,2,drift --layers
 
 def parser() -> Parser:
     made = Parser(prog="msngan figures", description=DESCRIPTION, epilog=EPILOG)
-    text = "name or folder of a run, or of a study, which stands for its runs"
+    text = "name or folder of a run, or of a study (or its file), which stands for its runs"
     option(made, "runs RUN", text, nargs="+")
     text = (
         f"some of {', '.join(FIGURES)}, or all. drift: of pre-activation means; dead: units that"

@@ -21,7 +21,7 @@ last samples and a section for each run. The page stands alone: no network, no s
 
 def parser() -> Parser:
     made = Parser(prog="msngan report", description=DESCRIPTION)
-    text = "names or folders of runs or studies; default: a page of all runs"
+    text = "names or folders of runs or studies, or a study's file; default: a page of all runs"
     option(made, "targets RUN_OR_STUDY", text, nargs="*")
     text = (
         "one page for all targets; default: report.html in the folder of each target, or in"

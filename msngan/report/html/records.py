@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from msngan.runs import safe_read
+from msngan.runs.configs import find_config, is_study, top_level
 from msngan.runs.folder import NAME, Run, UserError, did_you_mean, some
 from msngan.runs.jsonl import Lines, read_thinned
 from msngan.runs.safe_read import clean, read_config, read_object
@@ -132,20 +133,41 @@ def _commands(environment: dict[str, Any]) -> list[str]:
 
 
 def find(target: str, root: Path) -> tuple[Run, bool]:
-    """The run or study that `target` names, by its name or its folder; whether it is a study."""
-    run = Run(target, root)
-    folder = Path(target)
-    if not (NAME.fullmatch(target) and run.folder.is_dir()) and folder.is_dir():
+    """The run or study that `target` names, by its name or its folder; whether it is a study.
+
+    A study also by its YAML file, as `msngan study` takes it.
+    """
+    run, folder, plan = Run(target, root), Path(target), _study_file(target)
+    if plan is not None and not run.folder.is_dir():
+        own = plan.name == STUDY  # the copy in the study's folder
+        run = Run(plan.parent.name, plan.parents[2]) if own else Run(plan.stem, root)
+        if not run.folder.is_dir():
+            raise UserError(
+                f"study {run.name!r} has not begun in {root / 'checkpoints'}; start it: msngan"
+                f" study {target}{run.root_option}"
+            )
+    elif not (NAME.fullmatch(target) and run.folder.is_dir()) and folder.is_dir():
         run = Run(folder.resolve().name, folder.resolve().parent.parent)
     names = known(root)
     if not run.folder.is_dir():
         near = did_you_mean(target, names)
         there = f"; there are {some(names)}" if names else ""
         raise UserError(f"no run or study {target!r} in {root / 'checkpoints'}{near}{there}")
-    is_study = (run.folder / STUDY).is_file()
-    if not is_study and not any((run.folder / name).is_file() for name in ANY):
+    has_study = (run.folder / STUDY).is_file()
+    if not has_study and not any((run.folder / name).is_file() for name in ANY):
         raise UserError(f"{run.folder} holds no record of a run or a study")
-    return run, is_study
+    return run, has_study
+
+
+def _study_file(target: str) -> Path | None:
+    """The whole path of the YAML file that `target` names, if that is a study."""
+    if not target.endswith((".yaml", ".yml")):
+        return None
+    try:
+        path = find_config(target).resolve()
+    except UserError:
+        return None
+    return path if is_study(top_level(path)) else None
 
 
 def known(root: Path) -> list[str]:
