@@ -33,7 +33,7 @@ from msngan.data.images import Images
 from msngan.networks.build import GIVEN
 from msngan.norms import Norm, table
 from msngan.runs import options
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, counted
 from msngan.runs.option_values import words
 from msngan.runs.options import MODULE, Option, Role
 from msngan.scores import scorer
@@ -176,7 +176,7 @@ def _images(name: str, images: Any, labels: Any, size: int | None, channels: int
         labels = torch.as_tensor(labels).long()
         if labels.shape != (len(images),):
             raise datasets.DataError(
-                f"data set {name!r} returned {len(images)} images and labels of shape"
+                f"data set {name!r} returned {counted(len(images), 'image')} and labels of shape"
                 f" {tuple(labels.shape)}; give one label for each image"
             )
     images = convert.resize(images, size or images.shape[-1])

@@ -118,4 +118,4 @@ def test_too_few_images_for_the_parts_are_one_line(refused):
     with pytest.raises(UserError, match="a batch of 2 images for 2 critic_steps x 3 accumulate"):
         fit(gan(3, norm="none", critic_steps=2), 1, images=2)
     line = refused("fit", "--config", "digits_msn", "--model.accumulate", "100")
-    assert "a step takes 6400 images (batch size x critic steps x accumulate), the data" in line
+    assert "a step takes 6,400 images (batch size x critic steps x accumulate), the data" in line

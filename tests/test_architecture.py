@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import msngan
+from msngan.runs.folder import counted, plural
 
 PACKAGE = Path(msngan.__file__).parent
 FLOORS = [  # from the top: a room imports from the floors below it only
@@ -148,3 +149,58 @@ def test_files_of_a_format_are_read_in_one_place(call: str) -> None:
     assert {name for name, path in texts.items() if re.search(call, path.read_text())} == READERS[
         call
     ]
+
+
+# Words of what is counted, behind a number of it; each in a message that can say 1 of it.
+THINGS = """
+    batches channels classes columns cores epochs evaluations features GPUs grids images labels
+    layers lines measurements members neighbours pairs pixels processes rows runs samples
+    seeds splits steps values vectors
+"""
+BEHIND = re.compile(
+    rf" (?:(?:more|other|test|real|whole|training) )?({'|'.join(THINGS.split())})\b(?!/)"
+)
+# By file: what is counted there is more than one, or what stands before is no number.
+SEVERAL = {
+    "data/datasets.py": "images",
+    "data/image_files.py": "images",
+    "report/html/run_section.py": "layers grids",
+    "data/hub.py": "columns",
+    "data/pictures.py": "pixels",
+    "report/html/pictures.py": "pixels",
+    "networks/attention.py": "pixels",
+    "report/figures/run_records.py": "runs",
+    "networks/updates.py": "processes",
+    "training/launch.py": "processes",
+    "scores/protocol.py": "samples splits",
+    "scores/scorer.py": "samples images",
+    "scores/evaluation.py": "samples",
+    "leaderboard/ranking.py": "samples features",
+    "study/plan.py": "runs",
+    "runs/checkpoint_files.py": "members",
+    "runs/distributed.py": "rows",
+    "scores/embedded.py": "channels",
+    "scores/distances.py": "rows",
+    "report/tables/bench_tables.py": "images",
+    "scores/model_card.py": "images",
+    "training/callbacks/scores.py": "evaluations samples",
+}
+
+
+@pytest.mark.quick
+def test_a_number_and_the_word_behind_it_agree() -> None:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = str(path.relative_to(PACKAGE))
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for value, text in zip(parts, parts[1:], strict=False):
+                if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
+                    continue
+                behind, number = BEHIND.match(str(text.value)), ast.unparse(value.value)
+                constant = number.rpartition(".")[2].isupper()
+                if behind and not constant and behind[1] not in SEVERAL.get(name, "").split():
+                    found.append(f"{name}:{value.lineno}: {{{number}}}{text.value}")
+    assert not found, f"use msngan.runs.folder.counted or plural: {found}"
+    assert [counted(count, "run") for count in (0, 1, 1234)] == ["0 runs", "1 run", "1,234 runs"]
+    assert plural(1.0, "class", "classes") == "class"

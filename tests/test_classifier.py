@@ -224,7 +224,7 @@ WRONG = [
     (["--model.as_released", "true", "--model.norm", "layer"], ["layer", "batch"]),
     (["--data.dataset", "folder"], ["folder", "--data.root"]),
     (["--data.validation", "60"], ["--data.validation 60", "batch of 8"]),
-    (["--data.mean", "[0.1, 0.2]"], ["--data.mean", "1 channels"]),
+    (["--data.mean", "[0.1, 0.2]"], ["--data.mean", "1 channel;"]),
     (["--data.batch_size", "49"], ["batch"]),
     (["--trainer.devices", "2"], ["torchrun"]),
 ]

@@ -94,7 +94,7 @@ def test_colour_becomes_grey_by_luma_grey_colour_by_repetition_and_others_are_re
     assert found.is_contiguous()
     assert torch.equal(found, given.expand(-1, 3, -1, -1))
     for have, want in ((1, 2), (3, 4), (4, 3)):
-        with pytest.raises(ValueError, match=f"{have} channels into {want}"):
+        with pytest.raises(ValueError, match=f"{have} channels? into {want}"):
             images.with_channels(noise(1, have, 2), want)
 
 

@@ -139,7 +139,7 @@ def test_a_classifier_trains_on_a_folder_and_resumes_with_another_share(run: Run
     Path("pictures/cat/bad.png").write_bytes(b"no image")
     assert run("fit", *TINY) == 2
     assert "or set --data.on_bad_image skip" in capsys.readouterr().err
-    with pytest.warns(UserWarning, match="1 of 28 images .* cannot be read and are skipped"):
+    with pytest.warns(UserWarning, match="1 of 28 images .* cannot be read and is skipped"):
         assert run("fit", *TINY, "--data.on_bad_image", "skip") == 0
     said = capsys.readouterr().err
     assert "25 images of folder, 8x8, 2 to validate and 7 to test with, 3 classes" in said

@@ -139,7 +139,7 @@ def test_a_file_means_what_it_says_under_its_own_name(tmp_path, content, want, m
             "samples must be from 1 to 1,000,000, not 1,000,000,001",
         ),
         ("runs: -5\nsamples: 2000\n", "runs must be from 1 to 1,000, not -5"),
-        (PAPER + "splits: 2001\n", "too few for 2001 split(s)"),
+        (PAPER + "splits: 2001\n", "too few for 2,001 splits"),
         (PAPER + "reference: [train]\n", "reference must be one of train, test"),
         (PAPER + "quantisation: round\n", "quantisation must be one of round-clamp, truncate"),
         (PAPER + "resize: pillow\n", "resize must be one of own, clean"),

@@ -202,4 +202,4 @@ def test_scores_of_them_are_under_protocols_of_their_own_which_the_leaderboard_n
     assert run("leaderboard") == 0
     shown = " ".join(capfd.readouterr().out.split())
     assert "truncation 0.5" in shown
-    assert "standing statistics of 3 batches" in shown
+    assert "standing statistics (batches: 3)" in shown

@@ -27,7 +27,7 @@ from msngan.bench.timing import Clock, Progress, interleaved, ratio
 from msngan.data import ImageData, parallel
 from msngan.data.batches import StepLoader
 from msngan.data.image_files import load_folder
-from msngan.runs.folder import Failure
+from msngan.runs.folder import Failure, counted
 from msngan.runs.hardware import cores
 from msngan.runs.safe_read import read_json
 
@@ -110,7 +110,7 @@ def _decoding(where: Path, settings: DataSettings, progress: Progress) -> Iterat
             "seconds": ours,
         }
     yield {
-        "name": f"decoding, {cores()} processes, against threads",
+        "name": f"decoding, {counted(cores(), 'process', 'processes')}, against threads",
         "ratio": ratio(seconds["processes"], seconds["threads"]),
         "seconds_per_image": median(seconds["processes"]) / len([*several.rglob("*.*")]),
         "seconds": seconds["processes"],
@@ -184,7 +184,7 @@ def _starts(where: Path, settings: DataSettings) -> Iterator[dict[str, Any]]:
         "goal": "under 3",
         "seconds": seconds,
     }
-    at = {"at the first batch": 0, f"after {settings.steps} steps": -1}
+    at = {"at the first batch": 0, f"after {counted(settings.steps, 'step')}": -1}
     for when, place in at.items():
         own, other = trained["memory"][place], small["memory"][place]
         yield {

@@ -18,7 +18,7 @@ from msngan.data.image_arrays import load_images
 from msngan.networks import read_generator
 from msngan.networks.sampling import classes_of
 from msngan.networks.standing import tracked
-from msngan.runs.folder import Run, UserError
+from msngan.runs.folder import Run, UserError, counted
 from msngan.runs.options import OWN_IMAGES, named
 from msngan.runs.progress_bar import progress
 from msngan.runs.safe_read import object_or_empty
@@ -48,7 +48,7 @@ class Subject:
             said.append(f"msngan: warning: {self.name}: {self.scorer.warning}")
         scored = self.scorer.protocol.runs * self.scorer.protocol.samples
         if isinstance(self.content, Tensor) and len(self.content) > scored:
-            said.append(f"{scored:,} of {len(self.content):,} images are scored")
+            said.append(f"{scored:,} of {counted(len(self.content), 'image')} are scored")
         return said
 
     def score(self, progress: Progress) -> Scored:
@@ -192,7 +192,10 @@ def _check_neighbours(options: Namespace, real: Real) -> None:
         return
     nearest = max(Protocol.precision_neighbours, Protocol.coverage_neighbours)
     samples = options.images or options.sizes.samples
-    few = {f"--images {samples}": samples, f"{len(real.images)} real images": len(real.images)}
+    few = {
+        f"--images {samples}": samples,
+        counted(len(real.images), "real image"): len(real.images),
+    }
     for what, count in few.items():
         if count <= nearest:
             raise UserError(

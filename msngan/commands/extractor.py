@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msngan.commands.parser import Parser, add_format, number, option, own_options
 from msngan.report.tables.table import Table, print_as
-from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.folder import UserError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,10 @@ def fit(args: argparse.Namespace) -> int:
             flush=True,
         )
 
-    print(f"{args.dataset}: {len(train[0])} training and {len(test[0])} test images", flush=True)
+    print(
+        f"{args.dataset}: {len(train[0])} training and {counted(len(test[0]), 'test image')}",
+        flush=True,
+    )
     net, held_out = fit_extractor(*train, recipe, report)
     print("measuring", flush=True)
     text = save_with_model_card(net, out, args.dataset, recipe, train, test, held_out)
@@ -105,7 +108,8 @@ def _recipe(args: argparse.Namespace, images: int) -> Recipe:
     trained = images - images // 10  # the rest is held out
     if images < 20 or trained < recipe.batch_size:
         raise UserError(
-            f"{images} labelled images are too few for batches of {recipe.batch_size}; give more"
+            f"{counted(images, 'labelled image')}: too few for batches of {recipe.batch_size};"
+            " give more"
             " (at least 20) or a smaller --batch-size"
         )
     return recipe

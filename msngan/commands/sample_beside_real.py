@@ -13,7 +13,7 @@ from msngan.commands.parser import own_options
 from msngan.data import ImageData
 from msngan.networks import draw_samples
 from msngan.networks.sampling import classes_of
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, counted
 from msngan.runs.progress_bar import progress
 from msngan.scores.distances import nearest
 from msngan.scores.reference import in_random_order
@@ -70,11 +70,12 @@ def with_neighbours(
     found = torch.stack([copies[int(place) // len(real)][int(place) % len(real)] for place in at])
     rows = torch.cat([samples[:, None], found.view(count, k, *real.shape[1:])], 1)
     own, of_others = distances[:count, 0], distances[count:, 0]
-    line = (
-        f"median {unit} to the nearest training image: {float(own.median()):.4g} of {count} samples"
-    )
+    line = f"median {unit} to the nearest training image: {float(own.median()):.4g} of"
+    line += f" {counted(count, 'sample')}"
     if len(others):
-        line += f", {float(of_others.median()):.4g} of {len(others)} images not trained on"
+        line += (
+            f", {float(of_others.median()):.4g} of {counted(len(others), 'image')} not trained on"
+        )
     return rows.flatten(0, 1), 1 + k, line
 
 
@@ -115,7 +116,8 @@ def beside_real(generator: nn.Module, data: ImageData, options: Namespace) -> tu
         real, labels = data.real, data.labels
     if data.classes != classes:
         raise UserError(
-            f"--beside-real: the generator has {classes} classes, the data {data.classes}; give the"
+            f"--beside-real: the generator has {counted(classes, 'class', 'classes')}, the data"
+            f" {data.classes}; give the"
             " data that it was trained on, --data-root DIR"
         )
     chosen = range(classes) if options.classes is None else options.classes

@@ -15,7 +15,7 @@ from msngan.report.tables.study_tables import list_tables, show_results
 from msngan.report.tables.table import print_as
 from msngan.runs import plugins
 from msngan.runs.atomic import write_json
-from msngan.runs.folder import Failure, UserError
+from msngan.runs.folder import Failure, UserError, counted
 from msngan.study.plan import Child, Study
 from msngan.study.results import collect
 from msngan.study.study_files import Place, Reader, open_study, save_study, started_study
@@ -115,7 +115,9 @@ def _train(
 
     place = reader.place
     done = len(study.children) - len(left)
-    sys.stderr.write(f"study {study.name}: {len(left)} runs to train, {done} done; checking\n")
+    sys.stderr.write(
+        f"study {study.name}: {counted(len(left), 'run')} to train, {done} done; checking\n"
+    )
     if (problem := ask(left, new)) is not None:
         raise UserError(problem)
     _say_change(study, place)

@@ -22,6 +22,7 @@ from msngan.data.folder_labels import TEST_SHARE
 from msngan.data.images import Images
 from msngan.data.pictures import DataError
 from msngan.runs import distributed, rng
+from msngan.runs.folder import counted
 from msngan.runs.option_values import check_ranges
 from msngan.runs.options import (
     OWN_IMAGES,
@@ -121,7 +122,8 @@ class ImageData(LightningDataModule):
         images = self.images(self.split).images
         if images.shape[-1] % self.size_step:
             raise DataError(
-                f"the images of {self.dataset} are {images.shape[-1]} pixels wide, which is not a"
+                f"the images of {self.dataset} are {counted(images.shape[-1], 'pixel')} wide,"
+                " which is not a"
                 " multiple of 8; set --data.size"
             )
         return images[: self.limit]
@@ -149,7 +151,8 @@ class ImageData(LightningDataModule):
         counts = torch.bincount(labels, minlength=self.classes)
         if len(empty := (counts == 0).nonzero().flatten()):
             raise DataError(
-                f"class {int(empty[0])} of {self.classes} has none of the {len(labels)} images; add"
+                f"class {int(empty[0])} of {self.classes} has none of the"
+                f" {counted(len(labels), 'image')}; add"
                 " some, or raise --data.limit if that is what leaves them out"
             )
         return labels
@@ -204,7 +207,8 @@ class ImageData(LightningDataModule):
         if step > len(self.real):
             processes = " x processes" if world_size > 1 else ""
             raise DataError(
-                f"a step takes {step} images (batch size x critic steps x accumulate{processes}),"
+                f"a step takes {counted(step, 'image')} (batch size x critic steps x"
+                f" accumulate{processes}),"
                 f" the data set has {len(self.real)}; lower --data.batch_size"
             )
 
@@ -348,7 +352,8 @@ class LabelledData(ImageData):
         kept = count - held_out
         if kept < self.batch_size:
             raise DataError(
-                f"--data.validation {held_out} leaves {kept} of {count} images to train on,"
+                f"--data.validation {held_out} leaves {kept} of {counted(count, 'image')} to"
+                " train on,"
                 f" less than one batch of {self.batch_size}; lower it or --data.batch_size"
             )
         order = torch.randperm(count, generator=rng.generator(0, 0, 0, "validation"))
@@ -376,8 +381,8 @@ class LabelledData(ImageData):
         images = self.images_of("train").images
         if self.crop >= images.shape[-1]:
             raise DataError(
-                f"--data.crop {self.crop} leaves nothing of images that are {images.shape[-1]}"
-                " pixels wide; lower it"
+                f"--data.crop {self.crop} leaves nothing of images that are"
+                f" {counted(images.shape[-1], 'pixel')} wide; lower it"
             )
         return images
 
@@ -405,8 +410,8 @@ class LabelledData(ImageData):
                 values = self._moments[name].tolist()
             elif len(values) != self.real.shape[1]:
                 raise DataError(
-                    f"--data.{name} {values} has {len(values)} values, the images have"
-                    f" {self.real.shape[1]} channels; give one for each"
+                    f"--data.{name} {values} has {counted(len(values), 'value')}, the images have"
+                    f" {counted(self.real.shape[1], 'channel')}; give one for each"
                 )
             found.append(torch.tensor(values).view(-1, 1, 1))
         return found[0], found[1].clamp_min(1e-6)

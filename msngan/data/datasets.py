@@ -26,6 +26,7 @@ from msngan.data.image_files import decoded, load_folder
 from msngan.data.images import Images
 from msngan.data.pictures import DataError
 from msngan.data.sources import Source, read_file
+from msngan.runs.folder import counted
 
 # (root, split, size, channels, download), and what Dataset.takes -> images
 Loader = Callable[..., Images]
@@ -201,7 +202,7 @@ def _as_tensors(data: Any, classes: int | None) -> tuple[Tensor, Tensor | None]:
     else:  # CIFAR: (N, H, W, C)
         images = torch.from_numpy(raw).permute(0, 3, 1, 2)
     if len(images) != len(labels):
-        raise ValueError(f"{len(images)} images, {len(labels)} labels")
+        raise ValueError(f"{counted(len(images), 'image')}, {counted(len(labels), 'label')}")
     if images.dtype != torch.uint8 or (
         classes is not None and not 0 <= labels.min() <= labels.max() < classes
     ):

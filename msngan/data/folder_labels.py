@@ -14,6 +14,7 @@ from torch import Tensor
 from msngan.data.pictures import DataError, reading
 from msngan.data.sources import Source
 from msngan.runs import rng
+from msngan.runs.folder import counted, plural
 from msngan.runs.safe_read import read_json
 
 TEST_SHARE = 0.2  # of each class, where a folder does not say which images are test images
@@ -78,7 +79,8 @@ def check_labels(source: Source, names: list[str], known: Labels) -> None:
         )
     if labels is None:
         loose = [name for name in names if name.count("/") <= known.level]
-        where = f"{len(loose):,} of its {len(names):,} images lie in no subfolder"
+        lie = plural(len(loose), "lies", "lie")
+        where = f"{len(loose):,} of its {counted(len(names), 'image')} {lie} in no subfolder"
         raise LabelsError(
             f"{root} has no labels: {where if loose else 'dataset.json says so'}; put the images of"
             f" each class into a subfolder of its name, {root}/cat/1.png for instance"
@@ -119,7 +121,8 @@ def places_of_share(root: Path, labels: Tensor, split: str, test_share: float) -
     places = (held_out == (split == "test")).nonzero().flatten()
     if not len(places):
         raise DataError(
-            f"{root} has {len(labels)} images, too few to test with; give at least two of a class"
+            f"{root} has {counted(len(labels), 'image')}, too few to test with; give at least two"
+            " of a class"
         )
     return places
 

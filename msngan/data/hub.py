@@ -26,7 +26,7 @@ from msngan.data.image_files import decoded
 from msngan.data.images import Images
 from msngan.data.pictures import DataError
 from msngan.data.sources import Source, read_file
-from msngan.runs.folder import did_you_mean
+from msngan.runs.folder import counted, did_you_mean
 
 ENDINGS = (".parquet", ".arrow")
 SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk writes
@@ -165,7 +165,8 @@ def _label_column(what: str, features: Mapping[str, Any]) -> str | None:
             return name
     if classes:
         warnings.warn(
-            f"{what} has {len(classes)} columns of labels ({', '.join(classes)}), and none is used;"
+            f"{what} has {counted(len(classes), 'column')} of labels ({', '.join(classes)}), and"
+            " none is used;"
             " choose one with --data.label_column",
             stacklevel=4,
         )
@@ -221,7 +222,8 @@ def _labels(what: str, rows: Any, column: str) -> tuple[Tensor | None, tuple[str
     values = rows.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
     if empty := values.count(None):
         raise DataError(
-            f"column {column!r} of {what} is empty in {empty} of {len(values)} rows; choose another"
+            f"column {column!r} of {what} is empty in {empty} of {counted(len(values), 'row')};"
+            " choose another"
             f" with --data.label_column, or {NO_LABELS} for no labels"
         )
     classes = tuple(getattr(rows.features[column], "names", None) or ())

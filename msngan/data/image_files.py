@@ -29,6 +29,7 @@ from msngan.data.images import Images
 from msngan.data.parallel import in_chunks
 from msngan.data.pictures import DataError, Look, UnreadableError, pixels, strict_pillow
 from msngan.data.sources import Source, opened
+from msngan.runs.folder import counted, plural
 
 ENDINGS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -75,7 +76,8 @@ def load_folder(
         if split != "all" and divided(names, 1):
             whole, names = names, [name for name in names if name.startswith(("train/", "test/"))]
             if outside := len(whole) - len(names):
-                _say(f"{outside:,} images in {root} are in neither train nor test and are left out")
+                are, what = plural(outside, "is", "are"), counted(outside, "image")
+                _say(f"{what} in {root} {are} in neither train nor test and {are} left out")
         known = labels_of(source, names)
         if labelled:
             check_labels(source, names, known)
@@ -154,10 +156,10 @@ def decoded(
             f" {other.kind}): all become colour{option}"
         )
     if small:
-        least = small[min(small)]
+        least, are = small[min(small)], plural(len(small), "is", "are")
         _say(
-            f"{len(small):,} of {len(names):,} images in {root} are smaller than {size}x{size} and"
-            f" are enlarged ({least.name} is {least.size})"
+            f"{len(small):,} of {counted(len(names), 'image')} in {root} {are} smaller than"
+            f" {size}x{size} and {are} enlarged ({least.name} is {least.size})"
         )
     if not bad:
         return images, None
@@ -185,9 +187,9 @@ def _report_bad(root: Path, names: list[str], bad: dict[str, str], skip: bool | 
     named = ", ".join(f"{name} ({bad[name]})" for name in sorted(bad)[:MOST_NAMED])
     if len(bad) > MOST_NAMED:
         named += f" and {len(bad) - MOST_NAMED} more"
-    what = f"{len(bad)} of {len(names)} images in {root} cannot be read"
+    what = f"{len(bad)} of {counted(len(names), 'image')} in {root} cannot be read"
     if skip and len(bad) < len(names):
-        _say(f"{what} and are skipped: {named}")
+        _say(f"{what} and {plural(len(bad), 'is', 'are')} skipped: {named}")
         return
     refusal = f"{what}: {named}; repair or remove them"
     if len(bad) == 1 and not skip:
@@ -207,7 +209,7 @@ def _shape(
     need = count * channels * side * side
     if need > MOST_BYTES and not cache.has_room(need):
         raise DataError(
-            f"{count} images from {root} at {side}x{side} need {need / 2**30:.0f} GiB"
+            f"{counted(count, 'image')} from {root} at {side}x{side}: {need / 2**30:.0f} GiB"
             f" of memory, over {MOST_BYTES / 2**30:.0f}; set a smaller --data.size or give fewer"
         )
     return count, channels, side, side

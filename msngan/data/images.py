@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from msngan.runs.folder import Diverged
+from msngan.runs.folder import Diverged, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +118,9 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
         weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
         grey = (images.float() * weights).sum(1, keepdim=True)
         return grey.round_().clamp_(0, 255).to(torch.uint8)
-    raise ValueError(f"cannot turn images of {have} channels into {channels}; use 1 or 3")
+    raise ValueError(
+        f"cannot turn images of {counted(have, 'channel')} into {channels}; use 1 or 3"
+    )
 
 
 def windows(

@@ -20,7 +20,7 @@ from msngan.norms import SigmaBank, gate_figures, statistics
 from msngan.norms.parts import widened
 from msngan.runs import distributed as processes
 from msngan.runs import rng
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, counted
 from msngan.runs.options import named
 
 # Of an update, or a part of it: real images, their labels if there are any, and latents.
@@ -83,7 +83,8 @@ class Game(TrainedModule):
         if not chunk:
             times = f" x {each} accumulate" if each > 1 else ""
             raise UserError(
-                f"a batch of {len(images)} images for {self.options.critic_steps} critic_steps"
+                f"a batch of {counted(len(images), 'image')} for {self.options.critic_steps}"
+                " critic_steps"
                 f"{times}; give more"
             )
         images = images[: chunk * parts]
@@ -186,7 +187,8 @@ class Game(TrainedModule):
         if not looked and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise UserError(
                 f"a batch has labels from {int(labels.min())} to {int(labels.max())}, the"
-                f" GAN {classes} classes, 0 to {classes - 1}; give GAN(classes=...)"
+                f" GAN {counted(classes, 'class', 'classes')}, 0 to {classes - 1}; give"
+                " GAN(classes=...)"
             )
         return labels
 

@@ -22,7 +22,7 @@ from msngan.leaderboard.seeds import (
     shown,
     summary,
 )
-from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.folder import UserError, did_you_mean, plural
 from msngan.runs.score_records import Entry, better
 
 
@@ -145,7 +145,7 @@ def _unknown(
 
 def _seeds(config: Config, setups: dict[str, Setup]) -> str:
     seeds = sorted({setups[run].seed for run in config.runs})
-    return f"{config} with seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"{config} with {plural(len(seeds), 'seed')} {', '.join(map(str, seeds))}"
 
 
 def _match(one: Group, other: Group, metric: str | None) -> Match | None:

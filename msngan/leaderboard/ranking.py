@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.folder import UserError, did_you_mean, plural
 from msngan.runs.score_records import BETTER, Entry, Floor, Score, better, family, how_drawn
 
 By = Literal["last", "best"]
@@ -243,12 +243,14 @@ def describe(block: Block) -> list[str]:
     """What the block's numbers mean, by its protocol."""
     protocol = block.protocol
     size, channels = protocol.get("size"), protocol.get("channels")
+    images = protocol.get("reference_images")
     parts = [
         f"{protocol['runs']} x {protocol['samples']} samples",
         protocol["extractor"],
-        f"real images: split {protocol.get('split')}, {protocol.get('reference_images')} images,"
+        f"real images: split {protocol.get('split')}, {images}"
+        f" {plural(images, 'image')},"
         f" sha256 {str(protocol.get('reference_sha256'))[:8]}",
-        f"{size}x{size}, {channels} channel{'s'[: channels != 1]}",
+        f"{size}x{size}, {channels} {plural(channels, 'channel')}",
         *how_drawn(protocol),
     ]
     lines = ["; ".join(parts)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from msngan.data import images as convert
 from msngan.runs import rng
+from msngan.runs.folder import counted
 from msngan.runs.rng import LEAST_TRUNCATION
 
 
@@ -142,8 +143,8 @@ def _checked(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor
     whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
     if not whole or given.shape != (count,):
         raise ValueError(
-            f"labels are {given.dtype} of shape {tuple(given.shape)}; give {count} whole numbers,"
-            " one for each sample"
+            f"labels are {given.dtype} of shape {tuple(given.shape)}; give"
+            f" {counted(count, 'whole number')}, one for each sample"
         )
     given = given.long()
     if classes and count and not 0 <= int(given.min()) <= int(given.max()) < classes:

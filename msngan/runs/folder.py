@@ -201,6 +201,16 @@ def some(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
 
 
+def plural(count: float | None, one: str, many: str = "") -> str:
+    """The word for so many: 'run' for 1, else 'runs', or `many` where an s is not enough."""
+    return one if count == 1 else many or f"{one}s"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """'1 run', '1,234 runs'."""
+    return f"{count:,} {plural(count, one, many)}"
+
+
 def now() -> str:
     """The time for a record, UTC."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

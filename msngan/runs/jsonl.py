@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from msngan.runs.atomic import replacing
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, counted, plural
 from msngan.runs.safe_read import clean, is_regular, read_json
 
 LONGEST = 2**20  # bytes of a line
@@ -169,4 +169,5 @@ def _name(path: Path, damaged: tuple[int, ...]) -> None:
         where = f"{path}: line {number}"
         sys.stderr.write(f"msngan: warning: {where} is not valid JSON and was skipped\n")
     if (more := len(damaged) - MOST_NAMED) > 0:
-        sys.stderr.write(f"msngan: warning: {path}: {more} more lines were skipped\n")
+        were = plural(more, "was", "were")
+        sys.stderr.write(f"msngan: warning: {path}: {counted(more, 'more line')} {were} skipped\n")

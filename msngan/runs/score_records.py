@@ -25,7 +25,7 @@ UNSAID = {
 DRAWN = {  # of these, how samples were drawn, in words
     "labels": "{} labels",
     "truncation": "truncation {}",
-    "standing": "standing statistics of {} batches",
+    "standing": "standing statistics (batches: {})",
 }
 # In the order of columns; the family of a metric is its name before the slash.
 BETTER = {

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import msngan.scores.distances as distances
+from msngan.runs.folder import counted
 from msngan.scores.embedded import EmbeddedExtractor
 from msngan.scores.extractors import Extractor, Features
 from msngan.scores.protocol import BY_CLASS
@@ -133,7 +134,8 @@ def _agreement(
     learnt = extractor.metadata["dataset"]
     if (learnt, extractor.classes) != (dataset, classes):
         return None, (
-            f"{name} was trained on {extractor.classes} classes of {learnt}, not on {classes} of"
+            f"{name} was trained on {counted(extractor.classes, 'class', 'classes')} of {learnt},"
+            f" not on {classes} of"
             f" {dataset}"
         )
     kept = labels[in_random_order(len(labels))[: len(reference.logits)]]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from msngan.runs.folder import counted
 from msngan.runs.hardware import for_float64
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def _pair(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> tuple[Tensor, Tensor]
     a = finite_rows("a", a)
     b = finite_rows("b", b).to(a)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"a has {a.shape[1]} features and b has {b.shape[1]}; they must agree")
+        raise ValueError(
+            f"a has {counted(a.shape[1], 'feature')} and b has {b.shape[1]}; they must agree"
+        )
     return a, b
 
 
@@ -274,7 +277,8 @@ def neighbours(
     real, fake = _enough("real", real, *ks), _enough("fake", fake, precision_neighbours)
     if real.shape[1] != fake.shape[1]:
         raise ValueError(
-            f"real has {real.shape[1]} features and fake has {fake.shape[1]}; they must agree"
+            f"real has {counted(real.shape[1], 'feature')} and fake has {fake.shape[1]}; they"
+            " must agree"
         )
     known = real_radii or (radii(real, k) for k in ks)
     small, large = (each.to(real).square()[:, None] for each in known)
@@ -326,7 +330,8 @@ def _enough(what: str, values: ArrayLike | Tensor, *ks: int) -> Tensor:
     matrix = finite_rows(what, values, least=1)
     if len(matrix) <= max(ks):
         raise ValueError(
-            f"{what} has {len(matrix)} row(s), too few for {max(ks)} neighbour(s) of each; give at"
+            f"{what} has {counted(len(matrix), 'row')}, too few for"
+            f" {counted(max(ks), 'neighbour')} of each; give at"
             f" least {max(ks) + 1} rows or ask for fewer neighbours"
         )
     return matrix

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.folder import UserError, counted, did_you_mean
 from msngan.runs.rng import LEAST_TRUNCATION
 from msngan.runs.safe_read import read_config
 from msngan.runs.score_records import how_drawn
@@ -90,7 +90,7 @@ def check_sizes(runs: int, samples: int, splits: int) -> None:
             raise UserError(f"protocol: {name} must be from 1 to {most:,}, not {value:,}")
     if samples < max(2, splits):
         raise UserError(
-            f"protocol: {samples} samples a run are too few for {splits} split(s);"
+            f"protocol: {samples} samples a run are too few for {counted(splits, 'split')};"
             f" use at least {max(2, splits)}"
         )
 
@@ -252,7 +252,7 @@ class Protocol:
         warning = " (not comparable with published FID or IS)"
         return (
             f"{self.name}: {self.runs} x {self.samples:,} samples{parts} against"
-            f" {self.reference_images:,} images of {self.dataset} {self.split},"
+            f" {counted(self.reference_images, 'image')} of {self.dataset} {self.split},"
             f" {self.channels} x {self.size} x {self.size}, {self.extractor}"
             f"{''.join(f', {words}' for words in how_drawn(self.as_dict()))}"
             f"{'' if self.official_inception else warning}"

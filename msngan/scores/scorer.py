@@ -15,7 +15,7 @@ from msngan.networks import draw_samples
 from msngan.networks.sampling import classes_of
 from msngan.networks.standing import BATCH, with_standing_statistics
 from msngan.runs import distributed, rng
-from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.folder import UserError, counted, did_you_mean
 from msngan.runs.options import OWN_IMAGES, named
 from msngan.scores.by_class import by_class
 from msngan.scores.embedded import EmbeddedExtractor, shipped
@@ -111,7 +111,8 @@ def check_given(images: Tensor, real: Real, runs: int, samples: int) -> None:
         )
     if len(images) < runs * samples:
         raise UserError(
-            f"--samples holds {len(images)} images, too few for {runs} x {samples} samples; give"
+            f"--samples holds {counted(len(images), 'image')}, too few for {runs} x {samples}"
+            " samples; give"
             f" more, or --runs 1 --images {len(images)}, which is a protocol of its own"
         )
 

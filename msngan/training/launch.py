@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 from msngan.norms import Centring, own_statistics
 from msngan.norms import synchronise as synchronise_norms
 from msngan.runs import distributed
-from msngan.runs.folder import Failure, UserError
+from msngan.runs.folder import Failure, UserError, counted
 
 MEET = timedelta(hours=1)  # the longest that one process may keep the others waiting
 LOOK_SECONDS = 1.0  # between looks at the other processes
@@ -192,7 +192,8 @@ def _meet(found: World, options: dict[str, Any]) -> None:
         index = 0 if found.one_each else index
         if index >= there:
             raise UserError(
-                f"--trainer.devices {found.devices}: this machine has {there} GPUs; use fewer, or"
+                f"--trainer.devices {found.devices}: this machine has {counted(there, 'GPU')};"
+                " use fewer, or"
                 " --trainer.accelerator cpu"
             )
         torch.cuda.set_device(index)

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from msngan.runs import distributed
 from msngan.runs.atomic import write_json
 from msngan.runs.configs import FitConfig
-from msngan.runs.folder import Diverged, Failure, Run, UserError, new_run, now
+from msngan.runs.folder import Diverged, Failure, Run, UserError, counted, new_run, now
 from msngan.runs.hardware import cores, keep_freed_memory
 from msngan.runs.safe_read import object_or_empty
 from msngan.training import launch
@@ -107,7 +107,8 @@ def _report_machine(before: dict[str, Any], config: FitConfig, world: launch.Wor
         batch = config.data.batch_size
         sys.stderr.write(
             f"processes: {had} -> {size}; the run continues, not exactly: a critic update now takes"
-            f" {size} x {batch} images (--data.batch_size is per process), and sums round"
+            f" {size} x {counted(batch, 'image')} (--data.batch_size is per process), and sums"
+            " round"
             " differently\n"
         )
     if before.get("threads", threads) != threads:
@@ -236,7 +237,7 @@ def _already_ended(config: FitConfig, run: Run, checkpoint: dict[str, Any], step
         sys.stderr.write(f"run {run.name} had stopped at step {step}: {collapse}\n")
     else:
         _write_result(run, "done", step)
-        sys.stderr.write(f"run {run.name} had already done all of its {step} steps\n")
+        sys.stderr.write(f"run {run.name} had already done all of its {counted(step, 'step')}\n")
     return True
 
 

@@ -22,7 +22,7 @@ from msngan.losses import PENALTIES
 from msngan.runs.atomic import replacing, write_json
 from msngan.runs.checkpoint_files import MOMENTS, read_checkpoint
 from msngan.runs.configs import FitConfig
-from msngan.runs.folder import Failure, Run, Taken, UserError, lock
+from msngan.runs.folder import Failure, Run, Taken, UserError, counted, lock
 from msngan.runs.hardware import environment
 from msngan.runs.options import FORMER, SOURCES, Role, group, options_of
 from msngan.training.callbacks.checkpoints import KEPT
@@ -230,7 +230,8 @@ def check_steps(checkpoint: dict[str, Any], steps: int, path: Path, says: str) -
     done = checkpoint["msngan"]["step"]
     if done >= steps:
         raise UserError(
-            f"{path} has done {done} steps, and {says} {steps}; give a larger {says.split()[0]} to"
+            f"{path} has done {counted(done, 'step')}, and {says} {steps}; give a larger"
+            f" {says.split()[0]} to"
             " go on"
         )
 

@@ -17,7 +17,7 @@ from msngan.data import ImageData, LabelledData
 from msngan.gan import GAN
 from msngan.runs import plugins, rng
 from msngan.runs.configs import FitConfig
-from msngan.runs.folder import Run, UserError, clock
+from msngan.runs.folder import Run, UserError, clock, counted, plural
 from msngan.runs.hardware import memory
 from msngan.runs.jsonl import read_lines
 from msngan.runs.options import ADDED, group
@@ -181,11 +181,16 @@ class GanTask(Task):
 
     def beginning(self, module: Any) -> str:
         data, model, policy = self.data, self.config.model, self.config.group("augment")["policy"]
-        labels = f"; {data.classes} classes, {model.conditioning}" if model.conditional else ""
+        labels = (
+            f"; {counted(data.classes, 'class', 'classes')}, {model.conditioning}"
+            if model.conditional
+            else ""
+        )
         names = [policy] if isinstance(policy, str) else policy or []
         augmented = f"; augmented by {', '.join(names)}" if names else ""
         return (
-            f"{len(data.real):,} images of {data.dataset}, {data.shape[1]}x{data.shape[1]};"
+            f"{counted(len(data.real), 'image')} of {data.dataset},"
+            f" {data.shape[1]}x{data.shape[1]};"
             f" generator {count(module.generator):,}, critic {count(module.critic):,} parameters;"
             f" norm {model.norm}, loss {model.loss}, penalty {model.penalty}{labels}{augmented}"
         )
@@ -248,13 +253,16 @@ class ClassifierTask(Task):
     def beginning(self, module: Any) -> str:
         data, model = self.data, self.config.model
         released = ", as released" if model.as_released else ""
+        epochs = self.steps / data.steps_per_epoch
         return (
-            f"{len(data.real):,} images of {data.dataset}, {data.shape[1]}x{data.shape[1]},"
+            f"{counted(len(data.real), 'image')} of {data.dataset},"
+            f" {data.shape[1]}x{data.shape[1]},"
             f" {len(data.images_of('validation')):,} to validate and"
-            f" {len(data.images_of('test')):,} to test with, {data.classes} classes;"
+            f" {len(data.images_of('test')):,} to test with,"
+            f" {counted(data.classes, 'class', 'classes')};"
             f" {model.network}{released},"
             f" {count(module.network):,} parameters; norm {model.norm}, Adam at {model.lr:g};"
-            f" {self.steps / data.steps_per_epoch:g} epochs of {data.steps_per_epoch} steps"
+            f" {epochs:g} {plural(epochs, 'epoch')} of {counted(data.steps_per_epoch, 'step')}"
         )
 
     def ending(self, run: Run) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from msngan.report.figures.style import COLOURS, new_figure, save, settings
 from msngan.report.tables.bench_tables import by_median, lower_bounds, measured
+from msngan.runs.folder import counted
 
 OURS, REFERENCE, BOUND = COLOURS[1], COLOURS[2], COLOURS[7]
 WORDS = {
@@ -77,7 +78,7 @@ def _sigma(record: Record) -> Any:  # noqa: ANN401  a figure
         axes.axhspan(1, record["allowed"], color="#e3e3e3", linewidth=0)
         for row in rows:
             ours = row["kind"] == "norm"
-            own = f"{row['vectors']} vectors, one or more iterations"
+            own = f"{counted(row['vectors'], 'vector')}, one or more iterations"
             axes.plot(
                 row["steps"],
                 row["sigma"],

@@ -23,6 +23,7 @@ from msngan.report.figures.run_records import (
     with_dynamics,
 )
 from msngan.report.figures.style import Sheet, Style, finish, line, on_zero, ring
+from msngan.runs.folder import counted
 
 STEP = "step (updates)"
 LOG_INDEX = "log index (measurements)"
@@ -265,7 +266,7 @@ def all_layers(each: Recorded) -> str:
     last, at_end = max(known, key=lambda one: one[0].end)
     top, at_most = max(known, key=lambda one: one[0].most)
     return (
-        f"{each.arm.label}: of {len(known)} layers {beyond} above {DRIFTS:g} sd at step"
+        f"{each.arm.label}: of {counted(len(known), 'layer')} {beyond} above {DRIFTS:g} sd at step"
         f" {last.step}, the largest {last.end:.2f} ({at_end}); the most ever measured"
         f" {top.most:.2f} ({at_most}, step {top.peak})."
     )

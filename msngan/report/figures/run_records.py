@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from msngan.report.figures.arms import Arm, Source
 from msngan.report.figures.quantities import WINDOW
 from msngan.report.figures.style import Style
-from msngan.runs.folder import UserError, did_you_mean
+from msngan.runs.folder import UserError, counted, did_you_mean
 from msngan.runs.jsonl import read_lines
 from msngan.runs.safe_read import object_or_empty
 from msngan.training.dynamics import Dynamics, first_middle_last
@@ -237,7 +237,7 @@ def smoothing(recorded: Sequence[Recorded]) -> str:
     every = int(np.median(apart))
     if np.abs(apart[1:-1] - every).max(initial=0) > every / 2:
         return f"Running mean of {WINDOW} measurements, unevenly spaced; see --dynamics.every."
-    return f"Running mean of {WINDOW} measurements, {every} steps apart."
+    return f"Running mean of {WINDOW} measurements, {counted(every, 'step')} apart."
 
 
 def seeds(recorded: Sequence[Recorded], panels: str = FIRST_THEN_MEANS) -> list[str]:

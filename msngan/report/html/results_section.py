@@ -15,6 +15,7 @@ from msngan.report.html.document import Part, Section, numbers, percent, short
 from msngan.report.html.records import Records, number, whole
 from msngan.report.tables.leaderboard_tables import LEGEND, block_table, legend, pooled_table
 from msngan.report.tables.table import Table
+from msngan.runs.folder import counted
 from msngan.runs.jsonl import Lines
 
 PARTS = ("train", "validation", "test")
@@ -114,7 +115,7 @@ def quoted(found: list[Epoch], chosen: Epoch | None, done: bool) -> str:
     text = f"{first}: test accuracy {percent(test)} at epoch {each.epoch:.4g}, {by}"
     if each.images:
         low, high = interval(test, each.images)
-        text += f" (95 % interval over {each.images:,} test images: {percent(low)} to"
+        text += f" (95 % interval over {counted(each.images, 'test image')}: {percent(low)} to"
         text += f" {percent(high)}; other seeds may differ by more)"
     return f"{text}. The test set was not used to choose anything."
 
@@ -180,7 +181,7 @@ def board_parts(board: Board) -> list[Part]:
         chart = curve(block, board, block.metric, block.metric)
         parts: list[Part] = [replace(table, title=""), [chart]]
         if (more := len(block.rows) - len(chart.series)) > 0:
-            parts.append(f"The chart leaves out {more} more rows.")
+            parts.append(f"The chart leaves out {counted(more, 'more row')}.")
         made.append(Section(table.title, parts))
         if pooled := pooled_table(block, board.pools[block.protocol_id]):
             made.append(pooled)

@@ -23,7 +23,7 @@ from msngan.report.html.results_section import (
     score_parts,
 )
 from msngan.report.tables.table import Table
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, counted
 from msngan.runs.options import flat, options_of
 from msngan.training.dynamics import Dynamics, first_middle_last, read
 
@@ -106,7 +106,7 @@ def state(records: Records) -> State:
     if budget is not None:
         where += f" of {budget:,}"
     elif records.task == "classifier" and epochs is not None:
-        where += f" (budget: {epochs} epochs)"
+        where += f" (budget: {counted(epochs, 'epoch')})"
     status = records.result.get("status")
     if status is not None:
         reason = records.result.get("reason")
@@ -293,8 +293,9 @@ def dynamics_parts(records: Records) -> list[Part]:
         return ["dynamics.npz holds no measurement yet."]
     steps = dynamics.step
     about = (
-        f"{len(dynamics)} measurements, steps {steps[0]:,} to {steps[-1]:,}, of"
-        f" {len(dynamics.layers)} layers. Near 0 means below {dynamics.threshold:g} of the layer's"
+        f"{counted(len(dynamics), 'measurement')}, steps {steps[0]:,} to {steps[-1]:,}, of"
+        f" {counted(len(dynamics.layers), 'layer')}. Near 0 means below {dynamics.threshold:g} of"
+        " the layer's"
         " root mean square. A layer has no line where a quantity does not apply to it."
     )
     networks = [*dict.fromkeys(name.partition(".")[0] for name in dynamics.layers)]

@@ -31,7 +31,7 @@ from msngan.report.tables.leaderboard_tables import comparison_tables, published
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.study_tables import accuracy_tables, board_of, comparisons_of
 from msngan.report.tables.table import Table
-from msngan.runs.folder import Run, now
+from msngan.runs.folder import Run, counted, now
 from msngan.runs.safe_read import clean, object_or_empty
 from msngan.study.results import collect
 from msngan.study.study_files import Place, Reader, started_study
@@ -122,7 +122,7 @@ def progress(run: Run, results: Json) -> list[Part]:
     name, root, children = shlex.quote(run.name), run.root_option, results["children"]
     words = Counter(each["state"] for each in children)
     left = len(children) - sum(words[word] for word in ENDED)
-    counted = ", ".join(f"{count} {word}" for word, count in words.items())
+    words_of = ", ".join(f"{count} {word}" for word, count in words.items())
     found = []
     if left:
         found.append((f"msngan study {name}{root}", "train and resume the runs that are left"))
@@ -133,7 +133,7 @@ def progress(run: Run, results: Json) -> list[Part]:
         found.append((f"msngan figures {name}{root}", "draw the paper's figures"))
     found.append((f"msngan report {name}{root}", "update this page"))
     made = [results["command"]] if results["command"] else []
-    told = State(f"{len(children)} runs: {counted}", not left)
+    told = State(f"{counted(len(children), 'run')}: {words_of}", not left)
     return [told, *commands(made, found, "results.json")]
 
 
@@ -158,7 +158,9 @@ def mean_line(row: str, runs: list[Json]) -> Series:
     curves = [*filter(None, tested)]
     shared = sorted(set.intersection(*map(set, curves))) if curves else []
     means = [math.fsum(curve[epoch] for curve in curves) / len(curves) for epoch in shared]
-    name = f"{row} ({len(curves)} of {len(runs)} seeds)" if len(curves) < len(runs) else row
+    name = (
+        f"{row} ({len(curves)} of {counted(len(runs), 'seed')})" if len(curves) < len(runs) else row
+    )
     return Series(name, shared, means)
 
 

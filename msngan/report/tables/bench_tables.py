@@ -8,6 +8,7 @@ from typing import Any
 
 from msngan.bench.settings import REBUILT
 from msngan.report.tables.table import Table
+from msngan.runs.folder import counted
 
 Record = dict[str, Any]
 
@@ -76,7 +77,7 @@ def measured(record: Record) -> list[str]:
     sizes = [f"{name} {settings[name]}" for name in names]
     sizes += [settings["dtype"]] if "dtype" in settings and not of_step else []
     return [
-        f"{device}, {hardware['cores']} cores; torch {record['versions']['torch']};"
+        f"{device}, {counted(hardware['cores'], 'core')}; torch {record['versions']['torch']};"
         f" msngan {record['versions']['msngan']}",
         f"{', '.join(sizes)}; threads {record['threads']}; rounds {record['rounds']}, interleaved;"
         f" clock: {record['clock']}",

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from msngan.runs.folder import clock
+from msngan.runs.folder import clock, counted
 from msngan.runs.progress_bar import HEARTBEAT_SECONDS
 from msngan.study.plan import Study
 from msngan.study.study_files import FINISHED, State, steps
@@ -57,7 +57,9 @@ class StudyProgress:
     def _whole(self, states: dict[str, State], failures: dict[str, str]) -> str:
         """'study NAME: 12 of 63 runs done, 1 diverged, 1:02:03 left'."""
         words = [word_of(name, state, failures) for name, state in states.items()]
-        parts = [f"{words.count('done') + words.count('collapsed')} of {len(words)} runs done"]
+        parts = [
+            f"{words.count('done') + words.count('collapsed')} of {counted(len(words), 'run')} done"
+        ]
         parts += [f"{words.count(each)} {each}" for each in ("diverged", "failed") if each in words]
         left = study_seconds_left(list(states.values()), self._jobs)
         parts += [] if left is None else [f"{clock(left)} left"]

@@ -13,7 +13,7 @@ from msngan.leaderboard.experiments import read_setups
 from msngan.report.tables.leaderboard_tables import board_tables, comparison_tables
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.table import Table, print_as
-from msngan.runs.folder import Run, UserError
+from msngan.runs.folder import Run, UserError, counted
 from msngan.runs.score_records import read_scores
 from msngan.study.plan import Study
 from msngan.study.scores_by_step import scores_by_step
@@ -76,8 +76,8 @@ def progress_table(results: Json) -> Table:
 
 def _counted(words: list[str]) -> tuple[str, str]:
     """'12 runs', and '11 done, 1 diverged'."""
-    counted = (f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-    return f"{len(words)} run{'' if len(words) == 1 else 's'}", ", ".join(counted)
+    each = (f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+    return counted(len(words), "run"), ", ".join(each)
 
 
 def accuracy_tables(results: Json) -> Iterator[Table]:
