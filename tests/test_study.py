@@ -87,6 +87,12 @@ def test_the_same_command_again_trains_nothing_and_ends_in_the_same_table(refere
     assert "after the last epoch" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in Path().glob("checkpoints/grid-*/*")}
     assert table() == table(reference)
+    capsys.readouterr()
+    for only in ((), ("--table",)):  # what is shown and kept is the command that trained
+        assert run("study", "grid.yaml", *only, "--format", "json") == 0
+        commands = {json.loads(capsys.readouterr().out)["command"]}
+        commands |= {json.loads(Path("checkpoints/grid/results.json").read_text())["command"]}
+        assert commands == {f"msngan study {reference}/grid.yaml --root {reference} --jobs 2"}
 
 
 def test_what_is_missing_is_trained_and_what_has_fewer_epochs_is_resumed(reference, run):

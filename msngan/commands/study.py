@@ -16,6 +16,7 @@ from msngan.report.tables.table import print_as
 from msngan.runs import plugins
 from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError, counted
+from msngan.runs.safe_read import clean, object_or_empty
 from msngan.study.plan import Child, Study
 from msngan.study.results import collect
 from msngan.study.study_files import Place, Reader, open_study, save_study, started_study
@@ -79,7 +80,8 @@ def main(argv: list[str]) -> int:
     reader = Reader(place)
     command = shlex.join(["msngan", "study", *argv, *plugins.words()])
     if args.table:
-        show_results(args.format, collect(study, reader, command), args.root, study)
+        made = collect(study, reader, _trained_by(place) or command)
+        show_results(args.format, made, args.root, study)
         return 0
     states = {child.name: reader.look(child) for child in study.children}
     if args.list:
@@ -88,6 +90,8 @@ def main(argv: list[str]) -> int:
         return 0
     left = [child for child in study.children if not states[child.name].ended(args.retry)]
     new = {name for name, state in states.items() if state.word == "to do"}
+    if not left:
+        command = _trained_by(place) or command
     code, failures = _train(args, study, reader, left, new, command) if left else (0, {})
     results = collect(study, reader, command, failures)
     with writing(place):
@@ -99,6 +103,12 @@ def main(argv: list[str]) -> int:
         return code
     show_results(args.format, results, args.root, study)
     return code
+
+
+def _trained_by(place: Place) -> str:
+    """The command that trained the study last, as its results say; empty where they do not."""
+    found = object_or_empty(place.results).get("command")
+    return str(clean(found)) if isinstance(found, str) else ""
 
 
 def _train(
