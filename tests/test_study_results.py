@@ -227,6 +227,10 @@ def test_a_table_is_of_the_study_as_it_was_started(study, run, capsys):
     assert "remove it to continue" in said
 
 
+CELL_OF_GANS = {"row", "column", "seeds", "done", "collapsed", "diverged", "failed"}
+CELL_OF_GANS |= {"steps_per_second"}
+
+
 def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(tmp_path, run, capsys):
     content = {"config": ["one.yaml", "two.yaml"], "grid": {"seed": [0, 1]}}
     Path("gans.yaml").write_text(yaml.safe_dump({**content, "compare": [["one", "two"]]}))
@@ -239,15 +243,34 @@ def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(tmp_path, run, 
         folder = write_run(tmp_path, run_name, line, of="x", seed=seed, steps=5, model__norm=norm)
         (folder / "result.json").write_text('{"status": "done", "step": 5}')
     assert run("study", "gans.yaml", "--table", "--format", "json") == 0
-    found = json.loads(capsys.readouterr().out)["leaderboard"]
+    whole = json.loads(capsys.readouterr().out)
+    found = whole["leaderboard"]
     own = {name for name, *_ in made[1:]}
     assert {row["run"] for row in found["blocks"][0]["rows"]} == own
     (compared,) = found["comparisons"]
     assert compared["matches"][0]["rows"][0]["difference"]["mean"] == pytest.approx(-5.5)
     assert run("study", "gans.yaml", "--table") == 0
     shown = capsys.readouterr().out
-    assert "against" in shown
     assert "stranger" not in shown
+    course, end = shown.split("gans: at step 5")
+    assert "by step; lower is better" in course
+    assert re.search(r"one - two +2 +-5.50 \[-11.85, 0.85\] +undecided", course)
+    assert re.search(r"one - two +-5.5\n", end)
+    assert "msngan report gans" in end
+    # Nothing of a classifier's, and arms by their names.
+    assert "comparisons" not in whole
+    assert [{*cell} for cell in whole["cells"]] == 2 * [CELL_OF_GANS]
+    assert "epochs" not in whole["children"][0]
+    assert (compared["a"]["name"], compared["b"]["name"]) == ("one", "two")
+    # Under another protocol too, that is not in the table by step.
+    for name, *_, score in made[1:]:
+        line = score_line(score, step=5, protocol_id="cccc00000000") | {"source": "evaluate"}
+        with Path(f"checkpoints/{name}/scores.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    assert run("study", "gans.yaml", "--table") == 0
+    (more,) = re.findall(r"one \(\w+\) against two .*", capsys.readouterr().out, re.DOTALL)
+    assert "cccc00000000" in more
+    assert "aaaa00000000" not in more
 
 
 # Damage
@@ -344,11 +367,15 @@ def test_scores_of_gans_are_summed_up_by_step_and_compared_by_seed(tmp_path, mon
     assert last["differences"] == [-1.0, -2.0, 0.0]
     half = stats.t.ppf(0.975, 2) * 1.0 / 3**0.5
     assert (last["mean"], last["low"]) == pytest.approx((-1.0, -1.0 - half))
-    course, _ = course_tables("mine", found)
-    assert course.rows[-1] == ["msn - sn", "3", "-1.00 [-3.48, 1.48]", "-1.00 [-3.48, 1.48]"]
+    course, end = course_tables("mine", found)
+    apart = "-1.00 [-3.48, 1.48]"
+    assert course.rows[-1] == ["msn - sn", "3", apart, apart, "undecided"]
+    assert course.title.endswith("by step; lower is better")
+    assert end.rows[-1] == ["msn - sn", "-1.0"]
+    assert end.lines == ["lower is better: fd"]
     assert scores_by_step(study, []) is None
     fewer = [each for each in entries if (each.run, each.step) != ("mine-msn-s2", 20)]
     course, end = course_tables("mine", scores_by_step(study, fewer))
-    assert course.rows[1] == ["msn", "3", "5.0 ± 1.7", "3.000 ± 0.000 (n 2)"]
-    assert course.rows[-1][-1] == "-1.50 [-7.85, 4.85] (n 2)"
+    assert course.rows[1] == ["msn", "3", "5.0 ± 1.7", "3.000 ± 0.000 (n 2)", ""]
+    assert course.rows[-1][-2:] == ["-1.50 [-7.85, 4.85] (n 2)", "undecided"]
     assert end.rows[1][1].endswith("(n 2)")

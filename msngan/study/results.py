@@ -44,6 +44,14 @@ def collect(
     first = study.children[0]
     task = first.options.get("task") or top_level(find_config(first.config)).get("task", "gan")
     children = [_child(child, reader, failures, environments) for child in study.children]
+    found = cells(study, children)
+    if task == "classifier":
+        found = [cell | accuracies(cell, children) for cell in found]
+        compared = {"comparisons": comparisons(study, children)}
+    else:  # GANs have no accuracies; their scores are in scores.jsonl
+        compared = {}
+        for child in children:
+            del child["epochs"]
     return {
         "format": 1,
         "study": study.name,
@@ -54,8 +62,8 @@ def collect(
         "columns": {"axes": study.columns_axes, "labels": study.columns},
         "seeds": study.seeds,
         "environments": environments,
-        "cells": cells(study, children),
-        "comparisons": comparisons(study, children),
+        "cells": found,
+        **compared,
         "children": children,
     }
 
@@ -132,11 +140,7 @@ def measured(child: Json | None) -> dict[str, float]:
 
 
 def cells(study: Study, children: list[Json]) -> list[Json]:
-    """One for each row and column: its seeds by how they ended, and a summary of each measure.
-
-    A run that diverged is in no mean, and is counted beside it. plateau: mean change of the test
-    accuracy over the last epoch.
-    """
+    """One for each row and column: its seeds by how they ended, and the mean speed."""
     found = []
     for row, column in product(study.rows, study.columns):
         own = [each for each in children if (each["row"], each["column"]) == (row, column)]
@@ -145,15 +149,25 @@ def cells(study: Study, children: list[Json]) -> list[Json]:
         cell: Json = {"row": row, "column": column, "seeds": len(own)}
         for word in ENDS:
             cell[word] = [each["seed"] for each in own if each["state"] == word]
-        for measure in MEASURES:
-            values = [value[measure] for value in map(measured, own) if measure in value]
-            cell[measure] = asdict(summary(values)) if values else None
-        tests = [
-            [epoch["test_accuracy"] for epoch in each["epochs"]] for each in own if measured(each)
-        ]
-        cell["plateau"] = _mean([test[-1] - test[-2] for test in tests if len(test) > 1])
         cell["steps_per_second"] = _mean([each["steps_per_second"] for each in own])
         found.append(cell)
+    return found
+
+
+def accuracies(cell: Json, children: list[Json]) -> Json:
+    """A summary of each measure over the runs of a cell of classifiers.
+
+    A run that diverged is in no mean, and is counted beside it. plateau: mean change of the test
+    accuracy over the last epoch.
+    """
+    place = cell["row"], cell["column"]
+    own = [each for each in children if (each["row"], each["column"]) == place]
+    found: Json = {}
+    for measure in MEASURES:
+        values = [value[measure] for value in map(measured, own) if measure in value]
+        found[measure] = asdict(summary(values)) if values else None
+    tests = [[epoch["test_accuracy"] for epoch in each["epochs"]] for each in own if measured(each)]
+    found["plateau"] = _mean([test[-1] - test[-2] for test in tests if len(test) > 1])
     return found
 
 

@@ -107,13 +107,13 @@ def study_parts(run: Run, pictures: Pictures) -> list[Part]:
     made: list[Part] = [Section("Progress", progress(run, results))]
     if results["task"] == "classifier":
         made.append(Section("Results", [*accuracy_tables(results)]))
+        if charts := arm_charts(results["children"]):
+            made.append(Section("Accuracy of each arm", charts))
     else:
         scores = board_of(results, run.root, study)
         courses = course_tables(run.name, scores.by_step)
         parts = [*courses, *board_parts(scores.board), *comparisons_of(scores)]
         made.append(Section("Results", parts))
-    if charts := arm_charts(results["children"]):
-        made.append(Section("Accuracy of each arm", charts))
     return [*made, *children_parts(results["children"], run, pictures)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -10,6 +11,7 @@ from typing import Any
 
 from msngan.leaderboard.board import Board, as_json, make_board
 from msngan.leaderboard.experiments import read_setups
+from msngan.leaderboard.ranking import describe
 from msngan.report.tables.leaderboard_tables import board_tables, comparison_tables
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.table import Table, print_as
@@ -52,9 +54,16 @@ def show_results(style: str, results: Json, root: Path, study: Study) -> None:
         yield progress_table(results)
         if scores is None:
             yield from accuracy_tables(results)
-        else:
-            yield from course_tables(results["study"], scores.by_step)
-            yield from (*board_tables(scores.board), *comparisons_of(scores))
+            return
+        course = "" if scores.by_step is None else scores.by_step["protocol_id"]
+        blocks = {block.protocol_id: block for block in scores.board.blocks}
+        about = describe(blocks.pop(course)) if course in blocks else ()
+        yield from course_tables(results["study"], scores.by_step, about)
+        others = scores.under({*blocks})  # the arms stand above; here what that table leaves out
+        yield from (*board_tables(others.board), *comparisons_of(others))
+        report = f"msngan report {shlex.quote(results['study'])}{Run('', root).root_option}"
+        notes = [f"every run, with its curves and samples: {report}; every value: --format json"]
+        yield Table("More", notes=notes)
 
     found = {} if scores is None else {"leaderboard": scores.as_json(), "by_step": scores.by_step}
     whole = {**results, **found}
@@ -174,7 +183,7 @@ def flat_rows(results: Json) -> list[Json]:
     return [
         {**{name: child[name] for name in about}, **epoch}
         for child in results["children"]
-        for epoch in child["epochs"] or [{"step": child["step"]}]
+        for epoch in child.get("epochs") or [{"step": child["step"]}]
     ]
 
 
@@ -210,6 +219,17 @@ class Scores:
     comparisons: list[Board]
     remarks: list[str]
 
+    def under(self, protocols: set[str]) -> Scores:
+        """These scores under some protocols only, by their ids."""
+        kept = []
+        for each in self.comparisons:
+            assert each.comparison is not None
+            matches = [one for one in each.comparison.matches if one.protocol_id in protocols]
+            if matches:
+                kept.append(replace(each, comparison=replace(each.comparison, matches=matches)))
+        blocks = [block for block in self.board.blocks if block.protocol_id in protocols]
+        return replace(self, board=replace(self.board, blocks=blocks), comparisons=kept)
+
     def as_json(self) -> dict[str, Any]:
         compared = [each.comparison for each in self.comparisons]
         return {
@@ -223,6 +243,11 @@ def board_of(results: Json, root: Path, study: Study) -> Scores:
     children = results["children"]
     runs = [run for child in children if (run := Run(child["run"], root)).scores.is_file()]
     entries, warnings = read_scores(runs)
+    arms = {
+        each["run"]: ", ".join(filter(None, (each["row"], each["column"]))) for each in children
+    }
+    # A config that the arms share, or their ids, would not tell them apart.
+    entries = [replace(entry, config=arms[entry.run]) for entry in entries]
     setups, unknown = read_setups(runs)
     remarks = [*warnings, *unknown]
     if not entries:
