@@ -261,3 +261,29 @@ def test_a_config_in_configs_here_hides_the_packaged_one(run, capsys):
     Path("configs/cifar_msn.yaml").write_text("# mine\nsteps: 1234\n")
     assert run("fit", "--config", "cifar_msn", "--print_config") == 0
     assert yaml.safe_load(capsys.readouterr().out)["steps"] == 1234
+
+
+WRITERS = {  # commands that write a file or a folder of the user's choice, and that option's name
+    "sample mine": "--out new/x/grid.png",
+    "sample mine --n 2": "--out new/x/images",
+    "sample mine --n 2 --format npz": "--out new/x/images.npz",
+    "export mine": "--out new/x/generator.safetensors",
+    "report mine": "--out new/x/report.html",
+    "leaderboard": "--html new/x/board.html",
+    "figures mine": "--out new/x/figures",
+    "bench norms --norms none --width 4 --batch 2 --rounds 1": "--output new/x/bench.json",
+    "extractor fit --dataset digits --size 8 --epochs 1": "--out new/x/extractor.safetensors",
+}
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_every_command_makes_the_folders_of_its_output_and_says_so(command, tiny, run, capsys):
+    tiny("mine", "--dynamics.every", "2")
+    option, path = WRITERS[command].split()
+    assert run(*command.split(), option, path) == 0
+    assert Path(path).exists()
+    capsys.readouterr()
+    words = command.split()[: 2 if command.startswith(("bench", "extractor")) else 1]
+    assert run(*words, "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "missing folders are made" in shown[shown.rindex(f" {option} ") :][:400]

@@ -107,7 +107,7 @@ def test_accuracy_is_of_test_images_and_of_the_weights_that_the_file_has(tmp_pat
         ("--dataset folder", "needs --root"),
         ("--dataset mnist --root none --no-download", "--root or MSN"),
         ("--dataset digits --out x.pt", "must end in .safetensors"),
-        ("--dataset digits --out no/x.safetensors", "no folder no"),
+        ("--dataset digits --out /proc/1/x.safetensors", "--out /proc/1/x.safetensors cannot be"),
         ("--dataset digits --out old.safetensors", "exists; give"),
         ("--dataset digits --out card.safetensors", "card.md exists"),
         ("--dataset digits --batch-size 2000", "--batch-size"),

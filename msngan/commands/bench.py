@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from dataclasses import fields
 from importlib import import_module
-from pathlib import Path
 from typing import Any, get_args
 
 from msngan.bench.settings import BENCHMARKS, DEVICES, Settings
-from msngan.commands.parser import Parser, add_format, number, option, several
+from msngan.commands.parser import Parser, add_format, add_out, check_writable, number, several
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_as
 from msngan.runs.atomic import write_json
@@ -55,7 +53,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     read_configs(list(getattr(options, "config", ())))
     for name in ("output", "plot"):
         if getattr(options, name):
-            _check_writable(f"--{name}", getattr(options, name))
+            check_writable(f"--{name}", getattr(options, name))
     if options.plot and options.plot.suffix.lower() not in PICTURES:
         raise UserError(f"--plot {options.plot}: end its name in {', '.join(PICTURES)}")
     return options
@@ -77,27 +75,11 @@ def _add_options(made: argparse.ArgumentParser, kind: type[Settings]) -> None:
             given |= {"choices": choices or known[each.name]}
         made.add_argument(f"--{each.name.replace('_', '-')}", help=text, **given)
     add_format(made)
-    option(made, "--output FILE.json", "write the whole record", type=Path)
+    add_out(made, "--output FILE.json", "write the whole record")
     if kind.drawn:
-        option(made, "--plot FILE.png", "draw the results", type=Path)
+        add_out(made, "--plot FILE.png", "draw the results")
     else:
         made.set_defaults(plot=None)
-
-
-def _check_writable(option: str, path: Path) -> None:
-    """Refuse before an hour of measuring, not after."""
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as problem:
-        raise UserError(
-            f"{option} {path} cannot be written: {problem.strerror}; choose another file"
-        ) from problem
 
 
 def _settings(options: argparse.Namespace) -> Settings:

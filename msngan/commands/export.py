@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msngan.commands.parser import Parser, add_root, add_weights, option
+from msngan.commands.parser import Parser, add_out, add_root, add_weights, option
 from msngan.runs.folder import UserError, find_checkpoint
 
 ENDINGS = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     option(parser, "--format", text, choices=tuple(ENDINGS))
     endings = ", ".join(ENDINGS.values())
     text = f"it ends in {endings}; default: ./NAME-STEP and the format's ending"
-    option(parser, "--out FILE", text, type=Path)
+    add_out(parser, "--out FILE", text)
     add_weights(parser, "write")
     options = parser.parse_args(argv)
     ending = ENDINGS[options.format or "safetensors"]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msngan.commands.parser import Parser, add_format, number, option, own_options
+from msngan.commands.parser import (
+    Parser,
+    add_format,
+    add_out,
+    check_writable,
+    number,
+    option,
+    own_options,
+)
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import UserError, counted, did_you_mean
 
@@ -42,7 +49,7 @@ def parser() -> Parser:
     option(fit, "--epochs N", f"passes over the data; {own}", type=number(1))
     option(fit, "--batch-size N", own, type=number(1))
     option(fit, "--seed S", "seed of weights and order", type=number(0), default=0)
-    option(fit, "--out FILE", "default: ./NAME.safetensors, with NAME.md beside", type=Path)
+    add_out(fit, "--out FILE", "default: ./NAME.safetensors, with NAME.md beside")
     option(fit, "--no-download", "use only local files", action="store_true")
     add_format(commands.add_parser("list", help="the shipped extractors"))
     return made
@@ -88,10 +95,7 @@ def _writable(out: Path) -> Path:
     for path in (out, out.with_suffix(".md")):
         if path.exists():
             raise UserError(f"{path} exists; give another --out, or remove it")
-    if not out.parent.is_dir():
-        raise UserError(f"--out: no folder {out.parent}; make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out: {out.parent} cannot be written; give another --out")
+    check_writable("--out", out)
     return out
 
 

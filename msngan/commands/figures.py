@@ -8,7 +8,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from msngan.commands.parser import Parser, add_root, option, several
+from msngan.commands.parser import Parser, add_out, add_root, option, several
 from msngan.runs.folder import UserError
 
 FORMATS = ("png", "pdf", "svg")
@@ -44,7 +44,7 @@ def parser() -> Parser:
     text = f"some of {', '.join(FORMATS)}"
     option(made, "--formats LIST", text, type=several(FORMATS), default=FORMATS[:2])
     text = "folder to write to; default: figures/ and the names of the runs, below --root"
-    option(made, "--out DIR", text, type=Path)
+    add_out(made, "--out DIR", text)
     add_root(made)
     return made
 

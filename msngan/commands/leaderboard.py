@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from msngan.commands.parser import Parser, add_format, add_root, option
+from msngan.commands.parser import Parser, add_format, add_out, add_root, option
 from msngan.leaderboard.board import Board, as_csv, as_json, comparison_csv, make_board
 from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.published import PUBLISHED, Published
@@ -46,7 +46,7 @@ def parser() -> Parser:
     output = made.add_mutually_exclusive_group()
     add_format(output)
     text = "write the page of `msngan report`, restricted to these runs, and print its path"
-    option(output, "--html FILE", text, type=Path)
+    add_out(output, "--html FILE", text)
     text = "leave out the published rows, which are of the data sets that runs were scored on"
     option(made, "--no-published", text, action="store_true")
     add_root(made)

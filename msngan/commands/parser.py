@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,27 @@ def add_root(to: argparse._ActionsContainer) -> None:
 def add_format(to: argparse._ActionsContainer) -> None:
     """Add --format, of a command that prints tables."""
     to.add_argument("--format", choices=FORMATS, default="table", help="of what is printed")
+
+
+def add_out(to: argparse._ActionsContainer, name: str, text: str) -> None:
+    """Add an option of the file or folder that a command writes: it makes missing folders."""
+    option(to, name, f"{text}; missing folders are made", type=Path)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse before an hour of measuring, not after."""
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise UserError(
+            f"{option} {path} cannot be written: {problem.strerror}; choose another file"
+        ) from problem
 
 
 def several(known: Sequence[str] = (), kind: type = str) -> Callable[[str], tuple[Any, ...]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from msngan.commands.leaderboard import parser as board_parser
 from msngan.commands.leaderboard import ranked
-from msngan.commands.parser import Parser, add_root, option
+from msngan.commands.parser import Parser, add_out, add_root, option
 from msngan.report.html.records import find
 from msngan.report.html.runs_page import write_board, write_report
 from msngan.runs.folder import UserError, all_runs
@@ -27,7 +26,7 @@ def parser() -> Parser:
         "one page for all targets; default: report.html in the folder of each target, or in"
         " checkpoints/ for all runs"
     )
-    option(made, "--out FILE", text, type=Path)
+    add_out(made, "--out FILE", text)
     add_root(made)
     return made
 

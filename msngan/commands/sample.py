@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msngan.commands.parser import (
     Parser,
+    add_out,
     add_root,
     add_sampling,
     add_weights,
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
     ending = "" if options.n and options.format == "png" else ".npz" if options.n else ".png"
     try:
         if options.out:
-            written = Path(options.out)
+            written = options.out
             _write(generator, about, options, written)
         else:
             written, others = _unused(place, stem, ending)
@@ -100,7 +101,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "file to write, or folder for --n with png; default: in the run's samples/, or for a file"
         " of no run in this folder, named by what it shows: another picture is never replaced"
     )
-    option(parser, "--out", text)
+    add_out(parser, "--out PATH", text)
     add_sampling(parser)
     add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
@@ -117,7 +118,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise UserError("--classes is empty; give numbers of classes, such as 0,3")
     if options.interpolate and len(options.classes or ()) > 2:
         raise UserError("--classes with --interpolate takes one class or two, such as 0,3")
-    if options.n is None and options.out and Path(options.out).suffix.lower() not in PICTURES:
+    if options.n is None and options.out and options.out.suffix.lower() not in PICTURES:
         raise UserError(f"--out {options.out} must end in one of {', '.join(PICTURES)}")
     return options
 
