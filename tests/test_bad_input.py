@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import QUIET, TINY
 from PIL import Image
 
+from msngan.runs.options import options_of
 from msngan.scores.protocol import METRICS
 
 FIT = ["fit", *TINY, *QUIET]
@@ -38,6 +40,8 @@ WITHOUT_A_GPU = [] if torch.cuda.is_available() else [(GPU, "no GPU is available
         ([*FIT, "--scores.metrics=is"], "--scores.best fid needs fid in --scores.metrics"),
         ([*FIT, "--scores.metrics", "fid,kidd"], f"choose from {', '.join(METRICS)}"),
         ([*FIT, "--scores.metrics", "[]"], "--scores.metrics is empty; choose from fid"),
+        ([*FIT, "--model.penalty", "none,r1"], "--model.penalty none,r1: none goes with no other"),
+        ([*FIT, "--model.penalty", "[r1, none]"], "r1,none: none goes with no other penalty"),
         ([*FIT, "--detect-anomaly", "--model.compile", "true"], "--model.compile false"),
         ([*FIT, "--scores.enabled", "true", "--scores.extractor", "imagenet"], "imagenet"),
         ([*FIT, "--scores.enabled=true", "--scores.extractor", "x.safetensors"], "x.safetensors"),
@@ -77,6 +81,38 @@ WITHOUT_A_GPU = [] if torch.cuda.is_available() else [(GPU, "no GPU is available
 )
 def test_a_wrong_argument_is_named_with_its_remedy(refused, arguments, words):
     assert words in refused(*arguments)
+
+
+OF_PENALTY = [name for name in options_of("gan") if name.startswith("model.penalty_")]
+
+
+@pytest.mark.parametrize("option", OF_PENALTY)
+def test_an_option_of_a_penalty_is_refused_where_there_is_none(tiny, run, refused, option):
+    value = {"model.penalty_statistics": "batch"}.get(option, "3")
+    asked = [f"--{option}", value]
+    for penalty in ([], ["--model.penalty", "none"]):
+        line = refused(*FIT, *penalty, *asked)
+        assert f"--{option} {value}" in line
+        assert "without a penalty changes nothing; leave it out" in line
+    Path("base.yaml").write_text(f"model: {{penalty: r1, {option.partition('.')[2]}: {value}}}")
+    assert run(*FIT, "--config", "base.yaml", "--model.penalty", "none", "--print_config") == 0
+    folder = tiny("mine", "--config", "base.yaml")
+    Path("base.yaml").write_text(f"model: {{{option.partition('.')[2]}: {value}}}")
+    assert run(*FIT, "--config", "base.yaml", "--print_config") == 0
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("penalty: r1", "penalty: none"))
+    assert "changes nothing" in refused("resume", "mine", "--steps", "7", *asked)
+
+
+def test_older_runs_that_have_a_penalty_of_none_beside_others_go_on(tiny, run, refused):
+    folder = tiny("mine", "--model.penalty", "r1", "--model.penalty_weight", "0.1")
+    text = (folder / "config.yaml").read_text()
+    text = text.replace("penalty: r1", "penalty: [none, r1]")
+    text = text.replace("penalty_weight: 0.1", "penalty_weight: [0.0, 0.1]")
+    (folder / "config.yaml").write_text(text)
+    assert run("resume", "mine", "--steps", "7") == 0
+    again = ["resume", "mine", "--steps", "8", "--model.penalty", "none,r1"]
+    assert "none goes with no other" in refused(*again)
 
 
 OTHER = [

@@ -265,9 +265,12 @@ def test_without_a_terminal_a_line_now_and_then_says_how_long_it_will_take(capfd
         ("sigma --critic-batch join", "unknown 'join' (did you mean 'joint'?)"),
         ("sigma --config cifar_mns", "did you mean 'cifar_msn'"),
         ("sigma --step 2", "did you mean '--steps'"),
-        pytest.param(
-            *("norms --device=cuda", "--device cuda: no GPU is available here"),
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        *(
+            pytest.param(
+                *(f"norms --device={word}", f"--device {word}: no GPU is available here"),
+                marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+            )
+            for word in ("gpu", "cuda")
         ),
     ],
 )

@@ -159,14 +159,19 @@ def test_a_class_with_too_few_samples_in_one_run_fails_the_distance_within_class
     assert scored.scores[key(scored, "fd")]["mean"] is not None
 
 
-def test_a_conditional_run_has_both_in_training_evaluation_and_leaderboard(run, capsys):
+def test_a_conditional_run_has_both_in_training_evaluation_and_leaderboard(run, capfd):
     sizes = ["--scores.runs", "1", "--scores.samples", "200", "--scores.every", "6"]
     fit = ["fit", *TINY, *QUIET[2:], *CONDITIONAL, "--data.limit", "400", "--run", "mine"]
     assert run(*fit, *sizes) == 0
+    capfd.readouterr()
+    assert run("evaluate", "mine", "--images", "12", "--metrics", "fid,agreement,intra") == 2
+    (few,) = capfd.readouterr().err.splitlines()
+    assert "--images 12: a class has fewer than 2 of them, too few for intra; give more, or" in few
+    assert "leave intra out: --metrics fid" in few
     options = ["--runs", "2", "--images", "200", "--metrics", "fid,agreement,intra"]
-    capsys.readouterr()
+    capfd.readouterr()
     assert run("evaluate", "mine", *options) == 0
-    assert "each with its share of a run's samples" in " ".join(capsys.readouterr().out.split())
+    assert "each with its share of a run's samples" in " ".join(capfd.readouterr().out.split())
     text = Path("checkpoints/mine/scores.jsonl").read_text()
     first, last = map(json.loads, text.splitlines())
     extractor = first["protocol"]["extractor"]
@@ -182,8 +187,8 @@ def test_a_conditional_run_has_both_in_training_evaluation_and_leaderboard(run, 
     assert (
         last["scores"][f"intra-fd/{extractor}"]["mean"] > last["scores"][f"fd/{extractor}"]["mean"]
     )
-    capsys.readouterr()
+    capfd.readouterr()
     assert run("leaderboard", "--metric", "intra-fd", "--no-published", "--format", "csv") == 0
-    assert f"last intra-fd/{extractor} mean" in capsys.readouterr().out
+    assert f"last intra-fd/{extractor} mean" in capfd.readouterr().out
     assert run("leaderboard", "--no-published") == 0
-    assert "each with its share of a run's samples" in " ".join(capsys.readouterr().out.split())
+    assert "each with its share of a run's samples" in " ".join(capfd.readouterr().out.split())

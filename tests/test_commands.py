@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import QUIET, TINY, same_bits, weights
+from conftest import QUIET, TINY, same_bits, snapshot, weights
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -96,11 +96,16 @@ def test_a_saved_config_gives_the_same_run_again_and_a_resume_says_what_changes(
     assert sorted(changes) == ["critic_lr: 0.0002 -> 0.001", "steps: 6 -> 7"]
 
 
+def held(path: Path) -> dict[str, bytes | None]:
+    """What a file or a folder holds."""
+    return snapshot(path) if path.is_dir() else {"": path.read_bytes()}
+
+
 class TestSample:
     def test_grids_and_rows(self, mine, run, capsys):
         assert run("sample", "mine", "--grid", "9") == 0
         written = Path(capsys.readouterr().out.strip())
-        assert written == Path("samples/mine/sample-00000006-seed0.png")
+        assert written == Path("samples/mine/sample-00000006-seed0-grid9.png")
         with Image.open(written) as image:
             assert image.size == ((3 * 10 + 2) * 8,) * 2  # 3 x 3 of 8 pixels with gaps, enlarged
         assert run("sample", "mine", "--interpolate", "3", "--columns", "5", "--out", "x.png") == 0
@@ -119,6 +124,38 @@ class TestSample:
     @pytest.mark.parametrize("other", ["--n", "--interpolate", "--beside-real"])
     def test_a_grid_has_its_size_and_other_pictures_have_theirs(self, mine, refused, other):
         assert f"--grid and {other}" in refused("sample", "mine", "--grid", "9", other, "4")
+
+    def test_no_picture_replaces_one_of_something_else(self, tiny, run, capsys):
+        given, files = ["--model.init", "orthogonal"], []  # images that are not all grey
+        first, other = (tiny(f"r{seed}", "--seed", str(seed), *given) for seed in (0, 1))
+        for folder, name, source in (
+            ("a", "one", first),
+            ("b", "one", other),  # of the same name
+            ("b", "two", other),
+        ):
+            Path(folder).mkdir(exist_ok=True)
+            files.append(f"{folder}/{name}.ckpt")
+            shutil.copy(source / "last.ckpt", files[-1])
+        ways = ["", "--seed 3", "--raw", "--grid 9", "--interpolate 2", "--interpolate 3"]
+        ways += ["--interpolate 2 --columns 3", "--truncation 0.5", "--standing 2"]
+        near = "--grid 4 --neighbours"
+        ways += [f"{near} 2", f"{near} 3", f"{near} 2 --by features"]
+        ways += ["--n 3", "--n 4", "--n 3 --raw", "--n 3 --format npz", "--n 4 --format npz"]
+        drawn: dict[str, dict[str, bytes | None]] = {}
+        for target in [*files, "r0"]:
+            for way in ways:
+                capsys.readouterr()
+                assert run("sample", target, *way.split()) == 0
+                (*_, written) = capsys.readouterr().out.splitlines()
+                assert written not in drawn
+                drawn[written] = held(Path(written))
+        assert Path("sample-one-00000006-seed0.png").exists()
+        assert Path("sample-one-00000006-seed0-2.png").exists()
+        assert Path("sample-two-00000006-seed0-raw-n3").is_dir()
+        assert {name: held(Path(name)) for name in drawn} == drawn
+        for way in ("", "--n 3", "--n 3 --format npz"):  # again: the same picture, at its place
+            assert run("sample", files[1], *way.split()) == 0
+            assert capsys.readouterr().out.strip() in drawn
 
     def test_npz_holds_the_same_images_as_single_files(self, mine, run):
         assert run("sample", str(mine), "--n", "12", "--format", "npz", "--out", "x.npz") == 0

@@ -453,6 +453,12 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monk
         ("mine --via torchmetric", "did you mean 'torchmetrics'"),
         ("mine --runs 0", "--runs 0 is less than 1"),
         ("mine --images 1", "--images 1 is less than 2"),
+        ("mine --images 5", "--images 5: too few for prc, which needs at least 6; give more, or"),
+        ("mine mine --images 3", "leave prc out: --metrics fid,is,kid"),
+        ("mine --images 5 --metrics prc", "or leave prc out: --metrics fid"),
+        ("mine --protocol few.yaml", "--images 4: too few for prc"),
+        ("mine --images pictures", "--images 'pictures' is not a whole number"),
+        ("mine --against few.npy", "4 real images: too few for prc, which needs at least 6"),
         ("mine --seed -1", "--seed -1 is less than 0"),
         ("mine --size 8", "--size goes with --samples"),
         ("mine --record x", "--record goes with --samples"),
@@ -468,8 +474,9 @@ def test_on_a_terminal_a_bar_shows_images_speed_and_time_left_and_goes_away(monk
         ("mine --extractor cut.safetensors", "is not a complete extractor file"),
         ("mine --extractor inception --inception-weights w.pth", "w.pth is not the official Incep"),
         ("mine --device abacus", "--device abacus is not available; use cpu"),
-        ("mine --device meta", "--device meta cannot score; use cpu, cuda or cuda:N"),
+        ("mine --device meta", "--device meta cannot score; use cpu, gpu or gpu:N"),
         ("mine --device cuda:99", "--device cuda:99 is not available"),
+        ("mine --device gpu:99", "--device gpu:99 is not available"),
         ("one.npy", "one.npy is not a readable checkpoint"),
         ("--samples digits.zip", "--samples needs real images: --against PATH, or --dataset"),
         ("--samples missing --against digits.zip", "--samples missing: No such file"),
@@ -498,6 +505,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(refused, arguments, words)
     weights = shipped()["digits"].read_bytes()
     Path("cut.safetensors").write_bytes(weights[: len(weights) // 2])
     np.save("one.npy", np.zeros((1, 8, 8, 3), np.uint8))
+    np.save("few.npy", np.zeros((4, 8, 8, 1), np.uint8))
+    Path("few.yaml").write_text("{runs: 1, samples: 4}")
     np.save("float.npy", np.zeros((99, 8, 8, 3), np.float32))
     np.save("wide.npy", np.zeros((99, 8, 9, 1), np.uint8))
     np.savez("cut.npz", np.zeros((99, 8, 8, 3), np.uint8))

@@ -312,6 +312,32 @@ def test_files_are_the_same_bytes_again_and_settings_are_put_back(root, tmp_path
         assert b"/Type3" not in first
 
 
+def test_no_figure_silently_replaces_one_of_other_runs(tmp_path, capsys):
+    for name in ("a", "b"):
+        make_run(tmp_path, name, lines=accuracies(seed=ord(name)), record=synthetic(ord(name) % 9))
+    make_run(tmp_path / "other", "a", lines=accuracies(seed=7))
+    asked = ["--root", str(tmp_path), "--figures", "2,1", "--formats", "png"]
+    folders = set()
+    ways = [["a"], ["b"], ["a", "b"], ["a", "--lr", "0.001"], ["a", "--layers", "network.body.*"]]
+    ways += [["a", "--layers", "0,2"], ["a", "--layers", "0"], ["a", "--norms", "none"]]
+    for way in ways:
+        assert main([*way, *asked]) == 0
+        said = capsys.readouterr()
+        assert not said.err
+        folders.add(Path(said.out.split()[0]).parent)
+    assert len(folders) == len(ways)
+    assert {folder.parent for folder in folders} == {tmp_path / "figures"}
+    assert tmp_path / "figures" / "a+b" in folders
+    with pytest.raises(UserError, match=r"lie below several folders; say with --out"):
+        main(["a", str(tmp_path / "other/checkpoints/a"), *asked])
+    asked += ["--out", str(tmp_path / "out")]
+    assert main(["a", *asked]) == main(["a", *asked]) == 0
+    assert not capsys.readouterr().err
+    assert main(["b", *asked]) == 0
+    said = capsys.readouterr().err
+    assert "fig2_accuracy.png, fig1_sparsity.png: replaced a file of this name that showed" in said
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
     ("arguments", "words"),

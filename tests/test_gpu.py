@@ -310,7 +310,7 @@ class TestRuns:
 def bench(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(record, what was printed, the folder) of a benchmark there."""
     folder = tmp_path_factory.mktemp("bench")
-    given = ["--device", "cuda", "--norms", "mean_spectral,optional_spectral", "--width", "8"]
+    given = ["--device", "gpu", "--norms", "mean_spectral,optional_spectral", "--width", "8"]
     given += ["--batch", "8", "--rounds", "1", "--steps", "5"]
     given += ["--output", "x.json", "--plot", "x.png", "--format", "md"]
     ran = Machine(library, folder).run("-m", "fake_gpu.bench", "bench", "step", *given)
@@ -349,7 +349,7 @@ class TestBench:
 
     def test_the_record_has_the_whole_command_and_the_environment(self, bench):
         record, _, _ = bench
-        assert record["command"].startswith("msngan bench step --device cuda --norms mean_spectral")
+        assert record["command"].startswith("msngan bench step --device gpu --norms mean_spectral")
         assert record["hardware"]["gpu"] == "fake GPU"
         assert record["clock"] == "events on the GPU's stream"
         about = record["cuda"]

@@ -206,6 +206,22 @@ def test_every_format_shows_a_comparison_and_only_that(seeded, capsys, how):
             assert [row["metric"] for row in narrow] == wanted
 
 
+def test_a_run_without_a_score_to_compare_is_named_with_the_command_that_scores_it(root, refused):
+    for name in ("ready", "begun"):
+        write_run(root, name, of=name)
+    (root / "checkpoints/ready/last.ckpt").write_bytes(b"")
+    place = f" --root {root}"
+    for pair in (["ready", "cifar_sn-s0-0"], ["cifar_sn-s0-0", "ready"]):
+        said = refused("leaderboard", "--root", str(root), "--compare", *pair)
+        assert f"run 'ready' has no score yet; score it: msngan evaluate ready{place}" in said
+    said = refused("leaderboard", "--root", str(root), "--compare", "begun", "cifar_sn-s0-0")
+    assert "run 'begun' has no score yet; it has no checkpoint either: msngan resume begun" in said
+    write_run(root, "digits", score_line(dataset="digits", protocol_id="cccc00000000"), of="digits")
+    pair = ["--compare", "digits", "cifar_sn-s0-0", "--dataset", "cifar10"]
+    said = refused("leaderboard", "--root", str(root), *pair)
+    assert "run 'digits' has no score of --dataset cifar10; leave that out" in said
+
+
 def test_what_runs_and_configs_of_one_name_differ_in_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     for norm, step in (("batch", 1500), ("spectral", 8000)):

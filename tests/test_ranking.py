@@ -206,6 +206,7 @@ def test_a_precision_that_one_real_image_gives_is_said(tmp_path):
     said = [line for line in describe(block) if "near a few real images" in line]
     assert [line.partition(":")[0] for line in said] == ["alike"]
     assert said[0].startswith("alike: precision 1 with coverage 0.0")
+    assert "so this precision says little; trust the coverage" in said[0]
 
 
 def test_the_columns_stand_in_one_order(tmp_path):

@@ -41,7 +41,7 @@ def test_each_sample_stands_beside_the_nearest_training_images(by, mine, capsys)
     capsys.readouterr()
     assert mine("sample", "mine", "--neighbours", "3", "--grid", "5", "--by", by) == 0
     line, written = capsys.readouterr().out.splitlines()
-    assert written == f"samples/mine/sample-00000006-seed0-{by}.png"
+    assert written == f"samples/mine/sample-00000006-seed0-grid5-neighbours3-{by}.png"
     shown = pictures(written)
     assert shown.shape == (5, 4, 8, 8)
     real = data.load("digits", size=8).images[:64]
@@ -110,7 +110,7 @@ def test_each_class_shows_its_real_images_and_its_samples_in_a_row(classes, caps
     capsys.readouterr()
     assert classes("sample", "mine", "--beside-real", "4", "--seed", "1") == 0
     written = capsys.readouterr().out.strip()
-    assert written == "samples/mine/sample-00000006-seed1-real.png"
+    assert written == "samples/mine/sample-00000006-seed1-real4.png"
     shown = pictures(written)
     assert shown.shape == (10, 9, 8, 8)
     found = data.load("digits", size=8)

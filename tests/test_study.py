@@ -24,6 +24,7 @@ from conftest import same_bits, weights
 
 from msngan.__main__ import main
 from msngan.study import scheduler
+from msngan.study.plan import make_study
 
 Run = Callable[..., int]
 CONTENT: dict[str, Any] = {
@@ -135,6 +136,28 @@ def test_bad_input_of_any_run_is_found_before_the_first_begins(run, arm, words, 
 
 
 @pytest.mark.slow
+def test_an_arm_may_lack_the_penalty_of_the_others_but_not_all_arms(run):
+    options = {"steps": 1, "data": {"size": 8, "limit": 48, "batch_size": 8}, "model.width": 2}
+    content = {"config": "digits_msn", "options": {**options, "model.penalty_weight": 3}}
+    arms: dict[str, Any] = {"plain": {}, "r1": {"model.penalty": "r1"}}
+    plain, r1 = children = make_study("s", {**content, "arms": arms}).children
+    new = {child.name for child in children}
+    assert scheduler.ask(children, new) is None
+    assert "penalty" not in plain.command()
+    assert {"--model.penalty_weight=3", "--model.penalty=r1"} <= {*r1.command().split()}
+    arms["r1"] = {"model.norm": "none"}
+    children = make_study("s", {**content, "arms": arms}).children
+    said = scheduler.ask(children, new)
+    assert said is not None
+    assert "no run has a penalty: --model.penalty_weight 3.0 without a penalty changes" in said
+    assert scheduler.ask(children, set()) is None  # begun by an older version
+    arms["r1"] = {"model.penalty": ["none", "r1"], "model.penalty_weight": [0, 1]}
+    content["options"] = options
+    children = make_study("s", {**content, "arms": arms}).children
+    assert "none goes with no other penalty" in str(scheduler.ask(children, new))
+    assert scheduler.ask(children, set()) is None
+
+
 def test_sigterm_to_all_processes_at_any_moment_changes_no_result(reference, run):
     """As a batch system sends it. Kills are tried on `fit`: a study has no state of its own."""
     process = subprocess.Popen(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}  # torch's, by what --device takes
 SIZE = 32  # height and width of the GAN's images
 # The sizes of networks in Table III of the paper, which does not hold resnet18.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ class Settings:
     drawn: ClassVar[bool] = True
     rounds: int = rounds_of(20)
     threads: int = option(1, "CPU threads")
-    device: str = option("cpu", "device", choices=("cpu", "cuda"))
+    device: str = option("cpu", "cpu or gpu; cuda is the same as gpu", choices=(*DEVICES,))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-from msngan.bench.settings import BENCHMARKS, Settings
+from msngan.bench.settings import BENCHMARKS, DEVICES, Settings
 from msngan.commands.parser import Parser, add_format, number, option, several
 from msngan.report.tables.bench_tables import as_csv, bench_tables
 from msngan.report.tables.table import print_as
@@ -103,10 +103,12 @@ def _check_writable(option: str, path: Path) -> None:
 def _settings(options: argparse.Namespace) -> Settings:
     import torch
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no GPU is available here; use cpu")
+    device = DEVICES[options.device]
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {options.device}: no GPU is available here; use cpu")
     kind = BENCHMARKS[options.benchmark]
-    return kind(**{each.name: getattr(options, each.name) for each in fields(kind)})
+    given = {each.name: getattr(options, each.name) for each in fields(kind)}
+    return kind(**given | {"device": device})
 
 
 def _measure(name: str, settings: Settings) -> dict[str, Any]:

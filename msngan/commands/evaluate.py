@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -61,7 +62,7 @@ def parser() -> Parser:
     option(how, "--extractor-weights FILE", "file with the weights of a DINOv2 or CLIP network")
     add_sampling(how)
     add_weights(how, "score")
-    option(made, "--device", "cpu, cuda or cuda:N", default="cpu")
+    option(made, "--device", "cpu, gpu or gpu:N; cuda is the same as gpu", default="cpu")
     option(made, "--threads N", "CPU threads; 0: all", type=number(0), default=0)
     add_root(made)
     add_format(made)
@@ -159,13 +160,15 @@ def _set_up(options: argparse.Namespace) -> None:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    device = re.sub(r"^gpu(?=$|:)", "cuda", options.device)
     try:
-        here = torch.device(options.device).type in ("cpu", "cuda")
-        torch.empty(0, device=options.device)
+        here = torch.device(device).type in ("cpu", "cuda")
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as problem:
         raise UserError(f"--device {options.device} is not available; use cpu") from problem
     if not here:
-        raise UserError(f"--device {options.device} cannot score; use cpu, cuda or cuda:N")
+        raise UserError(f"--device {options.device} cannot score; use cpu, gpu or gpu:N")
+    options.device = device
 
 
 def _score(subject: Subject, title: str) -> Outcome | None:

@@ -22,7 +22,7 @@ from msngan.runs.folder import Run, UserError
 from msngan.runs.options import OWN_IMAGES, named
 from msngan.runs.progress_bar import progress
 from msngan.runs.safe_read import object_or_empty
-from msngan.scores.protocol import Preset
+from msngan.scores.protocol import BY_CLASS, Preset, Protocol
 from msngan.scores.reference import Progress
 from msngan.scores.scorer import Real, Scored, Scorer, check_given
 
@@ -161,8 +161,9 @@ def _of_data(options: Namespace, described: dict[str, Any], trained: str | None 
 
 
 def _scorer(options: Namespace, real: Real, given: str | None = None, classes: int = 0) -> Scorer:
+    _check_neighbours(options, real)
     with progress("reference") as watch:
-        return Scorer(
+        made = Scorer(
             real,
             extractor=options.extractor,
             protocol=options.protocol,
@@ -181,3 +182,37 @@ def _scorer(options: Namespace, real: Real, given: str | None = None, classes: i
             standing=options.standing or 0,
             progress=watch,
         )
+    _check_classes(options, made)
+    return made
+
+
+def _check_neighbours(options: Namespace, real: Real) -> None:
+    """UserError where no set of so many images has as many neighbours as the scores look at."""
+    if "prc" not in options.metrics:
+        return
+    nearest = max(Protocol.precision_neighbours, Protocol.coverage_neighbours)
+    samples = options.images or options.sizes.samples
+    few = {f"--images {samples}": samples, f"{len(real.images)} real images": len(real.images)}
+    for what, count in few.items():
+        if count <= nearest:
+            raise UserError(
+                f"{what}: too few for prc, which needs at least {nearest + 1}; give more, or leave"
+                f" prc out: --metrics {','.join(_without(options, 'prc'))}"
+            )
+
+
+def _check_classes(options: Namespace, scorer: Scorer) -> None:
+    """UserError where a set of samples has too few of some class for the scores of classes."""
+    of_class, protocol = scorer.by_class, scorer.protocol
+    for run in range(protocol.runs if "intra" in of_class.roles else 0):
+        labels = scorer.labels_of(protocol.samples, protocol.seed_of(run))
+        if labels is not None and of_class.fewest(labels) < 2:
+            raise UserError(
+                f"--images {protocol.samples}: a class has fewer than 2 of them, too few for intra;"
+                f" give more, or leave intra out: --metrics {','.join(_without(options, 'intra'))}"
+            )
+
+
+def _without(options: Namespace, name: str) -> list[str]:
+    """What --metrics may still say: those that are asked for and that any images have."""
+    return [each for each in options.metrics if each not in (name, *BY_CLASS)] or ["fid"]

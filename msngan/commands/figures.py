@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from msngan.commands.parser import Parser, add_root, option, several
@@ -10,6 +13,7 @@ from msngan.runs.folder import UserError
 
 FORMATS = ("png", "pdf", "svg")
 FIGURES = ("1", "2", "3", "4", "5", "6", "drift", "dead", "norms", "complexity")
+LONGEST = 100  # letters of the name of a folder
 
 DESCRIPTION = """\
 Draw Figures 1 to 6 of the paper from what the runs recorded: on the left the released quantity
@@ -39,7 +43,8 @@ def parser() -> Parser:
     option(made, "--seeds LIST", "only these seeds", type=several(kind=int), default=())
     text = f"some of {', '.join(FORMATS)}"
     option(made, "--formats LIST", text, type=several(FORMATS), default=FORMATS[:2])
-    option(made, "--out DIR", "folder to write to", type=Path, default=Path("figures"))
+    text = "folder to write to; default: figures/ and the names of the runs, below --root"
+    option(made, "--out DIR", text, type=Path)
     add_root(made)
     return made
 
@@ -47,7 +52,7 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     asked = FIGURES if "all" in args.figures else args.figures
-    if args.out.exists() and not args.out.is_dir():
+    if args.out and args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is not a folder")
 
     from msngan.report.figures import write
@@ -55,7 +60,8 @@ def main(argv: list[str]) -> int:
 
     only = {"seeds": args.seeds, "norms": args.norms, "rates": args.lr}
     sources = find_sources(args.runs, args.root, **only)
-    paths, remarks = write(sources, args.out, asked, args.layers, args.formats)
+    folder = args.out or _folder(args)
+    paths, remarks = write(sources, folder, asked, args.layers, args.formats)
     if not paths:
         raise UserError(f"nothing to draw: {'; '.join(remarks)}")
     for remark in remarks:
@@ -63,3 +69,19 @@ def main(argv: list[str]) -> int:
     for path in paths:
         print(path)
     return 0
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """A folder of its own for each choice of runs and layers, so that none replaces another's."""
+    from msngan.report.html.records import find
+
+    runs = list(dict.fromkeys(find(target, args.root)[0] for target in args.runs))
+    if len({run.root.resolve() for run in runs}) > 1:
+        raise UserError("the runs lie below several folders; say with --out where the figures go")
+    chosen = {"lr": args.lr, "norms": args.norms, "seeds": args.seeds, "layers": args.layers}
+    words = ["+".join(run.name for run in runs)]
+    words += [f"{name}={'+'.join(map(str, each))}" for name, each in chosen.items() if each]
+    name = ",".join(words)  # neither sign is in the name of a run
+    if (plain := re.sub(r"[^\w.=+,-]", "_", name)) != name or len(name) > LONGEST:
+        name = f"{plain[:LONGEST]}-{sha256(name.encode()).hexdigest()[:8]}"
+    return runs[0].root / "figures" / name

@@ -8,7 +8,8 @@ import shutil
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from msngan.runs.configs import COMMAND, parse
+from msngan.runs.configs import COMMAND, idle, parse, refuse_none_among
+from msngan.runs.folder import UserError
 from msngan.runs.option_values import limits_of, members
 from msngan.runs.options import SOURCES, Option, options_of
 
@@ -43,6 +44,9 @@ def main(argv: list[str]) -> int:
     if "help" in config.flags:
         print(help_text(config.task), end="")
         return 0
+    refuse_none_among(config)
+    if problem := idle(config):
+        raise UserError(problem)
     if "print_config" in config.flags:
         print(config.to_yaml(), end="")
         return 0

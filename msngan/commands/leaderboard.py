@@ -18,7 +18,7 @@ from msngan.report.tables.leaderboard_tables import (
     published_tables,
 )
 from msngan.report.tables.table import print_as
-from msngan.runs.folder import Run
+from msngan.runs.folder import Run, UserError
 from msngan.runs.safe_read import clean
 from msngan.runs.score_records import BETTER, find_runs, read_scores
 
@@ -76,6 +76,9 @@ def ranked(args: argparse.Namespace) -> tuple[Board, list[Run], list[Published]]
     setups, unknown = read_setups([run for run in runs if clean(run.name) in scored])
     remarks = remark(runs, scored, args.root)
     entries = select(entries, args.dataset, args.protocol)
+    _check_scored(
+        args, runs, scored, {name for each in entries for name in (each.run, each.config)}
+    )
     board = make_board(entries, setups, args.metric, args.by, args.compare)
     shown = {each.protocol_id for each in board.blocks}
     if missing := sorted({entry.protocol_id for entry in entries} - shown):
@@ -83,6 +86,27 @@ def ranked(args: argparse.Namespace) -> tuple[Board, list[Run], list[Published]]
     there = {args.dataset, *(each.protocol["dataset"] for each in board.blocks)}
     published = [row for row in PUBLISHED if row.dataset in there and not args.no_published]
     return replace(board, remarks=remarks, warnings=[*warnings, *unknown]), runs, published
+
+
+def _check_scored(
+    args: argparse.Namespace, runs: list[Run], scored: set[str], chosen: set[str]
+) -> None:
+    """UserError for a run of --compare that has no score to compare.
+
+    scored: runs with any score. chosen: the runs and configs whose scores the options select.
+    """
+    for run in runs:
+        name = clean(run.name)
+        if name not in (args.compare or ()) or name in chosen:
+            continue
+        if name in scored:
+            given = {"--dataset": args.dataset, "--protocol": args.protocol}
+            words = " ".join(f"{option} {value}" for option, value in given.items() if value)
+            raise UserError(f"--compare: run {name!r} has no score of {words}; leave that out")
+        todo = f"score it: msngan evaluate {name}{run.root_option}"
+        if not run.has_checkpoint:
+            todo = f"it has no checkpoint either: msngan resume {name}{run.root_option}"
+        raise UserError(f"--compare: run {name!r} has no score yet; {todo}")
 
 
 def show(style: str, board: Board, published: list[Published]) -> None:

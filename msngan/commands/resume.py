@@ -33,8 +33,13 @@ def main(argv: list[str]) -> int:
         )
     for line in plugins.check_recorded(object_or_empty(run.environment), f"run {run.name}"):
         sys.stderr.write(f"{line}\n")
-    from msngan.runs.configs import parse
+    from msngan.runs.configs import idle, parse, refuse_none_among
+
+    config = parse(["--config", str(run.config), *overrides, "--root", str(run.root)])
+    if "model.penalty" in config.asked:
+        refuse_none_among(config)
+    if problem := idle(config):
+        raise UserError(problem)
     from msngan.training.run import resume
 
-    options = ["--config", str(run.config), *overrides, "--root", str(run.root)]
-    return resume(parse(options), run)
+    return resume(config, run)

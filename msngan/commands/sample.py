@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +29,8 @@ USED_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "by": ("pixels", ("neighbours",)),
     "data_root": (None, ("neighbours", "beside_real")),
 }
+GRID = 64  # images of a grid
+MOST_NAMED, LONGEST = 20, 100  # classes, and letters of another file, in the name of a file
 MOST = 2**24  # images; their latents alone take 8 GiB at 128 numbers each
 
 if TYPE_CHECKING:
@@ -41,19 +46,23 @@ def main(argv: list[str]) -> int:
 
     generator, about = read_generator(path, ema=options.ema)
     _check_classes(options.classes, generator, options.target)
-    place = run.samples if run else Path()
-    stem = f"sample-{about['msngan']['step']:08d}-seed{options.seed}"
-    if options.truncation is not None:
-        stem += f"-truncation{options.truncation:g}"
     if options.standing is not None:
         from msngan.networks.standing import with_standing_statistics
 
-        stem += f"-standing{options.standing}"
         how = options.standing, options.seed
         with named(f"--standing {options.standing}"):
             generator = with_standing_statistics(generator, *how, truncation=options.truncation)
+    place = run.samples if run else Path()
+    stem = _stem(options, about["msngan"]["step"], "" if run else path.stem[:LONGEST])
+    ending = "" if options.n and options.format == "png" else ".npz" if options.n else ".png"
     try:
-        written = _write(generator, about, options, place, stem)
+        if options.out:
+            written = Path(options.out)
+            _write(generator, about, options, written)
+        else:
+            written, others = _unused(place, stem, ending)
+            _write(generator, about, options, written)
+            written = _without_copy(written, others)
     except OSError as problem:
         raise UserError(
             f"cannot write {problem.filename or place}: {problem.strerror}"
@@ -72,7 +81,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_root(parser)
     option(parser, "--seed", "seed of the latents", type=number(0), default=0)
     option(parser, "--n", "number of single images, instead of a grid", type=number(1, MOST))
-    option(parser, "--grid", "images in the grid; default: 64", type=number(1, MOST))
+    option(parser, "--grid", f"images in the grid; default: {GRID}", type=number(1, MOST))
     text = "draw this many paths between samples (spherical interpolation), one in each row"
     option(parser, "--interpolate ROWS", text, type=number(1, MOST))
     text = (
@@ -91,14 +100,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     option(parser, "--beside-real N", text, type=number(1, 1000))
     option(parser, "--data-root DIR", "the training images' folder, if it has moved")
     option(parser, "--format", "format of --n; default: png", choices=("png", "npz"))
-    text = "file to write, or folder for --n with png; default: in the run's samples/"
+    text = (
+        "file to write, or folder for --n with png; default: in the run's samples/, or for a file"
+        " of no run in this folder, named by what it shows: another picture is never replaced"
+    )
     option(parser, "--out", text)
     add_sampling(parser)
     add_weights(parser, "use", default=True)
     options = parser.parse_args(argv)
     _one_of(options, "n", "interpolate", "neighbours", "beside_real")
     _one_of(options, "grid", "n", "interpolate", "beside_real")
-    options.grid = options.grid or 64
+    options.grid = options.grid or GRID
     for name, (default, users) in USED_BY.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
@@ -124,10 +136,64 @@ def _one_of(options: argparse.Namespace, *names: str) -> None:
         raise UserError(f"{given[0]} and {given[1]} are two pictures; give one of them")
 
 
+def _stem(options: argparse.Namespace, step: int, source: str) -> str:
+    """What a picture is called without --out: by all that it shows.
+
+    source: the name of a file that belongs to no run here, whose pictures are in one folder with
+    those of other files.
+    """
+    words = ["sample", source, f"{step:08d}", f"seed{options.seed}", "" if options.ema else "raw"]
+    if classes := options.classes:
+        few = len(classes) <= MOST_NAMED
+        words.append("classes" + ("_".join(map(str, classes)) if few else f"-{len(classes)}"))
+    if options.truncation is not None:
+        words.append(f"truncation{options.truncation:g}")
+    if options.standing is not None:
+        words.append(f"standing{options.standing}")
+    if options.n is not None:
+        words.append(f"n{options.n}")
+    elif options.interpolate is not None:
+        words.append(f"slerp{options.interpolate}x{options.columns}")
+    elif options.beside_real is not None:
+        words.append(f"real{options.beside_real}")
+    elif options.grid != GRID:
+        words.append(f"grid{options.grid}")
+    if options.neighbours is not None:
+        words.append(f"neighbours{options.neighbours}-{options.by}")
+    return "-".join(filter(None, words))
+
+
+def _unused(place: Path, stem: str, ending: str) -> tuple[Path, list[Path]]:
+    """The first path of this name, or this and -2, -3, ..., that is not there; and those before."""
+    there: list[Path] = []
+    path = place / f"{stem}{ending}"
+    while os.path.lexists(path):
+        there.append(path)
+        path = place / f"{stem}-{len(there) + 1}{ending}"
+    return path, there
+
+
+def _without_copy(path: Path, others: list[Path]) -> Path:
+    """The one of the others that holds what `path` holds, which is then removed; else `path`."""
+    for other in others:
+        if _files(other) == _files(path) and all(
+            filecmp.cmp(path / name, other / name, shallow=False) for name in _files(path)
+        ):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return other
+    return path
+
+
+def _files(path: Path) -> list[Path]:
+    """Those of a folder, relative to it; of a file that one."""
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [each.relative_to(path) for each in found if each.is_file()]
+
+
 def _write(
-    generator: nn.Module, about: dict[str, Any], options: argparse.Namespace, place: Path, stem: str
-) -> Path:
-    """Draw the images and write them; returns the file or folder."""
+    generator: nn.Module, about: dict[str, Any], options: argparse.Namespace, path: Path
+) -> None:
+    """Draw the images and write them, a file or a folder."""
     import numpy as np
     import torch
 
@@ -135,18 +201,13 @@ def _write(
     from msngan.networks import draw_samples
     from msngan.networks.sampling import class_rows, classes_of
 
-    def out(ending: str) -> Path:
-        return Path(options.out or place / f"{stem}{ending}")
-
     if options.n is None and options.interpolate is not None:
-        convert.save_grid(_paths(generator, options), out("-slerp.png"), options.columns)
-        return out("-slerp.png")
+        return convert.save_grid(_paths(generator, options), path, options.columns)
     if options.neighbours is not None or options.beside_real is not None:
         from msngan.commands.sample_beside_real import draw_beside_real
 
-        pictures, in_row, ending = draw_beside_real(generator, about, options)
-        convert.save_grid(pictures, out(ending), in_row)
-        return out(ending)
+        pictures, in_row = draw_beside_real(generator, about, options)
+        return convert.save_grid(pictures, path, in_row)
     count, labels, columns = options.grid if options.n is None else options.n, None, None
     if classes := options.classes or tuple(range(classes_of(generator))):
         if options.n is None:
@@ -157,20 +218,19 @@ def _write(
     how = {"labels": labels, "truncation": options.truncation}
     batches = draw_samples(generator, count, options.seed, **how)
     if options.n is None:
-        convert.save_grid(torch.cat(list(batches)), out(".png"), columns)
-        return out(".png")
+        return convert.save_grid(torch.cat(list(batches)), path, columns)
     if options.format == "npz":  # the names and the layout of other tools:
         arrays = torch.cat(list(batches)).permute(0, 2, 3, 1).numpy()
-        with replacing(out(".npz")) as temporary, open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             # arr_0: uint8 (N, H, W, C); arr_1: int64 (N,), the labels
             np.savez(file, arrays, *([] if labels is None else [labels.numpy()]))
-        return out(".npz")
-    folder, digits = out(""), len(str(count - 1))
+        return None
+    digits = len(str(count - 1))
     for index, image in enumerate(image for batch in batches for image in batch):
-        place = folder if labels is None else folder / str(int(labels[index]))
+        place = path if labels is None else path / str(int(labels[index]))
         place.mkdir(parents=True, exist_ok=True)
         convert.to_pil(image).save(place / f"{index:0{digits}d}.png")
-    return folder
+    return None
 
 
 def _check_classes(classes: tuple[int, ...] | None, generator: nn.Module, target: str) -> None:

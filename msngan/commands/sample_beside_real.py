@@ -25,14 +25,14 @@ LIGHT = 235  # of the gap between real images and samples, as between the images
 
 def draw_beside_real(
     generator: nn.Module, saved: dict[str, Any], options: Namespace
-) -> tuple[Tensor, int, str]:
-    """The images of --neighbours or --beside-real, how many are in a row, and the file's ending."""
+) -> tuple[Tensor, int]:
+    """The images of --neighbours or --beside-real, and how many are in a row."""
     data = training_data(saved, options.data_root)
     if options.neighbours is None:
-        return *beside_real(generator, data, options), "-real.png"
+        return beside_real(generator, data, options)
     images, columns, line = with_neighbours(generator, data, options)
     print(line)
-    return images, columns, f"-{options.by}.png"
+    return images, columns
 
 
 def training_data(saved: dict[str, Any], root: str | None) -> ImageData:

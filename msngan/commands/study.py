@@ -87,7 +87,8 @@ def main(argv: list[str]) -> int:
         print_as(args.format, **list_tables(study, states))
         return 0
     left = [child for child in study.children if not states[child.name].ended(args.retry)]
-    code, failures = _train(args, study, reader, left, command) if left else (0, {})
+    new = {name for name, state in states.items() if state.word == "to do"}
+    code, failures = _train(args, study, reader, left, new, command) if left else (0, {})
     results = collect(study, reader, command, failures)
     with writing(place):
         if not left:  # its runs were trained one by one, perhaps
@@ -101,7 +102,12 @@ def main(argv: list[str]) -> int:
 
 
 def _train(
-    args: argparse.Namespace, study: Study, reader: Reader, left: list[Child], command: str
+    args: argparse.Namespace,
+    study: Study,
+    reader: Reader,
+    left: list[Child],
+    new: set[str],
+    command: str,
 ) -> tuple[int, dict[str, str]]:
     """Exit code, and why runs failed."""
     from msngan.report.tables.progress_bars import StudyProgress
@@ -110,7 +116,7 @@ def _train(
     place = reader.place
     done = len(study.children) - len(left)
     sys.stderr.write(f"study {study.name}: {len(left)} runs to train, {done} done; checking\n")
-    if (problem := ask(left)) is not None:
+    if (problem := ask(left, new)) is not None:
         raise UserError(problem)
     _say_change(study, place)
     with writing(place):

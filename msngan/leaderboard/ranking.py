@@ -297,7 +297,8 @@ def hollow_note(means: Mapping[str, float | None]) -> str | None:
         return None
     return (
         f"precision {precision:.2g} with coverage {coverage:.2g}: the samples lie near a few real"
-        " images only, as noise and plain colours can; trust the coverage and the distances"
+        " images only, as noise and plain colours can, so this precision says little; trust the"
+        " coverage and the distances"
     )
 
 

@@ -109,6 +109,7 @@ def summary(path: Path) -> str:
 # Where and how the data are read: no part of a run's name.
 UNNAMED = ("data.root", "data.download", "data.cache", "data.on_bad_image")
 LONGEST_NAME, LONGEST_CHANGES = 74, 60  # characters of a run's name before its seed
+NO_PENALTY = "none"  # a name of --model.penalty
 FLAGS = {"--help": "help", "-h": "help"}
 FLAGS |= {"--print_config": "print_config", "--print-config": "print_config"}
 LONE = object()
@@ -120,14 +121,19 @@ class FitConfig:
 
     task: gan or classifier. stem: name of the last config file, or of the data set. name: what a
     run without --run is named, but for its seed: by its config and what the command line changes.
-    flags: help, print_config.
+    asked: the options that the command line sets. flags: help, print_config.
     """
 
     def __init__(
-        self, options: dict[str, Any], stem: str, changes: str = "", flags: Iterable[str] = ()
+        self,
+        options: dict[str, Any],
+        stem: str,
+        changes: str = "",
+        asked: Iterable[str] = (),
+        flags: Iterable[str] = (),
     ) -> None:
         self.task: str = options["task"]
-        self.options, self.stem, self.flags = options, stem, set(flags)
+        self.options, self.stem, self.asked, self.flags = options, stem, set(asked), set(flags)
         self.name = re.sub(r"[^\w.=-]+", "_", stem)[: LONGEST_NAME - len(changes)] + changes
 
     def __getitem__(self, name: str) -> Any:
@@ -182,7 +188,38 @@ def parse(arguments: list[str]) -> FitConfig:
             values |= _checked(layer, values, task)
     values |= _checked(asked, values, task)
     stem = layers[-1][0].stem if layers else values["data.dataset"]
-    return FitConfig(values, stem, _changes(asked), flags)
+    return FitConfig(values, stem, _changes(asked), asked, flags)
+
+
+def refuse_none_among(config: FitConfig) -> None:
+    """UserError for penalties of which one is `none`.
+
+    Not part of `parse`, nor of GAN: a run that was begun with such a list can be resumed.
+    """
+    given = config.options.get("model.penalty")
+    if isinstance(given, list) and len(given) > 1 and NO_PENALTY in given:
+        raise UserError(
+            f"--model.penalty {','.join(given)}: {NO_PENALTY} goes with no other penalty; leave it"
+            " out"
+        )
+
+
+def idle(config: FitConfig) -> str | None:
+    """What is wrong with an option that the command line sets of a penalty, where there is none.
+
+    Not part of `parse`: an arm of a study may have no penalty where the others have one.
+    """
+    given = config.options.get("model.penalty", NO_PENALTY)
+    if {*([given] if isinstance(given, str) else given)} - {NO_PENALTY}:
+        return None
+    for name, option in options_of(config.task).items():
+        of_penalty = name in config.asked and name.startswith("model.penalty_")
+        if of_penalty and config[name] != option.default:
+            return (
+                f"--{name} {config[name]} without a penalty changes nothing; leave it out, or give"
+                " one, as --model.penalty r1"
+            )
+    return None
 
 
 def _of_words(words: list[str]) -> tuple[list[str], dict[str, Any], set[str]]:

@@ -10,12 +10,13 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from msngan.runs.configs import find_config, is_study, top_level
+from msngan.runs.configs import NO_PENALTY, find_config, is_study, top_level
 from msngan.runs.folder import NAME, UserError, did_you_mean
+from msngan.runs.options import flat as flat_options
 
 KEYS = ("config", "options", "arms", "grid", "rows", "baseline", "compare")
 OWN = ("run", "root", "config", "ckpt_path")  # set by the study itself, for each of its runs
@@ -47,8 +48,20 @@ class Child:
         return ["--config", self.config, *written, "--run", self.name]
 
     def command(self) -> str:
-        """What would train the run outside the study."""
+        """What would train the run outside the study.
+
+        Without options of a penalty that only other arms have, which `msngan fit` refuses.
+        """
+        idle = [name for name in self.options if name.startswith("model.penalty_")]
+        if idle and self._penalty() == NO_PENALTY:
+            kept = {name: each for name, each in self.options.items() if name not in idle}
+            return replace(self, options=kept).command()
         return shlex.join(["msngan", "fit", *self.arguments()])
+
+    def _penalty(self) -> Any:  # noqa: ANN401  any YAML value
+        base = top_level(find_config(self.config))
+        inherited = flat_options(base).get("model.penalty", NO_PENALTY)
+        return self.options.get("model.penalty", inherited)
 
 
 @dataclass(frozen=True)

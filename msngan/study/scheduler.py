@@ -49,20 +49,24 @@ def leave_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def check(sender: Connection, children: list[Child]) -> None:
+def check(sender: Connection, children: list[Child], new: set[str]) -> None:
     """Send None where all options are sound, else the first complaint.
 
-    Options are parsed for all runs, networks are built and data is read for one seed.
+    Options are parsed for all runs, networks are built and data is read for one seed. new: the runs
+    that have not begun; an older version may have begun one that this one refuses.
     """
-    from msngan.runs.configs import parse
+    from msngan.runs.configs import idle, parse, refuse_none_among
     from msngan.training.tasks import TASKS
 
     leave_with_parent()
     data: dict[str, Any] = {}
-    tasks = {}
+    tasks, idles = {}, []
     for child in children:
         try:
             config = parse(child.arguments())
+            if child.name in new:
+                refuse_none_among(config)
+            idles.append(child.name in new and idle(config))
             tasks[config.task] = child.name
             if child.seed == children[0].seed:
                 same = repr(config.group("data"))
@@ -72,6 +76,9 @@ def check(sender: Connection, children: list[Child]) -> None:
         except (ValueError, OSError, Failure) as problem:
             sender.send(f"{child.name}: {' '.join(str(problem).split())}")
             return
+    if all(idles):  # one arm alone may lack what the others have
+        sender.send(f"no run has a penalty: {idles[0]}")
+        return
     named = " and ".join(f"{name} is a {task}" for task, name in tasks.items())
     sender.send(f"all runs of a study train the same task, but {named}" if len(tasks) > 1 else None)
 
@@ -178,11 +185,11 @@ def context() -> Any:
     return chosen
 
 
-def ask(children: list[Child]) -> str | None:
+def ask(children: list[Child], new: set[str]) -> str | None:
     """What `check` sends, from a process of its own."""
     receiver, sender = context().Pipe(duplex=False)
     target = plugins.carrying(check)
-    process = context().Process(target=target, args=(sender, children), daemon=True)
+    process = context().Process(target=target, args=(sender, children, new), daemon=True)
     process.start()
     sender.close()
     try:

@@ -34,6 +34,7 @@ FIGURES: dict[str, tuple[str, Maker]] = {
     "norms": ("norms", partial(layer_sheet, of.norms)),
     "complexity": ("spectral_complexity", of.complexity),
 }
+REPLACED = "replaced a file of this name that showed something else"
 DEFAULT = ("1", "2", "3", "4", "5", "6")
 
 
@@ -78,11 +79,14 @@ def write(
             for kind in formats:
                 path = folder / f"{name}.{kind}"
                 try:
+                    before = path.read_bytes() if path.is_file() else None
                     save(figure, path)
                 except OSError as problem:
                     reason = problem.strerror or problem
                     raise UserError(
                         f"--out {folder}: {path.name} cannot be written: {reason}"
                     ) from problem
+                if before not in (None, path.read_bytes()):
+                    names.setdefault(REPLACED, []).append(path.name)
                 paths.append(path)
     return paths, [f"{', '.join(own)}: {remark}" for remark, own in names.items()]
