@@ -11,10 +11,12 @@ from typing import Any
 from msngan.leaderboard.board import Board, as_json, make_board
 from msngan.leaderboard.experiments import read_setups
 from msngan.report.tables.leaderboard_tables import board_tables, comparison_tables
+from msngan.report.tables.study_layers import layer_rows, layer_tables
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import Run, UserError
 from msngan.runs.score_records import read_scores
+from msngan.study.layer_measures import layer_measures
 from msngan.study.plan import Study
 from msngan.study.scores_by_step import scores_by_step
 from msngan.study.study_files import State, steps
@@ -45,7 +47,8 @@ PAIRED_LEGEND = [
 
 
 def show_results(style: str, results: Json, root: Path, study: Study) -> None:
-    """The accuracies of classifiers, the leaderboard of GANs."""
+    """The accuracies of classifiers, the leaderboard of GANs, and what was measured of layers."""
+    layers = layer_measures(study, results["children"], root)
     scores = None if results["task"] == "classifier" else board_of(results, root, study)
 
     def tables() -> Iterator[Table]:
@@ -55,10 +58,12 @@ def show_results(style: str, results: Json, root: Path, study: Study) -> None:
         else:
             yield from course_tables(results["study"], scores.by_step)
             yield from (*board_tables(scores.board), *comparisons_of(scores))
+        yield from layer_tables(results["study"], layers)
 
     found = {} if scores is None else {"leaderboard": scores.as_json(), "by_step": scores.by_step}
-    whole = {**results, **found}
-    print_as(style, tables=tables, rows=lambda: flat_rows(results), whole=lambda: whole)
+    whole = {**results, **found, "layers": layers}
+    rows = [*flat_rows(results), *layer_rows(layers, results["children"])]
+    print_as(style, tables=tables, rows=lambda: rows, whole=lambda: whole)
 
 
 def progress_table(results: Json) -> Table:
