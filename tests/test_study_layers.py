@@ -18,7 +18,7 @@ from scipy import stats
 from msngan.report.tables.study_layers import layer_tables
 from msngan.study.layer_measures import bootstrap, layer_measures, spearman
 from msngan.study.plan import make_study
-from msngan.training.dynamics import Dynamics
+from msngan.training.dynamics import ADDED, LOSS, Dynamics, write
 
 NORMS = {"sn": "spectral", "msn": "mean_spectral"}
 CONTENT: dict[str, Any] = {
@@ -51,6 +51,9 @@ def record(drift: float, complexity: float, up: bool = False) -> Dynamics:
         stable_rank=column([1, 2, 3], [1, 1, 1], [2, 3, 4]),
         operator_norm=column([1, 2, 3], [1, 1, 1], [9, 3, 4]),
         spectral_complexity=np.array([[10.0], [1.0], [complexity]]),
+        subspace_left=column([1, 1, np.nan], [0.5, 0.5, np.nan], [drift, 0.5, np.nan]),
+        subspace_link=column([np.nan, 0.25, 0.25], [np.nan, 1, 1], [np.nan, drift, 0.5]),
+        loss_range=np.array([[3.0], [np.nan], [drift]]),
     )
 
 
@@ -89,7 +92,7 @@ def test_measures_of_the_layers_are_summed_up_over_seeds(folder):
     assert (sn["row"], sn["column"], sn["network"], sn["seeds"]) == ("sn", "", "network", [0, 1, 2])
     first, last = sn["first"], sn["last"]
     assert (first["steps"], last["steps"]) == ([0, 0, 0], [100, 100, 100])
-    assert not {name for name in first if "drift" in name or "gradient" in name}
+    assert not {name for name in first if "drift" in name or "gradient_" in name} - {*LOSS}
     values = np.array(DRIFT["sn"])
     expected = {
         "drift_peak": 1.5 * values,
@@ -103,20 +106,25 @@ def test_measures_of_the_layers_are_summed_up_over_seeds(folder):
         "stable_rank": np.full(3, 3.0),
         "operator_norm": np.full(3, 9.0),
         "log10_complexity": np.array([3.0, 2.0, 1.0]),
+        "subspace_left": (values + 0.5) / 2,
+        "subspace_link": (values + 0.5) / 2,
+        "loss_range": values,
+        "loss_range_peak": np.full(3, 3.0),
     }
     for name, each in expected.items():
         np.testing.assert_allclose(last[name]["values"], each, rtol=1e-6)
         assert last[name]["mean"] == pytest.approx(each.mean(), rel=1e-6)
         assert last[name]["sd"] == pytest.approx(each.std(ddof=1), rel=1e-6)
     assert (first["stable_rank"]["mean"], first["operator_norm"]["mean"]) == (2, 3)
+    assert (first["subspace_link"]["mean"], first["loss_range"]["mean"]) == (0.25, 3)
+    assert not {"subspace_left", "loss_range_peak"} & first.keys()
     assert (first["dead"]["mean"], first["log10_complexity"]["mean"]) == (0.25, 1)
     a, b, head = sn["layers"]
     assert (b["name"], b["shape"]) == ("network.b", [2, 2, 3, 3])
     np.testing.assert_allclose(b["last"]["drift"]["values"], values / 2, rtol=1e-6)
     assert a["last"]["operator_norm"]["mean"] == 9
-    assert head["first"] == {
-        name: {"mean": 3, "sd": 0, "values": [3, 3, 3]} for name in ("stable_rank", "operator_norm")
-    }
+    assert head["first"]["stable_rank"] == {"mean": 3, "sd": 0, "values": [3, 3, 3]}
+    assert {*head["first"]} == {"stable_rank", "operator_norm", "subspace_link"}
     np.testing.assert_allclose(msn["last"]["drift_largest"]["values"], DRIFT["msn"], rtol=1e-6)
 
 
@@ -183,9 +191,12 @@ def test_what_is_missing_is_left_out_or_named(folder):
 
 
 def test_the_tables_have_at_most_eight_columns_and_every_format_the_layers(folder, run, capsys):
-    drift, weights, gap, _ = layer_tables("mine", layers(folder))
-    assert all(len(each.columns) <= 8 for each in (drift, weights, gap))
-    assert all(len(row) == len(each.columns) for each in (drift, weights, gap) for row in each.rows)
+    *tables, _ = layer_tables("mine", layers(folder))
+    assert all(len(each.columns) <= 8 for each in tables)
+    assert all(len(row) == len(each.columns) for each in tables for row in each.rows)
+    drift, _, subspaces, smoothness, _ = tables
+    assert subspaces.rows[0][2] == "0.550 ± 0.050"
+    assert smoothness.rows[0][2:4] == ["0.60 ± 0.10", "3.000 ± 0.000"]
     assert drift.rows[0][:3] == ["sn", "3", "0.600 ± 0.100"]
     assert drift.rows[2][:3] == ["msn - sn", "3", "-0.40 [-0.65, -0.15]"]
     shown = {}
@@ -220,3 +231,8 @@ def test_the_networks_of_a_gan_are_summed_up_apart(folder):
     assert found["gap"] is None
     drift, *_ = layer_tables("gans", found)
     assert [row[0] for row in drift.rows][3:5] == ["msn generator", "msn - sn critic"]
+    older = replace(made, **{name: getattr(made, name) * np.nan for name in ADDED})
+    for path in (folder / "gans").rglob("dynamics.npz"):
+        write(path, older)
+    tables = layer_tables("gans", layers(folder / "gans"))
+    assert not any("subspace" in each.title or "smooth" in each.title for each in tables)

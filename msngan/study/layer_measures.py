@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from itertools import product
-from math import isfinite, log10
+from math import inf, isfinite, log10
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,22 @@ from numpy.typing import NDArray
 from msngan.leaderboard.seeds import summary
 from msngan.runs.folder import Run
 from msngan.study.plan import Study
-from msngan.training.dynamics import Dynamics, read
+from msngan.training.dynamics import LOSS, Dynamics, read
 
 Json = dict[str, Any]
 Place = tuple[str, str]  # row and column
 Values = dict[int, dict[str, float]]  # seed: measure: value
 
-# Of each layer, at the first and the last measurement. Drift is from the first.
-OF_A_LAYER = ("dead", "stable_rank", "operator_norm")
-LAST_ONLY = ("drift", "drift_signed", "gradient_zero", "gradient_small")
+# Of each layer, at the first and the last measurement. Drift and turning are from the first.
+OF_A_LAYER = ("dead", "stable_rank", "operator_norm", "subspace_link")
+LAST_ONLY = (
+    "drift",
+    "drift_signed",
+    "gradient_zero",
+    "gradient_small",
+    "subspace_left",
+    "subspace_right",
+)
 DRAWS = 2000  # of the bootstrap
 GAP = {  # gap: what is subtracted from what, of the run's last line of accuracies
     "accuracy": ("train_accuracy", "test_accuracy"),
@@ -43,11 +50,12 @@ def layer_measures(study: Study, children: list[Json], root: Path) -> Json | Non
     of each pair, column, network and measure at `last`, over the seeds that both have, with a 95 %
     interval. `gap`: of classifiers, see `_gap`. `remarks`: which files cannot be read.
 
-    The measures of a network: drift_peak, the largest drift of all layers and measurements; of its
-    layers at one measurement, drift_largest and drift_mean, drift_signed_largest (by size) and
-    drift_signed_mean, moved_down (the share whose channels' means fell on average), gradient_zero,
-    gradient_small, dead and stable_rank (means), operator_norm (the largest); and
-    log10_complexity, of the spectral complexity.
+    The measures of a network: of its layers at one measurement, drift_largest and drift_mean,
+    drift_signed_largest (by size) and drift_signed_mean, moved_down (the share whose channels'
+    means fell on average), gradient_zero, gradient_small, dead, stable_rank, subspace_left,
+    subspace_right and subspace_link (means), operator_norm (the largest); log10_complexity, of the
+    spectral complexity; loss_range, gradient_change and beta_smoothness; and the largest of all
+    measurements (of drift, of all layers too): drift_peak, loss_range_peak and so on.
     """
     found: dict[Place, dict[int, Dynamics]] = {}
     remarks = []
@@ -100,6 +108,7 @@ def _of_network(record: Dynamics, network: str, at: int) -> dict[str, float]:
         values = np.asarray(getattr(record, name)[rows, own], np.float64)
         return values[np.isfinite(values)]
 
+    turned = ("subspace_left", "subspace_right") if at else ()
     if at and len(drift := finite("drift")):
         signed = finite("drift_signed")
         found["drift_peak"] = finite("drift", slice(None)).max()
@@ -107,15 +116,22 @@ def _of_network(record: Dynamics, network: str, at: int) -> dict[str, float]:
         found["drift_signed_largest"] = signed[np.abs(signed).argmax()]
         found["drift_signed_mean"] = signed.mean()
         found["moved_down"] = (signed < 0).mean()
-    for name in ("gradient_zero", "gradient_small", "dead", "stable_rank"):
+    means = ("gradient_zero", "gradient_small", "dead", "stable_rank", "subspace_link", *turned)
+    for name in means:
         if len(values := finite(name)):
             found[name] = values.mean()
     if len(norms := finite("operator_norm")):
         found["operator_norm"] = norms.max()
-    complexity = float(record.spectral_complexity[at, record.networks.index(network)])
+    place = record.networks.index(network)
+    complexity = float(record.spectral_complexity[at, place])
     if isfinite(complexity) and complexity > 0:
         found["log10_complexity"] = log10(complexity)
-    return {name: float(value) for name, value in found.items()}
+    for name in LOSS:
+        course = getattr(record, name)[:, place]
+        found[name] = course[at]
+        if at:
+            found[f"{name}_peak"] = course[np.isfinite(course)].max(initial=-inf)
+    return {name: float(value) for name, value in found.items() if isfinite(value)}
 
 
 def _of_layer(record: Dynamics, layer: int, at: int) -> dict[str, float]:

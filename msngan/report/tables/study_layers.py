@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -27,6 +27,20 @@ OF_WEIGHTS: Columns = {
     "operator norm, last": ("last", "operator_norm"),
     "log10 R": ("last", "log10_complexity"),
 }
+SUBSPACES: Columns = {
+    "left subspace kept": ("last", "subspace_left"),
+    "right subspace kept": ("last", "subspace_right"),
+    "shared with the next, first": ("first", "subspace_link"),
+    "shared with the next, last": ("last", "subspace_link"),
+}
+SMOOTHNESS: Columns = {
+    "range of loss": ("last", "loss_range"),
+    "largest range": ("last", "loss_range_peak"),
+    "change of gradient": ("last", "gradient_change"),
+    "largest change": ("last", "gradient_change_peak"),
+    "beta": ("last", "beta_smoothness"),
+    "largest beta": ("last", "beta_smoothness_peak"),
+}
 GAPS = {
     "training accuracy": "train_accuracy",
     "test accuracy": "test_accuracy",
@@ -45,6 +59,17 @@ LEGEND = [
     "operator norm: the largest of all layers, as maps at the size of their inputs. R: the spectral"
     " complexity of Bartlett et al. 2017. JSON has every layer, and both ends of training.",
 ]
+OF_SUBSPACES = [
+    "mean cosine of the principal angles between two subspaces: 1 where they are the same, 0 where"
+    " they are orthogonal. kept: the leading singular vectors now and at the first measurement;"
+    " shared: the leading directions of a layer's outputs, and those in which the next layer reads"
+    " its inputs. At the first measurement the weights are random. Means over layers.",
+]
+OF_SMOOTHNESS = [
+    "Along minus the gradient of the loss on a fixed batch, up to 4 learning rates away: range of"
+    " the loss; change of the gradient, relative to it, and per distance (beta). largest: of all"
+    " measurements. It is the raw gradient, not the optimizer's step (Santurkar et al. 2018).",
+]
 
 
 def layer_tables(study: str, record: Json | None) -> Iterator[Table]:
@@ -53,6 +78,12 @@ def layer_tables(study: str, record: Json | None) -> Iterator[Table]:
         return
     yield _table(f"{study}: drift and gradients of the layers", record, AT_THE_END)
     yield _table(f"{study}: weights of the layers", record, OF_WEIGHTS)
+    for title, columns, notes in (
+        ("subspaces of the layers' weights", SUBSPACES, OF_SUBSPACES),
+        ("smoothness of the loss", SMOOTHNESS, OF_SMOOTHNESS),
+    ):
+        if any(name in each[end] for each in record["results"] for end, name in columns.values()):
+            yield _table(f"{study}: {title}", record, columns, notes)
     if record["gap"] is not None:
         yield _gap_table(study, record["gap"])
     yield Table("How to read the layers", notes=[*LEGEND, *record["remarks"]])
@@ -70,17 +101,19 @@ def layer_rows(record: Json | None, children: list[Json]) -> Iterator[Json]:
             yield about | {name: value["values"][at] for name, value in found.items()}
 
 
-def _table(title: str, record: Json, columns: Columns) -> Table:
+def _table(title: str, record: Json, columns: Columns, notes: Sequence[str] = ()) -> Table:
     networks = {each["network"] for each in record["results"]}
     rows = []
     for each in record["results"]:
         network = each["network"] if len(networks) > 1 else ""
-        row = [" ".join(filter(None, (name_of(each), network))), str(len(each["seeds"]))]
-        rows.append(row + [_cell(each[end].get(name)) for end, name in columns.values()])
+        cells = [_cell(each[end].get(name)) for end, name in columns.values()]
+        if any(cells):
+            name = " ".join(filter(None, (name_of(each), network)))
+            rows.append([name, str(len(each["seeds"])), *cells])
     ends = {heading: name for heading, (end, name) in columns.items() if end == "last"}
     rows += _differences(record["comparisons"], {h: ends.get(h, "") for h in columns}, networks)
     header = ["", "n", *columns]
-    return Table(title, header, rows, right=frozenset(header[1:]))
+    return Table(title, header, rows, notes=[*notes], right=frozenset(header[1:]))
 
 
 def _gap_table(study: str, gap: Json) -> Table:
@@ -118,8 +151,11 @@ def _differences(
     rows = []
     for (a, b, column, network), measures in found.items():
         most = max(each["n"] for each in measures.values())
-        shown = [_interval(measures.get(name), most) for name in columns.values()]
-        rows.append([" ".join(filter(None, (f"{a} - {b}", column, network))), str(most), *shown])
+        cells = [_interval(measures.get(name), most) for name in columns.values()]
+        if any(cells):
+            rows.append(
+                [" ".join(filter(None, (f"{a} - {b}", column, network))), str(most), *cells]
+            )
     return rows
 
 
