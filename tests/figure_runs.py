@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from msngan.training.dynamics import PER_LAYER, Dynamics
+from msngan.training.dynamics import LOSS, PER_LAYER, Dynamics
 from msngan.training.dynamics import write as write_dynamics
 
 LAYERS = ("network.body.0", "network.body.2", "network.body.4", "network.head")
@@ -41,6 +41,7 @@ def synthetic(
     columns["gradient_sd"] = size * (1 - 0.5 * time) * noise / deep
     columns["gradient_rms"] = columns["gradient_sd"]
     columns["drift"] = drift * time * noise
+    columns |= {name: np.exp(-time * np.ones(len(networks))) for name in LOSS}
     columns["operator_norm"] = (1 + time) * noise * size
     columns["matrix_norm"] = (0.5 + time) * noise * size
     for name in ("gradient_zero", "gradient_small", "gradient_sd", "gradient_rms", "gradient_mean"):
@@ -74,6 +75,8 @@ def synthetic(
         ),
         channel_mean=tuple(each.astype(np.float32) for each in means),
         channel_sd=tuple(np.ones_like(each).astype(np.float32) for each in means),
+        first_left=tuple(np.eye(1, c, dtype=np.float32) for c in channels),
+        first_right=tuple(np.eye(1, 9, dtype=np.float32) for _ in channels),
         **{name: value.astype(np.float32) for name, value in columns.items()},
     )
 

@@ -155,7 +155,7 @@ def test_files_of_a_format_are_read_in_one_place(call: str) -> None:
 THINGS = """
     batches channels classes columns cores epochs evaluations features GPUs grids images labels
     layers lines measurements members neighbours pairs pixels processes rows runs samples
-    seeds splits steps values vectors
+    seeds sets splits steps values vectors
 """
 BEHIND = re.compile(
     rf" (?:(?:more|other|test|real|whole|training) )?({'|'.join(THINGS.split())})\b(?!/)"
@@ -167,6 +167,7 @@ SEVERAL = {
     "report/html/run_section.py": "layers grids",
     "data/hub.py": "columns",
     "data/pictures.py": "pixels",
+    "report/generator_card.py": "images pixels samples",
     "report/html/pictures.py": "pixels",
     "networks/attention.py": "pixels",
     "report/figures/run_records.py": "runs",

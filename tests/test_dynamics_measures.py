@@ -9,33 +9,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from norm_layers import ONE_OF_EACH_KIND
 from operator_layers import LAYERS, operator_matrix
+from scipy.linalg import block_diag, subspace_angles
 from torch import Tensor, nn
 
 from msngan.networks import CLASSIFIERS, Critic
-from msngan.norms import Centring, SampleNorm, SigmaBank, convert, layers_of, stored
+from msngan.norms import NORMS, Centring, SampleNorm, SigmaBank, convert, layers_of, stored
+from msngan.training.activations import Seen, figures, look
 from msngan.training.callbacks.dynamics import (
     EDGES,
     THRESHOLD,
-    Seen,
     Subject,
-    figures,
     gradient_figures,
     histogram,
-    look,
     measure,
 )
 from msngan.training.dynamics import PER_LAYER, appended
+from msngan.training.smoothness import Loss
 from msngan.training.weight_measures import (
+    SUBSPACE,
     TOLERANCE,
+    by_inputs,
     effective_weight,
     kernel_singular,
+    leading,
     lipschitz_of,
     matrix_of,
+    mean_cosine,
     operator_norm,
     output_lengths,
-    singular_values,
     spectral_complexity,
     stable_rank,
 )
@@ -65,14 +67,21 @@ def test_the_figures_of_a_layer_are_those_of_its_explicit_matrix(name):
     layer, size, explicit = made(name)
     weight = effective_weight(layer)
     groups = getattr(layer, "groups", 1)
-    blocks = []
+    blocks, turned = [], []
     for block in np.split(weight.detach().numpy(), groups):  # the outputs, or transposed the inputs
         if "transpose" in name:
             block = np.swapaxes(block, 0, 1)
-        blocks.append(np.linalg.svd(block.reshape(len(block), -1), compute_uv=False))
-    values = singular_values(matrix_of(layer, weight.detach()))
-    expected = np.sort(np.concatenate(blocks))[::-1]
-    np.testing.assert_allclose(values.numpy(), expected, atol=1e-7)
+        blocks.append(block.reshape(len(block), -1))
+        turned.append(np.swapaxes(block, 0, 1).reshape(block.shape[1], -1))
+    matrices = matrix_of(layer, weight.detach())
+    values, *_ = leading(matrices)
+    for given, expected in ((matrices, blocks), (by_inputs(layer, matrices), turned)):
+        u, all_values, vt = np.linalg.svd(block_diag(*expected), full_matrices=False)
+        found, left, right = leading(given)
+        np.testing.assert_allclose(found, all_values, atol=1e-7)
+        assert len(left) == len(right) == (k := max(1, min(SUBSPACE, len(found) // 2)))
+        np.testing.assert_allclose(left.T @ left, u[:, :k] @ u[:, :k].T, atol=1e-5)
+        np.testing.assert_allclose(right.T @ right, vt[:k].T @ vt[:k], atol=1e-5)
     known, exact = float(values[0]), np.linalg.svd(explicit.numpy(), compute_uv=False)[0]
     assert operator_norm(layer, weight, size, 1e-12, 300, known) == pytest.approx(exact, rel=1e-9)
     rough = operator_norm(layer, weight, size, known=known)
@@ -95,9 +104,49 @@ def test_the_operator_norm_is_zero_of_zeros_nearly_the_same_in_float32_and_draws
 
 
 def test_the_stable_rank_is_the_squared_frobenius_norm_by_that_of_the_largest():
-    assert stable_rank(torch.tensor([4.0, 3.0])) == 25 / 16
-    assert stable_rank(torch.ones(7)) == 7
-    assert math.isnan(stable_rank(torch.zeros(3)))
+    assert stable_rank(np.array([4.0, 3.0])) == 25 / 16
+    assert stable_rank(np.ones(7)) == 7
+    assert math.isnan(stable_rank(np.zeros(3)))
+
+
+def test_the_mean_cosine_is_that_of_the_principal_angles():
+    draw = np.random.default_rng(0)
+    a, b = (np.linalg.qr(draw.normal(size=(9, k)))[0] for k in (4, 3))
+    assert mean_cosine(a.T, b.T) == pytest.approx(np.cos(subspace_angles(a, b)).mean(), rel=1e-9)
+    x, y, z, w = np.eye(4)
+    assert mean_cosine(np.stack([x, y]), np.stack([y, z])) == 0.5  # one shared, one orthogonal
+    assert mean_cosine(np.stack([x, y]), np.stack([z, w])) == 0
+    assert mean_cosine(np.stack([x, y]), (x + z)[None] / math.sqrt(2)) == pytest.approx(0.5**0.5)
+    assert math.isnan(mean_cosine(np.eye(3), np.eye(3)[:1]))  # the whole space
+    assert math.isnan(mean_cosine(np.eye(4)[:2], np.eye(5)[:2]))
+    assert math.isnan(mean_cosine(np.eye(4)[:2], np.empty((0, 0))))
+    zero = leading(torch.zeros(1, 4, 6, dtype=torch.float64))
+    assert (zero[0] == 0).all()
+    assert math.isnan(mean_cosine(zero[1], zero[1]))
+
+
+def test_subspaces_by_hand():
+    # The first layer writes its largest outputs to channels 0 and 1; the second reads 1 and 2 most.
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.diag(torch.tensor([9.0, 8.0, 2.0, 1.0])))
+        network[2].weight.copy_(torch.diag(torch.tensor([1.0, 8.0, 9.0, 2.0])).roll(1, 0))
+    subject = Subject("network", network, torch.randn(5, 4))
+    first = measure([subject], 0, None)
+    np.testing.assert_allclose(first.subspace_left, 1, rtol=1e-6)
+    np.testing.assert_allclose(first.subspace_right, 1, rtol=1e-6)
+    assert math.isnan(first.subspace_link[0, 0])
+    assert first.subspace_link[0, 1] == pytest.approx(0.5, rel=1e-6)
+    with torch.no_grad():  # its inputs swap places: the right subspace is another one
+        network[0].weight.copy_(network[0].weight[:, [0, 2, 1, 3]])
+    second = appended(first, measure([subject], 1, first))
+    np.testing.assert_allclose(second.subspace_left[1, 0], 1, rtol=1e-6)
+    np.testing.assert_allclose(second.subspace_right[1, 0], 0.5, rtol=1e-6)
+    with torch.no_grad():
+        network[0].weight.copy_(network[0].weight[[2, 3, 0, 1]])
+    third = measure([subject], 2, second)
+    np.testing.assert_allclose(third.subspace_left[0, 0], 0, atol=1e-6)
+    assert third.subspace_link[0, 1] == pytest.approx(0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 2), (3, 2, 1, 1), (6, 4), (3, 2, 5), (2, 2, 2, 3, 2)])
@@ -316,25 +365,31 @@ ALONE = ("spectral", "mean_spectral", "optional_spectral")  # also tested withou
 
 
 @pytest.mark.parametrize(
-    ("norm", "banked"), [*((norm, True) for norm in ONE_OF_EACH_KIND), *((n, False) for n in ALONE)]
+    ("norm", "banked"), [*((norm, True) for norm in NORMS), *((n, False) for n in ALONE)]
 )
 def test_measuring_leaves_the_network_and_its_training_as_they_are(norm, banked):
     def trained(measured: bool) -> dict[str, Any]:
         torch.manual_seed(0)
-        critic = Critic(norm, width=1, size=8)
+        size = 16 if norm == "instance" else 8
+        critic = Critic(norm, width=1, size=size)
         critic.body.insert(2, nn.Dropout(0.2))
         bank = SigmaBank(critic) if banked else None
         optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
-        probe = torch.randn(6, 3, 8, 8)
+        probe = torch.randn(6, 3, size, size)
         first = None
+
+        def loss() -> Loss:
+            return lambda network: network(probe).square().mean()
+
         for step in range(2):
             if measured:
                 before = everything(critic)
-                made = measure([Subject("critic", critic, probe)], step, first)
+                made = measure([Subject("critic", critic, probe, None, loss, 0.1)], step, first)
+                assert 0 < made.beta_smoothness[0, 0] < math.inf
                 first = first or made
                 assert unchanged(before, everything(critic))
             optimizer.zero_grad()
-            critic(torch.randn(4, 3, 8, 8)).square().mean().backward()
+            critic(torch.randn(4, 3, size, size)).square().mean().backward()
             optimizer.step()
             if bank is not None:
                 bank.update()

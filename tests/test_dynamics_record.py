@@ -16,10 +16,21 @@ from conftest import resumed_from_previous, same_bits, under, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msngan.training.callbacks.dynamics import is_planned
-from msngan.training.dynamics import PER_LAYER, Dynamics, appended, read, until, write
+from msngan.training.dynamics import (
+    ADDED,
+    LOSS,
+    PER_LAYER,
+    PER_NETWORK,
+    Dynamics,
+    appended,
+    read,
+    until,
+    write,
+)
 
 LAYERS = ("critic.body.0", "critic.head")
 EVERY_2, OFF = ["--dynamics.every", "2"], ["--dynamics.every", "0"]
+SMOOTHNESS = ["--dynamics.smoothness", "true"]
 
 
 def example(*steps: int) -> Dynamics:
@@ -39,11 +50,13 @@ def example(*steps: int) -> Dynamics:
         step=np.array(steps, np.int64),
         **{name: some(len(LAYERS)) for name in PER_LAYER},
         histogram=draw.integers(0, 2**32, (count, len(LAYERS), 2, 3), np.uint32),
-        spectral_complexity=draw.normal(size=(count, 1)) * 1e60,
+        **{name: draw.normal(size=(count, 1)) * 1e60 for name in PER_NETWORK},
         seconds=draw.random(count),
         singular=(some(4), some(1)),
         channel_mean=(some(4), some(1) * np.nan),
         channel_sd=(some(4), some(1) * np.nan),
+        first_left=(np.eye(2, 4, dtype=np.float32), np.ones((1, 1), np.float32)),
+        first_right=(np.eye(2, 27, dtype=np.float32), np.eye(1, 64, dtype=np.float32)),
     )
 
 
@@ -89,7 +102,7 @@ def test_numpy_alone_reads_the_file(tmp_path):
         assert archive["format"] == 1
         assert archive["format"].shape == ()
         assert archive["singular/0"].shape == (2, 4)
-    lists = ("singular", "channel_mean", "channel_sd")
+    lists = ("singular", "channel_mean", "channel_sd", "first_left", "first_right")
     own = {field.name for field in fields(Dynamics)} - set(lists)
     assert names == own | {"format"} | {f"{name}/{i}" for name in lists for i in (0, 1)}
 
@@ -118,7 +131,7 @@ def test_measurements_follow_each_other_are_dropped_from_a_step_on_and_fit_or_ar
 
 def changed(dynamics: Dynamics, change: Callable[[Any], Any]) -> Dynamics:
     """With each of the arrays that have a row a measurement changed."""
-    names = ("step", *PER_LAYER, "histogram", "spectral_complexity", "seconds")
+    names = ("step", *PER_LAYER, "histogram", *PER_NETWORK, "seconds")
     arrays = {name: change(getattr(dynamics, name)) for name in names}
     for name in ("singular", "channel_mean", "channel_sd"):
         arrays[name] = tuple(map(change, getattr(dynamics, name)))
@@ -278,14 +291,18 @@ def test_weights_are_the_same_bits_with_dynamics_and_without(request, task, opti
     fit = request.getfixturevalue(task)
     without = fit("without", *options, *OFF)
     assert not (without / "dynamics.npz").exists()
-    measured = fit("measured", *options, "--dynamics.every", "1")
+    measured = fit("measured", *options, "--dynamics.every", "1", *SMOOTHNESS)
     assert same_bits(weights(without), weights(measured))
-    assert np.isfinite(dynamics(measured).operator_norm).all()
+    found = dynamics(measured)
+    assert np.isfinite(found.operator_norm).all()
+    for name in LOSS:
+        assert (getattr(found, name)[:, 0] >= 0).all()
+        assert np.isnan(getattr(found, name)[:, 1:]).all()
 
 
 @pytest.mark.parametrize("task", ["tiny", "classifier"])
 def test_the_file_and_the_events_of_a_resumed_run_are_those_of_the_whole_one(request, run, task):
-    options = [*EVERY_2, "--steps", "9", "--checkpoint.every", "5"]
+    options = [*EVERY_2, *SMOOTHNESS, "--steps", "9", "--checkpoint.every", "5"]
     folder = request.getfixturevalue(task)("whole", *options)
     whole = dynamics(folder)
     resumed_from_previous(folder, run)
@@ -312,6 +329,31 @@ def test_a_damaged_file_is_told_in_one_line_before_it_is_lost(tiny, run, capsys)
     (folder / "dynamics.npz").unlink()
     assert run("resume", "a", "--steps", "8") == 0
     assert dynamics(folder).step.tolist() == [6, 8]
+
+
+def without_added(path: Path) -> None:
+    """Leave what a file of this format had before subspaces and losses were measured."""
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    added = {name for name in arrays if name in ADDED or name.startswith("first_")}
+    assert added >= {*ADDED, "first_left/0"}
+    np.savez(path, **{name: array for name, array in arrays.items() if name not in added})
+
+
+def test_an_older_file_is_read_and_its_run_goes_on(tiny, run, tmp_path):
+    folder = tiny("a", *EVERY_2)
+    before = dynamics(folder)
+    without_added(folder / "dynamics.npz")
+    older = dynamics(folder)
+    assert all(np.isnan(getattr(older, name)).all() for name in ADDED)
+    assert same(older, before, *ADDED, "first_left", "first_right")
+    assert run("resume", "a", "--steps", "8", *SMOOTHNESS) == 0
+    found = dynamics(folder)
+    assert found.step.tolist() == [0, 1, 2, 4, 6, 8]
+    assert np.isnan(found.subspace_left).all()  # of first weights that the file does not have
+    assert np.isfinite(found.subspace_link[-1]).any()
+    assert np.isfinite(found.loss_range[-1, 0])
+    np.testing.assert_array_equal(found.drift[:5], before.drift)
 
 
 def test_a_run_from_another_run_s_checkpoint_begins_where_it_begins(tiny):

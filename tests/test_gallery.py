@@ -435,6 +435,12 @@ def steps(norm: str, more: str = "") -> str:
     return " | ".join(num(row["throughput"]["median"], 2) if row else "" for row in found)
 
 
+def wide(norm: str, precision: str, more: str = "") -> dict[str, float]:
+    """Steps a second over those of the plain loop, with SNGAN's critic."""
+    found = rows("bench_step_wide")[f"{norm}, {precision}, channels_last{more}"]["throughput"]
+    return {key: found[key] for key in ("median", "low", "high")}
+
+
 def fd_of(form: str) -> str:
     found = load("power_iteration")["scores"][form]
     return f"{found['mean_1500']:.2f} ± {found['sd_1500']:.2f}"

@@ -25,7 +25,14 @@ from msngan.scores.protocol import preset
 HIDDEN = {"__main__", *FORMER}
 ROOT = Path(__file__).parent.parent
 FOLDERS = ["", "configs", "msngan", "samples/gallery", "tests", "tests/recipes"]
-FOLDERS += ["msngan/scores", "msngan/norms", "msngan/networks", "msngan/study", "msngan/training"]
+FOLDERS += [
+    "checkpoints/zoo",
+    "msngan/scores",
+    "msngan/norms",
+    "msngan/networks",
+    "msngan/study",
+    "msngan/training",
+]
 PAGES = [*(ROOT / folder / "README.md" for folder in FOLDERS), ROOT / "msngan" / "DATA.md"]
 page = pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from msngan.commands.parser import Parser, add_out, add_root, add_weights, option
-from msngan.runs.folder import UserError, find_checkpoint
+from msngan.runs.atomic import replacing, write_json
+from msngan.runs.folder import Run, UserError, find_checkpoint
 
 ENDINGS = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
 DESCRIPTION = """\
@@ -24,6 +26,8 @@ def main(argv: list[str]) -> int:
     endings = ", ".join(ENDINGS.values())
     text = f"it ends in {endings}; default: ./NAME-STEP and the format's ending"
     add_out(parser, "--out FILE", text)
+    text = "write a card beside the file: what it was trained on, its scores, its limits (of a run)"
+    parser.add_argument("--card", action="store_true", help=text)
     add_weights(parser, "write")
     options = parser.parse_args(argv)
     ending = ENDINGS[options.format or "safetensors"]
@@ -40,14 +44,31 @@ def main(argv: list[str]) -> int:
     step = saved["msngan"]["step"]
     name = run.name if run else path.stem
     out = options.out or Path(f"{name}-{step:08d}{ending}")
-    if out.exists():
-        raise UserError(f"{out} exists; choose another --out, or remove it")
+    cards = [out.with_suffix(ending) for ending in (".md", ".json")] if options.card else []
+    if options.card and run is None:
+        raise UserError(f"--card: {path} is of no run here, whose records a card is made of")
+    for each in (out, *cards):
+        if each.exists():
+            raise UserError(f"{each} exists; choose another --out, or remove it")
     try:
         sha256, difference = write_generator(generator, saved, out)
+        if run is not None and cards:
+            _write_card(run, saved, sum(p.numel() for p in generator.parameters()), out, sha256)
     except OSError as problem:
         raise UserError(f"cannot write {out}: {problem.strerror}") from problem
     average = "moving average" if saved["weights"] == "ema" else "raw weights"
     print(f"{out}\n  {average} at step {step}, {out.stat().st_size:,} bytes\n  sha256 {sha256}")
     if ending != ENDINGS["safetensors"]:
         print(f"  checked: its images are within {difference:.1g} of the generator's, in [-1, 1]")
+    for each in cards:
+        print(each)
     return 0
+
+
+def _write_card(run: Run, saved: dict[str, Any], parameters: int, out: Path, sha256: str) -> None:
+    from msngan.report.generator_card import card, facts_of
+
+    facts = facts_of(run, saved, parameters, out, sha256)
+    write_json(out.with_suffix(".json"), facts)
+    with replacing(out.with_suffix(".md")) as temporary:
+        temporary.write_text(card(facts), encoding="utf-8")

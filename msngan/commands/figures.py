@@ -12,7 +12,7 @@ from msngan.commands.parser import Parser, add_out, add_root, option, several
 from msngan.runs.folder import UserError
 
 FORMATS = ("png", "pdf", "svg")
-FIGURES = ("1", "2", "3", "4", "5", "6", "drift", "dead", "norms", "complexity")
+FIGURES = ("1", "2", "3", "4", "5", "6", "drift", "dead", "norms", "subspaces", "complexity")
 LONGEST = 100  # letters of the name of a folder
 
 DESCRIPTION = """\
@@ -30,7 +30,8 @@ def parser() -> Parser:
     option(made, "runs RUN", text, nargs="+")
     text = (
         f"some of {', '.join(FIGURES)}, or all. drift: of pre-activation means; dead: units that"
-        " are 0 for every image; norms: of the layers; complexity: spectral complexity"
+        " are 0 for every image; norms: of the layers; subspaces: of their weights, in time and"
+        " between layers; complexity: spectral complexity"
     )
     option(made, "--figures LIST", text, type=several((*FIGURES, "all")), default=FIGURES[:6])
     text = (

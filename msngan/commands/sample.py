@@ -74,7 +74,11 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="msngan sample", description="Draw images from a run or checkpoint.")
-    option(parser, "target", "a run's name or folder, a checkpoint, or an exported generator")
+    option(
+        parser,
+        "target",
+        "a run, a checkpoint, an exported generator, or one that comes along: zoo/NAME",
+    )
     add_root(parser)
     option(parser, "--seed", "seed of the latents", type=number(0), default=0)
     option(parser, "--n", "number of single images, instead of a grid", type=number(1, MOST))

@@ -19,6 +19,7 @@ try:
 except ImportError:  # not POSIX: two processes on one run are not kept apart
     fcntl = None  # type: ignore[assignment]
 
+ZOO = "zoo/"  # begins the name of a generator that comes with the package
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
 
 
@@ -158,10 +159,13 @@ def new_run(name: str | None, stem: str, seed: int, root: Path = Path()) -> Run:
 def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]:
     """The checkpoint that `target` names: a file, a run's folder, or a run's name (its last).
 
-    And the run that it belongs to, if its folder has a config.
+    zoo/NAME is a generator that comes with the package. And the run that the checkpoint belongs to,
+    if its folder has a config.
     """
     path = Path(target)
     run = Run(target, root)
+    if target.startswith(ZOO) and not path.exists():
+        return shipped(target.removeprefix(ZOO)), None
     if path.is_file():
         parent = path.resolve().parent
         known = (parent / "config.yaml").is_file() and parent.parent.name == "checkpoints"
@@ -185,6 +189,22 @@ def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]
             f" {run.folder.parent}"
         )
     raise UserError(f"run {run.name!r} has no checkpoint yet in {run.folder}")
+
+
+def zoo() -> dict[str, Path]:
+    """The generators that come with the package, inside an installed wheel or beside the source."""
+    package = Path(__file__).parents[1]
+    folder = package / "zoo" if (package / "zoo").is_dir() else package.parent / "checkpoints/zoo"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def shipped(name: str) -> Path:
+    """The file of a generator of the zoo; UserError for a name that it does not have."""
+    files = zoo()
+    if name not in files:
+        near = did_you_mean(name, list(files))
+        raise UserError(f"no generator {ZOO + name!r}{near}; the zoo has {some(list(files))}")
+    return files[name]
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

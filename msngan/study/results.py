@@ -23,7 +23,15 @@ Json = dict[str, Any]
 # Of an environment, what differs between two runs of one version on one machine.
 PASSING = ("time", "command", "commands", "config")
 # Of an accuracy line; the whole is in the run's own folder.
-EPOCH = ("step", "epoch", "train_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
+EPOCH = (
+    "step",
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
 NEEDED = {"step", "epoch", "test_accuracy"}
 # Test accuracy after the last epoch; at the epoch with the best validation accuracy; at the epoch
 # with the best test accuracy, which is chosen by what it is judged by.

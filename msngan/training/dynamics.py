@@ -36,14 +36,24 @@ class Dynamics:
     outputs x rest), operator_norm (of the layer as a map, at its input's size). Of what enters the
     activation after the layer, on a fixed batch: preactivation_mean, preactivation_sd (means over
     channels), offset (mean of |mean| / sd), drift (mean of |mean - first mean| / sd), drift_signed,
-    dead (fraction of channels that are nowhere above 0).
+    dead (fraction of channels that are nowhere above 0). Of subspaces, mean cosines of principal
+    angles: subspace_left and subspace_right (the leading left and right singular vectors of the
+    weight computed with, against those at the first measurement), subspace_link (the leading
+    directions of what the layer takes from its inputs, against the leading left singular vectors
+    of the layer before it; where that has as many outputs).
 
     histogram: (T, L, 2, B + 1) uint32, counts of negative and of other gradients by |g|: below the
         first edge (exact zeros too), then between two edges each; what is above the last edge is
         in the last bin.
-    spectral_complexity: (T, K) float64. seconds: (T,) float64, what the measurement took.
+    (T, K) float64, of a network: spectral_complexity; and of its loss along the gradient, where
+    that was asked for (see `msngan.training.smoothness`), loss_range, gradient_change and
+    beta_smoothness. seconds: (T,) float64, what the measurement took.
     singular: for each layer (T, r) float32, descending. channel_mean, channel_sd: for each layer
         (T, C) float32, of what enters the activation.
+    first_left, first_right: for each layer (k, outputs) and (k, inputs * kernel) float32, the
+        leading singular vectors at the first measurement; (0, 0) where they are not known.
+
+    An older file has no subspaces and no loss: these columns are then NaN.
     """
 
     layers: tuple[str, ...]
@@ -71,12 +81,20 @@ class Dynamics:
     drift: NDArray[np.float32]
     drift_signed: NDArray[np.float32]
     dead: NDArray[np.float32]
+    subspace_left: NDArray[np.float32]
+    subspace_right: NDArray[np.float32]
+    subspace_link: NDArray[np.float32]
     histogram: NDArray[np.uint32]
     spectral_complexity: NDArray[np.float64]
+    loss_range: NDArray[np.float64]
+    gradient_change: NDArray[np.float64]
+    beta_smoothness: NDArray[np.float64]
     seconds: NDArray[np.float64]
     singular: tuple[NDArray[np.float32], ...]
     channel_mean: tuple[NDArray[np.float32], ...]
     channel_sd: tuple[NDArray[np.float32], ...]
+    first_left: tuple[NDArray[np.float32], ...]
+    first_right: tuple[NDArray[np.float32], ...]
 
     def __len__(self) -> int:
         """How many measurements there are."""
@@ -86,9 +104,16 @@ class Dynamics:
 _KINDS = {field.name: str(field.type) for field in fields(Dynamics)}
 # One number for each layer and measurement.
 PER_LAYER = tuple(name for name, kind in _KINDS.items() if kind == "NDArray[np.float32]")
+# One number for each network and measurement.
+LOSS = ("loss_range", "gradient_change", "beta_smoothness")
+PER_NETWORK = ("spectral_complexity", *LOSS)
 # A vector for each layer and measurement; its length differs between layers.
-LISTS = tuple(name for name, kind in _KINDS.items() if kind == "tuple[NDArray[np.float32], ...]")
-COLUMNS = ("step", *PER_LAYER, "histogram", "spectral_complexity", "seconds")
+LISTS = ("singular", "channel_mean", "channel_sd")
+# Some vectors for each layer, of the first measurement.
+FIRST = ("first_left", "first_right")
+COLUMNS = ("step", *PER_LAYER, "histogram", *PER_NETWORK, "seconds")
+# What older files of this format lack.
+ADDED = ("subspace_left", "subspace_right", "subspace_link", *LOSS)
 
 
 def first_middle_last(steps: NDArray[np.int64]) -> list[int]:
@@ -148,7 +173,7 @@ def write(path: Path, dynamics: Dynamics) -> None:
         "threshold": np.array(dynamics.threshold),
         "edges": dynamics.edges,
     }
-    for name in LISTS:
+    for name in (*LISTS, *FIRST):
         arrays |= {f"{name}/{i}": array for i, array in enumerate(getattr(dynamics, name))}
     # Not np.savez_compressed: level 1 takes a third of its time, and the file is 3 % larger.
     with (
@@ -177,19 +202,25 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Dynamics:
         raise ValueError("it has no format number")
     if arrays["format"] != FORMAT:
         raise ValueError(f"its format is {int(arrays['format'])}, this version reads {FORMAT}")
-    if missing := sorted(_KINDS.keys() - {*LISTS, *arrays}):
+    if missing := sorted(_KINDS.keys() - {*LISTS, *FIRST, *ADDED, *arrays}):
         raise ValueError(f"{missing[0]} is missing")
     count, layers, bins = len(arrays["step"]), len(arrays["layers"]), len(arrays["edges"])
+    wide = dict.fromkeys(PER_LAYER, layers) | dict.fromkeys(PER_NETWORK, len(arrays["networks"]))
+    for name in ADDED:
+        arrays.setdefault(name, np.full((count, wide[name]), np.nan, np.float32))
+    for name in (f"{each}/{i}" for each in FIRST for i in range(layers)):
+        arrays.setdefault(name, np.empty((0, 0), np.float32))
     expected: dict[str, tuple[str, tuple[int, ...]]] = {  # kind and shape
         "step": ("i", (count,)),
         "edges": ("f", (bins,)),
         "histogram": ("u", (count, layers, 2, bins)),
-        "spectral_complexity": ("f", (count, len(arrays["networks"]))),
         "seconds": ("f", (count,)),
-        **{name: ("f", (count, layers)) for name in PER_LAYER},
+        **{name: ("f", (count, width)) for name, width in wide.items()},
     }
     for name in (f"{each}/{i}" for each in LISTS for i in range(layers)):
         expected[name] = ("f", (count, *(arrays[name].shape[1:2] or (1,))))
+    for name in (f"{each}/{i}" for each in FIRST for i in range(layers)):
+        expected[name] = ("f", (*arrays[name].shape, 1, 1)[:2])
     for name, (kind, shape) in expected.items():
         array = arrays[name]
         if array.dtype.kind != kind or array.shape != shape:
@@ -198,7 +229,8 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Dynamics:
     if len(shapes) != layers or (np.diff(arrays["step"]) <= 0).any():
         raise ValueError("its columns do not belong together")
     found: dict[str, Any] = {name: arrays[name] for name in COLUMNS}
-    found |= {name: tuple(arrays[f"{name}/{i}"] for i in range(layers)) for name in LISTS}
+    for name in (*LISTS, *FIRST):
+        found[name] = tuple(arrays[f"{name}/{i}"] for i in range(layers))
     return Dynamics(
         layers=tuple(map(str, arrays["layers"])),
         shapes=shapes,

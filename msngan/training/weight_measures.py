@@ -1,8 +1,14 @@
-"""Measures of a layer's weight: singular values, operator norm, spectral complexity.
+"""Measures of a layer's weight: singular values and subspaces, operator norm, spectral complexity.
 
 A weight's matrix is (outputs) x (inputs * kernel), as spectral normalisation takes it; with groups
-the layer is block diagonal, and its singular values are those of all blocks. They come from the
-eigenvalues of the smaller Gram matrix in float64, on the CPU: exact to 1e-8 of the largest.
+the layer is block diagonal, and so is its matrix. Singular values and vectors come from the
+eigenvalues of the smaller Gram matrix in float64: exact to 1e-8 of the largest.
+
+arXiv:1907.04003 reads its Figure 6, of mean singular values, as saying which weights lie in one
+subspace. A mean of singular values says nothing of that. Here subspaces are compared by their
+principal angles (Bjorck & Golub 1973): those of the leading singular vectors of a layer now and at
+the first measurement; and the leading directions of a layer's outputs with those in which the next
+layer reads its inputs. Where singular values are nearly equal, which of them lead is chance.
 
 The operator norm is that of the layer as a linear map at the size of its input; with stride and
 padding it differs from the matrix's (see `msngan.norms.operator`). Golub & Kahan 1965: the largest
@@ -25,8 +31,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isnan, nan, prod
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -36,8 +45,11 @@ from msngan.norms.operator import Operator
 from msngan.norms.parts import full_float32
 from msngan.runs.hardware import for_float64
 
+Array = NDArray[Any]
+
 TOLERANCE = 3e-3  # of the residual |A^T A v - sigma^2 v| / sigma^2
 MOST = 60  # products, of A and its transpose
+SUBSPACE = 4  # leading singular vectors of a layer
 
 
 def effective_weight(layer: nn.Module) -> Tensor:
@@ -73,14 +85,55 @@ def matrix_of(layer: nn.Module, weight: Tensor) -> Tensor:
     return wide.reshape(groups, wide.shape[0] // groups, -1)
 
 
-def singular_values(matrices: Tensor) -> Tensor:
-    """Singular values of (G, m, n) matrices together, on the CPU: (G * min(m, n),), descending."""
-    return _from_gram(matrices).cpu().flatten().sort(descending=True).values
+def leading(matrices: Tensor) -> tuple[Array, Array, Array]:
+    """Singular values and the leading singular vectors of the matrix with these blocks (G, m, n).
+
+    All values (r,), descending, float64, and in float32 orthonormal rows: k left vectors (k, G m)
+    and k right ones (k, G n). k is SUBSPACE or, of a smaller matrix, half its rank, at least 1. NaN
+    if an entry is not finite, and the vectors also if the k-th value is zero.
+    """
+    matrix = matrices[0] if len(matrices) == 1 else torch.block_diag(*matrices)
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.mT if tall else matrix
+    count = max(1, min(SUBSPACE, len(wide) // 2))
+    if matrix.isfinite().all():
+        squares, vectors = torch.linalg.eigh(wide @ wide.mT)
+        values = squares.clamp_min(0).sqrt().flip(0)
+        short = vectors[:, -count:].flip(1)
+        long = torch.linalg.qr(wide.mT @ short).Q
+        undefined = nan if values[count - 1] == 0 else 1.0
+    else:
+        values, undefined = wide.new_full((len(wide),), nan), nan
+        short, long = (wide.new_ones(size, count) for size in wide.shape)
+    sides = (long, short) if tall else (short, long)
+    left, right = ((undefined * each).mT.float().cpu().numpy() for each in sides)
+    return values.cpu().numpy(), left, right
 
 
-def stable_rank(values: Tensor) -> float:
+def by_inputs(layer: nn.Module, matrices: Tensor) -> Tensor:
+    """`matrix_of` with the inputs as rows: (groups, inputs / groups, outputs / groups * kernel)."""
+    inputs = getattr(layer, "in_channels", None) or matrices.shape[2]
+    rows = inputs // len(matrices)
+    return matrices.unflatten(2, (rows, -1)).transpose(1, 2).flatten(2)
+
+
+def mean_cosine(a: Array, b: Array) -> float:
+    """Of the principal angles between the spans of orthonormal rows, (j, d) and (k, d).
+
+    From 0, orthogonal, to 1: the smaller is within the larger one. NaN where d differs or one of
+    them is the whole space.
+    """
+    if a.shape[1] != b.shape[1] or a.shape[1] in (len(a), len(b)):
+        return nan
+    products = np.asarray(a, np.float64) @ np.asarray(b, np.float64).T
+    if not np.isfinite(products).all():
+        return nan
+    return float(np.linalg.svd(products, compute_uv=False).clip(max=1).mean())
+
+
+def stable_rank(values: Array) -> float:
     """|W|_F^2 / |W|_2^2 from all singular values, descending; NaN for a zero weight."""
-    return float((values / values[0]).square().sum())
+    return float(np.square(values / values[0]).sum()) if values[0] else nan
 
 
 def kernel_singular(weight: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Figures 1 to 6 of the paper, redrawn from the runs' own records, and four more. No torch here.
+"""Figures 1 to 6 of the paper, redrawn from the runs' own records, and five more. No torch here.
 
 Each shows the released quantity (what the authors' code plots) beside the stated one (what the
 paper's text says of it). Subramanian & Chong 2019, arXiv 1907.04003.
@@ -32,6 +32,7 @@ FIGURES: dict[str, tuple[str, Maker]] = {
     "drift": ("drift", partial(layer_sheet, drift)),
     "dead": ("dead_units", partial(layer_sheet, of.dead)),
     "norms": ("norms", partial(layer_sheet, of.norms)),
+    "subspaces": ("subspaces", partial(layer_sheet, of.subspaces)),
     "complexity": ("spectral_complexity", of.complexity),
 }
 REPLACED = "replaced a file of this name that showed something else"

@@ -268,6 +268,26 @@ def norms(recorded: Sequence[Recorded]) -> LayerFigure:
     return LayerFigure("Norms of the layers", columns, [note, *seeds(recorded, MEANS)])
 
 
+def subspaces(recorded: Sequence[Recorded]) -> LayerFigure:
+    headings = {
+        "Left subspace kept": "subspace_left",
+        "Right subspace kept": "subspace_right",
+        "Shared with the layer before": "subspace_link",
+    }
+    columns = [
+        Column(heading, "mean cosine", stated(name), adjust=on_zero)
+        for heading, name in headings.items()
+    ]
+    note = (
+        "Mean cosine of the principal angles: 1 is the same subspace, 0 an orthogonal one. Kept:"
+        " the"
+        " leading singular vectors of the weight that the layer computes with, now and at the first"
+        " measurement. Shared: the directions in which the layer reads its inputs, and the leading"
+        " outputs of the layer before it, where that has as many."
+    )
+    return LayerFigure("Subspaces of the weights", columns, [note, *seeds(recorded, MEANS)])
+
+
 def accuracy(arms: Sequence[Arm], wanted: Sequence[str]) -> tuple[Sheet, list[str]]:
     """Figure 2: the test accuracy, of the network and not of a layer, so `wanted` has no effect."""
     recorded, remarks = run_records.with_accuracy(arms)

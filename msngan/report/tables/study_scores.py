@@ -37,7 +37,8 @@ def _thinned(steps: list[int]) -> list[int]:
     return steps[::-1][::apart][::-1]
 
 
-def _name(each: Json) -> str:
+def name_of(each: Json) -> str:
+    """The arm of a row and a column."""
     return " ".join(filter(None, (each["row"], each["column"])))
 
 
@@ -56,8 +57,8 @@ def _by_step(study: str, record: Json, steps: list[int], metric: str) -> Table:
     for each in record["results"]:
         found = [each["scores"].get(str(step), {}).get(metric) for step in steps]
         count = len(each["seeds"])
-        cells = ["" if score is None else _cell(score, count) for score in found]
-        rows.append([_name(each), str(count), *cells, ""])
+        cells = ["" if score is None else cell(score, count) for score in found]
+        rows.append([name_of(each), str(count), *cells, ""])
     for name, pair in _pairs(record).items():
         at = {step: pair[step, metric] for step in steps if (step, metric) in pair}
         most = max((each["n"] for each in at.values()), default=0)
@@ -95,8 +96,8 @@ def _at_the_end(
     """Every metric at the last step."""
     rows = [
         [
-            _name(each),
-            *(_cell(last[name], len(each["seeds"])) if name in last else "" for name in metrics),
+            name_of(each),
+            *(cell(last[name], len(each["seeds"])) if name in last else "" for name in metrics),
         ]
         for each in record["results"]
         if (last := each["scores"].get(str(step)))
@@ -119,16 +120,17 @@ def _at_the_end(
     )
 
 
-def _cell(score: Json, count: int) -> str:
+def cell(score: Json, count: int) -> str:
+    """mean ± sd of a measure's values; count: of seeds."""
     words = plus_minus(score["mean"], score["sd"]).replace("±", " ± ")
-    return words + _of(len(score["values"]), count)
+    return words + of_them(len(score["values"]), count)
 
 
 def _difference(found: Json, count: int) -> str:
     if found["low"] is None:
-        return plus_minus(found["mean"]) + _of(found["n"], count)
+        return plus_minus(found["mean"]) + of_them(found["n"], count)
     interval = f"{found['mean']:+.2f} [{found['low']:.2f}, {found['high']:.2f}]"
-    return interval + _mark(found) + _of(found["n"], count)
+    return interval + _mark(found) + of_them(found["n"], count)
 
 
 def _short(found: Json) -> str:
@@ -143,6 +145,6 @@ def _mark(found: Json) -> str:
     return DECIDED if decided else ""
 
 
-def _of(some: int, count: int) -> str:
+def of_them(some: int, count: int) -> str:
     """How many values there are, where they are not one for each seed."""
     return "" if some == count else f" (n {some})"

@@ -13,10 +13,12 @@ from msngan.leaderboard.board import Board, as_json, make_board
 from msngan.leaderboard.experiments import read_setups
 from msngan.leaderboard.ranking import describe
 from msngan.report.tables.leaderboard_tables import board_tables, comparison_tables
+from msngan.report.tables.study_layers import layer_rows, layer_tables
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import Run, UserError, counted
 from msngan.runs.score_records import read_scores
+from msngan.study.layer_measures import layer_measures
 from msngan.study.plan import Study
 from msngan.study.scores_by_step import scores_by_step
 from msngan.study.study_files import State, steps
@@ -47,13 +49,15 @@ PAIRED_LEGEND = [
 
 
 def show_results(style: str, results: Json, root: Path, study: Study) -> None:
-    """The accuracies of classifiers, the leaderboard of GANs."""
+    """The accuracies of classifiers, the leaderboard of GANs, and what was measured of layers."""
+    layers = layer_measures(study, results["children"], root)
     scores = None if results["task"] == "classifier" else board_of(results, root, study)
 
     def tables() -> Iterator[Table]:
         yield progress_table(results)
         if scores is None:
             yield from accuracy_tables(results)
+            yield from layer_tables(results["study"], layers)
             return
         course = "" if scores.by_step is None else scores.by_step["protocol_id"]
         blocks = {block.protocol_id: block for block in scores.board.blocks}
@@ -61,13 +65,15 @@ def show_results(style: str, results: Json, root: Path, study: Study) -> None:
         yield from course_tables(results["study"], scores.by_step, about)
         others = scores.under({*blocks})  # the arms stand above; here what that table leaves out
         yield from (*board_tables(others.board), *comparisons_of(others))
+        yield from layer_tables(results["study"], layers)
         report = f"msngan report {shlex.quote(results['study'])}{Run('', root).root_option}"
         notes = [f"every run, with its curves and samples: {report}; every value: --format json"]
         yield Table("More", notes=notes)
 
     found = {} if scores is None else {"leaderboard": scores.as_json(), "by_step": scores.by_step}
-    whole = {**results, **found}
-    print_as(style, tables=tables, rows=lambda: flat_rows(results), whole=lambda: whole)
+    whole = {**results, **found, "layers": layers}
+    rows = [*flat_rows(results), *layer_rows(layers, results["children"])]
+    print_as(style, tables=tables, rows=lambda: rows, whole=lambda: whole)
 
 
 def progress_table(results: Json) -> Table:

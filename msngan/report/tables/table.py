@@ -67,13 +67,13 @@ def plus_minus(mean: float | None, sd: float | None = None) -> str:
     size = abs(mean)
     if size and not 1e-4 <= size < 1e4:
         return f"{mean:.3e}" + ("" if sd is None else f"±{sd:.1e}")
-    known = [_decimals(size, 4)] if size else []
-    known += [_decimals(sd, 2)] if sd else []
+    known = [decimals(size, 4)] if size else []
+    known += [decimals(sd, 2)] if sd else []
     form = f".{min(known, default=0)}f"
     return f"{mean:{form}}" + ("" if sd is None else f"±{sd:{form}}")
 
 
-def _decimals(size: float, digits: int) -> int:
+def decimals(size: float, digits: int) -> int:
     return max(0, digits - 1 - math.floor(math.log10(size)))
 
 

@@ -9,8 +9,7 @@ of what enters an activation; its figures 3 and 4 show the means of weights inst
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import nan
@@ -21,28 +20,32 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.functional import cross_entropy
 
 from msngan.data import ImageData, LabelledData
 from msngan.data import images as convert
 from msngan.networks.sampling import applied, latents
-from msngan.norms import layers_of, statistics, stored
-from msngan.norms.parts import outputs_of
+from msngan.norms import layers_of, stored
+from msngan.norms.parts import outputs_of, widened
 from msngan.runs import distributed, rng
 from msngan.runs.folder import UserError
 from msngan.runs.options import Every, Record
 from msngan.training import dynamics as file
+from msngan.training.activations import Seen, as_in_training, figures, look
 from msngan.training.callbacks.run_callback import Figures, RunCallback, data_of
-from msngan.training.dynamics import PER_LAYER
+from msngan.training.dynamics import PER_LAYER, PER_NETWORK
+from msngan.training.smoothness import Loss, smoothness
 from msngan.training.weight_measures import (
+    by_inputs,
     effective_weight,
     kernel_singular,
+    leading,
     lipschitz_of,
     matrix_of,
+    mean_cosine,
     operator_norm,
     output_lengths,
     precise,
-    singular_values,
     spectral_complexity,
     stable_rank,
 )
@@ -53,8 +56,6 @@ SHOWN = ("gradient_zero", "stable_rank", "drift", "dead", "operator_norm")  # in
 THRESHOLD = 0.01  # of the root mean square: an entry below it is small
 # Of |g|, six a decade: 1e-10 to 1e3, from below Adam's epsilon to a diverging run.
 EDGES: NDArray[np.float64] = 10.0 ** (np.arange(-60, 19) / 6)
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU)
-ROUNDING = 1e-6  # an sd below this share of the mean is that of a constant in float32
 
 
 class Dynamics(RunCallback):
@@ -71,10 +72,14 @@ class Dynamics(RunCallback):
     Args:
         every: steps between measurements of every layer; auto: after 100, 200, 500, 1,000, 2,000
             and 5,000 steps and every 10,000; 0: none.
+        smoothness: measure also how smooth the loss is along its gradient, of a GAN that of the
+            critic; each time takes as long as six updates with 128 images.
     """
 
-    def __init__(self, every: Record[Every | Literal["auto"]] = "auto") -> None:
-        self.every = every
+    def __init__(
+        self, every: Record[Every | Literal["auto"]] = "auto", smoothness: Record[bool] = False
+    ) -> None:
+        self.every, self.smoothness = every, smoothness
         self._known: file.Dynamics | None = None
         self._subjects: list[Subject] = []
 
@@ -84,7 +89,7 @@ class Dynamics(RunCallback):
         self._keep_until(trainer.global_step)
         if not self.every:
             return
-        self._subjects = _subjects(pl_module, data_of(trainer))
+        self._subjects = _subjects(pl_module, data_of(trainer), self.smoothness)
         if self._known is None or not len(self._known):
             self._measure(trainer)
         elif trainer.global_step == 0:  # killed before its first checkpoint, it begins again
@@ -127,19 +132,59 @@ def is_planned(step: int, every: int | Literal["auto"]) -> bool:
     return every > 0 and (step == 1 or step % every == 0)
 
 
-def _subjects(module: Any, data: ImageData) -> list[Subject]:
-    """The networks of a GAN or a classifier, each with its probe batch."""
-    images = data.real[:PROBES]
+def _subjects(module: Any, data: ImageData, smooth: bool) -> list[Subject]:
+    """The networks of a GAN or a classifier, each with its probe batch.
+
+    smooth: with the loss whose smoothness is measured.
+    """
+    images, options = data.real[:PROBES], module.options
     if isinstance(data, LabelledData):
         probe = module.laid_out(data.prepared(images).to(module.device))
-        return [Subject("network", module.network, probe)]
-    z = latents(len(images), module.options.latent_dim, module.options.seed)
+        given = probe, data.images_of("train").labels, options
+        loss = partial(_classifier_loss, *given) if smooth else None
+        return [Subject("network", module.network, probe, None, loss, options.lr)]
+    z = latents(len(images), options.latent_dim, options.seed).to(module.device, module.dtype)
     probe = module.laid_out(convert.to_float(images).to(module.device))
-    labels = data.labels[:PROBES].to(module.device) if module.options.conditional else None
+    labels = data.labels[:PROBES].to(module.device) if options.conditional else None
+    loss = partial(_critic_loss, module, probe, z, labels) if smooth else None
     return [
-        Subject("critic", module.critic, probe, labels),
-        Subject("generator", module.generator, z.to(module.device, module.dtype), labels),
+        Subject("critic", module.critic, probe, labels, loss, options.critic_lr),
+        Subject("generator", module.generator, z, labels),
     ]
+
+
+def _classifier_loss(probe: Tensor, labels: Any, options: Any) -> Loss:
+    """The cross-entropy on the probe batch, as it is trained with; labels: of all images."""
+    labels = labels[: len(probe)].to(probe.device)
+    spread = options.label_smoothing
+
+    def loss(network: nn.Module) -> Tensor:
+        return cross_entropy(widened(network.forward(probe)), labels, label_smoothing=spread)
+
+    return loss
+
+
+def _critic_loss(module: Any, real: Tensor, z: Tensor, labels: Tensor | None) -> Loss:
+    """The adversarial loss on the probe batch and what the generator makes of z at present.
+
+    Without augmentation and penalties.
+    """
+    with rng.untouched(), torch.no_grad(), as_in_training(module.generator):
+        fake = applied(module.generator.forward, z, labels)
+
+    def logits(critic: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+        found = applied(critic.forward, images, labels)
+        return widened(found[0] if isinstance(found, tuple) else found).flatten()
+
+    def loss(critic: nn.Module) -> Tensor:
+        if module.joint:
+            twice = None if labels is None else labels.repeat(2)
+            halves = logits(critic, torch.cat([real, fake]), twice).split(len(real))
+        else:
+            halves = logits(critic, real, labels), logits(critic, fake, labels)
+        return module.loss.critic(*halves)
+
+    return loss
 
 
 def _means(measurement: file.Dynamics) -> dict[str, float]:
@@ -160,13 +205,16 @@ def _means(measurement: file.Dynamics) -> dict[str, float]:
 class Subject:
     """A named network, and the batch (N, ...) on which its activations are measured.
 
-    labels: int64 (N,), of a network that takes them. Its embeddings are not measured.
+    labels: int64 (N,), of a network that takes them. Its embeddings are not measured. loss: called
+    at each measurement for the loss whose smoothness is measured; rate: the learning rate.
     """
 
     name: str
     network: nn.Module
     probe: Tensor
     labels: Tensor | None = None
+    loss: Callable[[], Loss] | None = None
+    rate: float = nan
 
 
 @dataclass
@@ -178,6 +226,8 @@ class _Layer:
     singular: NDArray[np.float32]
     channel_mean: NDArray[np.float32]
     channel_sd: NDArray[np.float32]
+    left: NDArray[np.float32]
+    right: NDArray[np.float32]
     length: float  # the (2, 1) norm in the spectral complexity
 
 
@@ -190,8 +240,9 @@ def measure(subjects: Sequence[Subject], step: int, first: file.Dynamics | None)
     this is the first. Gradients are the parameters' .grad; without one their measures are NaN.
     """
     start = time.monotonic()
+    first = first if first is not None and len(first) else None
     found: dict[str, _Layer] = {}
-    shapes, complexities = [], []
+    shapes, networks = [], []
     for subject in subjects:
         layers = {
             name: layer
@@ -200,20 +251,25 @@ def measure(subjects: Sequence[Subject], step: int, first: file.Dynamics | None)
         }
         seen = look(subject.network, layers, subject.probe, subject.labels)
         own: dict[str, _Layer] = {}
+        before: _Layer | None = None
         for name, layer in layers.items():
-            index = len(found) + len(own)
-            mean = first.channel_mean[index][0] if first is not None and len(first) else None
-            own[f"{subject.name}.{name}"] = _measured(layer, seen.get(name), mean)
+            before = _measured(layer, seen.get(name), first, len(found) + len(own), before)
+            own[f"{subject.name}.{name}"] = before
             shapes.append(tuple(stored(layer).shape))
         norms = [layer.figures.get("operator_norm", nan) for layer in own.values()]
         lengths = [layer.length for layer in own.values()]
-        complexities.append(spectral_complexity(norms, lengths, lipschitz_of(subject.network)))
+        complexity = spectral_complexity(norms, lengths, lipschitz_of(subject.network))
+        networks.append({"spectral_complexity": complexity})
+        if subject.loss is not None:
+            networks[-1] |= smoothness(subject.network, subject.loss(), subject.rate)
         found |= own
     one = list(found.values())
     columns: dict[str, Any] = {
         name: np.array([[layer.figures.get(name, nan) for layer in one]], np.float32)
         for name in PER_LAYER
     }
+    for name in PER_NETWORK:
+        columns[name] = np.array([[each.get(name, nan) for each in networks]], np.float64)
     return file.Dynamics(
         layers=tuple(found),
         shapes=tuple(shapes),
@@ -222,20 +278,30 @@ def measure(subjects: Sequence[Subject], step: int, first: file.Dynamics | None)
         edges=EDGES,
         step=np.array([step], np.int64),
         histogram=np.stack([layer.histogram for layer in one])[None],
-        spectral_complexity=np.array([complexities], np.float64),
         singular=tuple(layer.singular[None] for layer in one),
         channel_mean=tuple(layer.channel_mean[None] for layer in one),
         channel_sd=tuple(layer.channel_sd[None] for layer in one),
+        first_left=first.first_left if first else tuple(layer.left for layer in one),
+        first_right=first.first_right if first else tuple(layer.right for layer in one),
         seconds=np.array([time.monotonic() - start]),
         **columns,
     )
 
 
 def _measured(
-    layer: nn.Module, seen: Seen | None, first_mean: NDArray[np.float32] | None
+    layer: nn.Module,
+    seen: Seen | None,
+    first: file.Dynamics | None,
+    index: int,
+    before: _Layer | None,
 ) -> _Layer:
+    """index: of the layer in `first`. before: the layer before it in its network."""
     parameter, weight = stored(layer), effective_weight(layer)
-    values = singular_values(matrix_of(layer, weight))
+    matrices = matrix_of(layer, weight)
+    values, left, right = leading(matrices)
+    turned = by_inputs(layer, matrices)
+    inputs = right if turned.shape[2] == matrices.shape[1] else leading(turned)[1]
+    kept = (left, right) if first is None else (first.first_left[index], first.first_right[index])
     found = {
         "weight_mean": float(precise(parameter).mean()),
         "weight_sd": float(precise(parameter).std(correction=0)),
@@ -244,12 +310,15 @@ def _measured(
         "kernel_singular": kernel_singular(weight),
         "matrix_norm": float(values[0]),
         "stable_rank": stable_rank(values),
+        "subspace_left": mean_cosine(left, kept[0]),
+        "subspace_right": mean_cosine(right, kept[1]),
+        "subspace_link": nan if before is None else mean_cosine(inputs, before.left),
     }
     mean = sd = np.full(outputs_of(layer)[0], nan, np.float32)
     length = nan
     if seen is not None:
         found["operator_norm"] = operator_norm(layer, weight, seen.size, known=float(values[0]))
-        found |= figures(seen, first_mean)
+        found |= figures(seen, None if first is None else first.channel_mean[index][0])
         length = output_lengths(layer, weight, seen.size)
         if seen.mean is not None and seen.sd is not None:
             mean, sd = seen.mean, seen.sd
@@ -257,7 +326,8 @@ def _measured(
     if parameter.grad is not None:
         found |= gradient_figures(parameter.grad)
         counts = histogram(parameter.grad)
-    return _Layer(found, counts, values.numpy().astype(np.float32), mean, sd, length)
+    singular = values.astype(np.float32)
+    return _Layer(found, counts, singular, mean, sd, left, right, length)
 
 
 def gradient_figures(gradient: Tensor) -> dict[str, float]:
@@ -288,111 +358,3 @@ def histogram(gradient: Tensor, edges: NDArray[np.float64] = EDGES) -> NDArray[n
     bins.clamp_(max=len(edges) - 1)
     counts = torch.bincount(bins + len(edges) * (wide >= 0), minlength=2 * len(edges))
     return counts.view(2, -1).cpu().numpy().astype(np.uint32)
-
-
-@dataclass
-class Seen:
-    """Of one layer in one pass: the size of its input, and what enters the activation after it.
-
-    size: without batch and channels; () for a linear layer. mean, sd: (C,) float32 over all other
-    axes, the population's sd. dead: (C,) bool, nowhere above 0. None: no activation follows.
-    """
-
-    size: tuple[int, ...]
-    mean: NDArray[np.float32] | None = None
-    sd: NDArray[np.float32] | None = None
-    dead: NDArray[np.bool_] | None = None
-
-    def note(self, x: Tensor) -> None:
-        """x (N, C, ...) enters the activation."""
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        mean = x.mean(axes, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        # Two passes, because torch's var_mean takes ten times as long.
-        sd = (x - mean).square_().mean(axes).sqrt()
-        mean = mean.flatten()
-        sd[sd <= ROUNDING * mean.abs()] = 0
-        self.mean, self.sd = mean.float().cpu().numpy(), sd.float().cpu().numpy()
-        self.dead = (x.amax(axes) <= 0).cpu().numpy()
-
-
-def look(
-    network: nn.Module,
-    layers: Mapping[str, nn.Module],
-    x: Tensor,
-    labels: Tensor | None = None,
-) -> dict[str, Seen]:
-    """One pass of x (N, ...) in training mode that leaves no trace in the network.
-
-    What enters an activation belongs to the layer called last before it, whatever lies between: the
-    layer's own norm, a sum with a shortcut, or a concatenation with older features, of which all
-    channels count. The first of several activations between two layers counts.
-
-    Batch-coupled norms use the statistics of this batch, dropout is off, estimates stay as they
-    are. A layer that is not called has no entry; one that is called again has its last.
-    """
-    seen: dict[str, Seen] = {}
-    last: list[str] = []
-
-    def enter(name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
-        axes = 0 if isinstance(layer, nn.Linear) else given[0].dim() - 2
-        seen[name] = Seen(tuple(given[0].shape[given[0].dim() - axes :]))
-        last[:] = [name]
-
-    def activate(activation: nn.Module, given: tuple[Any, ...]) -> None:
-        if last and (entry := seen[last[0]]).mean is None:
-            entry.note(given[0])
-
-    with ExitStack() as stack, rng.untouched(), torch.no_grad(), _as_in_training(network):
-        for name, layer in layers.items():
-            hook = layer.register_forward_pre_hook(partial(enter, name))
-            stack.callback(hook.remove)
-        for module in network.modules():
-            if isinstance(module, ACTIVATIONS):
-                stack.callback(module.register_forward_pre_hook(activate).remove)
-        # Not by a call: a compiled network would be compiled again because of the hooks.
-        applied(network.forward, x, labels)
-    return seen
-
-
-@contextmanager
-def _as_in_training(network: nn.Module) -> Iterator[None]:
-    """Training mode without dropout, moving running statistics or updates of estimates."""
-    before = [(module, module.training) for module in network.modules()]
-    try:
-        network.train()
-        for module, _ in before:
-            own = getattr(module, "weight_norm", None)
-            if isinstance(own, nn.Module):
-                own.eval()
-            if isinstance(module, _DropoutNd):
-                module.eval()
-        with statistics(network, "batch"):
-            yield
-    finally:
-        for module, training in before:
-            module.train(training)  # a norm then restores its estimate for eval
-
-
-def figures(seen: Seen, first_mean: NDArray[np.float32] | None) -> dict[str, float]:
-    """preactivation_mean, _sd, offset, drift, drift_signed and dead of one layer.
-
-    first_mean: (C,), from which the drift is measured; None: from these means. Channels that do not
-    vary have no offset and no drift; if no channel varies, both are NaN.
-    """
-    if seen.mean is None or seen.sd is None or seen.dead is None:
-        return {}
-    varies = seen.sd > 0
-    moved = np.zeros_like(seen.mean) if first_mean is None else seen.mean - first_mean
-    moved = moved[varies] / seen.sd[varies]
-
-    def mean(values: NDArray[Any]) -> float:
-        return float(values.mean(dtype=np.float64)) if len(values) else nan
-
-    return {
-        "preactivation_mean": float(seen.mean.mean()),
-        "preactivation_sd": float(seen.sd.mean()),
-        "offset": mean(np.abs(seen.mean[varies]) / seen.sd[varies]),
-        "drift": mean(np.abs(moved)),
-        "drift_signed": mean(moved),
-        "dead": float(seen.dead.mean()),
-    }

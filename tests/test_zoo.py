@@ -1,0 +1,128 @@
+"""The generators that come with the package, and the cards of exported ones.
+
+`python tests/test_zoo.py` writes the zoo's cards and the table of its README from the facts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from msngan import load_generator
+from msngan.report.generator_card import UNSCORED, card
+from msngan.report.tables.table import plus_minus
+from msngan.runs.folder import zoo
+from msngan.runs.safe_read import read_object
+
+ZOO = zoo()
+README = Path(__file__).parent.parent / "checkpoints/zoo/README.md"
+LARGEST = 4_000_000  # bytes of a file
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ZOO)
+def test_a_generator_of_the_zoo_is_small_and_its_card_is_of_its_facts(name):
+    path = ZOO[name]
+    facts = read_object(path.with_suffix(".json"), 10**6)
+    assert path.stat().st_size == facts["bytes"] < LARGEST
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == facts["sha256"]
+    assert path.with_suffix(".md").read_text() == card(facts)
+    generator = load_generator(f"zoo/{name}")
+    assert sum(each.numel() for each in generator.parameters()) == facts["parameters"]
+    extractors = {each["protocol"]["extractor"] for each in facts["scores"]}
+    assert extractors  # TWO
+
+
+def with_table(page: str) -> str:
+    """The page, with its table written from the facts of all generators."""
+    rows = [
+        "| | trained on | critic | width, steps | bytes | Fréchet distance |",
+        "|---|---|---|--:|--:|---|",
+    ]
+    for name, path in ZOO.items():
+        facts = read_object(path.with_suffix(".json"), 10**6)
+        options = facts["options"]
+        data = facts["data"]["dataset"] + (", with labels" if options["conditional"] else "")
+        distances = [
+            f"{plus_minus(score['mean'], score['sd'])} (`{key.partition('/')[2]}`)"
+            for each in facts["scores"]
+            for key, score in each["scores"].items()
+            if key.startswith("fd/")
+        ]
+        cells = [f"[`zoo/{name}`]({name}.md)", data, options["norm"]]
+        cells += [f"{options['width']}, {facts['step']:,}", f"{facts['bytes']:,}"]
+        rows.append(f"| {' | '.join([*cells, '; '.join(distances)])} |")
+    start, end = "<!-- table -->\n", "\n<!-- end -->"
+    before, _, rest = page.partition(start)
+    return before + start + "\n".join(rows) + end + rest.partition(end)[2]
+
+
+@pytest.mark.quick
+def test_the_readme_has_the_table_of_all_of_them():
+    assert with_table(README.read_text()) == README.read_text()
+
+
+@pytest.mark.quick
+def test_the_zoo_has_a_generator_of_each_kind_and_its_first_grid_is_quick(run):
+    assert {"digits_msn", "digits_cond", "mnist_msn"} <= {*ZOO}
+    assert run("sample", "zoo/digits_msn", "--out", "x.png") == 0
+    with Image.open("x.png") as image:
+        assert min(image.size) > 200
+
+
+def test_a_name_that_the_zoo_does_not_have_is_one_line(run, capsys):
+    assert run("sample", "zoo/digit_msn") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "no generator 'zoo/digit_msn' (did you mean 'digits_msn'?); the zoo has" in said[0]
+
+
+class TestCard:
+    def test_it_is_written_beside_the_file_with_the_scores_of_that_step(self, trained, run, capsys):
+        root = ["--root", str(trained)]
+        assert run("export", "mine", *root, "--out", "x.safetensors", "--card") == 0
+        facts = json.loads(Path("x.json").read_text())
+        text = Path("x.md").read_text()
+        assert text == card(facts)
+        assert facts["sha256"] in text
+        lines = (trained / "checkpoints/mine/scores.jsonl").read_text().splitlines()
+        last = [json.loads(line) for line in lines][-1]
+        at = facts["step"] == last["step"]
+        assert bool(facts["scores"]) == at
+        assert (UNSCORED.split(":")[0] in text) != at
+        assert run("sample", "x.safetensors", "--out", "x.png") == 0
+
+    def test_nothing_is_overwritten_and_a_lone_file_has_no_records(self, trained, run, capsys):
+        root = ["--root", str(trained)]
+        Path("x.md").touch()
+        assert run("export", "mine", *root, "--out", "x.safetensors", "--card") == 2
+        assert "x.md exists" in capsys.readouterr().err
+        Path("last.ckpt").write_bytes((trained / "checkpoints/mine/last.ckpt").read_bytes())
+        assert run("export", "last.ckpt", "--out", "y.safetensors", "--card") == 2
+        assert "is of no run here" in capsys.readouterr().err
+        assert not Path("y.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_generator_of_the_zoo_makes_the_images_of_its_seed(name, run):
+    for out in ("a.npz", "b.npz"):
+        assert run("sample", f"zoo/{name}", "--n", "4", "--format", "npz", "--out", out) == 0
+    assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
+    generator = load_generator(f"zoo/{name}")
+    z = torch.randn(2, generator.latent_dim, generator=torch.Generator().manual_seed(0))
+    labels = [torch.tensor([0, 1])] if getattr(generator, "classes", 0) else []
+    with torch.no_grad():
+        images = generator(z, *labels)
+    assert images.abs().max() <= 1
+    assert images.std() > 0.1
+
+
+if __name__ == "__main__":
+    for path in ZOO.values():
+        path.with_suffix(".md").write_text(card(read_object(path.with_suffix(".json"), 10**6)))
+    README.write_text(with_table(README.read_text()))
