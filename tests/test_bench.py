@@ -144,7 +144,7 @@ def test_the_benchmark_of_data_measures_runs_as_fit_does_and_says_what_its_goals
         "decoding png, one core": "at most 1",
         "later start": "under 3",
         "private memory at the first batch": "under 1.5",
-        "private memory after 1 steps": "under 1.5",
+        "private memory after 1 step": "under 1.5",
         "fetching a batch": "under 1",
     }
     assert all(row["value"] > 0 for row in rows.values() if "value" in row)
