@@ -93,7 +93,7 @@ def test_names_of_runs_configs_and_studies_and_files_of_the_right_kind(complete:
         name for name, study in configs.items() if name.startswith("digits") and not study
     }
     assert complete("msngan fit --config min") == ["mine.yaml"]
-    assert complete("msngan study study_d") == ["study_digits"]
+    assert complete("msngan study study_di") == ["study_digits"]
     assert complete("msngan evaluate x --dataset svh") == ["svhn"]
     assert complete("msngan evaluate x --protocol p") == ["paper"]
 
