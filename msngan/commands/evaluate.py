@@ -55,7 +55,7 @@ def parser() -> Parser:
     option(how, "--images N", "samples of each set; overrides the protocol", type=number(2))
     option(how, "--seed S", "seed of the samples; default: 0", type=number(0))
     option(how, "--resize", "for the extractor, its own way or clean-fid's", choices=RESIZE)
-    text = "auto, embedded, inception, dinov2-vit-b-14, clip-vit-b-32, ... or a file"
+    text = "auto, embedded, embedded-vgg7, inception, dinov2-vit-b-14, ... or a file"
     option(how, "--extractor NAME", text, default="auto")
     option(how, "--inception-weights FILE", "file with the official weights")
     option(how, "--extractor-weights FILE", "file with the weights of a DINOv2 or CLIP network")
