@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     for run in (run for _, run in found if run):
         if not os.access(run.scores if run.scores.exists() else run.folder, os.W_OK):
             raise UserError(f"{run.scores} cannot be written, and the scores belong there")
-    _set_up(options)
+    set_up(options)
     from msngan.commands.evaluate_subjects import of_images, of_runs
     from msngan.report.tables.evaluate_tables import show
     from msngan.runs.hardware import record_command
@@ -154,7 +154,8 @@ def _record(name: str, root: Path) -> Run:
     return run
 
 
-def _set_up(options: argparse.Namespace) -> None:
+def set_up(options: argparse.Namespace) -> None:
+    """Set the number of threads; UserError for a device that is not there."""
     import torch
 
     if options.threads:

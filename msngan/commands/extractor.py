@@ -1,4 +1,4 @@
-"""msngan extractor: train or list the small feature extractors that scores use."""
+"""msngan extractor: train, list or compare the small feature extractors that scores use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msngan.commands import extractor_compare
 from msngan.commands.parser import Parser, add_format, number, option, own_options
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import UserError, did_you_mean
@@ -41,7 +42,7 @@ COLUMNS = [
 
 def parser() -> Parser:
     made = Parser(prog="msngan extractor", description=DESCRIPTION)
-    commands = made.add_subparsers(dest="command", required=True, metavar="fit|list")
+    commands = made.add_subparsers(dest="command", required=True, metavar="fit|list|compare")
     text = "train an extractor on a data set with labels; write it and its model card"
     fit = commands.add_parser("fit", help=text, description=text)
     option(fit, "--dataset NAME", "data set with labels: cifar10, folder, hub, ...", required=True)
@@ -56,11 +57,14 @@ def parser() -> Parser:
     option(fit, "--out FILE", "default: ./NAME.safetensors, with NAME.md beside", type=Path)
     option(fit, "--no-download", "use only local files", action="store_true")
     add_format(commands.add_parser("list", help="the shipped extractors"))
+    extractor_compare.add_parser(commands)
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    if args.command == "compare":
+        return extractor_compare.compare(args)
     return show(args.format) if args.command == "list" else fit(args)
 
 
