@@ -35,7 +35,7 @@ def test_a_generator_of_the_zoo_is_small_and_its_card_is_of_its_facts(name):
     generator = load_generator(f"zoo/{name}")
     assert sum(each.numel() for each in generator.parameters()) == facts["parameters"]
     extractors = {each["protocol"]["extractor"] for each in facts["scores"]}
-    assert extractors  # TWO
+    assert len(extractors) > 1  # no score hangs on one network
 
 
 def with_table(page: str) -> str:
