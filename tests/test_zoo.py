@@ -57,9 +57,9 @@ def with_table(page: str) -> str:
         cells = [f"[`zoo/{name}`]({name}.md)", data, options["norm"]]
         cells += [f"{options['width']}, {facts['step']:,}", f"{facts['bytes']:,}"]
         rows.append(f"| {' | '.join([*cells, '; '.join(distances)])} |")
-    start, end = "<!-- table -->\n", "\n<!-- end -->"
-    before, _, rest = page.partition(start)
-    return before + start + "\n".join(rows) + end + rest.partition(end)[2]
+    before, start, rest = page.partition("<!-- table -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    return "".join([before, start, *(f"{row}\n" for row in rows), end, after])
 
 
 @pytest.mark.quick
