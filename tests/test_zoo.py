@@ -75,6 +75,15 @@ def test_the_zoo_has_a_generator_of_each_kind_and_its_first_grid_is_quick(run):
         assert min(image.size) > 200
 
 
+def test_the_picture_of_the_first_page_is_what_its_command_draws(run):
+    assert run("sample", "zoo/mnist_msn", "--out", "x.png") == 0
+    shown = README.parents[2] / "samples/gallery/zoo_mnist_msn.png"
+    with Image.open("x.png") as drawn, Image.open(shown) as there:
+        assert drawn.size == there.size
+        apart = [abs(a - b) for a, b in zip(drawn.tobytes(), there.tobytes(), strict=True)]
+    assert sum(apart) / len(apart) < 1
+
+
 def test_a_name_that_the_zoo_does_not_have_is_one_line(run, capsys):
     assert run("sample", "zoo/digit_msn") == 2
     said = capsys.readouterr().err.splitlines()
