@@ -1,8 +1,8 @@
 """The model card beside an extractor's file: how good it is, and what real images score with it.
 
 Weights without a model card cannot be judged: what were they trained on, how accurate are they, and
-what does a perfect generator score? The model cards of the shipped extractors also hold how their
-distances respond to blur, noise, JPEG, dropped classes and repeated images.
+what does a perfect generator score? The model cards of the shipped residual extractors also hold
+how their distances respond to blur, noise, JPEG, dropped classes and repeated images.
 """
 
 from __future__ import annotations
