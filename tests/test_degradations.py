@@ -1,16 +1,14 @@
-"""Known degradations of real images, and the correlation of two orders of them."""
+"""Known degradations of real images."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-import numpy as np
 import pytest
 import torch
 from toy_extractor import photographs
 
 from msngan.data.images import Images
-from msngan.scores.comparison import correlation, ranks, spearman
 from msngan.scores.degradations import CHANGES, CHOICES, degraded
 
 COUNT, ALL = 128, 300
@@ -106,34 +104,3 @@ def test_classes_are_left_out_and_unbalanced_as_said():
         assert taken.unique().tolist() == list(range(kept))
     taken = labels[CHOICES["most frequent class to rarest"][1](labels, 310, 16)]
     assert torch.bincount(taken).tolist() == [160, 80, 40, 20, 10]
-
-
-def test_ranks_and_their_correlation_are_those_of_scipy():
-    from scipy import stats
-
-    draw = np.random.default_rng(0)
-    for ties in (False, True):
-        a = draw.normal(size=40)
-        b = a + draw.normal(size=40)
-        if ties:
-            a, b = a.round(), b.round()
-        assert ranks(a).tolist() == stats.rankdata(a).tolist()
-        assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
-    assert spearman([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
-
-
-def test_the_interval_is_over_groups_and_there_is_none_of_too_few():
-    a = list(range(12))
-    alone, together = [str(i) for i in a], [str(i // 3) for i in a]
-    b = [2, 1, 0, 3, 5, 4, 8, 7, 6, 9, 10, 11]
-    found = correlation(a, b, alone)
-    assert (found["items"], found["groups"]) == (12, 12)
-    assert found["low"] < found["spearman"] < found["high"] <= 1
-    assert found == correlation(a, b, alone)
-    assert correlation(a, b, together)["groups"] == 4
-    assert correlation(a, b, together)["low"] != found["low"]
-    assert correlation(a, a, alone)["low"] == correlation(a, a, alone)["high"] == pytest.approx(1)
-    assert correlation([1, 2, 3], [1, 2, 3], ["a", "a", "b"])["low"] is None
-    assert correlation([1, 2], [1, 2], ["a", "b"])["spearman"] is None
-    assert correlation([1, 1, 1], [1, 2, 3], ["a", "b", "c"])["spearman"] is None
-    assert correlation([], [], [])["items"] == 0

@@ -10,9 +10,9 @@ import shutil
 import pytest
 from toy_extractor import METADATA, network
 
+from msngan.leaderboard.rank_correlation import correlation, ranks
 from msngan.report.tables import extractor_tables
 from msngan.scores import degradations
-from msngan.scores.comparison import correlation, ranks
 from msngan.scores.embedded import save_extractor
 
 COMPARE = ("extractor", "compare", "a.safetensors", "b.safetensors")

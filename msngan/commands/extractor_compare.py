@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from msngan.commands.parser import Parser, add_format, add_root, number, option, own_options
-from msngan.runs.folder import UserError, find_checkpoint
+from msngan.runs.folder import UserError, counted, find_checkpoint
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
@@ -68,8 +68,8 @@ def compare(args: argparse.Namespace) -> int:
     images = args.images or min(IMAGES, len(held_out))
     if images > len(held_out):
         raise UserError(
-            f"--images {images}: {args.dataset} has only {len(held_out)} test images; give"
-            f" --images {len(held_out)} or fewer"
+            f"--images {images}: {args.dataset} has only {counted(len(held_out), 'test image')};"
+            f" give --images {len(held_out)} or fewer"
         )
     record = compare(
         Real.of(data, "train"),

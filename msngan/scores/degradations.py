@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from msngan.data.images import Images, resize, to_pil
 from msngan.runs import rng
+from msngan.runs.folder import counted
 from msngan.scores.reference import in_random_order
 
 # (images, strength, draws) -> images. Pixels: float32 (N, C, H, W) in [0, 255], rounded later.
@@ -45,7 +46,7 @@ def degraded(real: Images, count: int, seed: int = 0) -> Iterator[Degraded]:
     ValueError for more images than there are.
     """
     if count > len(real):
-        raise ValueError(f"{count} images to degrade, but there are {len(real)}")
+        raise ValueError(f"{counted(count, 'image')} to degrade, but there are {len(real)}")
     order = in_random_order(len(real))
     images = real.images[order]
     labels = None if real.labels is None else real.labels[order]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from msngan.report.tables.table import Table, plus_minus, print_as
+from msngan.runs.folder import counted
 
 Record = dict[str, Any]
 DISTANCES = {"fd": "FD", "kd": "KD"}
@@ -31,7 +32,7 @@ def show(style: str, record: Record) -> None:
 def summary(record: Record) -> list[Table]:
     """The correlations, the kinds of degradation, and the generators."""
     a, b = record["extractors"]
-    sizes = f"{record['samples']:,} images each against {record['reference_images']:,}"
+    sizes = f"{counted(record['samples'], 'image')} each against {record['reference_images']:,}"
     correlations = Table(
         f"A: {a}, B: {b}",
         ["", "number", "of", "Spearman of FD", "of KD"],
