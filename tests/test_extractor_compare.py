@@ -105,6 +105,7 @@ def test_what_is_printed_has_every_distance(style, run, capsys, files):
         ("embedded embeded --dataset digits", "did you mean 'embedded'"),
         ("embedded none.safetensors --dataset digits", "no extractor file none.safetensors"),
         ("embedded embedded --dataset digits", "the same extractor"),
+        ("embedded clip-rn50 --dataset digits", "clip-rn50 cannot be compared here; choose from"),
         ("embedded embedded-vgg7 --dataset folder", "needs --data-root"),
         ("embedded embedded-vgg7 --dataset digit", "unknown value 'digit' (did you mean 'digits'"),
         ("embedded embedded-vgg7 --dataset digits --images 400", "only 359 test images; give"),

@@ -12,6 +12,7 @@ from msngan.runs.folder import UserError, counted, find_checkpoint
 if TYPE_CHECKING:
     from msngan.data import ImageData
 
+KINDS = "embedded, embedded-vgg7, inception or a .safetensors file"
 IMAGES = 2000  # of the protocol "paper"
 TEXT = """\
 Compute the distances of two extractors, for known degradations of held-out real images and for
@@ -22,8 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     made = commands.add_parser(
         "compare", help="do two extractors put images in one order?", description=TEXT
     )
-    kinds = "embedded, embedded-vgg7, inception or a .safetensors file"
-    option(made, "first A", kinds)
+    option(made, "first A", KINDS)
     option(made, "second B", "another one")
     option(made, "targets RUN", "runs, checkpoints or exported generators", nargs="*")
     option(made, "--dataset NAME", "a data set with test images: cifar10, ...", required=True)
@@ -48,8 +48,11 @@ def compare(args: argparse.Namespace) -> int:
     from msngan.report.tables.extractor_tables import show
     from msngan.runs.hardware import software
     from msngan.scores.comparison import Subject, compare
+    from msngan.scores.pretrained import PRETRAINED
     from msngan.scores.scorer import Real
 
+    if unknown := {args.first, args.second} & {*PRETRAINED}:
+        raise UserError(f"{min(unknown)} cannot be compared here; choose from {KINDS}")
     subjects, shapes = {}, {}
     for path, run in found:
         generator, saved = read_generator(path)
