@@ -60,7 +60,7 @@ def test_commands_and_their_options_and_values(complete: Complete) -> None:
     assert complete("msngan --ve") == ["--version"]
     assert complete("msngan sample --interp") == ["--interpolate"]
     assert complete("msngan export x --format ") == [*ENDINGS]
-    assert complete("msngan extractor ") == ["fit", "list"]
+    assert complete("msngan extractor ") == ["fit", "list", "compare"]
     assert complete("msngan extractor fit --no-d") == ["--no-download"]
     assert complete("msngan completion ") == ["bash", "zsh"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import smallest
 from operator_layers import LAYERS, operator_matrix
 from scipy.linalg import block_diag, subspace_angles
 from torch import Tensor, nn
@@ -370,7 +371,7 @@ ALONE = ("spectral", "mean_spectral", "optional_spectral")  # also tested withou
 def test_measuring_leaves_the_network_and_its_training_as_they_are(norm, banked):
     def trained(measured: bool) -> dict[str, Any]:
         torch.manual_seed(0)
-        size = 16 if norm == "instance" else 8
+        size = smallest(norm)
         critic = Critic(norm, width=1, size=size)
         critic.body.insert(2, nn.Dropout(0.2))
         bank = SigmaBank(critic) if banked else None

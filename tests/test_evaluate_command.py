@@ -25,8 +25,9 @@ from msngan.__main__ import main
 from msngan.commands import evaluate, evaluate_subjects
 from msngan.runs import progress_bar
 from msngan.scores import evaluation
-from msngan.scores.embedded import shipped
+from msngan.scores.embedded import FOLDER, shipped
 from msngan.scores.evaluation import BACKENDS
+from msngan.scores.extractors import file_sha256
 from msngan.scores.protocol import METRICS, ROLES
 from msngan.scores.scorer import Scorer
 
@@ -73,6 +74,11 @@ def lines(name: str) -> list[dict[str, Any]]:
     text = Path(f"checkpoints/{name}/scores.jsonl").read_text()
     assert text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def sha256(stem: str) -> str:
+    """The digits of a shipped extractor's file in its name."""
+    return file_sha256(FOLDER / f"{stem}.safetensors")[:8]
 
 
 def means(line: dict[str, Any]) -> dict[str, float]:
@@ -137,6 +143,21 @@ def test_clean_resizing_is_a_protocol_of_its_own_by_option_or_file(scored):
     assert option["protocol"] | {"name": "clean"} == file["protocol"]
     assert file["protocol"]["resize"] == "clean-bicubic-32"
     assert option["protocol_id"] == file["protocol_id"] != own["protocol_id"] == back["protocol_id"]
+
+
+def test_a_run_has_scores_of_two_extractors_under_protocols_of_their_own(runs, capfd):
+    for name in ("embedded", "embedded-vgg7"):
+        assert runs("evaluate", "mine", "--extractor", name, "--metrics", "fid", *SHORT) == 0
+    first, second = lines("mine")
+    assert [*first["scores"]] == [f"fd/embed-digits-{sha256('digits')}"]
+    assert [*second["scores"]] == [f"fd/embed-vgg7-digits-{sha256('digits-vgg7')}"]
+    assert first["protocol_id"] != second["protocol_id"]
+    same = {key for key in first["protocol"] if first["protocol"][key] == second["protocol"][key]}
+    assert first["protocol"].keys() - same == {"extractor"}
+    capfd.readouterr()
+    assert runs("leaderboard") == 0
+    out = capfd.readouterr().out
+    assert all(key in out for line in (first, second) for key in line["scores"])
 
 
 def test_the_leaderboard_shows_what_evaluate_adds_under_the_runs_config(runs, capfd):

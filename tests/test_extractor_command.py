@@ -132,13 +132,28 @@ def test_fit_refuses_before_it_trains(arguments, words, pictures, refused, monke
     assert "--data." not in line
 
 
+def test_fit_with_another_network_makes_a_file_with_its_name_and_says_how(pictures, capsys):
+    options = ("--network", "vgg7", "--seed", "1")
+    assert run(*FIT, str(pictures), *options) == 0
+    made = EmbeddedExtractor.load("folder-vgg7.safetensors")
+    assert made.name.startswith("embed-vgg7-folder-")
+    assert json.loads(made.metadata["recipe"])["network"] == "vgg7"
+    text = Path("folder-vgg7.md").read_text(encoding="utf-8")
+    assert "VGG-7 with batch norm, six convolutions without shortcuts" in text
+    command = "msngan extractor fit --dataset folder --root ROOT --network vgg7 --epochs 3"
+    assert f"`{command} --batch-size 16 --seed 1`" in text
+
+
 @pytest.mark.parametrize("style", ["table", "json"])
 def test_list_shows_every_shipped_extractor(style, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     assert run("list", "--format", style) == 0
     out = capsys.readouterr().out
-    for dataset, path in shipped().items():
+    files = {r: shipped(network) for r, network in embedded.REQUESTS.items()}
+    for dataset, path in (each for of in files.values() for each in of.items()):
         assert dataset in out
         assert EmbeddedExtractor.load(path).name in out
     if style == "json":
-        assert [row["data set"] for row in json.loads(out)] == sorted(shipped())
+        found = [(row["asked for by"], row["data set"]) for row in json.loads(out)]
+        assert found == [(request, dataset) for request, of in files.items() for dataset in of]
+        assert (*embedded.NETWORKS,) == extractor.NETWORKS

@@ -25,13 +25,21 @@ from msngan.scores.extractors import InceptionExtractor, file_sha256
 from msngan.scores.scorer import choose
 
 SHIPPED = embedded.shipped()
-every_shipped = pytest.mark.parametrize("dataset", sorted(SHIPPED))
+FILES = {path.stem: path for path in embedded.FOLDER.glob("*.safetensors")}
+every_shipped = pytest.mark.parametrize("stem", sorted(FILES))
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     embedded.save_extractor(network(), tmp_path / "toy.safetensors", METADATA)
     return tmp_path / "toy.safetensors"
+
+
+@pytest.fixture
+def vgg7(tmp_path: Path) -> EmbeddedExtractor:
+    facts = {**METADATA, "network": "vgg7", "widths": "[1]"}
+    embedded.save_extractor(network("vgg7"), tmp_path / "vgg7.safetensors", facts)
+    return EmbeddedExtractor.load(tmp_path / "vgg7.safetensors")
 
 
 @pytest.fixture
@@ -52,13 +60,15 @@ def no_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return extractors.hub_file()
 
 
-def test_features_are_those_of_the_network_in_eval_mode_in_float64(toy):
+@pytest.mark.parametrize("kind", embedded.NETWORKS)
+def test_features_are_those_of_the_network_in_eval_mode_in_float64(kind, request):
+    toy = request.getfixturevalue("toy" if kind == "residual" else kind)
     x = photographs(7)
-    net = network()
+    net = network(kind)
     net.load_state_dict({k: v.half().to(v.dtype) for k, v in net.state_dict().items()})
     net.eval()
     with torch.no_grad():
-        pool = net.features(convert.to_float(x))
+        pool = net.body(convert.to_float(x))
     found = toy.features(x)
     assert found.pool.dtype == found.logits.dtype == torch.float64
     assert found.pool.shape == (7, toy.dimensions) == (7, 8)
@@ -156,6 +166,9 @@ BAD_FILES = {
     "of a huge width": lambda whole: written(widths="[4, 4, 8, 100000000]"),
     "of widths that are no list": lambda whole: written(widths="4"),
     "of classes that are no number": lambda whole: written(classes="many"),
+    "of an unknown network": lambda whole: written(network="densenet_bc"),
+    "of another network": lambda whole: written(network="vgg7"),
+    "of a huge width of vgg7": lambda whole: written(network="vgg7", widths="[100000000]"),
     "of two channels": lambda whole: written(channels="2"),
     "of NaN": lambda whole: written(nan=True),
 }
@@ -170,6 +183,21 @@ def test_a_damaged_file_is_refused(case, path):
     assert message.startswith(f"{path} is not a complete extractor file (")
     assert "msngan extractor fit" in message
     assert "\n" not in message
+
+
+def test_every_network_is_shipped_for_the_same_data_sets_under_a_name_of_its_own(vgg7):
+    assert vgg7.name == f"embed-vgg7-toy-{vgg7.weights_sha256[:8]}"
+    files = [embedded.shipped(network) for network in embedded.REQUESTS.values()]
+    assert [*embedded.REQUESTS.values()] == [*embedded.NETWORKS]
+    assert {path for each in files for path in each.values()} == {*FILES.values()}
+    assert all({*each} == {"cifar10", "digits", "mnist"} for each in files)
+    names = [choose(request, "digits", 1)[0].name for request in embedded.REQUESTS]
+    assert names[0].startswith("embed-digits-")
+    assert names[1].startswith("embed-vgg7-digits-")
+    for request in embedded.REQUESTS:
+        line = choose(request, "svhn", 3, labelled=True)[1]
+        named = "extractor fit --dataset svhn --network vgg7`" in line
+        assert named == (request == "embedded-vgg7")
 
 
 def test_an_embedded_extractor_can_never_be_called_fid(toy):
@@ -190,7 +218,7 @@ def test_clean_resizing_gives_other_features_and_another_name(path, toy):
     assert 0 < (found - rounded).abs().max() < 0.1  # its own way differs by rounding alone
     x = convert.clean_resize(images, 32) / 127.5 - 1
     with torch.no_grad():
-        expected = clean.network.features(x)
+        expected = clean.network.body(x)
     torch.testing.assert_close(found.float(), expected, rtol=1e-5, atol=1e-5)
     same = photographs(2)
     assert torch.equal(clean.features(same).pool, toy.features(same).pool)
@@ -334,13 +362,14 @@ def test_a_file_can_be_asked_for_and_anything_else_lists_the_choices(path):
 
 @pytest.mark.quick
 @every_shipped
-def test_shipped_files_are_small_and_their_cards_tell_the_truth(dataset):
-    path = SHIPPED[dataset]
+def test_shipped_files_are_small_and_their_cards_tell_the_truth(stem):
+    path = FILES[stem]
     made = EmbeddedExtractor.load(path)
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     facts = made.metadata
-    assert path.stat().st_size < 2_000_000
-    assert facts["dataset"] == dataset
+    network = facts.get("network", "residual")
+    assert path.stat().st_size < 1_500_000
+    assert path.name == embedded.file_name(facts["dataset"], network)
     assert card.startswith(f"# {made.name}\n")
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]*) \|$", card, re.MULTILINE))
     assert rows["sha256"] == file_sha256(path)
@@ -350,13 +379,24 @@ def test_shipped_files_are_small_and_their_cards_tell_the_truth(dataset):
     assert rows["test accuracy"].split(",")[0] == facts["test_accuracy"]
     assert rows["trained on"].split()[0] == facts["train_images"]
     recipe = json.loads(facts["recipe"])
-    assert recipe == json.loads(json.dumps(asdict(embedded.RECIPES[dataset])))
     assert rows["recipe"] == ", ".join(f"{name} {value}" for name, value in recipe.items())
+    # the first files are older than the option; the others say what differs from the recipe
+    usual = json.loads(json.dumps(asdict(embedded.RECIPES[facts["dataset"]])))
+    assert recipe.get("network", "residual") == network
+    widths = usual["widths"][:1] if network == "vgg7" else usual["widths"]
+    expected = {**usual, "network": network, "widths": widths}
+    command = rows["trained by"].strip("`").split()
+    assert command[:5] == ["msngan", "extractor", "fit", "--dataset", facts["dataset"]]
+    given = dict(zip(command[5::2], command[6::2], strict=True))
+    for option in ("epochs", "seed"):
+        expected[option] = int(given.pop(f"--{option}", expected[option]))
+    assert given == ({} if network == "residual" else {"--network": network})
+    assert {"network": network} | recipe == expected
 
 
 @every_shipped
-def test_shipped_cards_show_the_floors_and_the_score_of_real_data(dataset):
-    card = SHIPPED[dataset].with_suffix(".md").read_text(encoding="utf-8")
+def test_shipped_cards_show_the_floors_and_the_score_of_real_data(stem):
+    card = FILES[stem].with_suffix(".md").read_text(encoding="utf-8")
     facts = dict(re.findall(r"^\| ([^|]+) \| ([^|]*) \|$", card, re.MULTILINE))
     words = r"CS ([\d.]+) of \d+ training images, ([\d.]+) of \d+ test images; at most 10"
     real = re.fullmatch(words, facts["score of the real data"])
@@ -378,11 +418,12 @@ NEEDS_DATA = [pytest.mark.data]
 NEEDS_DATA += [pytest.mark.skipif("MSNGAN_DATA" not in os.environ, reason="needs MSNGAN_DATA")]
 
 
+@pytest.mark.parametrize("network", embedded.NETWORKS)
 @pytest.mark.parametrize(
     "dataset", ["digits", *(pytest.param(name, marks=NEEDS_DATA) for name in ("cifar10", "mnist"))]
 )
-def test_accuracy_on_real_images_is_what_the_file_says(dataset):
-    shipped = EmbeddedExtractor.load(SHIPPED[dataset])
+def test_accuracy_on_real_images_is_what_the_file_says(dataset, network):
+    shipped = EmbeddedExtractor.load(embedded.shipped(network)[dataset])
     said = float(shipped.metadata["test_accuracy"])
     test = load(dataset, split="test", size=32, download=False)
     found = shipped.features(test.images[:1000]).logits.argmax(1)

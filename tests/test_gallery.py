@@ -5,8 +5,8 @@ numbers, with an expression in braces for each number. The expressions use the n
 The test asserts that each line, evaluated, stands on its page, and that the page has no other
 number. Lines without braces are numbers that no record has.
 
-A table of a study of GANs, between `<!-- NAME.json -->` and `<!-- end -->`, is that of
-`msngan study`; `python tests/test_gallery.py` writes them all anew from their records.
+Tables between `<!-- NAME.json -->` and `<!-- end -->` are those that `msngan study` prints of GANs,
+or `msngan extractor compare`; `python tests/test_gallery.py` writes them anew from their records.
 """
 
 # ruff: noqa: F401 (the expressions use the imports)
@@ -39,6 +39,7 @@ from msngan.leaderboard.seeds import student, summary
 from msngan.networks import Critic, Generator
 from msngan.networks.standing import BATCH as STANDING
 from msngan.norms.spectral import ReleasedSpectralNorm
+from msngan.report.tables import extractor_tables
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.table import print_markdown
 from msngan.runs.safe_read import LARGEST_YAML
@@ -77,12 +78,15 @@ def test_every_number_follows_from_a_record(page):
 
 
 def with_tables(page: str) -> str:
-    """The page, with the tables of studies written from their records."""
+    """The page, with the tables that a command prints written from their records."""
 
     def written(found: re.Match[str]) -> str:
         record = load(found[1])
         with redirect_stdout(io.StringIO()) as text:
-            print_markdown(course_tables(record["study"], record["by_step"]))
+            if "extractors" in record:
+                print_markdown(extractor_tables.summary(record))
+            else:
+                print_markdown(course_tables(record["study"], record["by_step"]))
         tables = re.findall(r"^\|.*?\n(?=\n)", text.getvalue(), flags=re.MULTILINE | re.DOTALL)
         return "\n".join([f"<!-- {found[1]}.json -->", *tables, "<!-- end -->"])
 
@@ -91,7 +95,7 @@ def with_tables(page: str) -> str:
 
 @pytest.mark.quick
 @pytest.mark.parametrize("page", PAGES)
-def test_every_table_of_a_study_is_that_of_its_record(page):
+def test_every_table_of_a_command_is_that_of_its_record(page):
     text = (ROOT / page).read_text()
     assert with_tables(text) == text
 
@@ -154,8 +158,8 @@ def python() -> str:
     return re.findall(r'requires-python = ">=([\d.]+)', (ROOT / "pyproject.toml").read_text())[0]
 
 
-def card(pattern: str) -> str:
-    return re.findall(pattern, (ROOT / "msngan/scores/weights/cifar10.md").read_text())[0]
+def card(pattern: str, name: str = "cifar10") -> str:
+    return re.findall(pattern, (ROOT / f"msngan/scores/weights/{name}.md").read_text())[0]
 
 
 def real(score: str) -> float:
@@ -259,6 +263,58 @@ def launches() -> str:
         cells += [f"{each['waits']:.0f}" for each in (before, after)]
         found.append(f"| {' | '.join(cells)} |")
     return " ".join(found)
+
+
+def agree(part: str) -> str:
+    """Spearman's correlation of FD by two extractors, of degradations or generators."""
+    found = load("extractors")["correlations"][part]["fd"]
+    return f"{found['spearman']:.2f} {interval(found, 2, 1)}"
+
+
+def by_both(kind: str, strength: float, distance: str = "fd") -> list[float]:
+    """The ranks of a degradation."""
+    rows = load("extractors")["degradations"]
+    (row,) = (each for each in rows if (each["kind"], each["strength"]) == (kind, strength))
+    return row[f"{distance}_ranks"]
+
+
+def ranked(kind: str, strength: float, distance: str = "fd") -> str:
+    return "{:g} and {:g}".format(*by_both(kind, strength, distance))
+
+
+def no_images() -> str:
+    """The ranks of sets that have no real image."""
+    kinds = [f"{each}, share of images" for each in ("plain colours", "uniform noise")]
+    kinds += ["blurred noise, share of images"]
+    return both_ends(rank for kind in kinds for rank in by_both(kind, 1))
+
+
+def rises(side: int) -> str:
+    """How many strengths raise FD by A or B."""
+    kinds = load("extractors")["kinds"]
+    of = sum(len(kind["strengths"]) for kind in kinds)
+    return f"{sum(kind['fd'][side] for kind in kinds)} of {of}"
+
+
+def among(first: int, last: int) -> tuple[int, float, float]:
+    """The generators of these ranks by A: how many, their range of FD, the largest change of rank.
+
+    B has the same ones there.
+    """
+    rows = load("extractors")["generators"]
+    found = [row for row in rows if first <= row["fd_ranks"][0] <= last]
+    assert all(first <= row["fd_ranks"][1] <= last for row in found)
+    values = [row["fd"][0] for row in found]
+    moved = max(abs(a - b) for a, b in (row["fd_ranks"] for row in found))
+    return len(found), max(values) - min(values), moved
+
+
+def augmented_by(side: int) -> str:
+    """Augmented minus plain at the last step, by A or B, paired by seed."""
+    last = [row for row in load("extractors")["generators"] if row["step"] == 4000]
+    fd = {row["run"].split("-", 1)[1]: row["fd"][side] for row in last}
+    found = summary([fd[f"augmented-s{seed}"] - fd[f"plain-s{seed}"] for seed in range(3)])
+    return f"{num(found.mean, 2, '+')} {interval(asdict(found), 2, 1)}"
 
 
 def own(folder: str, arm: str) -> str:

@@ -268,6 +268,7 @@ class TestRuns:
     )
     def test_a_run_makes_no_float64_there_and_does_what_apple_s_mps_can(self, machine, words):
         given = [*words.split(), "--dynamics.every", "1", "--health.every", "1", "--run", "mine"]
+        given += ["--dynamics.smoothness", "true"]
         given += SMALL[:-4] if "cond" in words else []
         given += ["--trainer.accelerator", "gpu", "--trainer.cuda_graph", "off"]
         done = machine.run("-m", "fake_gpu.operations", "fit", *given)

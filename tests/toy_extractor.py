@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from msngan.data import images as convert
-from msngan.scores.embedded import EmbeddedExtractor, EmbedNet
+from msngan.scores.embedded import NETWORKS, EmbeddedExtractor, EmbedNet
 from msngan.scores.extractors import Extractor
 from msngan.scores.protocol import Protocol
 from msngan.scores.reference import Reference
@@ -23,11 +23,11 @@ METADATA = {
 }
 
 
-def network() -> EmbedNet:
+def network(kind: str = "residual") -> EmbedNet:
     torch.manual_seed(0)
-    net = EmbedNet(3, 5, (4, 4, 8, 8))
+    net = NETWORKS[kind](3, 5, (4, 4, 8, 8) if kind == "residual" else (1,))
     for module in net.modules():  # statistics as after training, not 0 and 1
-        if isinstance(module, nn.BatchNorm2d):
+        if hasattr(module, "running_mean"):
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.1, 0.4)
     net.eval()

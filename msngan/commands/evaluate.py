@@ -56,7 +56,7 @@ def parser() -> Parser:
     option(how, "--images N", "samples of each set; overrides the protocol", type=number(2))
     option(how, "--seed S", "seed of the samples; default: 0", type=number(0))
     option(how, "--resize", "for the extractor, its own way or clean-fid's", choices=RESIZE)
-    text = "auto, embedded, inception, dinov2-vit-b-14, clip-vit-b-32, ... or a file"
+    text = "auto, embedded, embedded-vgg7, inception, dinov2-vit-b-14, ... or a file"
     option(how, "--extractor NAME", text, default="auto")
     option(how, "--inception-weights FILE", "file with the official weights")
     option(how, "--extractor-weights FILE", "file with the weights of a DINOv2 or CLIP network")
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     for run in (run for _, run in found if run):
         if not os.access(run.scores if run.scores.exists() else run.folder, os.W_OK):
             raise UserError(f"{run.scores} cannot be written, and the scores belong there")
-    _set_up(options)
+    set_up(options)
     from msngan.commands.evaluate_subjects import of_images, of_runs
     from msngan.report.tables.evaluate_tables import show
     from msngan.runs.hardware import record_command
@@ -155,7 +155,8 @@ def _record(name: str, root: Path) -> Run:
     return run
 
 
-def _set_up(options: argparse.Namespace) -> None:
+def set_up(options: argparse.Namespace) -> None:
+    """Set the number of threads; UserError for a device that is not there."""
     import torch
 
     if options.threads:

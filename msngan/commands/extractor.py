@@ -1,4 +1,4 @@
-"""msngan extractor: train or list the small feature extractors that scores use."""
+"""msngan extractor: train, list or compare the small feature extractors that scores use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msngan.commands import extractor_compare
 from msngan.commands.parser import (
     Parser,
     add_format,
@@ -33,18 +34,29 @@ in the package; `fit` trains one for any data set with labels, which takes minut
 model card that says how good it is. Its numbers are never called FID or IS, and those of two
 extractors cannot be compared. For images without labels, score with a shipped extractor or with
 Inception (`msngan evaluate --extractor embedded` or `inception`)."""
-COLUMNS = ["data set", "name", "features", "classes", "channels", "test accuracy", "file"]
+NETWORKS = ("residual", "vgg7")  # scores.embedded.NETWORKS, which needs torch
+COLUMNS = [
+    "data set",
+    "asked for by",
+    "name",
+    "features",
+    "classes",
+    "channels",
+    "test accuracy",
+    "file",
+]
 
 
 def parser() -> Parser:
     made = Parser(prog="msngan extractor", description=DESCRIPTION)
-    commands = made.add_subparsers(dest="command", required=True, metavar="fit|list")
+    commands = made.add_subparsers(dest="command", required=True, metavar="fit|list|compare")
     text = "train an extractor on a data set with labels; write it and its model card"
     fit = commands.add_parser("fit", help=text, description=text)
     option(fit, "--dataset NAME", "data set with labels: cifar10, folder, hub, ...", required=True)
     option(fit, "--root ROOT", "the data's folder, or OWNER/NAME; default: MSNGAN_DATA")
     option(fit, "--size N", "size of the images; default: 32", type=number(1))
     option(fit, "--channels", "default: the images' own", type=int, choices=(1, 3))
+    option(fit, "--network", "its architecture", choices=NETWORKS, default=NETWORKS[0])
     own = "default: the data set's recipe"
     option(fit, "--epochs N", f"passes over the data; {own}", type=number(1))
     option(fit, "--batch-size N", own, type=number(1))
@@ -52,17 +64,21 @@ def parser() -> Parser:
     add_out(fit, "--out FILE", "default: ./NAME.safetensors, with NAME.md beside")
     option(fit, "--no-download", "use only local files", action="store_true")
     add_format(commands.add_parser("list", help="the shipped extractors"))
+    extractor_compare.add_parser(commands)
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    if args.command == "compare":
+        return extractor_compare.compare(args)
     return show(args.format) if args.command == "list" else fit(args)
 
 
 def fit(args: argparse.Namespace) -> int:
-    out = _writable(args.out or Path(f"{args.dataset}.safetensors"))
-    from msngan.scores.embedded import fit_extractor
+    from msngan.scores.embedded import file_name, fit_extractor
+
+    out = _writable(args.out or Path(file_name(args.dataset, args.network)))
     from msngan.scores.model_card import save_with_model_card
 
     train, test = _labelled(args)
@@ -105,6 +121,8 @@ def _recipe(args: argparse.Namespace, images: int) -> Recipe:
     recipe = RECIPES[args.dataset]
     recipe = replace(
         recipe,
+        network=args.network,
+        widths=recipe.widths[:1] if args.network == "vgg7" else recipe.widths,
         seed=args.seed,
         epochs=args.epochs or recipe.epochs,
         batch_size=args.batch_size or recipe.batch_size,
@@ -159,15 +177,17 @@ def _split(args: argparse.Namespace, split: str) -> Labelled:
 
 
 def show(style: str) -> int:
-    from msngan.scores.embedded import EmbeddedExtractor, shipped
+    from msngan.scores.embedded import REQUESTS, EmbeddedExtractor, shipped
 
     rows = []
-    for dataset, path in shipped().items():
-        each = EmbeddedExtractor.load(path)
-        numbers = [str(n) for n in (each.dimensions, each.classes, each.channels)]
-        rows.append([dataset, each.name, *numbers, each.metadata["test_accuracy"], str(path)])
+    for request, network in REQUESTS.items():
+        for dataset, path in shipped(network).items():
+            each = EmbeddedExtractor.load(path)
+            numbers = [str(n) for n in (each.dimensions, each.classes, each.channels)]
+            accuracy = each.metadata["test_accuracy"]
+            rows.append([dataset, request, each.name, *numbers, accuracy, str(path)])
     records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     notes = ["Each has a model card beside its file, with .md for .safetensors."]
-    table = Table("Shipped extractors", COLUMNS, rows, notes=notes, keys=2)
+    table = Table("Shipped extractors", COLUMNS, rows, notes=notes, keys=3)
     print_as(style, tables=lambda: [table], rows=lambda: records, whole=lambda: records)
     return 0

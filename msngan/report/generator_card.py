@@ -146,7 +146,7 @@ def _about(facts: Json, dataset: str) -> str:
         "critic": f"{options['critic']}, norm {options['norm']}, loss {options['loss']}, penalty"
         f" {options['penalty']}",
         "steps": f"{facts['step']:,}, seed {options['seed']}",
-        "trained by": "; ".join(f"`{clean(each)}`" for each in facts["commands"]),
+        "commands": "; ".join(f"`{clean(each)}`" for each in facts["commands"]),
         "with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "on": str(facts["gpu"] or facts["processor"]),
     }

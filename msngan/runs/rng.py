@@ -34,6 +34,7 @@ Stream = Literal[
     "scores",  # which real images a score uses
     "health",  # latents of the collapse checks
     "extractor",  # training of an embedded feature extractor
+    "degradation",  # how real images are degraded to compare extractors
 ]
 
 LEAST_TRUNCATION = 0.01  # of normal numbers; one within it takes 125 draws

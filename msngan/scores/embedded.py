@@ -9,15 +9,17 @@ its hash: another training is another extractor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msngan.data import images as convert
+from msngan.networks.classifiers import classifier
 from msngan.runs import rng
 from msngan.runs.atomic import replacing
 from msngan.runs.folder import UserError
@@ -45,40 +47,70 @@ class _Residual(nn.Module):
         return x + self.branch(x)
 
 
-class EmbedNet(nn.Module):
-    """A residual network of eight convolutions on 32x32 images.
+class _Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
 
-    widths: channels of the four stages; the last is the number of features. Input: float32
-    (N, channels, 32, 32) in [-1, 1].
+
+class EmbedNet(nn.Module):
+    """A classifier of 32x32 images. Input: float32 (N, channels, 32, 32) in [-1, 1].
+
+    body: to features (N, d); head: from these to logits (N, classes).
     """
 
-    def __init__(self, channels: int, classes: int, widths: tuple[int, int, int, int]) -> None:
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
         super().__init__()
-        a, b, c, d = widths
-        self.body = nn.Sequential(
-            _conv(channels, a),
-            _conv(a, b),
-            nn.MaxPool2d(2),
-            _Residual(b),
-            _conv(b, c),
-            nn.MaxPool2d(2),
-            _Residual(c),
-            _conv(c, d),
-        )
-        self.head = nn.Linear(d, classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        """(N, d): the last stage averaged over the image."""
-        return self.body(x).mean((2, 3))
+        self.body, self.head = body, head
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, classes) logits."""
-        return self.head(self.features(x))
+        logits: Tensor = self.head(self.body(x))
+        return logits
 
 
-def shipped() -> dict[str, Path]:
-    """Data set -> weights file, of the extractors in the package."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}
+def residual(channels: int, classes: int, widths: Sequence[int]) -> EmbedNet:
+    """A residual network of eight convolutions; the last stage averaged over the image.
+
+    widths: channels of the four stages; the last is the number of features.
+    """
+    a, b, c, d = widths
+    body = nn.Sequential(
+        _conv(channels, a),
+        _conv(a, b),
+        nn.MaxPool2d(2),
+        _Residual(b),
+        _conv(b, c),
+        nn.MaxPool2d(2),
+        _Residual(c),
+        _conv(c, d),
+        _Mean(),
+    )
+    return EmbedNet(body, nn.Linear(d, classes))
+
+
+def vgg7(channels: int, classes: int, widths: Sequence[int]) -> EmbedNet:
+    """The classifier VGG-7 with batch norm: six convolutions without shortcuts.
+
+    widths: one, of the first two convolutions; the features are 8 times as many.
+    """
+    (width,) = widths
+    net = classifier("vgg7", "batch", classes, channels, SIZE, width=width)
+    return EmbedNet(net.get_submodule("body"), cast(nn.Linear, net.get_submodule("head")))
+
+
+NETWORKS = {"residual": residual, "vgg7": vgg7}
+# What an extractor in the package is asked for by -> its network.
+REQUESTS = {"embedded": "residual", "embedded-vgg7": "vgg7"}
+
+
+def file_name(dataset: str, network: str) -> str:
+    """Of an extractor's file; `residual`, the first network, goes without saying."""
+    return f"{dataset}{'' if network == 'residual' else f'-{network}'}.safetensors"
+
+
+def shipped(network: str = "residual") -> dict[str, Path]:
+    """Data set -> weights file, of the extractors in the package with this network."""
+    files = {dataset: FOLDER / file_name(dataset, network) for dataset in sorted(RECIPES)}
+    return {dataset: path for dataset, path in files.items() if path.exists()}
 
 
 class EmbeddedExtractor(Extractor):
@@ -94,8 +126,10 @@ class EmbeddedExtractor(Extractor):
         device: torch.device | str = "cpu",
         clean: bool = False,
     ) -> None:
+        network = network_of(metadata)
+        kind = "embed" if network == "residual" else f"embed-{network}"
         super().__init__(
-            f"embed-{metadata['dataset']}-{sha256[:8]}",
+            f"{kind}-{metadata['dataset']}-{sha256[:8]}",
             sha256,
             net,
             dimensions=net.head.in_features,
@@ -124,7 +158,8 @@ class EmbeddedExtractor(Extractor):
             _check(metadata)
             widths = tuple(read_json(metadata["widths"]))
             with torch.device("meta"):  # nothing is allocated before the claims are checked
-                net = EmbedNet(int(metadata["channels"]), int(metadata["classes"]), widths)
+                make = NETWORKS[network_of(metadata)]
+                net = make(int(metadata["channels"]), int(metadata["classes"]), widths)
             net.load_state_dict(state, assign=True)
             if not all(value.isfinite().all() for value in state.values()):
                 raise ValueError("its weights hold NaN or Inf")
@@ -138,7 +173,7 @@ class EmbeddedExtractor(Extractor):
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = convert.to_float(convert.resize(images, self.size))
-        pool = self.network.features(x.contiguous(memory_format=torch.channels_last))
+        pool = self.network.body(x.contiguous(memory_format=torch.channels_last))
         return pool, self.network.head(pool)
 
 
@@ -149,6 +184,13 @@ def _check(metadata: dict[str, str]) -> None:
         raise ValueError(f"it does not say {', '.join(missing)}")
     if metadata["channels"] not in ("1", "3"):
         raise ValueError(f"it says {metadata['channels'][:80]} channels, which can be 1 or 3")
+    if (network := network_of(metadata)) not in NETWORKS:
+        raise ValueError(f"it says network {network[:80]!r}; there are {', '.join(NETWORKS)}")
+
+
+def network_of(metadata: dict[str, str]) -> str:
+    """The name of a file's network; files that do not say it are of the first."""
+    return metadata.get("network", "residual")
 
 
 def halved(net: EmbedNet) -> dict[str, Tensor]:
@@ -179,10 +221,11 @@ class Recipe:
 
     SGD with Nesterov momentum, one cycle of the learning rate, label smoothing, shifts by up to
     `shift` pixels and (for photographs) mirroring. A tenth of the training split is held out; the
-    test split is evaluated once, at the end.
+    test split is evaluated once, at the end. network: of NETWORKS, which say what the widths are.
     """
 
-    widths: tuple[int, int, int, int] = (32, 64, 128, 192)
+    network: str = "residual"
+    widths: tuple[int, ...] = (32, 64, 128, 192)
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 0.2
@@ -246,7 +289,8 @@ def fit_extractor(
     draw = rng.generator(recipe.seed, 0, 0, "extractor")
     with rng.untouched():
         torch.manual_seed(rng.derive(recipe.seed, 0, 0, "init"))
-        net = EmbedNet(images.shape[1], int(labels.max()) + 1, recipe.widths)
+        make = NETWORKS[recipe.network]
+        net = make(images.shape[1], int(labels.max()) + 1, recipe.widths)
     net = net.to(memory_format=torch.channels_last)
     order = torch.randperm(len(images), generator=draw)
     held, train = order[: len(order) // 10], order[len(order) // 10 :]

@@ -1,8 +1,8 @@
 """The model card beside an extractor's file: how good it is, and what real images score with it.
 
 Weights without a model card cannot be judged: what were they trained on, how accurate are they, and
-what does a perfect generator score? The model cards of the shipped extractors also hold how their
-distances respond to blur, noise, JPEG, dropped classes and repeated images.
+what does a perfect generator score? The model cards of the shipped residual extractors also hold
+how their distances respond to blur, noise, JPEG, dropped classes and repeated images.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ Labelled = tuple[Tensor, Tensor]  # uint8 images (N, C, 32, 32) and int64 labels
 SIZES = (500, 2000, 10_000)
 MOST_RUNS = 5
 COLUMNS = {"frechet": "FD", "kernel": "KD", **{role: role for role in DISTANCES[2:]}}
+NETWORKS = {
+    "residual": "a residual network of eight convolutions",
+    "vgg7": "VGG-7 with batch norm, six convolutions without shortcuts",
+}
 LIMITS = (
     "It sees what distinguishes its classes, and little else: a flaw that no class shows costs"
     " nothing.",
@@ -56,6 +60,7 @@ def save_with_model_card(
         "dataset": dataset,
         "channels": str(train[0].shape[1]),
         "classes": str(net.head.out_features),
+        "network": recipe.network,
         "widths": json.dumps(list(recipe.widths)),
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
         "train_images": str(len(train[0])),
@@ -89,16 +94,16 @@ def _model_card(path: Path, recipe: Recipe, train: Tensor, test: Tensor) -> str:
             f"A test accuracy of {found:.4f} is near chance, {chance:.4f}: its scores mean little;"
             " train it longer, or give more images."
         )
-    listed = "\n".join(
-        textwrap.fill(f"- {each}", 100, subsequent_indent="  ", break_on_hyphens=False)
-        for each in limits
+    listed = "\n".join(_wrapped(f"- {each}", "  ") for each in limits)
+    about = (
+        f"An embedded feature extractor: {NETWORKS[recipe.network]}, trained to classify"
+        f" {extractor.metadata['dataset']}. Its scores have its name, as"
+        f" `{extractor.keys['frechet']}`: never FID, IS or KID."
     )
     return f"""\
 # {extractor.name}
 
-An embedded feature extractor: a residual network of eight convolutions, trained to classify
-{extractor.metadata["dataset"]}. Its scores have its name, as `{extractor.keys["frechet"]}`: never
-FID, IS or KID.
+{_wrapped(about)}
 
 {_facts(extractor, path, recipe, len(test), scores)}
 
@@ -114,6 +119,10 @@ classifier score (CS) of either; mean ± sd over (n) disjoint parts.
 
 {listed}
 """
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 100, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _sizes(available: int) -> list[int]:
@@ -141,6 +150,10 @@ def _facts(
     facts = extractor.metadata
     weights = sum(each.numel() for each in extractor.network.parameters())
     root = " --root ROOT" if facts["dataset"] in OWN_IMAGES else ""
+    usual = embedded.RECIPES.get(facts["dataset"], recipe)
+    given = ("network", "epochs", "batch_size", "seed")
+    changed = [name for name in given if getattr(recipe, name) != getattr(usual, name)]
+    asked = "".join(f" --{n.replace('_', '-')} {getattr(recipe, n)}" for n in changed)
     real = ", ".join(
         f"{each[max(each)]['mean']:.4g} of {max(each)} {split} images"
         for split, each in scores.items()
@@ -158,8 +171,11 @@ def _facts(
         "held-out accuracy": facts["held_out_accuracy"],
         "test accuracy": f"{facts['test_accuracy']}, on {test_images} images",
         "score of the real data": f"CS {real}; at most {extractor.classes}",
-        "recipe": ", ".join(f"{key} {value}" for key, value in sorted(asdict(recipe).items())),
-        "trained by": f"`msngan extractor fit --dataset {facts['dataset']}{root}`",
+        "recipe": ", ".join(
+            f"{key} {[*value] if isinstance(value, tuple) else value}"
+            for key, value in sorted(asdict(recipe).items())
+        ),
+        "trained by": f"`msngan extractor fit --dataset {facts['dataset']}{root}{asked}`",
     }
     return _table(["", ""], [[name, value] for name, value in rows.items()])
 

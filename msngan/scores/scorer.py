@@ -17,15 +17,16 @@ from msngan.networks.standing import BATCH, with_standing_statistics
 from msngan.runs import distributed, rng
 from msngan.runs.folder import UserError, counted, did_you_mean
 from msngan.runs.options import OWN_IMAGES, named
+from msngan.scores import embedded
 from msngan.scores.by_class import by_class
-from msngan.scores.embedded import EmbeddedExtractor, shipped
+from msngan.scores.embedded import EmbeddedExtractor, Recipe, shipped
 from msngan.scores.evaluation import Result, Sampler, evaluate_sampler
 from msngan.scores.extractors import Extractor, InceptionExtractor, find_weights
 from msngan.scores.pretrained import PRETRAINED, PretrainedExtractor, get_weights
 from msngan.scores.protocol import BY_CLASS, RESIZE, USUAL, Protocol, preset
 from msngan.scores.reference import Progress, Reference, in_random_order
 
-REQUESTS = ("auto", "embedded", "inception", *PRETRAINED)
+REQUESTS = ("auto", *embedded.REQUESTS, "inception", *PRETRAINED)
 NOT_CONDITIONAL = "agreement is of conditional generators, and this one is not"
 NOT_FID = "its scores are not FID or IS"
 EXTRACTORS: dict[str, Callable[..., Extractor]] = {}  # those of plug-ins, functions of the device
@@ -348,11 +349,11 @@ def choose(
 ) -> tuple[Extractor, str]:
     """The extractor for `request` and a line that says which it is and why.
 
-    request: auto (Inception if there is a GPU and its weights, otherwise embedded), embedded,
-    inception, a name in PRETRAINED, or the path of a .safetensors file. dataset, channels: of the
-    images to be scored; labelled: whether an extractor of their own could be trained.
-    inception_weights, extractor_weights: files with the weights of Inception, and of a network in
-    PRETRAINED. clean: see Extractor.
+    request: auto (Inception if there is a GPU and its weights, otherwise embedded), a name in
+    embedded.REQUESTS, inception, a name in PRETRAINED, or the path of a .safetensors file.
+    dataset, channels: of the images to be scored; labelled: whether an extractor of their own
+    could be trained. inception_weights, extractor_weights: files with the weights of Inception, and
+    of a network in PRETRAINED. clean: see Extractor.
     """
     known = (*REQUESTS, *EXTRACTORS)
     if request not in known and not request.endswith(".safetensors"):
@@ -400,7 +401,8 @@ def choose(
         why = " (Inception's weights were not found)"
     elif request == "auto":
         why = " (there is no GPU)"
-    files = shipped()
+    network = embedded.REQUESTS.get(request, Recipe.network)
+    files = shipped(network)
     chosen = dataset if dataset in files else "cifar10" if channels == 3 else "mnist"
     extractor = EmbeddedExtractor.load(files[chosen], device, clean)
     line = f"extractor: {extractor.name}{why}; {NOT_FID}"
@@ -408,5 +410,6 @@ def choose(
         line += f"; it was trained on {chosen}, not on {dataset}"
         if labelled:
             root = " --root ROOT" if dataset in OWN_IMAGES else ""
-            line += f": train one with `msngan extractor fit --dataset {dataset}{root}`"
+            asked = "" if network == Recipe.network else f" --network {network}"
+            line += f": train one with `msngan extractor fit --dataset {dataset}{root}{asked}`"
     return extractor, line

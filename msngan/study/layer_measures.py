@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from msngan.leaderboard.rank_correlation import correlation
 from msngan.leaderboard.seeds import summary
 from msngan.runs.folder import Run
 from msngan.study.plan import Study
@@ -34,7 +35,6 @@ LAST_ONLY = (
     "subspace_left",
     "subspace_right",
 )
-DRAWS = 2000  # of the bootstrap
 GAP = {  # gap: what is subtracted from what, of the run's last line of accuracies
     "accuracy": ("train_accuracy", "test_accuracy"),
     "loss": ("test_loss", "train_loss"),
@@ -211,7 +211,7 @@ def _gap(study: Study, children: list[Json], arms: dict[Place, dict[int, Dynamic
     label smoothing the two losses are not the same function.
 
     `correlations`: Spearman's rank correlation over all runs of the spectral complexity with each
-    gap, n, and a 95 % percentile bootstrap interval over runs; of_arms: that of the arms' means.
+    gap, and its 95 % interval, by bootstrap over arms: runs of one arm are alike.
     """
     gaps: dict[Place, Values] = {place: {} for place in arms}
     for child in children:
@@ -241,9 +241,7 @@ def _gap(study: Study, children: list[Json], arms: dict[Place, dict[int, Dynamic
             )
         ],
         "correlations": [
-            correlation
-            for gap in GAP
-            if (correlation := _correlation(f"{gap}_gap", gaps, arms)) is not None
+            ranked for gap in GAP if (ranked := _correlation(f"{gap}_gap", gaps, arms)) is not None
         ],
     }
 
@@ -251,41 +249,16 @@ def _gap(study: Study, children: list[Json], arms: dict[Place, dict[int, Dynamic
 def _correlation(
     gap: str, gaps: dict[Place, Values], arms: dict[Place, dict[int, Dynamics]]
 ) -> Json | None:
-    """Of the network's spectral complexity with a gap; None of fewer than three runs."""
-    points = {}
+    """Of the network's spectral complexity with a gap; None where there is none."""
+    points = []
     for place, own in gaps.items():
         ends = _at_the_end(arms[place], _networks(arms[place])[0])
-        points[place] = [
-            (ends[seed]["log10_complexity"], found[gap])
+        points += [
+            (ends[seed]["log10_complexity"], found[gap], place)
             for seed, found in own.items()
             if gap in found and "log10_complexity" in ends[seed]
         ]
-    every = np.array([each for own in points.values() for each in own])
-    if len(every) < 3 or (rho := spearman(*every.T)) is None:
+    if not points:
         return None
-    means = np.array([np.mean(own, axis=0) for own in points.values() if own])
-    low, high = bootstrap(every)
-    about: Json = {"of": ["log10_complexity", gap], "n": len(every), "rho": rho}
-    of_arms = {"n": len(means), "rho": spearman(*means.T) if len(means) > 2 else None}
-    return {**about, "low": low, "high": high, "of_arms": of_arms}
-
-
-def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
-    """Rank correlation of (n,) with (n,), ties at their mean rank; None if one is constant."""
-    ranks = [(v[:, None] > v).sum(1) + (v[:, None] == v).sum(1) / 2 for v in (x, y)]
-    a, b = (rank - rank.mean() for rank in ranks)
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size else None
-
-
-def bootstrap(points: NDArray[np.float64], draws: int = DRAWS) -> tuple[float, float]:
-    """The 95 % percentile interval of `spearman` over the rows of (n, 2), which are drawn anew.
-
-    Draws that leave one of the two constant do not count. The same points give the same interval.
-    """
-    draw = np.random.default_rng(0)
-    found = [
-        spearman(*points[draw.integers(len(points), size=len(points))].T) for _ in range(draws)
-    ]
-    low, high = np.quantile([rho for rho in found if rho is not None], [0.025, 0.975])
-    return float(low), float(high)
+    found = correlation(*zip(*points, strict=True))
+    return None if found["spearman"] is None else {"of": ["log10_complexity", gap], **found}

@@ -89,5 +89,5 @@ def along_gradient(
 
 def _length(tensors: Sequence[Tensor]) -> float:
     """Of all of them as one vector."""
-    norms = [torch.linalg.vector_norm(each).double() for each in tensors]
-    return float(torch.stack(norms).square().sum().sqrt())
+    norms = torch.stack([torch.linalg.vector_norm(each) for each in tensors]).cpu()
+    return float(norms.double().square().sum().sqrt())  # not on the device: MPS has no float64

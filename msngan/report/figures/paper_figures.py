@@ -281,8 +281,8 @@ def subspaces(recorded: Sequence[Recorded]) -> LayerFigure:
     note = (
         "Mean cosine of the principal angles: 1 is the same subspace, 0 an orthogonal one. Kept:"
         " the leading singular vectors of the weight that the layer computes with, now and at the"
-        " first measurement. Shared: the directions in which the layer reads its inputs, and the leading"
-        " outputs of the layer before it, where that has as many."
+        " first measurement. Shared: the directions in which the layer reads its inputs, and the"
+        " leading outputs of the layer before it, where that has as many."
     )
     return LayerFigure("Subspaces of the weights", columns, [note, *seeds(recorded, MEANS)])
 

@@ -125,17 +125,14 @@ def _gap_table(study: str, gap: Json) -> Table:
     rows += _differences(gap["comparisons"], GAPS, {""})
     lines = [f"training accuracy: of {gap['training']}; gap of loss: test minus training"]
     for each in gap["correlations"]:
-        arms = each["of_arms"]
+        known = each["low"] is not None
+        interval = f" [{each['low']:.2f}, {each['high']:.2f}]" if known else ""
         lines.append(
             f"rank correlation of R with the {each['of'][1].replace('_gap', '')}'s gap:"
-            f" {each['rho']:.2f} [{each['low']:.2f}, {each['high']:.2f}] over"
-            f" {counted(each['n'], 'run')}"
-            + ("" if arms["rho"] is None else f", {arms['rho']:.2f} over {arms['n']} arms' means")
+            f" {each['spearman']:.2f}{interval} over {counted(each['items'], 'run')} of"
+            f" {counted(each['groups'], 'arm')}"
         )
-    notes = [
-        "Spearman's rank correlation; the interval is a bootstrap over runs, and too narrow where"
-        " the runs of an arm are alike."
-    ]
+    notes = ["Spearman's rank correlation; the interval is a bootstrap over arms."]
     header = ["", "n", *GAPS]
     right = frozenset(header[1:])
     title = f"{study}: generalisation gap"

@@ -72,8 +72,8 @@ class Dynamics(RunCallback):
     Args:
         every: steps between measurements of every layer; auto: after 100, 200, 500, 1,000, 2,000
             and 5,000 steps and every 10,000; 0: none.
-        smoothness: measure also how smooth the loss is along its gradient, of a GAN that of the
-            critic; each time takes as long as six updates with 128 images.
+        smoothness: also measure how smooth the loss (of a GAN, the critic's) is along its gradient;
+            this takes as long as six updates with 128 images.
     """
 
     def __init__(

@@ -63,8 +63,8 @@ class Scores(RunCallback):
         best: score by which best.ckpt is chosen; with an embedded extractor, that extractor's score
             of the same kind (fd for fid).
         stop_on_collapse: stop the run, after saving, when the scores show a collapse.
-        extractor: feature extractor: auto, embedded, inception, dinov2-vit-b-14 or another network
-            of its kind, or a .safetensors file from `msngan extractor fit`.
+        extractor: feature extractor: auto, embedded, embedded-vgg7, inception, dinov2-vit-b-14 or
+            another network of its kind, or a .safetensors file from `msngan extractor fit`.
         inception_weights: file with the official Inception weights; null: that of the torch hub.
         extractor_weights: file with the weights of a DINOv2 or CLIP network.
         runs: number of sample sets; null: the protocol's.
