@@ -40,7 +40,9 @@ from msngan.networks import Critic, Generator
 from msngan.networks.standing import BATCH as STANDING
 from msngan.norms.spectral import ReleasedSpectralNorm
 from msngan.report.tables import extractor_tables
+from msngan.report.tables.study_layers import layer_tables
 from msngan.report.tables.study_scores import course_tables
+from msngan.report.tables.study_tables import accuracy_tables
 from msngan.report.tables.table import print_markdown
 from msngan.runs.safe_read import LARGEST_YAML
 from msngan.scores.evaluation import TOLERANCE
@@ -85,8 +87,11 @@ def with_tables(page: str) -> str:
         with redirect_stdout(io.StringIO()) as text:
             if "extractors" in record:
                 print_markdown(extractor_tables.summary(record))
-            else:
+            elif record["task"] == "gan":
                 print_markdown(course_tables(record["study"], record["by_step"]))
+            else:
+                chosen = (t for t in accuracy_tables(record) if "validation" in t.title)
+                print_markdown([*chosen, *layer_tables(record["study"], record["layers"])])
         tables = re.findall(r"^\|.*?\n(?=\n)", text.getvalue(), flags=re.MULTILINE | re.DOTALL)
         return "\n".join([f"<!-- {found[1]}.json -->", *tables, "<!-- end -->"])
 
