@@ -76,7 +76,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def layers(root: Path, changes: dict[str, str] | None = None) -> Any:
-    """changes: states by run. GANs, whose accuracies are empty files, have no epochs, as in results."""
+    """changes: states by run. GANs (accuracy.jsonl is empty) have no epochs, as in results."""
     study = make_study("mine", CONTENT)
     children = []
     for child in study.children:
