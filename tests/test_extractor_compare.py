@@ -120,6 +120,10 @@ def test_bad_input_is_one_line(arguments, words, refused):
     assert "--data." not in line
 
 
+def test_runs_are_not_among_what_is_required(refused):
+    assert "arguments are required: B, --dataset;" in refused("extractor", "compare", "embedded")
+
+
 def test_generators_of_two_shapes_are_refused(tiny, run, capfd, files):
     tiny("one")
     tiny("large", "--data.size", "16")

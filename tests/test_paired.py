@@ -170,7 +170,9 @@ def test_without_a_common_protocol_weights_or_seed_there_is_one_line(tmp_path):
     write_run(tmp_path, "c", score_line(1.0, weights="raw"), of="c")
     write_run(tmp_path, "d", score_line(1.0), of="d", seed=3)
     for other in ("b", "c", "d"):
-        assert "have no scores of a common seed under a common" in refusal(tmp_path, "a", other)
+        line = refusal(tmp_path, "a", other)
+        assert "have no scores of a common seed under a common" in line
+        assert "`msngan evaluate` both alike" in line
     assert "with seed 3 have no scores" in refusal(tmp_path, "a", "d")
     write_run(tmp_path, "e", score_line(2.0), of="d")  # now one protocol of two has a common seed
     write_run(tmp_path, "f", score_line(2.0, protocol_id="e" * 12), of="d", seed=4)

@@ -76,14 +76,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def layers(root: Path, changes: dict[str, str] | None = None) -> Any:
-    """changes: states by run."""
+    """changes: states by run. GANs (accuracy.jsonl is empty) have no epochs, as in results."""
     study = make_study("mine", CONTENT)
     children = []
     for child in study.children:
         lines = (root / f"checkpoints/{child.name}/accuracy.jsonl").read_text().splitlines()
         about = {"run": child.name, "row": child.row, "column": child.column, "seed": child.seed}
         state = (changes or {}).get(child.name, "done")
-        children.append({**about, "state": state, "epochs": list(map(json.loads, lines))})
+        epochs = {"epochs": list(map(json.loads, lines))} if lines else {}
+        children.append({**about, "state": state, **epochs})
     return layer_measures(study, children, root)
 
 

@@ -113,7 +113,7 @@ class TestCard:
         assert "x.md exists" in capsys.readouterr().err
         Path("last.ckpt").write_bytes((trained / "checkpoints/mine/last.ckpt").read_bytes())
         assert run("export", "last.ckpt", "--out", "y.safetensors", "--card") == 2
-        assert "is of no run here" in capsys.readouterr().err
+        assert "belongs to no run here; name a run" in capsys.readouterr().err
         assert not Path("y.safetensors").exists()
 
 

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     out = options.out or Path(f"{name}-{step:08d}{ending}")
     cards = [out.with_suffix(ending) for ending in (".md", ".json")] if options.card else []
     if options.card and run is None:
-        raise UserError(f"--card: {path} is of no run here, whose records a card is made of")
+        raise UserError(f"--card: {path} belongs to no run here; name a run for a card")
     for each in (out, *cards):
         if each.exists():
             raise UserError(f"{each} exists; choose another --out, or remove it")

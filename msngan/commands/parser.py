@@ -91,6 +91,8 @@ def option(to: argparse._ActionsContainer, name: str, text: str, **given: Any) -
     flag, *metavar = name.split()
     if metavar:
         given["metavar"] = metavar[0]
+    if given.get("nargs") == "*":
+        given.setdefault("default", [])  # else argparse lists it among what is required
     to.add_argument(flag, help=text, **given)
 
 

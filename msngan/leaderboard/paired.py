@@ -103,7 +103,8 @@ def compare(
     if not matches:
         raise UserError(
             f"--compare: {_seeds(first, setups)} and {_seeds(second, setups)} have no scores of a"
-            " common seed under a common protocol, both raw or both ema, so no runs can be paired"
+            " common seed under a common protocol, both raw or both ema; train equal seeds, or"
+            " `msngan evaluate` both alike"
         )
     differing = differences([setups[config.runs[0]] for config in (first, second)])
     return Comparison(first, second, differing, matches, notes)

@@ -29,14 +29,15 @@ def correlation(
     """Spearman's correlation with a 95 % interval, by bootstrap over groups of items.
 
     `items` and `groups` are how many there are. None where there is none: the correlation of fewer
-    than 3 items or of equal values, the interval of fewer than 3 groups.
+    than 3 items or of equal values, the interval of fewer than 3 groups or of a correlation of 1 or
+    -1: every resample has the same, so that even 3 items would look certain.
     """
     names = list(dict.fromkeys(groups))
     members = [[i for i, group in enumerate(groups) if group == name] for name in names]
     found: dict[str, float | int | None] = {"items": len(a), "groups": len(names)}
     value = spearman(a, b) if len(a) > 2 else float("nan")
     found |= {"spearman": None if np.isnan(value) else value, "low": None, "high": None}
-    if len(names) < 3 or np.isnan(value):
+    if len(names) < 3 or np.isnan(value) or np.isclose(abs(value), 1):
         return found
     one, other, resampled = np.asarray(a), np.asarray(b), []
     for drawn in np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names))):

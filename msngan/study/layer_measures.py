@@ -216,7 +216,7 @@ def _gap(study: Study, children: list[Json], arms: dict[Place, dict[int, Dynamic
     gaps: dict[Place, Values] = {place: {} for place in arms}
     for child in children:
         place, seed = (child["row"], child["column"]), child["seed"]
-        if seed in arms.get(place, {}) and child["epochs"]:
+        if seed in arms.get(place, {}) and child.get("epochs"):
             last = child["epochs"][-1]
             found = {name: last[name] for pair in GAP.values() for name in pair if name in last}
             for gap, (more, less) in GAP.items():

@@ -14,8 +14,9 @@ SIDES = ("A", "B")
 LEGEND = (
     "FD, KD: Fréchet and kernel distance to the reference. rank: from the smallest distance."
     " Spearman: rank correlation of A and B, 1 for the same order; in brackets its 95 % interval,"
-    " by bootstrap over kinds of degradation and over runs, wide where there are few. rises: by how"
-    " many of its strengths, from undisturbed real images on, the distance grew."
+    " by bootstrap over kinds of degradation and over runs; none of fewer than 3, or where"
+    " both orders are the same. rises: by how many of its strengths, from undisturbed real images"
+    " on, the distance grew."
 )
 
 
