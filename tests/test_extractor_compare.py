@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from toy_extractor import METADATA, network
@@ -74,6 +75,25 @@ def test_the_same_images_and_generators_are_ranked_by_both(tiny, run, capsys, fi
     (line,) = json.loads(capsys.readouterr().out)
     first = record["extractors"][0]
     assert line["scores"][f"fd/{first}"]["mean"] == record["generators"][0]["fd"][0]
+
+
+def test_files_of_no_run_here_count_once_each_and_those_of_one_run_are_one_group(
+    tiny, run, capsys, files
+):
+    one, other = tiny("one", "--checkpoint.every", "4"), tiny("other", "--seed", "1")
+    for name, path in {"a": one / "last.ckpt", "b": other / "last.ckpt"}.items():
+        Path(name).mkdir()
+        shutil.copy(path, f"{name}/last.ckpt")
+    shutil.copy("a/last.ckpt", "again.ckpt")
+    assert run("export", str(one / "previous.ckpt"), "--out", "early.safetensors") == 0
+    subjects = ["a/last.ckpt", "again.ckpt", "b/last.ckpt", "early.safetensors"]
+    capsys.readouterr()
+    few = ("--dataset", "digits", "--images", "30", "--format", "json")
+    assert run(*COMPARE, *subjects, *few) == 0
+    record = json.loads(capsys.readouterr().out)
+    found = [(row["run"], row["step"]) for row in record["generators"]]
+    assert found == [("one", 6), ("other", 6), ("one", 4)]
+    assert record["correlations"]["generators"]["fd"]["groups"] == 2
 
 
 @pytest.mark.parametrize("style", ["table", "md", "csv"])

@@ -116,6 +116,31 @@ class TestCard:
         assert "belongs to no run here; name a run" in capsys.readouterr().err
         assert not Path("y.safetensors").exists()
 
+    @pytest.mark.parametrize(
+        ("damage", "commands"),
+        [
+            ({"versions": [1, 2], "commands": [1, {"a": 2}, None], "gpu": ["x"]}, 0),
+            ({"versions": None, "commands": [{"command": 7}], "processor": {"a": 1}}, 0),
+            ({"versions": "x", "commands": {"a": 1}, "msngan": None}, 1),
+        ],
+    )
+    def test_of_damaged_records_it_says_what_they_still_say(self, mine, run, damage, commands):
+        environment = json.loads((mine / "environment.json").read_text())
+        (mine / "environment.json").write_text(json.dumps(environment | damage))
+        assert run("export", "mine", "--out", "x.safetensors", "--card") == 0
+        facts = json.loads(Path("x.json").read_text())
+        assert facts["commands"] == [environment["command"]][:commands]
+        assert [*facts["versions"]] == ["msngan"]
+
+    @pytest.mark.parametrize("text", ["data: 3\n", ": : :\n- x"])
+    def test_a_config_that_cannot_be_read_is_one_line_before_anything_is_written(
+        self, mine, refused, text
+    ):
+        (mine / "config.yaml").write_text(text)
+        line = refused("export", "mine", "--out", "x.safetensors", "--card")
+        assert "config.yaml: " in line
+        assert "leave out --card" in line
+
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_generator_of_the_zoo_makes_the_images_of_its_seed(name, run):

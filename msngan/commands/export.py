@@ -7,7 +7,7 @@ from typing import Any
 
 from msngan.commands.parser import Parser, add_out, add_root, add_weights, option
 from msngan.runs.atomic import replacing, write_json
-from msngan.runs.folder import Run, UserError, find_checkpoint
+from msngan.runs.folder import UserError, find_checkpoint
 
 ENDINGS = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
 DESCRIPTION = """\
@@ -50,10 +50,15 @@ def main(argv: list[str]) -> int:
     for each in (out, *cards):
         if each.exists():
             raise UserError(f"{each} exists; choose another --out, or remove it")
+    facts = None
+    if run is not None and cards:  # before anything is written, as it can fail
+        from msngan.report.generator_card import facts_of
+
+        facts = facts_of(run, saved, sum(p.numel() for p in generator.parameters()))
     try:
         sha256, difference = write_generator(generator, saved, out)
-        if run is not None and cards:
-            _write_card(run, saved, sum(p.numel() for p in generator.parameters()), out, sha256)
+        if facts is not None:
+            _write_card(facts, out, sha256)
     except OSError as problem:
         raise UserError(f"cannot write {out}: {problem.strerror}") from problem
     average = "moving average" if saved["weights"] == "ema" else "raw weights"
@@ -65,10 +70,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _write_card(run: Run, saved: dict[str, Any], parameters: int, out: Path, sha256: str) -> None:
-    from msngan.report.generator_card import card, facts_of
+def _write_card(facts: dict[str, Any], out: Path, sha256: str) -> None:
+    from msngan.report.generator_card import card
 
-    facts = facts_of(run, saved, parameters, out, sha256)
+    facts = {"file": out.name, "sha256": sha256, "bytes": out.stat().st_size, **facts}
     write_json(out.with_suffix(".json"), facts)
     with replacing(out.with_suffix(".md")) as temporary:
         temporary.write_text(card(facts), encoding="utf-8")

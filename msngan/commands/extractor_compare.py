@@ -48,17 +48,20 @@ def compare(args: argparse.Namespace) -> int:
     from msngan.report.tables.extractor_tables import show
     from msngan.runs.hardware import software
     from msngan.scores.comparison import Subject, compare
+    from msngan.scores.extractors import file_sha256
     from msngan.scores.pretrained import PRETRAINED
     from msngan.scores.scorer import Real
 
     if unknown := {args.first, args.second} & {*PRETRAINED}:
         raise UserError(f"{min(unknown)} cannot be compared here; choose from {KINDS}")
-    subjects, shapes = {}, {}
+    subjects: dict[object, Subject] = {}
+    shapes = {}
     for path, run in found:
         generator, saved = read_generator(path)
         network = saved["hyper_parameters"]
-        name, step = run.name if run else path.stem, int(saved["msngan"]["step"])
-        subjects[name, step] = Subject(name, step, saved["weights"], generator)
+        name, step = run.name if run else saved["msngan"]["run"], int(saved["msngan"]["step"])
+        once = (run.folder.resolve(), step) if run else file_sha256(path)
+        subjects[once] = Subject(name, step, saved["weights"], generator)
         shapes[network["size"], network["channels"]] = name
     if len(shapes) > 1:
         listed = ", ".join(f"{s}x{s}x{c} ({name})" for (s, c), name in shapes.items())

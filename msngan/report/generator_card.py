@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from msngan.leaderboard.ranking import column, hollow_note
+from msngan.report.html.records import commands_of
 from msngan.report.tables.table import plus_minus
-from msngan.runs.folder import Run, counted
+from msngan.runs.folder import Run, UserError, counted
 from msngan.runs.options import flat
 from msngan.runs.safe_read import clean, object_or_empty, read_config
 from msngan.runs.score_records import Entry, better, family, how_drawn, read_scores
@@ -59,19 +60,23 @@ MEANING = {
 }
 
 
-def facts_of(run: Run, saved: Json, parameters: int, out: Path, sha256: str) -> Json:
-    """What the card says, as JSON. saved: see `read_generator`; out: the written file."""
-    about, environment = saved["msngan"], object_or_empty(run.environment)
-    config = flat(read_config(run.config))
+def facts_of(run: Run, saved: Json, parameters: int) -> Json:
+    """What the card says, as JSON, but for the file itself. saved: see `read_generator`.
+
+    UserError for a config that cannot be read. What a damaged environment.json lacks is left out.
+    """
+    about, environment = saved["msngan"], clean(object_or_empty(run.environment))
+    try:
+        config = flat(read_config(run.config))
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise UserError(f"{run.config}: {reason}; mend it, or leave out --card") from problem
     entries, _ = read_scores([run] if run.scores.is_file() else [])
     kind = about["step"], saved["weights"]
     last = {e.protocol_id: e for e in entries if (e.step, e.weights) == kind}
-    commands = environment.get("commands")
+    versions = environment.get("versions")
     return {
         "format": FORMAT,
-        "file": out.name,
-        "sha256": sha256,
-        "bytes": out.stat().st_size,
         "parameters": parameters,
         "run": about["run"],
         "step": about["step"],
@@ -79,8 +84,9 @@ def facts_of(run: Run, saved: Json, parameters: int, out: Path, sha256: str) -> 
         "data": about["data"] | {"root": None},
         "options": saved["hyper_parameters"],
         "trained_with": {name: config.get(name) for name in TRAINED_WITH},
-        "commands": [each["command"] for each in commands] if isinstance(commands, list) else [],
-        "versions": {"msngan": environment.get("msngan"), **environment.get("versions", {})},
+        "commands": commands_of(object_or_empty(run.environment)),
+        "versions": {"msngan": environment.get("msngan")}
+        | (versions if isinstance(versions, dict) else {}),
         "processor": environment.get("processor"),
         "gpu": environment.get("gpu"),
         "scores": [_scores(each) for each in last.values()],

@@ -114,7 +114,7 @@ def read_records(run: Run) -> Records:
         run,
         config=tried("config.yaml", read_config, {}),
         environment=clean(environment),
-        commands=_commands(environment),
+        commands=commands_of(environment),
         result=clean(json_object("result.json")),
         metrics=jsonl("metrics.jsonl"),
         accuracy=jsonl("accuracy.jsonl"),
@@ -124,8 +124,8 @@ def read_records(run: Run) -> Records:
     )
 
 
-def _commands(environment: dict[str, Any]) -> list[str]:
-    """Whole, as they can be long; a run of an older version has only the last."""
+def commands_of(environment: dict[str, Any]) -> list[str]:
+    """Those of an environment.json, whole, as they can be long; an older one has only the last."""
     listed = environment.get("commands")
     found = listed if isinstance(listed, list) else [environment]
     texts = [each.get("command") for each in found if isinstance(each, dict)]
