@@ -116,6 +116,18 @@ class TestCard:
         assert "belongs to no run here; name a run" in capsys.readouterr().err
         assert not Path("y.safetensors").exists()
 
+    def test_its_limits_name_scores_that_speak_against_it(self):
+        facts = read_object(ZOO["digits_msn"].with_suffix(".json"), 10**6)
+        (limits,) = (part for part in card(facts).split("## ") if part.startswith("Known limits"))
+        assert "told from" not in limits
+        assert "not make all" not in limits
+        scores = facts["scores"][0]["scores"]
+        scores["recall/embed-digits-78ef9ba3"]["mean"] = 0.2
+        scores["fd/embed-digits-78ef9ba3"]["mean"] = 3.0
+        text = card(facts)
+        assert "easily told from real ones: `fd/embed-digits-78ef9ba3` is 3.000" in text
+        assert "not make all of what there is: `recall/embed-digits-78ef9ba3` is 0.2000" in text
+
     @pytest.mark.parametrize(
         ("damage", "commands"),
         [

@@ -40,6 +40,8 @@ FAR = (
     " {real}."
 )
 TIMES = 10  # as far as real images are from each other, and images are easily told from them
+NARROW = "It does not make all of what there is: `{metric}` is {score}."
+HALF = 0.5  # a recall below it
 NOT_FID = (
     "Scores of an extractor compare only with scores of the same extractor and sizes. None of these"
     " is an FID or an Inception Score."
@@ -189,6 +191,8 @@ def _of_scores(scores: list[Json]) -> list[str]:
                 found.append(
                     FAR.format(metric=name, score=plus_minus(mean), real=_real(each, name))
                 )
+            if family(name) == "recall" and mean is not None and mean < HALF:
+                found.append(NARROW.format(metric=name, score=plus_minus(mean)))
         note = hollow_note(means)
         found += [note] if note else []
     official = all(each["protocol"]["official_inception"] for each in scores)

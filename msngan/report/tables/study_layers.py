@@ -170,9 +170,9 @@ def _interval(found: Json | None, count: int) -> str:
     if found is None:
         return ""
     of = of_them(found["n"], count)
-    if found["low"] is None:
+    if not found["sd"]:  # of one value, or of equal ones, whose spread says nothing
         return plus_minus(found["mean"]) + of
     half = found["high"] - found["mean"]
-    places = min(decimals(half, 2), 6) if half else 2  # 6: of rounding errors alone
+    places = min(decimals(half, 2), 6)  # 6: of rounding errors alone
     low, mean, high = (f"{found[each]:+.{places}f}" for each in ("low", "mean", "high"))
     return f"{mean} [{low.lstrip('+')}, {high.lstrip('+')}]{of}"
