@@ -218,3 +218,28 @@ def test_the_networks_of_a_gan_are_summed_up_apart(folder):
         write(path, older)
     tables = layer_tables("gans", layers(folder / "gans"))
     assert not any("subspace" in each.title or "smooth" in each.title for each in tables)
+
+
+GANS = """
+config: digits_msn
+options:
+  steps: 2
+  threads: 1
+  model.width: 2
+  data: {batch_size: 4, limit: 32}
+  scores: {every: 2, runs: 1, samples: 8, metrics: fid}
+  samples.every: 0
+arms: {SN: {model.norm: spectral}, MSN: {model.norm: mean_spectral}}
+compare: [[MSN, SN]]
+"""
+
+
+@pytest.mark.slow
+def test_a_study_of_gans_ends_in_its_layers_and_its_page_has_them(run, capsys, tmp_path):
+    Path("gans.yaml").write_text(GANS)
+    assert run("study", "gans.yaml", "--format", "md") == 0
+    said = capsys.readouterr().out
+    assert "| MSN critic | 1 |" in said
+    assert said.index("by step") < said.index("drift and gradients of the layers")
+    assert run("report", "gans", "--out", "page.html") == 0
+    assert "drift and gradients of the layers" in Path("page.html").read_text()

@@ -28,11 +28,13 @@ from msngan.report.html.run_section import (
     unread,
 )
 from msngan.report.tables.leaderboard_tables import comparison_tables, published_tables
+from msngan.report.tables.study_layers import layer_tables
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.study_tables import accuracy_tables, board_of, comparisons_of
 from msngan.report.tables.table import Table
 from msngan.runs.folder import Run, counted, now
 from msngan.runs.safe_read import clean, object_or_empty
+from msngan.study.layer_measures import layer_measures
 from msngan.study.results import collect
 from msngan.study.study_files import Place, Reader, started_study
 
@@ -114,6 +116,8 @@ def study_parts(run: Run, pictures: Pictures) -> list[Part]:
         courses = course_tables(run.name, scores.by_step)
         parts = [*courses, *board_parts(scores.board), *comparisons_of(scores)]
         made.append(Section("Results", parts))
+    if layers := [*layer_tables(run.name, layer_measures(study, results["children"], run.root))]:
+        made.append(Section("Layers", layers))
     return [*made, *children_parts(results["children"], run, pictures)]
 
 
