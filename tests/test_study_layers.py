@@ -18,7 +18,17 @@ from scipy import stats
 from msngan.report.tables.study_layers import layer_tables
 from msngan.study.layer_measures import layer_measures
 from msngan.study.plan import make_study
-from msngan.training.dynamics import ADDED, LOSS, Dynamics, write
+from msngan.training.dynamics import (
+    ADDED,
+    FIRST,
+    LISTS,
+    LOSS,
+    PER_LAYER,
+    PER_NETWORK,
+    Dynamics,
+    read,
+    write,
+)
 
 NORMS = {"sn": "spectral", "msn": "mean_spectral"}
 CONTENT: dict[str, Any] = {
@@ -170,6 +180,51 @@ def test_what_is_missing_is_left_out_or_named(folder):
         path.unlink()
     assert layers(folder) is None
     assert [*layer_tables("mine", None)] == []
+
+
+def of_two_layers(made: Dynamics) -> Dynamics:
+    """Without the last layer."""
+    columns = {name: getattr(made, name)[:, :2] for name in (*PER_LAYER, "histogram")}
+    lists = ("layers", "shapes", *LISTS, *FIRST)
+    return replace(made, **columns, **{name: getattr(made, name)[:2] for name in lists})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (of_two_layers, "is of other layers than the first run of its arm"),
+        (lambda made: replace(made, networks=("critic",)), "cannot be read"),
+        (lambda made: replace(made, networks=()), "cannot be read"),
+    ],
+)
+def test_a_file_of_other_layers_is_left_out_and_named(folder, run, capsys, change, words):
+    path = folder / "checkpoints/mine-sn-s1/dynamics.npz"
+    made = change(read(path))
+    networks = {name: getattr(made, name)[:, : len(made.networks)] for name in PER_NETWORK}
+    write(path, replace(made, **networks))
+    found = layers(folder)
+    assert found["results"][0]["seeds"] == [0, 2]
+    (remark,) = found["remarks"]
+    assert "mine-sn-s1/dynamics.npz" in remark
+    assert words in remark
+    assert run("study", "mine.yaml", "--table") == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_no_number_can_hold_is_left_out(folder, run, capsys):
+    path = folder / "checkpoints/mine-sn-s1/dynamics.npz"
+    made = read(path)
+    huge = ("beta_smoothness", "loss_range", "drift", "stable_rank")
+    changed = {name: np.full(getattr(made, name).shape, 1.5e308) for name in huge}
+    signed = np.full_like(made.drift_signed, np.nan)
+    write(path, replace(made, **changed, drift_signed=signed))
+    sn = layers(folder)["results"][0]
+    for name in ("beta_smoothness", "loss_range_peak", "drift_largest", "drift_signed_mean"):
+        values = sn["last"].get(name, {"values": [None] * 3})["values"]
+        assert values[1] is None
+    assert sn["layers"][0]["last"]["drift"]["values"][1] is None
+    assert run("study", "mine.yaml", "--table", "--format", "json") == 0
+    assert "Infinity" not in capsys.readouterr().out
 
 
 def test_the_tables_have_at_most_eight_columns_and_every_format_the_layers(folder, run, capsys):

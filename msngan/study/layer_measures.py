@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from itertools import product
-from math import inf, isfinite, log10
+from math import inf, log10
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from msngan.leaderboard.rank_correlation import correlation
 from msngan.leaderboard.seeds import summary
 from msngan.runs.folder import Run
+from msngan.runs.safe_read import LARGEST_NUMBER, number
 from msngan.study.plan import Study
 from msngan.training.dynamics import LOSS, Dynamics, read
 
@@ -48,7 +49,8 @@ def layer_measures(study: Study, children: list[Json], root: Path) -> Json | Non
     measurements their `steps` and, by measure, `mean`, `sd` (n - 1) and `values`, in order of the
     seeds, null where one is not finite; and the same of each of its `layers`. `comparisons`: A - B
     of each pair, column, network and measure at `last`, over the seeds that both have, with a 95 %
-    interval. `gap`: of classifiers, see `_gap`. `remarks`: which files cannot be read.
+    interval. `gap`: of classifiers, see `_gap`. `remarks`: which files cannot be read, or are of
+    other layers than the arm's first. Numbers beyond 1e100 count as not finite.
 
     The measures of a network: of its layers at one measurement, drift_largest and drift_mean,
     drift_signed_largest (by size) and drift_signed_mean, moved_down (the share whose channels'
@@ -68,8 +70,16 @@ def layer_measures(study: Study, children: list[Json], root: Path) -> Json | Non
         except ValueError as problem:
             remarks.append(str(problem))
             continue
-        if len(record):
-            found.setdefault((child["row"], child["column"]), {})[child["seed"]] = record
+        if not len(record):
+            continue
+        own = found.setdefault((child["row"], child["column"]), {})
+        if own and _frame(record) != _frame(next(iter(own.values()))):
+            remarks.append(
+                f"{path} is of other layers than the first run of its arm, and is left out; train"
+                " the run again to have it measured"
+            )
+        else:
+            own[child["seed"]] = record
     if not found:
         return None
     arms = {place: found[place] for place in product(study.rows, study.columns) if place in found}
@@ -91,6 +101,11 @@ def layer_measures(study: Study, children: list[Json], root: Path) -> Json | Non
     return {**made, "remarks": remarks}
 
 
+def _frame(record: Dynamics) -> tuple[object, ...]:
+    """What the records of an arm have in common."""
+    return record.networks, record.layers, record.shapes
+
+
 def _networks(records: dict[int, Dynamics]) -> tuple[str, ...]:
     return next(iter(records.values())).networks if records else ()
 
@@ -105,14 +120,13 @@ def _of_network(record: Dynamics, network: str, at: int) -> dict[str, float]:
     own, found = _own(record, network), {}
 
     def finite(name: str, rows: int | slice = at) -> NDArray[np.float64]:
-        values = np.asarray(getattr(record, name)[rows, own], np.float64)
-        return values[np.isfinite(values)]
+        return _usable(getattr(record, name)[rows, own])
 
     turned = ("subspace_left", "subspace_right") if at else ()
     if at and len(drift := finite("drift")):
-        signed = finite("drift_signed")
         found["drift_peak"] = finite("drift", slice(None)).max()
         found |= {"drift_largest": drift.max(), "drift_mean": drift.mean()}
+    if at and len(signed := finite("drift_signed")):
         found["drift_signed_largest"] = signed[np.abs(signed).argmax()]
         found["drift_signed_mean"] = signed.mean()
         found["moved_down"] = (signed < 0).mean()
@@ -124,20 +138,29 @@ def _of_network(record: Dynamics, network: str, at: int) -> dict[str, float]:
         found["operator_norm"] = norms.max()
     place = record.networks.index(network)
     complexity = float(record.spectral_complexity[at, place])
-    if isfinite(complexity) and complexity > 0:
+    if 0 < complexity < inf:
         found["log10_complexity"] = log10(complexity)
     for name in LOSS:
         course = getattr(record, name)[:, place]
         found[name] = course[at]
         if at:
-            found[f"{name}_peak"] = course[np.isfinite(course)].max(initial=-inf)
-    return {name: float(value) for name, value in found.items() if isfinite(value)}
+            found[f"{name}_peak"] = _usable(course).max(initial=-inf)
+    return _numbers(found)
 
 
 def _of_layer(record: Dynamics, layer: int, at: int) -> dict[str, float]:
     names = (*LAST_ONLY, *OF_A_LAYER) if at else OF_A_LAYER
-    values = {name: float(getattr(record, name)[at, layer]) for name in names}
-    return {name: value for name, value in values.items() if isfinite(value)}
+    return _numbers({name: getattr(record, name)[at, layer] for name in names})
+
+
+def _usable(values: NDArray[Any]) -> NDArray[np.float64]:
+    wide = np.asarray(values, np.float64)
+    return wide[np.abs(wide) <= LARGEST_NUMBER]
+
+
+def _numbers(found: dict[str, Any]) -> dict[str, float]:
+    values = {name: float(value) for name, value in found.items()}
+    return {name: value for name, value in values.items() if number(value) is not None}
 
 
 def _ends(record: Dynamics) -> dict[str, int]:

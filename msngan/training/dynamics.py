@@ -228,13 +228,16 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> Dynamics:
     shapes = tuple(tuple(map(int, shape)) for shape in read_json(str(arrays["shapes"])))
     if len(shapes) != layers or (np.diff(arrays["step"]) <= 0).any():
         raise ValueError("its columns do not belong together")
+    networks, names = tuple(map(str, arrays["networks"])), tuple(map(str, arrays["layers"]))
+    if not networks or {name.partition(".")[0] for name in names} - {*networks}:
+        raise ValueError("its layers are of no network")
     found: dict[str, Any] = {name: arrays[name] for name in COLUMNS}
     for name in (*LISTS, *FIRST):
         found[name] = tuple(arrays[f"{name}/{i}"] for i in range(layers))
     return Dynamics(
-        layers=tuple(map(str, arrays["layers"])),
+        layers=names,
         shapes=shapes,
-        networks=tuple(map(str, arrays["networks"])),
+        networks=networks,
         threshold=float(arrays["threshold"]),
         edges=arrays["edges"],
         **found,
