@@ -48,6 +48,7 @@ from msngan.runs.safe_read import LARGEST_YAML
 from msngan.scores.evaluation import TOLERANCE
 from msngan.scores.model_card import SIZES
 from msngan.scores.protocol import PRESETS
+from msngan.study.results import measured
 from msngan.training.callbacks.dynamics import THRESHOLD
 from msngan.training.callbacks.scores import PRESENT, SHARE, Scores
 
@@ -421,6 +422,51 @@ def drift(norm: str) -> str:
 
 def upwards(norm: str) -> int:
     return sum(min(seeds) > 0 for seeds in layers(norm, "signed_last"))
+
+
+def of_depth(a: str, b: str, column: str) -> str:
+    """The difference of test accuracy at the epoch chosen by validation, in points."""
+    keys = ("a", "b", "column", "measure")
+    asked = (a, b, column, "best")
+    (found,) = (e for e in load("depth")["comparisons"] if tuple(e[key] for key in keys) == asked)
+    return f"{num(100 * found['difference']['mean'], 1, '+')} {interval(found['difference'])}"
+
+
+def deeper(a: str, b: str) -> str:
+    """By how much their difference changes from cnn3 to vgg7, paired by seed."""
+    best = {
+        (each["row"], each["column"], each["seed"]): measured(each)["best"]
+        for each in load("depth")["children"]
+    }
+    found = summary(
+        [
+            sum(
+                sign * (best[a, network, seed] - best[b, network, seed])
+                for network, sign in (("vgg7", 1), ("cnn3", -1))
+            )
+            for seed in load("depth")["seeds"]
+        ]
+    )
+    return f"{num(100 * found.mean, 1, '+')} {interval(asdict(found))}"
+
+
+def of_layers(measure: str, a: str, b: str, column: str, digits: int = 2) -> str:
+    keys = (a, b, column, measure)
+    every = load("depth")["layers"]["comparisons"]
+    (found,) = (e for e in every if (*e["of"], e["column"], e["measure"]) == keys)
+    return f"{num(found['mean'], digits, '+')} {interval(found, digits, 1)}"
+
+
+def at_the_end(measure: str, arm: str, column: str, digits: int = 2) -> str:
+    every = load("depth")["layers"]["results"]
+    (found,) = (each for each in every if (each["row"], each["column"]) == (arm, column))
+    return spread(found["last"][measure], digits)
+
+
+def beside_the_gap() -> str:
+    """The rank correlation of spectral complexity with the gap of accuracy."""
+    found = load("depth")["layers"]["gap"]["correlations"][0]
+    return f"{num(found['spearman'], 2)} {interval(found, 2, 1)}"
 
 
 def faster(network: str, layout: str) -> str:
