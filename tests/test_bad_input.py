@@ -60,6 +60,10 @@ WITHOUT_A_GPU = [] if torch.cuda.is_available() else [(GPU, "no GPU is available
         (["study", "x", "--on", "ray", "--jobs", "2"], "--jobs with --on ray: the cluster's"),
         ([*FIT, "--trainer.num_nodes", "0"], "--trainer.num_nodes"),
         ([*FIT, "--dynamics.every", "-1"], "--dynamics.every -1"),
+        (
+            [*FIT, "--dynamics.smoothness", "true", "--dynamics.every", "0"],
+            "--dynamics.smoothness true with --dynamics.every 0 measures nothing",
+        ),
         ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
         ([*FIT, "--run", "../elsewhere"], "not a run name"),
         ([*FIT, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),

@@ -79,6 +79,10 @@ class Dynamics(RunCallback):
     def __init__(
         self, every: Record[Every | Literal["auto"]] = "auto", smoothness: Record[bool] = False
     ) -> None:
+        if smoothness and not every:
+            raise UserError(
+                "--dynamics.smoothness true with --dynamics.every 0 measures nothing; leave one out"
+            )
         self.every, self.smoothness = every, smoothness
         self._known: file.Dynamics | None = None
         self._subjects: list[Subject] = []
