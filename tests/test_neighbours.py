@@ -154,9 +154,9 @@ BAD: dict[str, Callable[[], object]] = {
     "fake holds NaN": lambda: neighbours(good, good * math.nan),
     "real holds NaN or Inf": lambda: neighbours(good * math.inf, good),
     "real has 3 .* and fake has 2": lambda: neighbours(good, good[:, :2]),
-    r"real has 5 row\(s\), too few for 5 .* give at least 6": lambda: neighbours(good[:5], good),
-    r"fake has 3 row\(s\), too few for 3": lambda: neighbours(good, good[:3]),
-    r"features has 8 row\(s\), too few for 8": lambda: radii(good, 8),
+    r"real has 5 rows, too few for 5 .* give at least 6": lambda: neighbours(good[:5], good),
+    r"fake has 3 rows, too few for 3": lambda: neighbours(good, good[:3]),
+    r"features has 8 rows, too few for 8": lambda: radii(good, 8),
 }
 
 
