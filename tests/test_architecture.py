@@ -195,6 +195,9 @@ def test_a_number_and_the_word_behind_it_agree() -> None:
         name = str(path.relative_to(PACKAGE))
         for node in ast.walk(ast.parse(path.read_text())):
             parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for text in parts:
+                if isinstance(text, ast.Constant) and re.search(r"[a-z]\(s\)", str(text.value)):
+                    found.append(f"{name}:{text.lineno}: {text.value}")
             for value, text in zip(parts, parts[1:], strict=False):
                 if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
                     continue

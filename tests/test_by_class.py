@@ -126,7 +126,7 @@ def test_a_score_by_class_that_means_nothing_is_left_out_with_its_reason(tmp_pat
         made = scorer(labels, classes)
         assert made.left_out == [f"{role} is left out: {why}" for role in ("agreement", "intra")]
     single = torch.cat([torch.arange(3), torch.zeros(57)]).long()
-    assert scorer(single).left_out[1] == "intra is left out: class 1 has 1 real image(s)"
+    assert scorer(single).left_out[1] == "intra is left out: class 1 has 1 real image"
     # of a generator that is not conditional only what was asked for is spoken of
     made = scorer(CLASSES, 0)
     assert made.left_out == ["intra is left out: the generator is not conditional"]

@@ -175,5 +175,5 @@ def test_nearest_rows_are_those_of_the_whole_matrix_of_distances_whatever_the_pa
     assert places.tolist() == far.argsort(1)[:, :4].tolist()
     assert distances.numpy() == pytest.approx(np.sort(far, 1)[:, :4], rel=1e-12)
     assert (distances[4, 0], places[4, 0]) == (0, 17)
-    with pytest.raises(ValueError, match="there are 50 other row.s., too few for 51"):
+    with pytest.raises(ValueError, match="there are 50 other rows, too few for 51"):
         nearest(rows, others.split(parts), 51)

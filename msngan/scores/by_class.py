@@ -120,7 +120,9 @@ def by_class(
             )
         else:
             few = int(counts.argmin())
-            left_out.append(f"intra is left out: class {few} has {int(counts[few])} real image(s)")
+            left_out.append(
+                f"intra is left out: class {few} has {counted(int(counts[few]), 'real image')}"
+            )
     return ByClass(real, references), left_out
 
 

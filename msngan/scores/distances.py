@@ -39,7 +39,7 @@ def finite_rows(what: str, values: ArrayLike | Tensor, least: int = 2) -> Tensor
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(f"{what} must have shape (N, d), not {tuple(matrix.shape)}")
     if len(matrix) < least:
-        raise ValueError(f"{what} has {len(matrix)} row(s); at least {least} are needed")
+        raise ValueError(f"{what} has {counted(len(matrix), 'row')}; at least {least} are needed")
     if not matrix.isfinite().all():
         raise ValueError(f"{what} holds NaN or Inf")
     return matrix
@@ -225,7 +225,9 @@ def inception_score(logits: ArrayLike | Tensor, splits: int = 1) -> float:
 def in_splits(logits: Tensor, splits: int) -> list[Tensor]:
     """The rows in so many parts of nearly equal size, in order."""
     if not 1 <= splits <= len(logits):
-        raise ValueError(f"{len(logits)} row(s) of logits cannot be put in {splits} split(s)")
+        raise ValueError(
+            f"{counted(len(logits), 'row')} of logits cannot be put in {counted(splits, 'split')}"
+        )
     bounds = [i * len(logits) // splits for i in range(splits + 1)]
     return [logits[start:stop] for start, stop in itertools.pairwise(bounds)]
 
@@ -322,7 +324,9 @@ def nearest(rows: Tensor, parts: Iterable[Tensor], k: int) -> tuple[Tensor, Tens
         places = torch.cat([places, near + seen], 1).gather(1, order)
         seen += len(part)
     if seen < k:
-        raise ValueError(f"there are {seen} other row(s), too few for {k} neighbour(s)")
+        raise ValueError(
+            f"there are {counted(seen, 'other row')}, too few for {counted(k, 'neighbour')}"
+        )
     return squares.sqrt(), places
 
 
