@@ -225,7 +225,7 @@ BAD: dict[str, Callable[[], object]] = {
     "a holds NaN or Inf": lambda: distances.frechet_distance(good * math.inf, good),
     "a has 3 features and b has 2": lambda: distances.frechet_distance(good, good[:, :2]),
     "b has 3; they must agree": lambda: distances.kernel_distance(good[:, :2], good),
-    r"3 row\(s\) of logits cannot be": lambda: distances.inception_score(good[:3], splits=4),
+    r"3 rows of logits cannot be": lambda: distances.inception_score(good[:3], splits=4),
     "0 split": lambda: distances.inception_score(good, splits=0),
     "logits holds NaN": lambda: distances.inception_score(good * math.nan),
     "covariance is not symmetric": lambda: distances.root([[1.0, 2.0], [0.0, 1.0]]),

@@ -177,9 +177,8 @@ def _report_others(root: Path, others: list[str]) -> None:
     kinds = Counter(PurePosixPath(name).suffix.lower() or "without ending" for name in others)
     listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(MOST_NAMED))
     _say(
-        f"{counted(len(others), 'other file')} in {root} {plural(len(others), 'is', 'are')} left out:"
-        f" {listed}; convert images of a kind"
-        " that is not read to PNG"
+        f"{counted(len(others), 'other file')} in {root} {plural(len(others), 'is', 'are')} left"
+        f" out: {listed}; convert images of a kind that is not read to PNG"
     )
 
 
