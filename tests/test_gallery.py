@@ -241,6 +241,27 @@ def seeds_to_tell(study: str, one: str, other: str, step: int) -> int:
     return count
 
 
+def narrow(arm: str, metric: str, step: int = 5000) -> list[float]:
+    """Of an arm of table2_narrow, by seed; the runs of MSN and SN are those of study_networks."""
+    if arm not in ("MSN", "SN"):
+        return in_course("table2", arm, step, metric)
+    (found,) = (each for each in load("networks")["results"] if each["arm"] == arm.lower())
+    return found["scores"][str(step)][metric]["values"]
+
+
+def narrow_row(arm: str) -> str:
+    early = [] if arm in ("MSN", "SN") else [narrow(arm, "fd", 2500)]
+    scores = [narrow(arm, metric) for metric in ("fd", "cs", "precision", "recall")]
+    cells = [spread(asdict(summary(values)), 2) for values in (*early, *scores)]
+    return " | ".join([str(len(scores[0])), *(cells if early else ["–", *cells])])
+
+
+def narrow_pairs(one: str, other: str) -> str:
+    """The difference of FD at the end, paired by seed."""
+    found = summary([a - b for a, b in zip(narrow(one, "fd"), narrow(other, "fd"), strict=False)])
+    return f"{num(found.mean, 2, '+')} {interval(asdict(found), 2, 1)}"
+
+
 def norm_cost(critic: str, norm: str, ends: bool = False) -> str:
     """The time of a pass and its update over that without a norm, or its interval's ends."""
     found = rows(f"bench_norms_{critic}")[norm]["ratio"]
