@@ -165,6 +165,8 @@ BAD_FILES = {
     "of another width": lambda whole: written(widths="[4, 4, 8, 16]"),
     "of a huge width": lambda whole: written(widths="[4, 4, 8, 100000000]"),
     "of widths that are no list": lambda whole: written(widths="4"),
+    "of too many widths": lambda whole: written(widths="[4, 4, 8, 16, 16]"),
+    "of too many widths of vgg7": lambda whole: written(network="vgg7", widths="[4, 4]"),
     "of classes that are no number": lambda whole: written(classes="many"),
     "of an unknown network": lambda whole: written(network="densenet_bc"),
     "of another network": lambda whole: written(network="vgg7"),
@@ -183,6 +185,7 @@ def test_a_damaged_file_is_refused(case, path):
     assert message.startswith(f"{path} is not a complete extractor file (")
     assert "msngan extractor fit" in message
     assert "\n" not in message
+    assert "unpack" not in message
 
 
 def test_every_network_is_shipped_for_the_same_data_sets_under_a_name_of_its_own(vgg7):

@@ -373,8 +373,14 @@ def test_weights_of_penalties_fit_their_names() -> None:
     gan = GAN(penalty=["r1", "clip"], penalty_weight=[2.0, 0.5], **small)
     assert [(name, weight) for name, _, weight in gan.penalties] == [("r1", 2.0), ("clip", 0.5)]
     assert [each[2] for each in GAN(penalty=["r1", "clip"], **small).penalties] == [10.0, 0.01]
-    for wrong in (dict(penalty=["r1", "r2"], penalty_weight=[1.0]), dict(penalty=["r1", "r1"])):
-        with pytest.raises(UserError, match="give each penalty once"):
+    for wrong, words in (
+        (
+            dict(penalty=["r1", "r2"], penalty_weight=[1.0]),
+            r"\[1.0\] does not fit .* r1,r2",
+        ),
+        (dict(penalty=["r1", "r2", "r1"]), "--model.penalty r1,r2,r1: r1 stands there more than"),
+    ):
+        with pytest.raises(UserError, match=words):
             GAN(**small, **wrong)
 
 

@@ -267,6 +267,11 @@ def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(tmp_path, run, 
         line = score_line(score, step=5, protocol_id="cccc00000000") | {"source": "evaluate"}
         with Path(f"checkpoints/{name}/scores.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+    assert run("study", "gans.yaml", "--table", "--format", "csv") == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    told = {(line["run"], line["protocol"], float(line["fd"])) for line in lines}
+    protocols = ("aaaa00000000", "cccc00000000")
+    assert told == {(name, each, fd) for name, *_, fd in made[1:] for each in protocols}
     assert run("study", "gans.yaml", "--table") == 0
     (more,) = re.findall(r"one \(\w+\) against two .*", capsys.readouterr().out, re.DOTALL)
     assert "cccc00000000" in more

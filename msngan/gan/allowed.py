@@ -81,14 +81,19 @@ def check_options(given: dict[str, Any]) -> None:
 def of_each_penalty(what: str, penalty: str | list[str], value: Any) -> dict[str, Any]:
     """The value of the option penalty_<what> for each penalty, by name.
 
-    UserError for a list of values that does not fit the penalties.
+    UserError for a penalty that is given twice, and for a list of values that does not fit them.
     """
     names = [penalty] if isinstance(penalty, str) else penalty
-    values = value if isinstance(value, list) else [value] * len(names)
-    if len(values) != len(names) or len(set(names)) < len(names):
+    if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(
-            f"--model.penalty_{what} {value} does not fit --model.penalty {penalty}: give each"
-            f" penalty once, and one {'weight' if what == 'weight' else 'number'} for each"
+            f"--model.penalty {','.join(names)}: {twice[0]} stands there more than once; give each"
+            " penalty once, and --model.penalty_weight to change its weight"
+        )
+    values = value if isinstance(value, list) else [value] * len(names)
+    if len(values) != len(names):
+        raise UserError(
+            f"--model.penalty_{what} {value} does not fit --model.penalty {','.join(names)}: give"
+            f" one {'weight' if what == 'weight' else 'number'} for each penalty"
         )
     return dict(zip(names, values, strict=True))
 

@@ -18,7 +18,7 @@ from torch import nn
 from msngan.data.images import Images
 from msngan.leaderboard.rank_correlation import correlation, ranks
 from msngan.networks.sampling import classes_of
-from msngan.runs.folder import Failure, UserError
+from msngan.runs.folder import Failure, UserError, counted
 from msngan.scores.degradations import degraded
 from msngan.scores.scorer import Real, Scorer, choose
 
@@ -54,7 +54,7 @@ def compare(
     """Both distances of two extractors to `real`, of `samples` images each, and how they agree.
 
     extractors: two of what `choose` takes. held_out: real images to degrade, which are not in
-    `real`. subjects: generators of images of that shape. progress: called with what is scored next.
+    `real`. subjects: generators of images of that shape. progress: called with what is next.
     UserError for an extractor that is not available, and for one that is given twice.
     """
     channels = real.images.shape[1]
@@ -74,7 +74,10 @@ def compare(
             classes=classes,
         )
 
-    both = [scorer(each) for each in extractors]
+    both = []
+    for asked, name in zip(extractors, names, strict=True):
+        progress(f"{name}: features of {counted(len(real.images), 'real image')}")
+        both.append(scorer(asked))
     disturbed: list[Row] = []
     for each in degraded(held_out, samples, seed):
         progress(f"{each.kind} {each.strength:g}")

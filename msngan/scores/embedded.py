@@ -22,7 +22,7 @@ from msngan.data import images as convert
 from msngan.networks.classifiers import classifier
 from msngan.runs import rng
 from msngan.runs.atomic import replacing
-from msngan.runs.folder import UserError
+from msngan.runs.folder import UserError, counted
 from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
 from msngan.scores.extractors import Extractor, file_sha256
 
@@ -98,6 +98,7 @@ def vgg7(channels: int, classes: int, widths: Sequence[int]) -> EmbedNet:
 
 
 NETWORKS = {"residual": residual, "vgg7": vgg7}
+WIDTHS = {"residual": 4, "vgg7": 1}  # how many
 # What an extractor in the package is asked for by -> its network.
 REQUESTS = {"embedded": "residual", "embedded-vgg7": "vgg7"}
 
@@ -156,9 +157,12 @@ class EmbeddedExtractor(Extractor):
         try:
             metadata, state = read_tensors(path)
             _check(metadata)
-            widths = tuple(read_json(metadata["widths"]))
+            widths, network = tuple(read_json(metadata["widths"])), network_of(metadata)
+            if len(widths) != WIDTHS[network]:
+                need = f"{network} has {counted(WIDTHS[network], 'width')}"
+                raise ValueError(f"widths {metadata['widths'][:50]}, but {need}")
             with torch.device("meta"):  # nothing is allocated before the claims are checked
-                make = NETWORKS[network_of(metadata)]
+                make = NETWORKS[network]
                 net = make(int(metadata["channels"]), int(metadata["classes"]), widths)
             net.load_state_dict(state, assign=True)
             if not all(value.isfinite().all() for value in state.values()):

@@ -16,7 +16,7 @@ LEGEND = (
     " Spearman: rank correlation of A and B, 1 for the same order; in brackets its 95 % interval,"
     " by bootstrap over kinds of degradation and over runs; none of fewer than 3, or where"
     " both orders are the same. rises: by how many of its strengths, from undisturbed real images"
-    " on, the distance grew."
+    " on, the distance grew. Every degradation with its ranks: --format csv, or json."
 )
 
 
@@ -24,7 +24,7 @@ def show(style: str, record: Record) -> None:
     """Print in one of table.FORMATS; CSV has a line for each degradation and generator."""
     print_as(
         style,
-        tables=lambda: [*summary(record), *details(record), Table("Notes", notes=[LEGEND])],
+        tables=lambda: [*summary(record), Table("Notes", notes=[LEGEND])],
         rows=lambda: [*_lines(record)],
         whole=lambda: record,
     )
@@ -50,24 +50,6 @@ def summary(record: Record) -> list[Table]:
         right=frozenset({"number"}),
     )
     return [correlations, _kinds(record), *_generators(record)]
-
-
-def details(record: Record) -> list[Table]:
-    """Every degradation with the distances and ranks of both."""
-    columns = ["degradation", "strength", *_pairs(DISTANCES)]
-    rows = [
-        [row["kind"], f"{row['strength']:g}", *_cells(row, DISTANCES)]
-        for row in record["degradations"]
-    ]
-    plain = [
-        cell
-        for name in DISTANCES
-        for side in (0, 1)
-        for cell in (plus_minus(record["undisturbed"][name][side]), "")
-    ]
-    right = frozenset(columns[1:])
-    rows = [["none", "", *plain], *rows]
-    return [Table("Degradations of real images", columns, rows, right=right, keys=2)]
 
 
 def _kinds(record: Record) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,7 @@ from msngan.report.tables.study_layers import layer_rows, layer_tables
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import Run, UserError, counted
-from msngan.runs.score_records import read_scores
+from msngan.runs.score_records import Entry, family, read_scores
 from msngan.study.layer_measures import layer_measures
 from msngan.study.plan import Study
 from msngan.study.scores_by_step import scores_by_step
@@ -72,7 +72,8 @@ def show_results(style: str, results: Json, root: Path, study: Study) -> None:
 
     found = {} if scores is None else {"leaderboard": scores.as_json(), "by_step": scores.by_step}
     whole = {**results, **found, "layers": layers}
-    rows = [*flat_rows(results), *layer_rows(layers, results["children"])]
+    lines = [] if scores is None else scores.entries
+    rows = [*flat_rows(results, lines), *layer_rows(layers, results["children"])]
     print_as(style, tables=tables, rows=lambda: rows, whole=lambda: whole)
 
 
@@ -183,13 +184,18 @@ def interval(found: Json | None, form: str = ".2f") -> str:
     return f"[{100 * found['low']:{form}}, {100 * found['high']:{form}}]"
 
 
-def flat_rows(results: Json) -> list[Json]:
-    """A row for each epoch of each run, or one for a run that has none."""
+def flat_rows(results: Json, entries: Sequence[Entry] = ()) -> list[Json]:
+    """A row for each epoch of each run or each of its scores, or one for a run that has none."""
     about = ("run", "row", "column", "seed", "state", "reason", "steps_per_second")
+    scored: dict[str, list[Json]] = {}
+    for each in entries:
+        means = {family(name): score.mean for name, score in each.scores.items()}
+        kind = {"step": each.step, "weights": each.weights, "protocol": each.protocol_id}
+        scored.setdefault(each.run, []).append(kind | means)
     return [
-        {**{name: child[name] for name in about}, **epoch}
+        {**{name: child[name] for name in about}, **measured}
         for child in results["children"]
-        for epoch in child.get("epochs") or [{"step": child["step"]}]
+        for measured in child.get("epochs") or scored.get(child["run"]) or [{"step": child["step"]}]
     ]
 
 
@@ -217,9 +223,10 @@ def list_tables(study: Study, states: dict[str, State]) -> dict[str, Callable[[]
 class Scores:
     """comparisons: of the study's pairs, in its order; remarks: why one is missing.
 
-    by_step: see `scores_by_step`.
+    entries: every line of its runs. by_step: see `scores_by_step`.
     """
 
+    entries: list[Entry]
     board: Board
     by_step: Json | None
     comparisons: list[Board]
@@ -276,7 +283,7 @@ def board_of(results: Json, root: Path, study: Study) -> Scores:
         except UserError as problem:
             remarks.append(str(problem).removeprefix("--compare: "))
     board = replace(make_board(entries, setups), warnings=[*warnings, *unknown])
-    return Scores(board, scores_by_step(study, entries), comparisons, remarks)
+    return Scores(entries, board, scores_by_step(study, entries), comparisons, remarks)
 
 
 def comparisons_of(scores: Scores) -> Iterator[Table]:
