@@ -1,0 +1,161 @@
+"""Numbers on classifiers: of studies and of counted parameters."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+from page_numbers import SN_AND_MSN, interval, load, num, published, spread
+
+from msngan.bench.parameters import Form, build, forms, parameters_of
+from msngan.bench.settings import PUBLISHED as TABLE_III
+from msngan.bench.settings import SHAPES
+from msngan.leaderboard.seeds import summary
+from msngan.study.results import measured
+
+
+def accuracy(study: str, arm: str, column: str = "", measure: str = "last") -> Any:
+    cells = {(cell["row"], cell["column"]): cell for cell in load(study)["cells"]}
+    return cells[arm, column and f"lr {column}"][measure]
+
+
+def table1(arm: str) -> str:
+    return " | ".join(
+        spread(accuracy("table1_mnist", arm, lr, measure), 2, 100)
+        for measure in ("last", "best")
+        for lr in RATES
+    )
+
+
+def difference(study: str, a: str, b: str, column: str = "", measure: str = "best") -> Any:
+    asked = (a, b, column and f"lr {column}", measure)
+    keys = ("a", "b", "column", "measure")
+    found = (e for e in load(study)["comparisons"] if tuple(e[key] for key in keys) == asked)
+    return next(found)["difference"]
+
+
+def points(a: str, b: str, column: str, digits: int = 1) -> str:
+    found = difference("table1_mnist", a, b, column)
+    return f"{num(100 * found['mean'], sign='+')} {interval(found, digits)}"
+
+
+def chosen(*arms: str, column: str) -> list[float]:
+    return [100 * accuracy("table1_mnist", arm, column, "best")["mean"] for arm in arms]
+
+
+def moves(column: str) -> list[float]:
+    """The change of each arm's mean in the last epoch."""
+    return [100 * accuracy("table1_mnist", arm, column, "plateau") for arm in ARMS]
+
+
+def worst_end(arm: str, column: str) -> list[float]:
+    """Test accuracy by epoch of the seed that ends lowest."""
+    runs = load("table1_mnist")["children"]
+    mine = [run for run in runs if (run["row"], run["column"]) == (arm, f"lr {column}")]
+    ends = [[100 * epoch["test_accuracy"] for epoch in run["epochs"]] for run in mine]
+    return min(ends, key=lambda each: each[-1])
+
+
+RATES = ("0.1", "0.001", "0.0001")
+ARMS = load("table1_mnist")["rows"]["labels"]
+NO_SIGMA = ("none", "batch", "mean_only")
+SIGMA = [arm for arm in ARMS if arm not in NO_SIGMA]
+
+
+def holds(arm: str) -> str:
+    """Whether the interval contains the paper's number."""
+    found, there = accuracy("released_mnist", arm), float(published("mnist_cnn3_sn")) / 100
+    return "contains" if found["low"] <= there <= found["high"] else "does not contain"
+
+
+def above(crops: str) -> str:
+    sn, msn = (accuracy("released_mnist", norm + crops)["mean"] for norm in SN_AND_MSN)
+    return num(100 * (sn - msn), sign="+")
+
+
+def layers(norm: str, key: str = "drift_last") -> list[tuple[float, ...]]:
+    """For each layer the values of all seeds."""
+    runs = (run[key] for run in load("drift_cifar")["drift"]["runs"] if run["norm"] == norm)
+    return list(zip(*runs, strict=True))
+
+
+def end(norm: str) -> list[float]:
+    return [sum(seeds) / len(seeds) for seeds in layers(norm)]
+
+
+def drift(norm: str) -> str:
+    largest = [max(seeds) for seeds in layers(norm, "drift_largest")]
+    later = [max(seeds) for seeds in layers(norm, "drift_largest_after_first_epoch")]
+    layer = largest.index(max(largest))
+    early = later[layer] < largest[layer]
+    where = f"(layer {layer + 1}{', first epoch' if early else ''})"
+    beyond = [str(i) for i, value in enumerate(end(norm), 1) if value > 1]
+    within = f"no: layer {', '.join(beyond)}" if beyond else "yes"
+    cells = [f"{value:.2f}" for value in end(norm)]
+    cells += [f"{largest[layer]:.{1 if early else 2}f} {where}", within]
+    return " | ".join([*cells, spread(accuracy("drift_cifar", norm), 1, 100)])
+
+
+def upwards(norm: str) -> int:
+    return sum(min(seeds) > 0 for seeds in layers(norm, "signed_last"))
+
+
+def of_depth(a: str, b: str, column: str) -> str:
+    """The difference of test accuracy at the epoch chosen by validation, in points."""
+    keys = ("a", "b", "column", "measure")
+    asked = (a, b, column, "best")
+    (found,) = (e for e in load("depth")["comparisons"] if tuple(e[key] for key in keys) == asked)
+    return f"{num(100 * found['difference']['mean'], 1, '+')} {interval(found['difference'])}"
+
+
+def deeper(a: str, b: str) -> str:
+    """By how much their difference changes from cnn3 to vgg7, paired by seed."""
+    best = {
+        (each["row"], each["column"], each["seed"]): measured(each)["best"]
+        for each in load("depth")["children"]
+    }
+    found = summary(
+        [
+            sum(
+                sign * (best[a, network, seed] - best[b, network, seed])
+                for network, sign in (("vgg7", 1), ("cnn3", -1))
+            )
+            for seed in load("depth")["seeds"]
+        ]
+    )
+    return f"{num(100 * found.mean, 1, '+')} {interval(asdict(found))}"
+
+
+def of_layers(measure: str, a: str, b: str, column: str, digits: int = 2) -> str:
+    keys = (a, b, column, measure)
+    every = load("depth")["layers"]["comparisons"]
+    (found,) = (e for e in every if (*e["of"], e["column"], e["measure"]) == keys)
+    return f"{num(found['mean'], digits, '+')} {interval(found, digits, 1)}"
+
+
+def at_the_end(measure: str, arm: str, column: str, digits: int = 2) -> str:
+    every = load("depth")["layers"]["results"]
+    (found,) = (each for each in every if (each["row"], each["column"]) == (arm, column))
+    return spread(found["last"][measure], digits)
+
+
+def beside_the_gap() -> str:
+    """The rank correlation of spectral complexity with the gap of accuracy."""
+    found = load("depth")["layers"]["gap"]["correlations"][0]
+    return f"{num(found['spearman'], 2)} {interval(found, 2, 1)}"
+
+
+def count(network: str, norm: str, form: str = "default") -> int:
+    (found,) = (each for each in forms(network, norm) if each.name == form)
+    return parameters_of(build(network, norm, found, SHAPES[network]))
+
+
+def table3(network: str) -> str:
+    counts = TABLE_III[network].items()
+    return " | ".join(f"{there:,}; {count(network, norm):,}" for norm, there in counts)
+
+
+def dense_convolutions() -> int:
+    network = build("densenet_bc", "none", Form("default"), SHAPES["densenet_bc"])
+    return sum(bool(re.search(r"conv[12]$", name)) for name, _ in network.named_modules())
