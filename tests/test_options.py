@@ -138,10 +138,13 @@ def test_an_unknown_neighbour_is_answered_with_the_name_that_was_meant(task, opt
 def test_the_default_is_a_value_of_the_option(task, option):
     if option.default is not None and option.name != "task":
         text = str(option.default).lower() if isinstance(option.default, bool) else option.default
-        text = str(list(text)) if isinstance(text, tuple) else str(text)
-        found = parse(["--task", task, f"--{option.name}={text}"])
-        assert found[option.name] == option.default
-        assert type(found[option.name]) is type(option.default)
+        texts = [str(text)]
+        if isinstance(text, tuple):  # a list with and without brackets
+            texts = [str(list(text)), ",".join(map(str, text))]
+        for each in texts:
+            found = parse(["--task", task, f"--{option.name}={each}"])
+            assert found[option.name] == option.default
+            assert type(found[option.name]) is type(option.default)
 
 
 WORDS = [

@@ -120,10 +120,11 @@ def _read(kind: Any, value: Any) -> Any:
         if kind is float and not math.isfinite(plain):
             raise OutOfRange(f"{value} is not a finite number")
         return plain
-    if origin is list and (listed := _listed(value)) is not None:
+    listed = [*plain] if type(plain) is tuple else _listed(value)
+    if origin is list and listed is not None:
         return [_read(parts[0], each) for each in listed]
-    if origin is tuple and type(plain) in (list, tuple) and len(plain) == len(parts):
-        return tuple(_read(part, each) for part, each in zip(parts, plain, strict=True))
+    if origin is tuple and listed is not None and len(listed) == len(parts):
+        return tuple(_read(part, each) for part, each in zip(parts, listed, strict=True))
     if origin is dict and type(plain) is dict:
         return {_read(str, name): _read(parts[1], each) for name, each in plain.items()}
     hint = "; write it in quotes" if kind is str and isinstance(value, int | float) else ""
