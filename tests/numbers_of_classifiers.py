@@ -146,6 +146,34 @@ def beside_the_gap() -> str:
     return f"{num(found['spearman'], 2)} {interval(found, 2, 1)}"
 
 
+def validated(study: str) -> dict[tuple[str, str, int], float]:
+    """Of each row, column and seed the best accuracy on the validation images, in %."""
+    return {
+        (run["row"], run["column"], run["seed"]): max(
+            100 * epoch["validation_accuracy"] for epoch in run["epochs"]
+        )
+        for run in load(study)["children"]
+    }
+
+
+def trains(arm: str, least: float) -> list[int]:
+    """By seed: at how many learning rates the validation accuracy reaches this many %."""
+    found, columns = validated("rates"), load("rates")["columns"]["labels"]
+    return [
+        sum(found[arm, column, seed] >= least for column in columns)
+        for seed in load("rates")["seeds"]
+    ]
+
+
+def rates(arm: str) -> str:
+    found, seeds = validated("rates"), load("rates")["seeds"]
+    means = [
+        num(summary([found[arm, column, seed] for seed in seeds]).mean)
+        for column in load("rates")["columns"]["labels"]
+    ]
+    return " | ".join([*means, ", ".join(map(str, trains(arm, 95)))])
+
+
 def count(network: str, norm: str, form: str = "default") -> int:
     (found,) = (each for each in forms(network, norm) if each.name == form)
     return parameters_of(build(network, norm, found, SHAPES[network]))
