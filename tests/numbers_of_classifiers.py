@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from typing import Any
 
 from page_numbers import SN_AND_MSN, interval, load, num, published, spread
@@ -101,30 +100,19 @@ def upwards(norm: str) -> int:
     return sum(min(seeds) > 0 for seeds in layers(norm, "signed_last"))
 
 
-def of_depth(a: str, b: str, column: str) -> str:
-    """The difference of test accuracy at the epoch chosen by validation, in points."""
-    keys = ("a", "b", "column", "measure")
-    asked = (a, b, column, "best")
-    (found,) = (e for e in load("depth")["comparisons"] if tuple(e[key] for key in keys) == asked)
-    return f"{num(100 * found['difference']['mean'], 1, '+')} {interval(found['difference'])}"
-
-
-def deeper(a: str, b: str) -> str:
-    """By how much their difference changes from cnn3 to vgg7, paired by seed."""
+def of_depth(a: str, b: str, column: str) -> list[float]:
+    """The differences of test accuracy at the epoch chosen by validation, by seed."""
     best = {
         (each["row"], each["column"], each["seed"]): measured(each)["best"]
         for each in load("depth")["children"]
     }
-    found = summary(
-        [
-            sum(
-                sign * (best[a, network, seed] - best[b, network, seed])
-                for network, sign in (("vgg7", 1), ("cnn3", -1))
-            )
-            for seed in load("depth")["seeds"]
-        ]
-    )
-    return f"{num(100 * found.mean, 1, '+')} {interval(asdict(found))}"
+    return [best[a, column, seed] - best[b, column, seed] for seed in load("depth")["seeds"]]
+
+
+def deeper(a: str, b: str) -> list[float]:
+    """By how much their difference changes from cnn3 to vgg7, by seed."""
+    pairs = (of_depth(a, b, network) for network in ("vgg7", "cnn3"))
+    return [deep - shallow for deep, shallow in zip(*pairs, strict=True)]
 
 
 def of_layers(measure: str, a: str, b: str, column: str, digits: int = 2) -> str:

@@ -11,7 +11,7 @@ from page_numbers import ROOT, SN_AND_MSN, both_ends, config, interval, load, nu
 
 from msngan.data import DATASETS
 from msngan.leaderboard.published import PUBLISHED
-from msngan.leaderboard.seeds import student, summary
+from msngan.leaderboard.seeds import summary
 from msngan.scores.protocol import PRESETS
 
 PAPER = {each.model: each for each in PUBLISHED if "Table II," in each.source}
@@ -78,29 +78,17 @@ def apart(study: str, one: str, other: str, step: int) -> str:
     return f"{num(found['mean'], 2, '+')} {interval(found, 2, 1)}"
 
 
-def in_course(study: str, row: str, step: int, metric: str = "fd") -> list[float]:
-    """The values of a row of a study of GANs at a step, in order of the seeds."""
-    (found,) = (each for each in load(study)["by_step"]["results"] if each["row"] == row)
+def in_course(study: str, row: str, step: int, metric: str = "fd", column: str = "") -> list[float]:
+    """The values of a row and column of a study of GANs at a step, in order of the seeds."""
+    every = load(study)["by_step"]["results"]
+    (found,) = (each for each in every if (each["row"], each["column"]) == (row, column))
     return found["scores"][str(step)][metric]["values"]
 
 
-def in_pairs(study: str, one: str, other: str, step: int) -> Any:
-    """The difference of FD of two rows, paired by seed."""
-    pairs = zip(in_course(study, one, step), in_course(study, other, step), strict=True)
-    return summary([a - b for a, b in pairs])
-
-
-def paired(study: str, one: str, other: str, step: int) -> str:
-    found = in_pairs(study, one, other, step)
-    return f"{num(found.mean, 2, '+')} {interval(asdict(found), 2, 1)}"
-
-
-def seeds_to_tell(study: str, one: str, other: str, step: int) -> int:
-    """With how many seeds a difference and a spread of this size would exclude 0."""
-    found, count = in_pairs(study, one, other, step), 3
-    while student(count - 1) * found.sd / count**0.5 > abs(found.mean):
-        count += 1
-    return count
+def in_pairs(study: str, one: str, other: str, step: int, column: str = "") -> list[float]:
+    """The differences of FD of two rows, by seed."""
+    pairs = (in_course(study, row, step, column=column) for row in (one, other))
+    return [a - b for a, b in zip(*pairs, strict=True)]
 
 
 def narrow(arm: str, metric: str, step: int = 5000) -> list[float]:
@@ -118,10 +106,9 @@ def narrow_row(arm: str) -> str:
     return " | ".join([str(len(scores[0])), *(cells if early else ["–", *cells])])
 
 
-def narrow_pairs(one: str, other: str) -> str:
-    """The difference of FD at the end, paired by seed."""
-    found = summary([a - b for a, b in zip(narrow(one, "fd"), narrow(other, "fd"), strict=False)])
-    return f"{num(found.mean, 2, '+')} {interval(asdict(found), 2, 1)}"
+def narrow_pairs(one: str, other: str) -> list[float]:
+    """The differences of FD at the end, by seed."""
+    return [a - b for a, b in zip(narrow(one, "fd"), narrow(other, "fd"), strict=False)]
 
 
 def agree(part: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from msngan.leaderboard.seeds import student, summary
 
 ROOT = Path(__file__).parent.parent
 SN_AND_MSN = ("spectral", "mean_spectral")
@@ -36,6 +38,24 @@ def interval(found: dict[str, float], digits: int = 1, factor: float = 100) -> s
 def both_ends(values: Iterable[float], digits: int = 0) -> str:
     found = list(values)
     return f"{num(min(found), digits)} to {num(max(found), digits)}"
+
+
+def seeds_to_tell(differences: Sequence[float], most: int = 1000) -> int:
+    """With how many seeds differences of this mean and spread would have an interval without 0."""
+    found, count = summary(differences), 3
+    while count <= most and student(count - 1) * found.sd / count**0.5 > abs(found.mean):
+        count += 1
+    return count
+
+
+def paired(differences: Sequence[float], digits: int = 2, factor: float = 1) -> str:
+    """Their mean, its 95 % interval, and where this contains 0, how many seeds it would take."""
+    found = summary([factor * each for each in differences])
+    ends = f"{num(found.low, digits)} to {num(found.high, digits)}"
+    if found.low <= 0 <= found.high:
+        count = seeds_to_tell(differences)
+        ends += f"; {count} seeds" if count <= 1000 else "; over 1,000 seeds"
+    return f"{num(found.mean, digits, '+')} ({ends})"
 
 
 @cache
