@@ -115,17 +115,30 @@ def deeper(a: str, b: str) -> list[float]:
     return [deep - shallow for deep, shallow in zip(*pairs, strict=True)]
 
 
-def of_layers(measure: str, a: str, b: str, column: str, digits: int = 2) -> str:
+def of_layers(
+    measure: str, a: str, b: str, column: str, digits: int = 2, study: str = "depth"
+) -> str:
     keys = (a, b, column, measure)
-    every = load("depth")["layers"]["comparisons"]
+    every = load(study)["layers"]["comparisons"]
     (found,) = (e for e in every if (*e["of"], e["column"], e["measure"]) == keys)
     return f"{num(found['mean'], digits, '+')} {interval(found, digits, 1)}"
 
 
-def at_the_end(measure: str, arm: str, column: str, digits: int = 2) -> str:
-    every = load("depth")["layers"]["results"]
+def at_the_end(
+    measure: str, arm: str, column: str, digits: int = 2, study: str = "depth", factor: float = 1
+) -> str:
+    every = load(study)["layers"]["results"]
     (found,) = (each for each in every if (each["row"], each["column"]) == (arm, column))
-    return spread(found["last"][measure], digits)
+    return spread(found["last"][measure], digits, factor)
+
+
+def sparse(arm: str) -> str:
+    """Zero and small entries of gradients in %, with ReLU and with leaky ReLU."""
+    return " | ".join(
+        at_the_end(f"gradient_{kind}", arm, activation, 1, "sparsity", 100)
+        for activation in ("relu", "leaky_relu")
+        for kind in ("zero", "small")
+    )
 
 
 def beside_the_gap() -> str:
