@@ -58,6 +58,7 @@ def record(drift: float, complexity: float, up: bool = False) -> Dynamics:
         drift_signed=np.hstack([signed, nothing]).astype(np.float32),
         dead=column([0, 0.5, np.nan], [0, 0, np.nan], [0, 0.25, np.nan]),
         gradient_zero=column([np.nan] * 3, [0, 0, 0], [0, 0.5, 0.25]),
+        gradient_sd=column([np.nan] * 3, [1, 10, 100], [10, 1, 100]),
         stable_rank=column([1, 2, 3], [1, 1, 1], [2, 3, 4]),
         operator_norm=column([1, 2, 3], [1, 1, 1], [9, 3, 4]),
         spectral_complexity=np.array([[10.0], [1.0], [complexity]]),
@@ -113,6 +114,8 @@ def test_measures_of_the_layers_are_summed_up_over_seeds(folder):
         "drift_signed_mean": values * [-0.75, -0.75, 0.25],
         "moved_down": np.array([1, 1, 0.5]),
         "gradient_zero": np.full(3, 0.25),
+        "log10_gradient_sd": np.full(3, 1.0),
+        "gradient_sd_span": np.full(3, 2 / 3),
         "dead": np.full(3, 0.125),
         "stable_rank": np.full(3, 3.0),
         "operator_norm": np.full(3, 9.0),
@@ -231,7 +234,9 @@ def test_the_tables_have_at_most_eight_columns_and_every_format_the_layers(folde
     *tables, _ = layer_tables("mine", layers(folder))
     assert all(len(each.columns) <= 8 for each in tables)
     assert all(len(row) == len(each.columns) for each in tables for row in each.rows)
-    drift, _, subspaces, smoothness, _ = tables
+    drift, gradients, _, subspaces, smoothness, _ = tables
+    assert gradients.columns[2:] == ["zero", "small", "log10 sd", "span of log10 sd"]
+    assert gradients.rows[0][4:] == ["1.000 ± 0.000", "0.6667 ± 0.0000"]
     assert subspaces.rows[0][2] == "0.550 ± 0.050"
     assert smoothness.rows[0][2:4] == ["0.60 ± 0.10", "3.000 ± 0.000"]
     assert drift.rows[0][:3] == ["sn", "3", "0.600 ± 0.100"]
@@ -295,6 +300,6 @@ def test_a_study_of_gans_ends_in_its_layers_and_its_page_has_them(run, capsys, t
     assert run("study", "gans.yaml", "--format", "md") == 0
     said = capsys.readouterr().out
     assert "| MSN critic | 1 |" in said
-    assert said.index("by step") < said.index("drift and gradients of the layers")
+    assert said.index("by step") < said.index("drift of the layers")
     assert run("report", "gans", "--out", "page.html") == 0
-    assert "drift and gradients of the layers" in Path("page.html").read_text()
+    assert "drift of the layers" in Path("page.html").read_text()

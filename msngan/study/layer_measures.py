@@ -1,7 +1,7 @@
 """What the runs of a study measured of their layers: over seeds, paired, and beside the gap.
 
-The claims of arXiv:1907.04003 about layers as numbers: mean drift, sparse gradients, singular
-values, and spectral complexity against the generalisation gap.
+The claims of arXiv:1907.04003 about layers as numbers: mean drift, sparse gradients and their
+variance, singular values, and spectral complexity against the generalisation gap.
 """
 
 from __future__ import annotations
@@ -55,9 +55,11 @@ def layer_measures(study: Study, children: list[Json], root: Path) -> Json | Non
     The measures of a network: of its layers at one measurement, drift_largest and drift_mean,
     drift_signed_largest (by size) and drift_signed_mean, moved_down (the share whose channels'
     means fell on average), gradient_zero, gradient_small, dead, stable_rank, subspace_left,
-    subspace_right and subspace_link (means), operator_norm (the largest); log10_complexity, of the
-    spectral complexity; loss_range, gradient_change and beta_smoothness; and the largest of all
-    measurements (of drift, of all layers too): drift_peak, loss_range_peak and so on.
+    subspace_right and subspace_link (means), log10_gradient_sd (the mean of log10 of the sd of a
+    gradient's entries), gradient_sd_span (the mean of log10 of the largest over the smallest sd of
+    all measurements), operator_norm (the largest); log10_complexity, of the spectral complexity;
+    loss_range, gradient_change and beta_smoothness; and the largest of all measurements (of drift,
+    of all layers too): drift_peak, loss_range_peak and so on.
     """
     found: dict[Place, dict[int, Dynamics]] = {}
     remarks = []
@@ -134,6 +136,11 @@ def _of_network(record: Dynamics, network: str, at: int) -> dict[str, float]:
     for name in means:
         if len(values := finite(name)):
             found[name] = values.mean()
+    logs = _log10(record.gradient_sd[:, own])
+    if len(now := logs[at][np.isfinite(logs[at])]):
+        found["log10_gradient_sd"] = now.mean()
+    if at and np.isfinite(logs).any(axis=0).all():
+        found["gradient_sd_span"] = (np.nanmax(logs, axis=0) - np.nanmin(logs, axis=0)).mean()
     if len(norms := finite("operator_norm")):
         found["operator_norm"] = norms.max()
     place = record.networks.index(network)
@@ -151,6 +158,12 @@ def _of_network(record: Dynamics, network: str, at: int) -> dict[str, float]:
 def _of_layer(record: Dynamics, layer: int, at: int) -> dict[str, float]:
     names = (*LAST_ONLY, *OF_A_LAYER) if at else OF_A_LAYER
     return _numbers({name: getattr(record, name)[at, layer] for name in names})
+
+
+def _log10(values: NDArray[Any]) -> NDArray[np.float64]:
+    """NaN where a value is not above 0 and finite."""
+    wide = np.asarray(values, np.float64)
+    return np.log10(np.where((wide > 0) & (wide <= LARGEST_NUMBER), wide, np.nan))
 
 
 def _usable(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -12,13 +12,17 @@ from msngan.runs.folder import counted
 
 Json = dict[str, Any]
 Columns = dict[str, tuple[str, str]]  # heading: end and measure
-AT_THE_END: Columns = {
+DRIFT: Columns = {
     "drift, largest": ("last", "drift_largest"),
     "drift": ("last", "drift_mean"),
     "signed drift": ("last", "drift_signed_mean"),
     "moved down": ("last", "moved_down"),
-    "zero gradients": ("last", "gradient_zero"),
-    "small gradients": ("last", "gradient_small"),
+}
+GRADIENTS: Columns = {
+    "zero": ("last", "gradient_zero"),
+    "small": ("last", "gradient_small"),
+    "log10 sd": ("last", "log10_gradient_sd"),
+    "span of log10 sd": ("last", "gradient_sd_span"),
 }
 OF_WEIGHTS: Columns = {
     "dead channels": ("last", "dead"),
@@ -55,10 +59,14 @@ LEGEND = [
     "drift: mean over layers of the mean over channels of |mean now - mean at the first"
     " measurement| / sd now, of what enters the activation; signed: without the bars; moved down:"
     " share of layers whose signed drift is below 0.",
-    "zero, small gradients: share of a weight's entries that are exactly 0, or below 0.01 of their"
-    " root mean square; dead channels: nowhere above 0. Means over layers.",
+    "dead channels: nowhere above 0; mean over layers.",
     "operator norm: the largest of all layers, as maps at the size of their inputs. R: the spectral"
     " complexity of Bartlett et al. 2017. JSON has every layer, and both ends of training.",
+]
+OF_GRADIENTS = [
+    "Of the parameters' gradient on one batch, means over layers. zero, small: share of entries"
+    " that are exactly 0, or below 0.01 of their root mean square; log10 sd: of the entries' sd;"
+    " span: of the largest over the smallest sd of all measurements.",
 ]
 OF_SUBSPACES = [
     "mean cosine of the principal angles between two subspaces: 1 where they are the same, 0 where"
@@ -77,14 +85,21 @@ def layer_tables(study: str, record: Json | None) -> Iterator[Table]:
     """record: see `msngan.study.layer_measures`."""
     if record is None:
         return
-    yield _table(f"{study}: drift and gradients of the layers", record, AT_THE_END)
-    yield _table(f"{study}: weights of the layers", record, OF_WEIGHTS)
+    notes: list[str]
     for title, columns, notes in (
+        ("drift of the layers", DRIFT, []),
+        ("gradients of the layers", GRADIENTS, OF_GRADIENTS),
+        ("weights of the layers", OF_WEIGHTS, []),
         ("subspaces of the layers' weights", SUBSPACES, OF_SUBSPACES),
         ("smoothness of the loss", SMOOTHNESS, OF_SMOOTHNESS),
     ):
-        if any(name in each[end] for each in record["results"] for end, name in columns.values()):
-            yield _table(f"{study}: {title}", record, columns, notes)
+        known = {
+            heading: (end, name)
+            for heading, (end, name) in columns.items()
+            if any(name in each[end] for each in record["results"])
+        }
+        if known:
+            yield _table(f"{study}: {title}", record, known, notes)
     if record["gap"] is not None:
         yield _gap_table(study, record["gap"])
     yield Table("How to read the layers", notes=[*LEGEND, *record["remarks"]])
