@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from page_numbers import SN_AND_MSN, interval, load, num, published, spread
+from page_numbers import SN_AND_MSN, both_ends, interval, load, num, published, spread
 
 from msngan.bench.parameters import Form, build, forms, parameters_of
 from msngan.bench.settings import PUBLISHED as TABLE_III
@@ -115,13 +115,11 @@ def deeper(a: str, b: str) -> list[float]:
     return [deep - shallow for deep, shallow in zip(*pairs, strict=True)]
 
 
-def of_layers(
-    measure: str, a: str, b: str, column: str, digits: int = 2, study: str = "depth"
-) -> str:
-    keys = (a, b, column, measure)
-    every = load(study)["layers"]["comparisons"]
-    (found,) = (e for e in every if (*e["of"], e["column"], e["measure"]) == keys)
-    return f"{num(found['mean'], digits, '+')} {interval(found, digits, 1)}"
+def of_layers(measure: str, a: str, b: str, column: str, study: str = "depth") -> list[float]:
+    """The differences of two arms at the last measurement, by seed."""
+    every = {(each["row"], each["column"]): each for each in load(study)["layers"]["results"]}
+    one, other = (every[row, column]["last"][measure]["values"] for row in (a, b))
+    return [x - y for x, y in zip(one, other, strict=True)]
 
 
 def at_the_end(
@@ -141,10 +139,23 @@ def sparse(arm: str) -> str:
     )
 
 
-def beside_the_gap() -> str:
+def beside_the_gap(study: str) -> str:
     """The rank correlation of spectral complexity with the gap of accuracy."""
-    found = load("depth")["layers"]["gap"]["correlations"][0]
+    found = load(study)["layers"]["gap"]["correlations"][0]
     return f"{num(found['spearman'], 2)} {interval(found, 2, 1)}"
+
+
+def losses(arm: str, column: str) -> list[float]:
+    """The last training losses of a study of learning rates, by seed."""
+    runs = load("rates")["children"]
+    mine = [run for run in runs if (run["row"], run["column"]) == (arm, column)]
+    return [run["epochs"][-1]["train_loss"] for run in mine]
+
+
+def fewer_parameters() -> str:
+    """By how much MSN's networks of Table III are smaller than BN's, in %."""
+    pairs = [(count(each, "mean_spectral"), count(each, "batch")) for each in TABLE_III]
+    return both_ends((100 - 100 * a / b for a, b in pairs), 2)
 
 
 def validated(study: str) -> dict[tuple[str, str, int], float]:

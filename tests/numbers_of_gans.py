@@ -78,6 +78,14 @@ def apart(study: str, one: str, other: str, step: int) -> str:
     return f"{num(found['mean'], 2, '+')} {interval(found, 2, 1)}"
 
 
+def of_networks(one: str, other: str, metric: str = "fd") -> list[float]:
+    """The differences of two arms of study_networks at the last step, by seed."""
+    found = {each["arm"]: each["scores"] for each in load("networks")["results"]}
+    step = str(load("networks")["steps"])
+    a, b = (found[arm][step][metric]["values"] for arm in (one, other))
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
 def in_course(study: str, row: str, step: int, metric: str = "fd", column: str = "") -> list[float]:
     """The values of a row and column of a study of GANs at a step, in order of the seeds."""
     every = load(study)["by_step"]["results"]
