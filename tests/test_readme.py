@@ -161,6 +161,9 @@ def test_the_python_that_is_shown_runs(
         if folder != "msngan/scores":
             torch.testing.assert_close(given["plain"](x), network.eval()(x), rtol=1e-4, atol=1e-5)
     assert "fd/embed-digits-" in capsys.readouterr().out
+    (folders,) = blocks(ROOT / "samples/gallery/README.md", "python")
+    exec(folders.replace('"cifar10", "mnist"', '"digits",').replace("1000", "30"), {})
+    assert len([*Path("digits_30").glob("*/*.png")]) == 30
 
 
 def test_the_map_of_rooms_is_that_of_the_architecture() -> None:
