@@ -21,6 +21,7 @@ from msngan.runs.configs import parse
 from msngan.runs.folder import NAME, UserError
 from msngan.runs.option_values import limits_of, members
 from msngan.runs.options import FORMER, SOURCES, Option, Range, Role, group, is_free, options_of
+from msngan.runs.safe_read import load_yaml
 
 pytestmark = pytest.mark.quick
 OPTIONS = [(task, option) for task in SOURCES for option in options_of(task).values()]
@@ -218,6 +219,19 @@ def here(tmp_path: Path, monkeypatch: Patch) -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_a_key_of_a_config_is_the_word_that_it_is():
+    from msngan.norms import NORMS
+
+    known = [entry.options for entry in NORMS.values() if entry.options is not None]
+    options = {name for each in known for name in inspect.signature(each).parameters}
+    assert {"on", "off"} <= options
+    for word in sorted(options | {"yes", "No", "TRUE", "y", "n"}):
+        text = f"model: {{norm_options: {{{word}: 0.5}}, norm: spectral}}"
+        assert load_yaml(text)["model"]["norm_options"] == {word: 0.5}
+        assert load_yaml(f"{{arms: {{{word}: {{steps: 5}}}}}}") == {"arms": {word: {"steps": 5}}}
+    assert load_yaml("{1: on, samples: {film: no}}") == {1: True, "samples": {"film": False}}
+
+
 def test_the_command_line_wins_wherever_it_stands_then_later_configs():
     Path("a.yaml").write_text("steps: 5\nseed: 1\nmodel: {width: 3, norm_options: {gain: true}}\n")
     Path("b.yaml").write_text("seed: 2\nmodel: {passes: joint, critic_lr: 1e-3}\n")

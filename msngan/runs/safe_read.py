@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -158,13 +159,14 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401  any YAML value
 
     Refused are aliases (a few lines of them mean more values than memory holds), tags (they
     construct objects), merge keys, a key that is not a scalar or is there twice, deep nesting, and
-    numbers of more digits than any option has.
+    numbers of more digits than any option has. A key that YAML takes for a truth value, such as
+    on, is the text that it is: optional_spectral has options of this name.
     """
     import yaml
 
     if "\0" in text:
         raise ValueError("not valid YAML: it holds a NUL byte")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = _loader()
     try:
         events = yaml.parse(text, Loader=loader)
         nodes = (event for event in events if isinstance(event, yaml.NodeEvent))
@@ -181,6 +183,19 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401  any YAML value
         return yaml.load(text, Loader=loader)  # noqa: S506
     except (yaml.YAMLError, ValueError, OverflowError, AttributeError, KeyError) as problem:
         raise ValueError(f"not valid YAML: {_in_one_line(problem)}") from None  # a date 2026-99-99
+
+
+@cache
+def _loader() -> Any:  # noqa: ANN401  PyYAML is imported late
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
+            for key, _ in node.value:
+                key.tag = key.tag.replace("2002:bool", "2002:str")
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _check_node(event: Any, events: Iterator[Any], yaml: Any, level: int = 0) -> str | None:  # noqa: ANN401
