@@ -136,6 +136,16 @@ def test_an_unknown_neighbour_is_answered_with_the_name_that_was_meant(task, opt
 
 
 @every_option
+def test_an_option_of_the_other_task_is_told_from_an_unknown_one(task, option):
+    for other in SOURCES:
+        if option.name not in options_of(other):
+            line = refusal(other, f"--{option.name}", "1")
+            assert f"unknown option {option.name!r} of a " in line
+            assert f"only a {task.replace('gan', 'GAN')} has it; " in line
+            assert "did you mean" not in line
+
+
+@every_option
 def test_the_default_is_a_value_of_the_option(task, option):
     if option.default is not None and option.name != "task":
         text = str(option.default).lower() if isinstance(option.default, bool) else option.default

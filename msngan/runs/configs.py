@@ -297,6 +297,10 @@ def _unknown(word: str, known: list[str], task: str) -> str:
     if word in groups:
         near = [name for name in known if name.startswith(f"{word}.")]  # model is model.norm, ...
     hint = f" (did you mean {' or '.join(map(repr, near[:3]))}?)" if near else ""
+    for other in SOURCES:
+        if other != task and word in options_of(other):
+            one, its = (each.replace("gan", "GAN") for each in (task, other))
+            hint = f" of a {one}: only a {its} has it" + ("; give --steps" * (word == "epochs"))
     return f"unknown option {word!r}{hint}; `{COMMAND[task]} --help` lists all"
 
 
