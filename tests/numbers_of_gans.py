@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from page_numbers import ROOT, SN_AND_MSN, both_ends, config, interval, load, num, spread
+from page_numbers import ROOT, SN_AND_MSN, both_ends, config, interval, load, num, paired, spread
 
 from msngan.data import DATASETS
 from msngan.leaderboard.published import PUBLISHED
@@ -86,17 +86,29 @@ def of_networks(one: str, other: str, metric: str = "fd") -> list[float]:
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
-def in_course(study: str, row: str, step: int, metric: str = "fd", column: str = "") -> list[float]:
-    """The values of a row and column of a study of GANs at a step, in order of the seeds."""
-    every = load(study)["by_step"]["results"]
-    (found,) = (each for each in every if (each["row"], each["column"]) == (row, column))
+def in_course(study: str, row: str, step: int, metric: str = "fd") -> list[float]:
+    """The values of a row of a study of GANs at a step, in order of the seeds."""
+    (found,) = (each for each in load(study)["by_step"]["results"] if each["row"] == row)
     return found["scores"][str(step)][metric]["values"]
 
 
-def in_pairs(study: str, one: str, other: str, step: int, column: str = "") -> list[float]:
-    """The differences of FD of two rows, by seed."""
-    pairs = (in_course(study, row, step, column=column) for row in (one, other))
+def in_pairs(study: str, one: str, other: str, step: int, metric: str = "fd") -> list[float]:
+    """The differences of two rows, by seed."""
+    pairs = (in_course(study, row, step, metric) for row in (one, other))
     return [a - b for a, b in zip(*pairs, strict=True)]
+
+
+def parts(one: str, other: str, metric: str = "fd") -> str:
+    """The difference of two arms of study_parts at the last step."""
+    return paired(in_pairs("parts", one, other, config("study_parts")["options"]["steps"], metric))
+
+
+def gates_on(arm: str) -> str:
+    """For how much of the time the gates of a critic's layers were on, in %, by seed."""
+    found = load("parts_gates")
+    runs = [each for name, each in found["runs"].items() if f"-{arm}-" in name]
+    shares = [100 * sum(counts) / len(counts) / found["layers"] for counts in runs]
+    return ", ".join(f"{share:.0f}" for share in shares[:-1]) + f" and {shares[-1]:.0f}"
 
 
 def narrow(arm: str, metric: str, step: int = 5000) -> list[float]:

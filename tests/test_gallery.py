@@ -27,6 +27,7 @@ from msngan.bench import sigma
 from msngan.data import ImageData, LabelledData, pictures
 from msngan.gan import GAN
 from msngan.networks import Critic, Generator, standing
+from msngan.norms import optional_spectral as gates
 from msngan.norms.spectral import ReleasedSpectralNorm
 from msngan.report.tables import extractor_tables
 from msngan.report.tables.study_layers import layer_tables
@@ -46,6 +47,7 @@ FACTS = {
 } | {
     "ALLOWED": sigma.ALLOWED,
     "GAN": GAN,
+    "CRITERIA": gates.CRITERIA,
     "Critic": Critic,
     "Generator": Generator,
     "ImageData": ImageData,
