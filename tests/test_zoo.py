@@ -32,6 +32,8 @@ def test_a_generator_of_the_zoo_is_small_and_its_card_is_of_its_facts(name):
     assert path.stat().st_size == facts["bytes"] < LARGEST
     assert hashlib.sha256(path.read_bytes()).hexdigest() == facts["sha256"]
     assert path.with_suffix(".md").read_text() == card(facts)
+    assert facts["commands"]
+    assert all(f"`{command}`" in card(facts) for command in facts["commands"])  # whole
     generator = load_generator(f"zoo/{name}")
     assert sum(each.numel() for each in generator.parameters()) == facts["parameters"]
     extractors = {each["protocol"]["extractor"] for each in facts["scores"]}
@@ -70,6 +72,7 @@ def test_the_readme_has_the_table_of_all_of_them():
 @pytest.mark.quick
 def test_the_zoo_has_a_generator_of_each_kind_and_its_first_grid_is_quick(run):
     assert {"digits_msn", "digits_cond", "mnist_msn"} <= {*ZOO}
+    assert {"cifar_msn", "cifar_sn", "cifar_cond"} <= {*ZOO}
     assert run("sample", "zoo/digits_msn", "--out", "x.png") == 0
     with Image.open("x.png") as image:
         assert min(image.size) > 200

@@ -11,7 +11,7 @@ from msngan.report.html.records import commands_of
 from msngan.report.tables.table import plus_minus
 from msngan.runs.folder import Run, UserError, counted
 from msngan.runs.options import flat
-from msngan.runs.safe_read import clean, object_or_empty, read_config
+from msngan.runs.safe_read import LONGEST_SCALAR, clean, object_or_empty, read_config
 from msngan.runs.score_records import Entry, better, family, how_drawn, read_scores
 
 Json = dict[str, Any]
@@ -154,7 +154,9 @@ def _about(facts: Json, dataset: str) -> str:
         "critic": f"{options['critic']}, norm {options['norm']}, loss {options['loss']}, penalty"
         f" {options['penalty']}",
         "steps": f"{facts['step']:,}, seed {options['seed']}",
-        "commands": "; ".join(f"`{clean(each)}`" for each in facts["commands"]),
+        "commands": "; ".join(
+            f"`{clean(each, most=LONGEST_SCALAR)}`" for each in facts["commands"]
+        ),
         "with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "on": str(facts["gpu"] or facts["processor"]),
     }

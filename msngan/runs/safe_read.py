@@ -122,19 +122,19 @@ def object_or_empty(path: Path) -> dict[str, Any]:
         return {}
 
 
-def clean(value: Any, levels: int = LEVELS_JSON) -> Any:  # noqa: ANN401  any JSON value
-    """Any JSON value, its strings and keys cut to 300 characters and rid of unprintable ones.
+def clean(value: Any, levels: int = LEVELS_JSON, most: int = LONGEST_WORD) -> Any:  # noqa: ANN401  any JSON value
+    """Any JSON value, its strings and keys cut to `most` characters and rid of unprintable ones.
 
     ValueError if it is nested deeper than `levels`, which no record is.
     """
     if isinstance(value, str):
-        value = value[:LONGEST_WORD]
+        value = value[:most]
         return value if value.isprintable() else "".join(filter(str.isprintable, value))
     if isinstance(value, dict | list) and not levels:
         raise ValueError("nested too deep")
     if isinstance(value, dict):
-        return {clean(key): clean(each, levels - 1) for key, each in value.items()}
-    return [clean(each, levels - 1) for each in value] if isinstance(value, list) else value
+        return {clean(k, most=most): clean(v, levels - 1, most) for k, v in value.items()}
+    return [clean(each, levels - 1, most) for each in value] if isinstance(value, list) else value
 
 
 def number(value: Any) -> float | None:  # noqa: ANN401  any JSON value
