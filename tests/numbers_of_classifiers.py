@@ -16,7 +16,7 @@ from msngan.study.results import measured
 
 def accuracy(study: str, arm: str, column: str = "", measure: str = "last") -> Any:
     cells = {(cell["row"], cell["column"]): cell for cell in load(study)["cells"]}
-    return cells[arm, column and f"lr {column}"][measure]
+    return cells[arm, column if (arm, column) in cells else f"lr {column}"][measure]
 
 
 def table1(arm: str) -> str:
@@ -100,18 +100,18 @@ def upwards(norm: str) -> int:
     return sum(min(seeds) > 0 for seeds in layers(norm, "signed_last"))
 
 
-def of_depth(a: str, b: str, column: str) -> list[float]:
+def best_apart(study: str, a: str, b: str, column: str) -> list[float]:
     """The differences of test accuracy at the epoch chosen by validation, by seed."""
     best = {
         (each["row"], each["column"], each["seed"]): measured(each)["best"]
-        for each in load("depth")["children"]
+        for each in load(study)["children"]
     }
-    return [best[a, column, seed] - best[b, column, seed] for seed in load("depth")["seeds"]]
+    return [best[a, column, seed] - best[b, column, seed] for seed in load(study)["seeds"]]
 
 
 def deeper(a: str, b: str) -> list[float]:
     """By how much their difference changes from cnn3 to vgg7, by seed."""
-    pairs = (of_depth(a, b, network) for network in ("vgg7", "cnn3"))
+    pairs = (best_apart("depth", a, b, network) for network in ("vgg7", "cnn3"))
     return [deep - shallow for deep, shallow in zip(*pairs, strict=True)]
 
 
@@ -156,6 +156,12 @@ def fewer_parameters() -> str:
     """By how much MSN's networks of Table III are smaller than BN's, in %."""
     pairs = [(count(each, "mean_spectral"), count(each, "batch")) for each in TABLE_III]
     return both_ends((100 - 100 * a / b for a, b in pairs), 2)
+
+
+def by_batch(arm: str) -> str:
+    """Test accuracy at the epoch chosen by validation, at each batch size."""
+    columns = load("batch")["columns"]["labels"]
+    return " | ".join(spread(accuracy("batch", arm, each, "best"), 1, 100) for each in columns)
 
 
 def validated(study: str) -> dict[tuple[str, str, int], float]:
