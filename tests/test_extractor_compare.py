@@ -108,8 +108,11 @@ def test_what_is_printed_has_every_distance(style, run, capsys, files):
     out = capsys.readouterr().out
     if style == "csv":
         found = list(csv.DictReader(io.StringIO(out)))
-        assert [float(row["fd_b"]) for row in found] == [x["fd"][1] for x in record["degradations"]]
-        assert {row["part"] for row in found} == {"degradations"}
+        told = [record["undisturbed"], *record["degradations"]]
+        assert [float(row["fd_b"]) for row in found] == [row["fd"][1] for row in told]
+        assert [row["part"] for row in found] == ["undisturbed"] + ["degradations"] * (
+            len(told) - 1
+        )
         return
     for each in (*record["extractors"], *FEW, "Spearman", "95 %"):
         assert each in out

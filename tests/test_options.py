@@ -140,9 +140,8 @@ def test_an_option_of_the_other_task_is_told_from_an_unknown_one(task, option):
     for other in SOURCES:
         if option.name not in options_of(other):
             line = refusal(other, f"--{option.name}", "1")
-            assert f"unknown option {option.name!r} of a " in line
-            assert f"only a {task.replace('gan', 'GAN')} has it; " in line
-            assert "did you mean" not in line
+            assert line.startswith(f"unknown option {option.name!r}")
+            assert f"; only a {task.replace('gan', 'GAN')} has it, and this is a " in line
 
 
 @every_option
@@ -228,20 +227,20 @@ def here(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.usefixtures("here")
 def test_a_key_of_a_config_is_the_word_that_it_is():
     from msngan.norms import NORMS
 
     known = [entry.options for entry in NORMS.values() if entry.options is not None]
     options = {name for each in known for name in inspect.signature(each).parameters}
     assert {"on", "off"} <= options
-    for word in sorted(options | {"yes", "No", "TRUE", "y", "n"}):
+    for word in sorted(options | {"yes", "No", "TRUE", "y", "n", "null", "1", "1.0", "0x1", "1e0"}):
         text = f"model: {{norm_options: {{{word}: 0.5}}, norm: spectral}}"
         assert load_yaml(text)["model"]["norm_options"] == {word: 0.5}
         assert load_yaml(f"{{arms: {{{word}: {{steps: 5}}}}}}") == {"arms": {word: {"steps": 5}}}
-    assert load_yaml("{1: on, samples: {film: no}}") == {1: True, "samples": {"film": False}}
+    assert load_yaml("{1: on, samples: {film: no}}") == {"1": True, "samples": {"film": False}}
 
 
+@pytest.mark.usefixtures("here")
 def test_the_command_line_wins_wherever_it_stands_then_later_configs():
     Path("a.yaml").write_text("steps: 5\nseed: 1\nmodel: {width: 3, norm_options: {gain: true}}\n")
     Path("b.yaml").write_text("seed: 2\nmodel: {passes: joint, critic_lr: 1e-3}\n")

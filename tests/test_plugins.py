@@ -434,3 +434,22 @@ def test_a_network_that_cannot_train_is_refused_before_anything_is_written(
     (tmp_path / "broken.py").write_text(BROKEN)
     small = [*TINY, *QUIET, "--data.channels", "3", "--plugin", "broken.py"]
     assert answer in refused("fit", *small, *words)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"critic_betas": "0,0.9"},
+        {"penalty": "r1,r2"},
+        {"penalty": ("r1", "r2")},
+        {"penalty": ["r1", "r2"], "penalty_weight": (1.0, 2.0)},
+        {"penalty": ["r1", "r2"], "penalty_weight": "1,2"},
+        {"penalty": ["r1", "r2"], "penalty_every": (1, 2)},
+        {"norm_layers": (0, "head")},
+        {"norm_layers": "0,head"},
+    ],
+    ids=str,
+)
+def test_what_a_file_could_not_store_is_refused_before_training(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"--model.{[*given][-1]}"):
+        GAN(size=8, width=2, norm="spectral", **given)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from rich.console import Console
 from scipy import stats
-from score_lines import score_line, write_run
+from score_lines import FD, score_line, write_run
 
 from msngan.report.tables.progress_bars import StudyProgress
 from msngan.report.tables.study_scores import course_tables
@@ -269,7 +269,7 @@ def test_a_study_of_gans_ends_in_the_leaderboard_of_its_own_runs(tmp_path, run, 
             file.write(json.dumps(line) + "\n")
     assert run("study", "gans.yaml", "--table", "--format", "csv") == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    told = {(line["run"], line["protocol"], float(line["fd"])) for line in lines}
+    told = {(line["run"], line["protocol"], float(line[FD])) for line in lines}
     protocols = ("aaaa00000000", "cccc00000000")
     assert told == {(name, each, fd) for name, *_, fd in made[1:] for each in protocols}
     assert run("study", "gans.yaml", "--table") == 0

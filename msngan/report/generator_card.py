@@ -155,7 +155,8 @@ def _about(facts: Json, dataset: str) -> str:
         f" {options['penalty']}",
         "steps": f"{facts['step']:,}, seed {options['seed']}",
         "commands": "; ".join(
-            f"`{clean(each, most=LONGEST_SCALAR)}`" for each in facts["commands"]
+            f"`{clean(each, most=LONGEST_SCALAR)}`".replace("|", r"\|")
+            for each in facts["commands"]
         ),
         "with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "on": str(facts["gpu"] or facts["processor"]),

@@ -296,11 +296,14 @@ def _unknown(word: str, known: list[str], task: str) -> str:
     near = near or [name for name in known if word in re.split(r"[._]", name)]  # lr of critic_lr
     if word in groups:
         near = [name for name in known if name.startswith(f"{word}.")]  # model is model.norm, ...
+    others = [other for other in SOURCES if other != task and word in options_of(other)]
+    if others:
+        own = word.rpartition(".")[2]
+        near = ["steps"] if own == "epochs" else [x for x in known if own in re.split(r"[._]", x)]
     hint = f" (did you mean {' or '.join(map(repr, near[:3]))}?)" if near else ""
-    for other in SOURCES:
-        if other != task and word in options_of(other):
-            one, its = (each.replace("gan", "GAN") for each in (task, other))
-            hint = f" of a {one}: only a {its} has it" + ("; give --steps" * (word == "epochs"))
+    for other in others:
+        one, its = (each.replace("gan", "GAN") for each in (task, other))
+        hint += f"; only a {its} has it, and this is a {one}"
     return f"unknown option {word!r}{hint}; `{COMMAND[task]} --help` lists all"
 
 

@@ -44,7 +44,9 @@ def check_ranges(task: str, group: str, values: Mapping[str, Any]) -> None:
         if name not in values or option.type is Any:
             continue
         try:
-            _read(option.type, values[name])
+            taken = _read(option.type, values[name])
+            if isinstance(values[name], str) and isinstance(taken, list | tuple):
+                raise ValueError(f"{values[name]!r:.80} is a text; give a list")
         except OutOfRange as problem:
             raise UserError(f"--{option.name} {problem}") from None
         except ValueError as problem:
@@ -120,9 +122,9 @@ def _read(kind: Any, value: Any) -> Any:
         if kind is float and not math.isfinite(plain):
             raise OutOfRange(f"{value} is not a finite number")
         return plain
-    listed = [*plain] if type(plain) is tuple else _listed(value)
-    if origin is list and listed is not None:
+    if origin is list and (listed := _listed(value)) is not None:
         return [_read(parts[0], each) for each in listed]
+    listed = [*plain] if type(plain) is tuple else _listed(value)
     if origin is tuple and listed is not None and len(listed) == len(parts):
         return tuple(_read(part, each) for part, each in zip(parts, listed, strict=True))
     if origin is dict and type(plain) is dict:

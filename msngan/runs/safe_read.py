@@ -159,8 +159,8 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401  any YAML value
 
     Refused are aliases (a few lines of them mean more values than memory holds), tags (they
     construct objects), merge keys, a key that is not a scalar or is there twice, deep nesting, and
-    numbers of more digits than any option has. A key that YAML takes for a truth value, such as
-    on, is the text that it is: optional_spectral has options of this name.
+    numbers of more digits than any option has. A key is the text that it is, also where
+    YAML takes it for a number or, as on, for a truth value: optional_spectral has an option on.
     """
     import yaml
 
@@ -192,7 +192,7 @@ def _loader() -> Any:  # noqa: ANN401  PyYAML is imported late
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
             for key, _ in node.value:
-                key.tag = key.tag.replace("2002:bool", "2002:str")
+                key.tag = "tag:yaml.org,2002:str"
             return super().construct_mapping(node, deep)
 
     return Loader

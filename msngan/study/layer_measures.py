@@ -57,9 +57,9 @@ def layer_measures(study: Study, children: list[Json], root: Path) -> Json | Non
     means fell on average), gradient_zero, gradient_small, dead, stable_rank, subspace_left,
     subspace_right and subspace_link (means), log10_gradient_sd (the mean of log10 of the sd of a
     gradient's entries), gradient_sd_span (the mean of log10 of the largest over the smallest sd of
-    all measurements), operator_norm (the largest); log10_complexity, of the spectral complexity;
-    loss_range, gradient_change and beta_smoothness; and the largest of all measurements (of drift,
-    of all layers too): drift_peak, loss_range_peak and so on.
+    all measurements; both without sds of 0), operator_norm (the largest); log10_complexity, of the
+    spectral complexity; loss_range, gradient_change and beta_smoothness; and the largest of all
+    measurements (of drift, of all layers too): drift_peak, loss_range_peak and so on.
     """
     found: dict[Place, dict[int, Dynamics]] = {}
     remarks = []
@@ -139,7 +139,7 @@ def _of_network(record: Dynamics, network: str, at: int) -> dict[str, float]:
     logs = _log10(record.gradient_sd[:, own])
     if len(now := logs[at][np.isfinite(logs[at])]):
         found["log10_gradient_sd"] = now.mean()
-    if at and np.isfinite(logs).any(axis=0).all():
+    if at and own and np.isfinite(logs).any(axis=0).all():
         found["gradient_sd_span"] = (np.nanmax(logs, axis=0) - np.nanmin(logs, axis=0)).mean()
     if len(norms := finite("operator_norm")):
         found["operator_norm"] = norms.max()

@@ -154,7 +154,9 @@ def _known(value: object, words: Sequence[str], what: str) -> str:
     word = text_of(value)
     if word not in words:
         near = did_you_mean(word, list(words))
-        raise UserError(f"{what} {word!r}{near}; choose from {', '.join(words)}")
+        quotes = "; YAML reads on, off, yes and no as true or false: write it in quotes"
+        hint = quotes if isinstance(value, bool) else ""
+        raise UserError(f"{what} {word!r}{near}; choose from {', '.join(words)}{hint}")
     return word
 
 

@@ -103,8 +103,10 @@ def _spearman(found: Record) -> str:
 
 
 def _lines(record: Record) -> Iterable[Record]:
-    for part in ("degradations", "generators"):
-        for row in record[part]:
+    parts = {"undisturbed": [record["undisturbed"]]}
+    parts |= {name: record[name] for name in ("degradations", "generators")}
+    for part, found in parts.items():
+        for row in found:
             yield (
                 {"part": part}
                 | {

@@ -65,8 +65,9 @@ LEGEND = [
 ]
 OF_GRADIENTS = [
     "Of the parameters' gradient on one batch, means over layers. zero, small: share of entries"
-    " that are exactly 0, or below 0.01 of their root mean square; log10 sd: of the entries' sd;"
-    " span: of the largest over the smallest sd of all measurements.",
+    " that are exactly 0, or below 0.01 of their root mean square; log10 sd: of the entries' sd,"
+    " without layers where it is 0; span: log10 of the largest over the smallest sd above 0 of all"
+    " measurements.",
 ]
 OF_SUBSPACES = [
     "mean cosine of the principal angles between two subspaces: 1 where they are the same, 0 where"

@@ -17,7 +17,7 @@ from msngan.report.tables.study_layers import layer_rows, layer_tables
 from msngan.report.tables.study_scores import course_tables
 from msngan.report.tables.table import Table, print_as
 from msngan.runs.folder import Run, UserError, counted
-from msngan.runs.score_records import Entry, family, read_scores
+from msngan.runs.score_records import Entry, read_scores
 from msngan.study.layer_measures import layer_measures
 from msngan.study.plan import Study
 from msngan.study.scores_by_step import scores_by_step
@@ -189,11 +189,11 @@ def flat_rows(results: Json, entries: Sequence[Entry] = ()) -> list[Json]:
     about = ("run", "row", "column", "seed", "state", "reason", "steps_per_second")
     scored: dict[str, list[Json]] = {}
     for each in entries:
-        means = {family(name): score.mean for name, score in each.scores.items()}
         kind = {"step": each.step, "weights": each.weights, "protocol": each.protocol_id}
-        scored.setdefault(each.run, []).append(kind | means)
+        means = {name: score.mean for name, score in each.scores.items()}
+        scored.setdefault(each.run, []).append(means | kind)  # the file may come from anyone
     return [
-        {**{name: child[name] for name in about}, **measured}
+        dict.fromkeys(about) | {**measured} | {name: child[name] for name in about}
         for child in results["children"]
         for measured in child.get("epochs") or scored.get(child["run"]) or [{"step": child["step"]}]
     ]
