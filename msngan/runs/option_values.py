@@ -45,7 +45,8 @@ def check_ranges(task: str, group: str, values: Mapping[str, Any]) -> None:
             continue
         try:
             taken = _read(option.type, values[name])
-            if isinstance(values[name], str) and isinstance(taken, list | tuple):
+            is_text = isinstance(values[name], str) and isinstance(taken, list | tuple)
+            if is_text and group == "model":  # whose options a checkpoint stores as they are
                 raise ValueError(f"{values[name]!r:.80} is a text; give a list")
         except OutOfRange as problem:
             raise UserError(f"--{option.name} {problem}") from None
