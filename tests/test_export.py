@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -212,6 +213,7 @@ def test_a_program_of_a_plug_in_s_generator_needs_no_plug_in(here, run) -> None:
         ("--out y.pt --format onnx", "--out y.pt must end in .onnx"),
         ("--out x.pt", "x.pt exists; choose another --out"),
         ("--format onx", "did you mean 'onnx'"),
+        ("--out y.pt --half", "--half is for .safetensors files"),
     ],
 )
 def test_what_export_cannot_write_is_one_line(here, refused, words: str, answer: str) -> None:
@@ -224,6 +226,33 @@ def test_a_program_is_not_exported_again_and_safetensors_are(here, run, refused,
     assert "checked: its images are within 0 of the generator's" in capfd.readouterr().out
     z = torch.randn(2, 4)
     assert torch.equal(load_generator("y.pt")(z), load_generator("x.safetensors")(z))
+
+
+def test_half_halves_the_file_says_how_far_images_move_and_loads_as_float32(here, run, capfd):
+    assert run("export", "last.ckpt", "--out", "half.safetensors", "--half") == 0
+    (said,) = re.findall(r"images are within (\S+) of", capfd.readouterr().out)
+    whole, half = (load_generator(f"{name}.safetensors") for name in ("x", "half"))
+    less = Path("x.safetensors").stat().st_size - Path("half.safetensors").stat().st_size
+    weights = sum(each.numel() for each in whole.parameters() if each.ndim > 1)
+    assert less == pytest.approx(2 * weights, abs=100)  # the header has other numbers
+    assert {each.dtype for each in half.parameters()} == {torch.float32}
+    pairs = zip(whole.state_dict().items(), half.state_dict().values(), strict=True)
+    for (name, value), rounded in pairs:
+        close = 2**-11 if value.ndim > 1 else 0  # of 11 significant bits
+        torch.testing.assert_close(rounded, value, rtol=close, atol=close * 2**-14, msg=name)
+    z = torch.randn(50, whole.latent_dim)
+    assert 0 < (whole(z) - half(z)).abs().max() < 10 * float(said) < 0.1
+    export("half.safetensors", "again.safetensors", half=True)
+    assert Path("again.safetensors").read_bytes() == Path("half.safetensors").read_bytes()
+
+
+def test_a_weight_that_float16_cannot_hold_is_one_line_and_leaves_no_file(here) -> None:
+    generator, saved = read_generator(Path("last.ckpt"))
+    with torch.no_grad():
+        next(each for each in generator.parameters() if each.ndim > 1)[:] = 1e5
+    with pytest.raises(UserError, match="has values that float16 cannot hold"):
+        write_generator(generator, saved, Path("y.safetensors"), half=True)
+    assert not Path("y.safetensors").exists()
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "onnxscript"])

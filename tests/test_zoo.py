@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,13 @@ class TestCard:
         assert bool(facts["scores"]) == at
         assert (UNSCORED.split(":")[0] in text) != at
         assert run("sample", "x.safetensors", "--out", "x.png") == 0
+
+    def test_it_says_that_weights_are_rounded_and_by_how_much_that_moves_images(self, mine, run):
+        assert run("export", "mine", "--out", "x.safetensors", "--card", "--half") == 0
+        (line,) = re.findall(r"\| file \| .*", Path("x.md").read_text())
+        moved = json.loads(Path("x.json").read_text())["half"]
+        assert 0 < moved < 0.1
+        assert f"rounded to 16 bits: images move by at most {moved:.4g}" in line
 
     def test_nothing_is_overwritten_and_a_lone_file_has_no_records(self, trained, run, capsys):
         root = ["--root", str(trained)]

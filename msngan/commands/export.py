@@ -28,6 +28,8 @@ def main(argv: list[str]) -> int:
     add_out(parser, "--out FILE", text)
     text = "write a card beside the file: what it was trained on, its scores, its limits (of a run)"
     parser.add_argument("--card", action="store_true", help=text)
+    text = "round the weights to 16 bits: half as large a file (safetensors)"
+    parser.add_argument("--half", action="store_true", help=text)
     add_weights(parser, "write")
     options = parser.parse_args(argv)
     ending = ENDINGS[options.format or "safetensors"]
@@ -37,6 +39,8 @@ def main(argv: list[str]) -> int:
         if options.out.suffix != ending:
             allowed = endings if options.format is None else ending
             raise UserError(f"--out {options.out} must end in {allowed}, by which commands know it")
+    if options.half and ending != ENDINGS["safetensors"]:
+        raise UserError(f"--half is for {ENDINGS['safetensors']} files; leave it out")
     path, run = find_checkpoint(options.target, options.root)
     from msngan.networks.generator_files import read_generator, write_generator
 
@@ -56,14 +60,15 @@ def main(argv: list[str]) -> int:
 
         facts = facts_of(run, saved, sum(p.numel() for p in generator.parameters()))
     try:
-        sha256, difference = write_generator(generator, saved, out)
+        sha256, difference = write_generator(generator, saved, out, half=options.half)
         if facts is not None:
+            facts |= {"half": difference} if options.half else {}
             _write_card(facts, out, sha256)
     except OSError as problem:
         raise UserError(f"cannot write {out}: {problem.strerror}") from problem
     average = "moving average" if saved["weights"] == "ema" else "raw weights"
     print(f"{out}\n  {average} at step {step}, {out.stat().st_size:,} bytes\n  sha256 {sha256}")
-    if ending != ENDINGS["safetensors"]:
+    if options.half or ending != ENDINGS["safetensors"]:
         print(f"  checked: its images are within {difference:.1g} of the generator's, in [-1, 1]")
     for each in cards:
         print(each)

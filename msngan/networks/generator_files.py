@@ -6,6 +6,7 @@ in `generator_programs`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -17,7 +18,12 @@ from torch import Tensor, nn
 
 from msngan import __version__
 from msngan.networks.build import build_generator
-from msngan.networks.generator_programs import PROGRAMS, check_images, write_program
+from msngan.networks.generator_programs import (
+    PROGRAMS,
+    check_images,
+    images_apart,
+    write_program,
+)
 from msngan.networks.standing import with_standing_statistics
 from msngan.runs import rng
 from msngan.runs.atomic import replacing
@@ -48,17 +54,21 @@ def export(
     ema: bool | None = None,
     root: str | Path = ".",
     generator: nn.Module | None = None,
+    half: bool = False,
 ) -> None:
     """Write the generator of a run, a checkpoint or a safetensors file as a file of its own.
 
-    out: its ending is the format: .safetensors, .onnx, or .pt for TorchScript. The others are those
+    out: its ending is the format: .safetensors, .onnx, or .pt for TorchScript. half: round the
+    weights to float16, in safetensors; `load_generator` gives float32 again. The others are those
     of `load_generator`. UserError also for a generator that the format cannot hold.
     """
     path, _ = find_checkpoint(str(target), Path(root))
-    write_generator(*read_generator(path, ema, generator), Path(out))
+    write_generator(*read_generator(path, ema, generator), Path(out), half=half)
 
 
-def write_generator(generator: nn.Module, saved: Mapping[str, Any], out: Path) -> tuple[str, float]:
+def write_generator(
+    generator: nn.Module, saved: Mapping[str, Any], out: Path, *, half: bool = False
+) -> tuple[str, float]:
     """Write a generator and the facts about it, as `read_generator` gives them.
 
     Returns the file's sha256, and by how much its images differ from the generator's at most. The
@@ -71,6 +81,8 @@ def write_generator(generator: nn.Module, saved: Mapping[str, Any], out: Path) -
         )
     if out.suffix not in (ENDING, *PROGRAMS):
         raise UserError(f"{out} must end in {ENDING}, {' or '.join(PROGRAMS)}")
+    if half and out.suffix != ENDING:
+        raise UserError(f"float16 is for {ENDING} files, and {out} is another; leave it out")
     metadata = {
         "format": FORMAT,
         "version": __version__,
@@ -86,6 +98,11 @@ def write_generator(generator: nn.Module, saved: Mapping[str, Any], out: Path) -
             difference = write_program(PROGRAMS[out.suffix], generator, metadata, temporary)
         else:
             state = {name: value.contiguous() for name, value in generator.state_dict().items()}
+            if half:
+                state = {name: _in_half(value, name) for name, value in state.items()}
+                rounded = copy.deepcopy(generator)
+                rounded.load_state_dict(state)
+                difference = images_apart(generator, rounded)
             temporary.write_bytes(tensors_to_bytes(state, metadata))
         return hashlib.sha256(temporary.read_bytes()).hexdigest(), difference
 
@@ -151,6 +168,16 @@ def load_generator(
         return with_standing_statistics(found, standing, truncation=truncation)
 
 
+def _in_half(value: Tensor, name: str) -> Tensor:
+    """A weight as float16. Vectors, such as running statistics, are float32: they are small."""
+    if not value.is_floating_point():
+        return value
+    rounded = value.half() if value.ndim > 1 else value.float()
+    if not rounded.isfinite().all():
+        raise UserError(f"{name} of the generator has values that float16 cannot hold")
+    return rounded
+
+
 def _read_exported(
     path: Path, ema: bool | None, generator: nn.Module | None
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -170,6 +197,8 @@ def _read_exported(
             facts = _facts(metadata)
             for name, value in content.items():
                 check_tensor(value, name)
+                if value.dtype == torch.float16:
+                    content[name] = value.float()
             if not content:
                 raise ValueError("it holds no tensors")
     except UserError:

@@ -61,7 +61,6 @@ def write_program(
         plain = fold(generator)
     except TypeError:  # an output norm that no plain layer computes
         plain = copy.deepcopy(generator)
-    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
     try:
         with _quiet(), torch.no_grad():
             program.write(plain, metadata, path)
@@ -72,14 +71,8 @@ def write_program(
             f"this generator cannot be written as {program.name}; try another --format"
             f" ({_reason(problem.__cause__ or problem)})"
         ) from problem
-    z = latents(3, latent_dim, 0)  # other images than the exporter saw, and another number
-    labels = labels_in_turn(generator, 3)
-    with evaluating(generator):
-        z = z.to(next(generator.parameters()).dtype)
-        images = applied(generator, z, labels).float()
     try:
-        again = applied(program.read(path)[1](), z, labels)
-        difference = (again.float() - images).abs().max().item()
+        difference = images_apart(generator, program.read(path)[1]())
     except Exception as problem:
         raise Failure(f"the {program.name} file is not kept: {_reason(problem)}") from problem
     if not difference <= TOLERANCE:
@@ -88,7 +81,18 @@ def write_program(
             f" {difference:.2g} in [-1, 1]; a generator that draws random numbers, or whose code"
             " branches, cannot be written so"
         )
-    return float(difference)
+    return difference
+
+
+def images_apart(generator: nn.Module, other: nn.Module) -> float:
+    """By how much the images of another form of a generator differ from its own, at most."""
+    latent_dim: int = generator.latent_dim  # type: ignore[assignment]
+    z = latents(3, latent_dim, 0)  # other images than an exporter saw, and another number
+    labels = labels_in_turn(generator, 3)
+    with evaluating(generator):
+        z = z.to(next(generator.parameters()).dtype)
+        images = applied(generator, z, labels).float()
+    return float((applied(other, z, labels).float() - images).abs().max())
 
 
 def check_images(generator: nn.Module, latent_dim: int, classes: int = 0) -> None:

@@ -42,6 +42,9 @@ FAR = (
 TIMES = 10  # as far as real images are from each other, and images are easily told from them
 NARROW = "It does not make all of what there is: `{metric}` is {score}."
 HALF = 0.5  # a recall below it
+ROUNDED = (
+    ", weights rounded to 16 bits: images move by at most {} in [-1, 1]; the scores are from before"
+)
 NOT_FID = (
     "Scores of an extractor compare only with scores of the same extractor and sizes. None of these"
     " is an FID or an Inception Score."
@@ -146,8 +149,9 @@ def _about(facts: Json, dataset: str) -> str:
     policy = trained["augment.policy"]
     images += [f"augmented ({policy}) for the critic"] if policy else []
     average = "moving average of the weights" if facts["weights"] == "ema" else "raw weights"
+    half = ROUNDED.format(plus_minus(facts["half"])) if "half" in facts else ""
     rows = {
-        "file": f"{facts['file']}, {facts['bytes']:,} bytes",
+        "file": f"{facts['file']}, {facts['bytes']:,} bytes{half}",
         "sha256": facts["sha256"],
         "generator": f"{options['generator']}, {facts['parameters']:,} parameters, {average}",
         "trained on": ", ".join(images),
