@@ -239,17 +239,20 @@ def test_samples_are_of_the_classes_that_are_asked_for(run):
     assert run("sample", "a", "--n", "20", "--out", "folder") == 0
     assert {path.name for path in Path("folder").iterdir()} == {str(label) for label in range(10)}
     assert run("sample", "a", "--out", "grid.png") == 0
+    assert run("sample", "a", "--classes", "3,7", "--out", "rows.png") == 0
+    tile, edge = 8 * 8, 2 * 8  # a picture is enlarged eight times, its gap too
+    whole = np.asarray(Image.open("rows.png"))
+    assert whole.shape == tuple(edge + count * (tile + edge) for count in (2, 8))
     assert run("sample", "a", "--interpolate", "2", "--classes", "3,7", "--out", "path.png") == 0
     whole = np.asarray(Image.open("path.png"))
     z_ends = [torch.full((2,), label) for label in (3, 7)]
     ends = [
         torch.cat(list(draw_samples(generator, 4, 0, labels=torch.cat([y, y])))) for y in z_ends
     ]
-    tile, left = 8 * 8, 2 * 8  # a picture is enlarged eight times, its gap too
     for row in range(2):
-        top = left + row * (tile + left)
+        top = edge + row * (tile + edge)
         for images, column in ((ends[0], 0), (ends[1], 9)):
-            place = whole[top : top + tile : 8, left + column * (tile + left) :][:, :tile:8]
+            place = whole[top : top + tile : 8, edge + column * (tile + edge) :][:, :tile:8]
             assert (place == images[row, 0].numpy()).all()
 
 

@@ -31,6 +31,7 @@ USED_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "data_root": (None, ("neighbours", "beside_real")),
 }
 GRID = 64  # images of a grid
+OF_A_CLASS = 8  # of a grid whose classes are named
 ROWS = 16  # samples beside their neighbours, one in each row
 MOST_NAMED, LONGEST = 20, 100  # classes, and letters of another file, in the name of a file
 MOST = 2**24  # images; their latents alone take 8 GiB at 128 numbers each
@@ -83,7 +84,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_root(parser)
     option(parser, "--seed", "seed of the latents", type=number(0), default=0)
     option(parser, "--n", "number of single images, instead of a grid", type=number(1, MOST))
-    text = f"samples in the grid; default: {GRID}, with --neighbours {ROWS}"
+    text = f"samples in the grid; default: {GRID}, with --classes {OF_A_CLASS} of each, with"
+    text += f" --neighbours {ROWS}"
     option(parser, "--grid", text, type=number(1, MOST))
     text = "draw this many paths between samples (spherical interpolation), one in each row"
     option(parser, "--interpolate ROWS", text, type=number(1, MOST))
@@ -113,7 +115,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     _one_of(options, "n", "interpolate", "neighbours", "beside_real")
     _one_of(options, "grid", "n", "interpolate", "beside_real")
-    usual = GRID if options.neighbours is None else ROWS
+    usual = OF_A_CLASS * len(options.classes) if options.classes else GRID
+    usual = usual if options.neighbours is None else ROWS
     options.other_grid = options.grid not in (None, usual)
     options.grid = options.grid or usual
     for name, (default, users) in USED_BY.items():
