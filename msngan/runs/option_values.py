@@ -85,7 +85,7 @@ def words(kind: Any) -> str:
     if origin is dict:
         return "a mapping such as {name: value}"
     if origin is tuple:
-        return "a list such as [0.5, 0.9]"
+        return f"a list of {len(parts)} such as [0.5, 0.9]"
     if origin is list:
         mixed = get_origin(parts[0])
         return f"a list such as {'[0, head]' if mixed else LISTS.get(parts[0], '[0, 1]')}"
@@ -131,7 +131,7 @@ def _read(kind: Any, value: Any) -> Any:
     if origin is dict and type(plain) is dict:
         return {_read(str, name): _read(parts[1], each) for name, each in plain.items()}
     hint = "; write it in quotes" if kind is str and isinstance(value, int | float) else ""
-    raise ValueError(f"{value!r:.80} is not {words(kind)}{hint}")
+    raise ValueError(f"{value!r:.80} is not {words(kind)}{hint}{_why_not_yaml(value)}")
 
 
 def _read_union(parts: tuple[Any, ...], value: Any) -> Any:
@@ -161,6 +161,16 @@ def _listed(value: Any) -> list[Any] | None:
     if isinstance(plain, str) and "," in plain:
         return [word.strip() for word in plain.split(",")]
     return plain if type(plain) is list else None
+
+
+def _why_not_yaml(value: Any) -> str:
+    """What is wrong with a text that was meant as a list or a mapping."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        try:
+            load_yaml(value)
+        except ValueError as problem:
+            return f" ({problem})"
+    return ""
 
 
 def _plain(value: Any) -> Any:
