@@ -47,6 +47,10 @@ WITHOUT_A_GPU = [] if torch.cuda.is_available() else [(GPU, "no GPU is available
         ([*FIT, "--scores.enabled=true", "--scores.extractor", "x.safetensors"], "x.safetensors"),
         ([*FIT, "--trainer.devices", "2"], "torchrun"),
         ([*FIT, "--trainer.devices", "0"], "--trainer.devices 0 is less than 1"),
+        (
+            [*FIT, "--trainer.devices", "9999", "--trainer.accelerator", "cpu"],
+            "--trainer.devices 9999 would be more than 4 processes for each CPU core",
+        ),
         ([*FIT, "--trainer.devices", "0,x"], "0,x is not a list of GPU numbers; write it as 0,1"),
         ([*FIT, "--trainer.devices=0,1,", "--trainer.accelerator=cpu"], "give a number of proc"),
         *(
@@ -57,6 +61,10 @@ WITHOUT_A_GPU = [] if torch.cuda.is_available() else [(GPU, "no GPU is available
         (["study", "x", "--address", "auto"], "--address without --on ray changes nothing"),
         (["study", "x", "--gpus-per-run", "1"], "--gpus-per-run without --on ray"),
         (["study", "x", "--on", "ray", "--cpus-per-run", "-1"], "--cpus-per-run -1.0 is not"),
+        ([*FIT, "--threads", "5000"], "--threads 5000 is more than 1024"),
+        (["study", "x", "--threads", "5000"], "--threads 5000 is more than 1024"),
+        (["evaluate", "x", "--threads", "5000"], "--threads 5000 is more than 1024"),
+        (["study", "x", "--jobs", "9999"], "--jobs 9999 would be more than 4 processes for each"),
         (["study", "x", "--on", "ray", "--jobs", "2"], "--jobs with --on ray: the cluster's"),
         ([*FIT, "--trainer.num_nodes", "0"], "--trainer.num_nodes"),
         ([*FIT, "--dynamics.every", "-1"], "--dynamics.every -1"),

@@ -124,21 +124,36 @@ def test_a_diverged_run_is_a_result_and_the_others_are_trained(run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arm", "words"),
+    ("arm", "where", "words"),
     [
-        ({"model.norm": "bach"}, "did you mean 'batch'"),
-        ({"modle.norm": "batch"}, "did you mean 'model.norm'"),
-        ({"model.norm": "mean_spectral", "model.norm_options": {"gian": True}}, "gian"),
+        ({"model.norm": "bach"}, "grid-bad-s0", "did you mean 'batch'"),
+        ({"modle.norm": "batch"}, "study grid", "did you mean 'model.norm'"),
+        (
+            {"model.norm": "mean_spectral", "model.norm_options": {"gian": True}},
+            "grid-bad-s0",
+            "gian",
+        ),
     ],
     ids=["value", "option", "network"],
 )
-def test_bad_input_of_any_run_is_found_before_the_first_begins(run, arm, words, capsys):
+def test_bad_input_of_any_run_is_found_before_the_first_begins(run, arm, where, words, capsys):
     assert run("study", write(arms={**CONTENT["arms"], "bad": arm}, baseline="msn")) == 2
     shown = capsys.readouterr().err
     assert words in shown
-    assert "grid-bad-s0" in shown
+    assert where in shown
     assert "Traceback" not in shown
     assert not Path("checkpoints").exists()
+
+
+@pytest.mark.parametrize("only", [(), ("--list",), ("--table",)])
+def test_an_unknown_option_of_set_is_refused_even_where_nothing_is_left(
+    reference, run, refused, only
+):
+    shutil.copytree(reference, Path(), dirs_exist_ok=True)
+    for change in ("foo=1", "model.nrm=batch", "steps.x=1"):
+        line = refused("study", "grid.yaml", "--set", change, *only)
+        assert f"--set: unknown option '{change.partition('=')[0]}'" in line
+    assert run("study", "grid.yaml", "--set", "model.norm_options.gain=true", "--list") == 0
 
 
 @pytest.mark.slow

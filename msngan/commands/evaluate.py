@@ -20,6 +20,7 @@ from msngan.commands.parser import (
 )
 from msngan.runs.atomic import append_line
 from msngan.runs.folder import NAME, Failure, Run, UserError, find_checkpoint
+from msngan.runs.options import MOST_THREADS
 from msngan.runs.score_records import score_line
 from msngan.scores.protocol import METRICS, PRESETS, RESIZE, check_sizes, metric_names, preset
 
@@ -63,7 +64,7 @@ def parser() -> Parser:
     add_sampling(how)
     add_weights(how, "score")
     option(made, "--device", "cpu, gpu or gpu:N; cuda is the same as gpu", default="cpu")
-    option(made, "--threads N", "CPU threads; 0: all", type=number(0), default=0)
+    option(made, "--threads N", "CPU threads; 0: all", type=number(0, MOST_THREADS), default=0)
     add_root(made)
     add_format(made)
     return made

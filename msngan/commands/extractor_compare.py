@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msngan.commands.parser import Parser, add_format, add_root, number, option, own_options
 from msngan.runs.folder import UserError, counted, find_checkpoint
+from msngan.runs.options import MOST_THREADS
 
 if TYPE_CHECKING:
     from msngan.data import ImageData
@@ -34,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     option(made, "--images N", text, type=number(2, 100_000))
     option(made, "--seed S", "seed of degradations and samples", type=number(0), default=0)
     option(made, "--device", "cpu, cuda or cuda:N", default="cpu")
-    option(made, "--threads N", "CPU threads; 0: all", type=number(0), default=0)
+    option(made, "--threads N", "CPU threads; 0: all", type=number(0, MOST_THREADS), default=0)
     add_root(made)
     add_format(made)
 

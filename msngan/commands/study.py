@@ -16,10 +16,20 @@ from msngan.report.tables.table import print_as
 from msngan.runs import plugins
 from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError, counted
+from msngan.runs.hardware import refuse_too_many
+from msngan.runs.options import MOST_THREADS
 from msngan.runs.safe_read import clean, object_or_empty
 from msngan.study.plan import Child, Study
 from msngan.study.results import collect
-from msngan.study.study_files import Place, Reader, open_study, save_study, started_study
+from msngan.study.study_files import (
+    Place,
+    Reader,
+    open_study,
+    read_changes,
+    refuse_unknown_options,
+    save_study,
+    started_study,
+)
 
 if TYPE_CHECKING:
     from msngan.study.scheduler import Workers
@@ -39,7 +49,7 @@ def parser() -> Parser:
     option(made, "--name", text)
     option(made, "--jobs", "runs to train side by side; default: 1", type=number(1))
     text = "threads of each run; default: the cores divided by --jobs"
-    option(made, "--threads", text, type=number(1))
+    option(made, "--threads", text, type=number(1, MOST_THREADS))
     text = "where to train: local, this machine; ray, a Ray cluster that shares this folder"
     option(made, "--on", text, choices=("local", "ray"), default="local")
     text = "address of the Ray cluster, auto for the one that there is; default: begin one here"
@@ -70,10 +80,12 @@ def main(argv: list[str]) -> int:
             " (--cpus-per-run, --gpus-per-run) say how many train at a time; leave it out"
         )
     args.jobs = args.jobs or 1
+    refuse_too_many("--jobs", args.jobs)
     for name in ("cpus_per_run", "gpus_per_run"):
         if (value := getattr(args, name)) is not None and not 0 <= value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value} is not a number from 0 up")
     study = open_study(args.study, args.root, args.name, args.changes)
+    refuse_unknown_options(study, read_changes(args.changes))
     place = Place(study.name, args.root)
     if args.table and not args.changes:
         study = started_study(place) or study
@@ -123,6 +135,7 @@ def _train(
     from msngan.report.tables.progress_bars import StudyProgress
     from msngan.study.scheduler import Scheduler, ask
 
+    refuse_unknown_options(study)
     place = reader.place
     done = len(study.children) - len(left)
     sys.stderr.write(

@@ -260,16 +260,29 @@ def _task(layers: list[tuple[str, dict[str, Any]]]) -> str:
     return task
 
 
+def refuse_unknown(names: Iterable[str], task: str) -> None:
+    """UserError for a name that is no option of the task, nor inside one that is a mapping."""
+    options, mappings = options_of(task), _mappings(task)
+    for name in names:
+        whole, _, inner = name.rpartition(".")
+        if name not in options and not (inner and whole in mappings):
+            raise UserError(_unknown(name, [*options], task))
+
+
+def _mappings(task: str) -> set[str]:
+    return {
+        name
+        for name, option in options_of(task).items()
+        if any(get_origin(kind) is dict for kind in members(option.type))
+    }
+
+
 def _checked(layer: dict[str, Any], before: dict[str, Any], task: str) -> dict[str, Any]:
     """The layer's options in their types; one of a mapping, as norm_options.gain, joins it."""
     options = options_of(task)
     if (own := layer.get("task", task)) != task:
         raise UserError(f"--task {task} does not fit: this config trains a {own}")
-    mappings = {
-        name
-        for name, option in options.items()
-        if any(get_origin(kind) is dict for kind in members(option.type))
-    }
+    mappings = _mappings(task)
     found: dict[str, Any] = {}
     for name, value in layer.items():
         whole, _, inner = name.rpartition(".")

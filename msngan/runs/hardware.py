@@ -18,7 +18,7 @@ import torch
 from msngan import __version__
 from msngan.runs import distributed, plugins
 from msngan.runs.atomic import write_json
-from msngan.runs.folder import Run, now
+from msngan.runs.folder import Run, UserError, now
 from msngan.runs.safe_read import object_or_empty
 
 # From glibc's malloc.h.
@@ -26,6 +26,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 LARGEST_INT = 2**31 - 1
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "torch-fidelity", "numpy")
 WITHOUT_FLOAT64 = ("mps",)  # kinds of device
+MOST_FOR_A_CORE = 4  # processes of training
 MOST_COMMANDS = 50  # of one run
 LONGEST_COMMAND = 10_000  # characters
 # Environment variables that change what a GPU computes, or how fast.
@@ -110,6 +111,16 @@ def _said(path: str, name: str) -> str | None:
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+
+
+def refuse_too_many(option: str, processes: int) -> None:
+    """UserError for so many that they would fill the memory before any could say so."""
+    most = MOST_FOR_A_CORE * cores()
+    if processes > most:
+        raise UserError(
+            f"{option} {processes} would be more than {MOST_FOR_A_CORE} processes for each CPU core"
+            f" ({cores()} here), of about a GB each; give at most {most}"
+        )
 
 
 def cores() -> int:

@@ -96,6 +96,8 @@ SetByFit = Annotated[T, "set by fit"]  # a parameter that `fit` computes; not an
 
 Count = Annotated[int, Range(1, 2**20)]
 AtLeastOne = Annotated[int, Range(1)]
+MOST_THREADS = 1024  # no machine has more cores, and some thousands end a process
+Threads = Annotated[int, Range(0, MOST_THREADS)]  # 0 means all cores
 Every = Annotated[int, Range(0)]  # a period; 0 means never
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
@@ -130,7 +132,7 @@ def run(
     root: Record[str] = ".",
     task: Network[Literal["gan", "classifier"]] = "gan",
     seed: Repeat[Every] = 0,
-    threads: Repeat[Every] = 0,
+    threads: Repeat[Threads] = 0,
     detect_anomaly: Record[bool] = False,
     logger: Record[Literal["tensorboard", "csv", "wandb", "none"] | Loggers] = "tensorboard",
     ckpt_path: str | None = None,

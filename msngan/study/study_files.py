@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import yaml
 
 from msngan.runs.atomic import replacing
-from msngan.runs.configs import find_config
+from msngan.runs.configs import find_config, refuse_unknown, top_level
 from msngan.runs.folder import NAME, Inside, Run, UserError, is_locked
 from msngan.runs.jsonl import newest
-from msngan.runs.options import is_free
+from msngan.runs.options import is_free, named
 from msngan.runs.safe_read import load_yaml, number, object_or_empty, read_config
 from msngan.study.plan import LETTERS, OWN, SEED, Child, Options, Study, flat, make_study
 
@@ -57,6 +58,17 @@ def open_study(word: str, root: Path, name: str | None, changes: list[str]) -> S
             raise
     stem = path.parent.name if path.name == "study.yaml" else path.stem
     return _study_in(path, name or stem, read_changes(changes))
+
+
+def refuse_unknown_options(study: Study, changes: Collection[str] | None = None) -> None:
+    """UserError for an option, one of `--set` or any, that the runs' task does not have."""
+    where = f"study {study.name}" if changes is None else "--set"
+    for config in dict.fromkeys(child.config for child in study.children):
+        task = top_level(find_config(config)).get("task", "gan")
+        of = (child.options for child in study.children if child.config == config)
+        found = dict.fromkeys(name for options in of for name in options)
+        with named(where):
+            refuse_unknown((name for name in found if changes is None or name in changes), task)
 
 
 def started_study(place: Place) -> Study | None:

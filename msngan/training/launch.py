@@ -36,6 +36,7 @@ from msngan.norms import Centring, own_statistics
 from msngan.norms import synchronise as synchronise_norms
 from msngan.runs import distributed
 from msngan.runs.folder import Failure, UserError, counted
+from msngan.runs.hardware import refuse_too_many
 
 MEET = timedelta(hours=1)  # the longest that one process may keep the others waiting
 LOOK_SECONDS = 1.0  # between looks at the other processes
@@ -143,6 +144,8 @@ def _asked(options: dict[str, Any]) -> World:
             f"--trainer.accelerator {options['accelerator']}: several processes need cpu or gpu"
         )
     own = isinstance(environment, LightningEnvironment)
+    if own and not gpus:
+        refuse_too_many("--trainer.devices", _count(devices))
     started = own and int(os.environ.get("LOCAL_RANK", "0")) > 0
     return World(devices, nodes, environment, started=started)
 
