@@ -150,7 +150,9 @@ def test_a_checkpoint_that_is_cut_or_foreign_is_refused(mine, refused, tmp_path)
     for path in (mine / "last.ckpt", mine / "previous.ckpt"):
         path.write_bytes(whole[: len(whole) // 2])
     assert "cut or changed" in refused("resume", "mine")
-    assert "cut, or another program wrote it" in refused("sample", "mine")
+    line = refused("sample", "mine")
+    assert "cut, or another program wrote it; beside it is " in line
+    assert (mine / line.rpartition(" ")[2]).is_file()
     (tmp_path / "empty.ckpt").touch()
     assert "cut, or another program wrote it" in refused(*FIT, "--ckpt_path", "empty.ckpt")
     torch.save({"model": torch.zeros(3)}, tmp_path / "x.ckpt")

@@ -427,8 +427,8 @@ def test_files_that_are_left_out_are_counted_by_kind_and_not_all_images_are_skip
     with pytest.warns(UserWarning, match="other") as said:
         assert len(read(write(root, files), None, None)[0]) == 1
     assert [str(each.message) for each in said] == [
-        f"4 other files in {root} are left out: 2 .heic, 1 without ending, 1 .svg; convert images"
-        " of a kind that is not read to PNG"
+        f"4 other files in {root} are left out: 2 .heic, 1 without ending, 1 .svg; images in"
+        " another format can be converted to PNG"
     ]
     write(root, {"a.png": b"", "b.png": b""})
     for skip in (False, True):

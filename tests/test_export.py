@@ -191,7 +191,7 @@ def test_a_file_that_is_not_ours_is_refused_in_one_line_before_it_runs(
         path = Path(f"{name}{ending}")
         path.write_bytes(data)
         line = refused("sample", str(path), "--out", "x.png")
-        assert f"{path} was not written by `msngan export`: " in line
+        assert f"{path} is damaged, or was not written by `msngan export`: " in line
         assert reason in line
     assert not Path("canary").exists()
 

@@ -214,6 +214,8 @@ def test_a_run_without_a_score_to_compare_is_named_with_the_command_that_scores_
     for pair in (["ready", "cifar_sn-s0-0"], ["cifar_sn-s0-0", "ready"]):
         said = refused("leaderboard", "--root", str(root), "--compare", *pair)
         assert f"run 'ready' has no score yet; score it: msngan evaluate ready{place}" in said
+    said = refused("leaderboard", "--root", str(root), "--compare", "nope", "cifar_sn-s0-0")
+    assert "--compare 'nope' is not a run or a config with scores" in said
     said = refused("leaderboard", "--root", str(root), "--compare", "begun", "cifar_sn-s0-0")
     assert "run 'begun' has no score yet; it has no checkpoint either: msngan resume begun" in said
     write_run(root, "digits", score_line(dataset="digits", protocol_id="cccc00000000"), of="digits")

@@ -139,6 +139,8 @@ def test_a_run_with_a_plug_in_is_resumed_with_it_to_the_same_bits_and_not_withou
     start_again()
     line = refused("resume", "parted", "--steps", "6")
     assert "run parted was made with a plug-in; give --plugin tiny.py" in line
+    line = refused("sample", "parted")
+    assert "last.ckpt: critic in its options is 'tiny'; if a plug-in brings it, give --plug" in line
     assert "give --plugin" in refused("sample", "parted")
     Path("tiny.py").write_text(SHOWN["tiny.py"][1] + "\n# a comment\n")
     assert run("resume", "parted", "--plugin", "tiny.py", "--steps", "6") == 0

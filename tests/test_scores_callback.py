@@ -247,6 +247,8 @@ def test_lines_are_read_by_the_leaderboard_costs_are_said_and_no_checkpoint_has_
     assert len(re.findall(r"scores took \d+:\d\d, \d+\.\d % of \d+:\d\d;", shown)) == 1
     assert len(re.findall(r"time +\d+:\d\d, of which scores \d+\.\d %, ", shown)) == 1
     assert len(re.findall(r"--scores\.every \d+ would keep it within 5 %", shown)) == 1
+    tiny("ends", *EACH, "--scores.every", "500", "--steps", "2")  # scored at the end only
+    assert "would keep it within" not in capfd.readouterr().err
     for name in ("last.ckpt", "best.ckpt"):
         checkpoint = torch.load(folder / name, weights_only=True)
         kinds = {key.split(".")[0] for key in checkpoint["state_dict"]}

@@ -178,7 +178,7 @@ def _report_others(root: Path, others: list[str]) -> None:
     listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(MOST_NAMED))
     _say(
         f"{counted(len(others), 'other file')} in {root} {plural(len(others), 'is', 'are')} left"
-        f" out: {listed}; convert images of a kind that is not read to PNG"
+        f" out: {listed}; images in another format can be converted to PNG"
     )
 
 

@@ -140,8 +140,8 @@ def _unknown(
     if any(word in (entry.config, entry.run) and entry.run not in setups for entry in entries):
         return UserError(f"--compare {word!r}: its config.yaml cannot be read")
     near = did_you_mean(word, [*names, *sorted(setups)])
-    there = f"there are {', '.join(names)}" if names else "there is none"
-    return UserError(f"--compare {word!r} is not a config with scores{near}; {there}")
+    there = f"configs here: {', '.join(names)}" if names else "there is none"
+    return UserError(f"--compare {word!r} is not a run or a config with scores{near}; {there}")
 
 
 def _seeds(config: Config, setups: dict[str, Setup]) -> str:

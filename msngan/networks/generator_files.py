@@ -35,7 +35,7 @@ from msngan.runs.checkpoint_files import (
     read_checkpoint,
 )
 from msngan.runs.folder import UserError, find_checkpoint
-from msngan.runs.option_values import check_stored, is_word, shown
+from msngan.runs.option_values import UnknownName, check_stored, is_word, shown
 from msngan.runs.options import MODULE, group, named, present_names
 from msngan.runs.safe_read import read_json, read_tensors, tensors_to_bytes
 
@@ -203,11 +203,14 @@ def _read_exported(
                 raise ValueError("it holds no tensors")
     except UserError:
         raise
+    except UnknownName as problem:
+        raise UserError(f"{path}: {problem}") from problem
     except OSError as problem:
         raise UserError(f"{path} cannot be read: {problem.strerror or problem}") from problem
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as problem:
         raise UserError(
-            f"{path} was not written by `msngan export`: {str(problem).splitlines()[0]}"
+            f"{path} is damaged, or was not written by `msngan export`:"
+            f" {str(problem).splitlines()[0]}"
         ) from problem
     wanted = facts["weights"] if ema is None else WEIGHTS[not ema]
     if facts["weights"] != wanted:

@@ -92,7 +92,7 @@ def images_apart(generator: nn.Module, other: nn.Module) -> float:
     with evaluating(generator):
         z = z.to(next(generator.parameters()).dtype)
         images = applied(generator, z, labels).float()
-    return float((applied(other, z, labels).float() - images).abs().max())
+    return float((applied(other, z, labels).float() - images).abs().max().item())
 
 
 def check_images(generator: nn.Module, latent_dim: int, classes: int = 0) -> None:

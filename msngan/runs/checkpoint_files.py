@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from msngan.runs.folder import UserError
-from msngan.runs.option_values import check_stored, is_number, is_whole, is_word, shown
+from msngan.runs.option_values import UnknownName, check_stored, is_number, is_whole, is_word, shown
 from msngan.runs.options import SOURCES, group, present_names
 from msngan.runs.safe_read import is_regular
 
@@ -53,7 +53,10 @@ def read_checkpoint(path: Path, *, mapped: bool = True, whole: bool = True) -> d
     except OSError as problem:
         raise UserError(f"{path} cannot be read: {problem.strerror or problem}") from problem
     except DAMAGED as problem:
-        raise UserError(f"{path} is not a readable checkpoint: {_reason(problem)}") from problem
+        others = sorted(each.name for each in path.parent.glob("*.ckpt") if each != path)
+        more = f"; beside it is {others[0]}" if others else ""
+        said = f"{path} is not a readable checkpoint: {_reason(problem)}{more}"
+        raise UserError(said) from problem
     about = checkpoint.get("msngan") if isinstance(checkpoint, dict) else None
     found = about.get("format") if isinstance(about, dict) else None
     if type(found) is not int or not 0 < found < 10**6:
@@ -64,6 +67,8 @@ def read_checkpoint(path: Path, *, mapped: bool = True, whole: bool = True) -> d
     try:
         checkpoint["hyper_parameters"] = present_names(checkpoint["hyper_parameters"], "model")
         check_schema(checkpoint, size, whole)
+    except UnknownName as problem:
+        raise UserError(f"{path}: {problem}") from problem
     except DAMAGED as problem:
         raise UserError(f"{path} is not a valid checkpoint: {_reason(problem)}") from problem
     return checkpoint if mapped else _owned(checkpoint)

@@ -188,7 +188,10 @@ def find_checkpoint(target: str, root: Path = Path()) -> tuple[Path, Run | None]
             f"{run.name!r} is a study of many runs; name one of them, {run.name}-... in"
             f" {run.folder.parent}"
         )
-    raise UserError(f"run {run.name!r} has no checkpoint yet in {run.folder}")
+    more = (
+        "" if run.config.is_file() else "; a Trainer of your own has them elsewhere: give the file"
+    )
+    raise UserError(f"run {run.name!r} has no checkpoint yet in {run.folder}{more}")
 
 
 def zoo() -> dict[str, Path]:

@@ -205,6 +205,10 @@ def is_word(value: Any) -> bool:
     return type(value) is str and len(value) <= LONGEST_WORD
 
 
+class UnknownName(ValueError):
+    """A stored name of a norm, a network, ... that is not known here: no fault of the file."""
+
+
 def check_stored(
     values: Any, known: Mapping[str, options.Option], needed: Iterable[str], what: str
 ) -> None:
@@ -227,8 +231,10 @@ def check_stored(
             is_name = isinstance(value, str) and any(
                 get_origin(x) is Literal for x in members(kind)
             )
-            more = "; if a plug-in brings it, give --plugin FILE.py" if is_name else ""
-            raise ValueError(f"{name} in its {what} is {shown(value)}{more}")
+            said = f"{name} in its {what} is {shown(value)}"
+            if is_name:
+                raise UnknownName(f"{said}; if a plug-in brings it, give --plugin FILE.py")
+            raise ValueError(said)
     for name in needed:
         if name not in values:
             raise ValueError(f"its {what} do not say {name}")

@@ -229,7 +229,7 @@ class Scores(RunCallback):
         others = time.monotonic() - self._began[1] - self._seconds
         per_score, per_step = self._seconds / self._scores, others / (step - self._began[0])
         least = least_every(per_score, per_step)
-        if 0 < self.every < least and not self._said:
+        if 0 < self.every < least and self.every <= step and not self._said:
             self._said = True
             self.saving.say(
                 f"{self.cost}; --scores.every {least} would keep it within {100 * SHARE:.0f} %,"
