@@ -131,6 +131,27 @@ def narrow_pairs(one: str, other: str) -> list[float]:
     return [a - b for a, b in zip(narrow(one, "fd"), narrow(other, "fd"), strict=False)]
 
 
+def half(metric: str = "fd", step: int = 20_000) -> str:
+    """MSN − SN of table2_half."""
+    return paired(in_pairs("half", "MSN", "SN", step, metric))
+
+
+def by_second(arm: str, metric: str) -> list[float]:
+    """Of an arm of table2_half at the end by the second extractor, in order of the seeds."""
+    found = {
+        each["run"]: score["mean"]
+        for each in load("half_vgg7")["scores"]
+        for name, score in each["scores"].items()
+        if name.startswith(f"{metric}/")
+    }
+    return [found[run] for run in sorted(found) if f"-{arm}-" in run]
+
+
+def half_by_second(metric: str = "fd") -> str:
+    pairs = zip(by_second("MSN", metric), by_second("SN", metric), strict=True)
+    return paired([msn - sn for msn, sn in pairs])
+
+
 def agree(part: str) -> str:
     """Spearman's correlation of FD by two extractors, of degradations or generators."""
     found = load("extractors")["correlations"][part]["fd"]
