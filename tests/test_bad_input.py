@@ -64,7 +64,10 @@ WITHOUT_A_GPU = [] if torch.cuda.is_available() else [(GPU, "no GPU is available
         ([*FIT, "--threads", "5000"], "--threads 5000 is more than 1024"),
         (["study", "x", "--threads", "5000"], "--threads 5000 is more than 1024"),
         (["evaluate", "x", "--threads", "5000"], "--threads 5000 is more than 1024"),
-        (["study", "x", "--jobs", "9999"], "--jobs 9999 would be more than 4 processes for each"),
+        (
+            ["study", "study_digits", "--jobs", "9999"],
+            "--jobs 9999 would be more than 4 processes for",
+        ),
         (["study", "x", "--on", "ray", "--jobs", "2"], "--jobs with --on ray: the cluster's"),
         ([*FIT, "--trainer.num_nodes", "0"], "--trainer.num_nodes"),
         ([*FIT, "--dynamics.every", "-1"], "--dynamics.every -1"),

@@ -156,8 +156,8 @@ def test_a_word_that_names_no_config_is_one_line_with_the_known_ones(tmp_path):
         named(tmp_path, name)
     for word in ("on", "onee", "123", "0" * 12, ""):
         said = refusal(tmp_path, "other", word)
-        assert f"--compare {word!r} is not a config" in said
-        assert "there are one, other" in said
+        assert f"--compare {word!r} is not a run or a config" in said
+        assert "configs here: one, other" in said
     assert "'one' and 'one-0' are the same config, one" in refusal(tmp_path, "one", "one-0")
     (write_run(tmp_path, "broken", score_line()) / "config.yaml").write_text("{")
     assert "'broken': its config.yaml cannot be read" in refusal(tmp_path, "other", "broken")

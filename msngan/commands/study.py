@@ -16,7 +16,6 @@ from msngan.report.tables.table import print_as
 from msngan.runs import plugins
 from msngan.runs.atomic import write_json
 from msngan.runs.folder import Failure, UserError, counted
-from msngan.runs.hardware import refuse_too_many
 from msngan.runs.options import MOST_THREADS
 from msngan.runs.safe_read import clean, object_or_empty
 from msngan.study.plan import Child, Study
@@ -80,7 +79,6 @@ def main(argv: list[str]) -> int:
             " (--cpus-per-run, --gpus-per-run) say how many train at a time; leave it out"
         )
     args.jobs = args.jobs or 1
-    refuse_too_many("--jobs", args.jobs)
     for name in ("cpus_per_run", "gpus_per_run"):
         if (value := getattr(args, name)) is not None and not 0 <= value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value} is not a number from 0 up")
@@ -133,8 +131,10 @@ def _train(
 ) -> tuple[int, dict[str, str]]:
     """Exit code, and why runs failed."""
     from msngan.report.tables.progress_bars import StudyProgress
+    from msngan.runs.hardware import refuse_too_many
     from msngan.study.scheduler import Scheduler, ask
 
+    refuse_too_many("--jobs", args.jobs)
     refuse_unknown_options(study)
     place = reader.place
     done = len(study.children) - len(left)
