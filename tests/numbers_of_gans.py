@@ -136,6 +136,19 @@ def half(metric: str = "fd", step: int = 20_000) -> str:
     return paired(in_pairs("half", "MSN", "SN", step, metric))
 
 
+def half_row(arm: str, *steps: int) -> str:
+    """FD at these steps, and the other scores at the last of them."""
+    asked = [("fd", step) for step in steps]
+    asked += [(metric, steps[-1]) for metric in ("cs", "precision", "recall")]
+    found = (in_course("half", arm, step, metric) for metric, step in asked)
+    return " | ".join(spread(asdict(summary(values)), 2) for values in found)
+
+
+def second_row(arm: str) -> str:
+    found = (by_second(arm, metric) for metric in ("fd", "cs", "precision", "recall"))
+    return " | ".join(spread(asdict(summary(values)), 2) for values in found)
+
+
 def by_second(arm: str, metric: str) -> list[float]:
     """Of an arm of table2_half at the end by the second extractor, in order of the seeds."""
     found = {

@@ -79,9 +79,11 @@ def test_the_zoo_has_a_generator_of_each_kind_and_its_first_grid_is_quick(run):
         assert min(image.size) > 200
 
 
-def test_the_picture_of_the_first_page_is_what_its_command_draws(run):
-    assert run("sample", "zoo/mnist_msn", "--out", "x.png") == 0
-    shown = README.parents[2] / "samples/gallery/zoo_mnist_msn.png"
+@pytest.mark.parametrize("name", ["mnist_msn", "cifar_msn"])
+def test_the_pictures_of_the_first_page_are_what_their_commands_draw(run, name):
+    assert run("sample", f"zoo/{name}", "--out", "x.png") == 0
+    shown = README.parents[2] / f"samples/gallery/zoo_{name}.png"
+    assert shown.name in (README.parents[2] / "README.md").read_text()
     with Image.open("x.png") as drawn, Image.open(shown) as there:
         assert drawn.size == there.size
         apart = [abs(a - b) for a, b in zip(drawn.tobytes(), there.tobytes(), strict=True)]
