@@ -24,7 +24,6 @@ from msngan.study.study_files import (
     Place,
     Reader,
     open_study,
-    read_changes,
     refuse_unknown_options,
     save_study,
     started_study,
@@ -83,7 +82,6 @@ def main(argv: list[str]) -> int:
         if (value := getattr(args, name)) is not None and not 0 <= value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value} is not a number from 0 up")
     study = open_study(args.study, args.root, args.name, args.changes)
-    refuse_unknown_options(study, read_changes(args.changes))
     place = Place(study.name, args.root)
     if args.table and not args.changes:
         study = started_study(place) or study

@@ -57,7 +57,11 @@ def open_study(word: str, root: Path, name: str | None, changes: list[str]) -> S
         if not path.is_file():
             raise
     stem = path.parent.name if path.name == "study.yaml" else path.stem
-    return _study_in(path, name or stem, read_changes(changes))
+    changed = read_changes(changes)
+    study = _study_in(path, name or stem, changed)
+    if changed:
+        refuse_unknown_options(study, changed)
+    return study
 
 
 def refuse_unknown_options(study: Study, changes: Collection[str] | None = None) -> None:
