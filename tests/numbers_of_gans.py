@@ -78,6 +78,11 @@ def apart(study: str, one: str, other: str, step: int) -> str:
     return f"{num(found['mean'], 2, '+')} {interval(found, 2, 1)}"
 
 
+def cells(*each: list[float]) -> str:
+    """mean ± sd over seeds, of each score."""
+    return " | ".join(spread(asdict(summary(values)), 2) for values in each)
+
+
 def of_networks(one: str, other: str, metric: str = "fd") -> list[float]:
     """The differences of two arms of study_networks at the last step, by seed."""
     found = {each["arm"]: each["scores"] for each in load("networks")["results"]}
@@ -120,10 +125,9 @@ def narrow(arm: str, metric: str, step: int = 5000) -> list[float]:
 
 
 def narrow_row(arm: str) -> str:
-    early = [] if arm in ("MSN", "SN") else [narrow(arm, "fd", 2500)]
+    early = "–" if arm in ("MSN", "SN") else cells(narrow(arm, "fd", 2500))
     scores = [narrow(arm, metric) for metric in ("fd", "cs", "precision", "recall")]
-    cells = [spread(asdict(summary(values)), 2) for values in (*early, *scores)]
-    return " | ".join([str(len(scores[0])), *(cells if early else ["–", *cells])])
+    return " | ".join([str(len(scores[0])), early, cells(*scores)])
 
 
 def narrow_pairs(one: str, other: str) -> list[float]:
@@ -140,13 +144,11 @@ def half_row(arm: str, *steps: int) -> str:
     """FD at these steps, and the other scores at the last of them."""
     asked = [("fd", step) for step in steps]
     asked += [(metric, steps[-1]) for metric in ("cs", "precision", "recall")]
-    found = (in_course("half", arm, step, metric) for metric, step in asked)
-    return " | ".join(spread(asdict(summary(values)), 2) for values in found)
+    return cells(*(in_course("half", arm, step, metric) for metric, step in asked))
 
 
 def second_row(arm: str) -> str:
-    found = (by_second(arm, metric) for metric in ("fd", "cs", "precision", "recall"))
-    return " | ".join(spread(asdict(summary(values)), 2) for values in found)
+    return cells(*(by_second(arm, metric) for metric in ("fd", "cs", "precision", "recall")))
 
 
 def by_second(arm: str, metric: str) -> list[float]:

@@ -213,7 +213,7 @@ def test_a_program_of_a_plug_in_s_generator_needs_no_plug_in(here, run) -> None:
         ("--out y.pt --format onnx", "--out y.pt must end in .onnx"),
         ("--out x.pt", "x.pt exists; choose another --out"),
         ("--format onx", "did you mean 'onnx'"),
-        ("--out y.pt --half", "--half is for .safetensors files"),
+        ("--out y.pt --half", "half is for .safetensors files"),
     ],
 )
 def test_what_export_cannot_write_is_one_line(here, refused, words: str, answer: str) -> None:

@@ -39,8 +39,6 @@ def main(argv: list[str]) -> int:
         if options.out.suffix != ending:
             allowed = endings if options.format is None else ending
             raise UserError(f"--out {options.out} must end in {allowed}, by which commands know it")
-    if options.half and ending != ENDINGS["safetensors"]:
-        raise UserError(f"--half is for {ENDINGS['safetensors']} files; leave it out")
     path, run = find_checkpoint(options.target, options.root)
     from msngan.networks.generator_files import read_generator, write_generator
 

@@ -82,7 +82,7 @@ def write_generator(
     if out.suffix not in (ENDING, *PROGRAMS):
         raise UserError(f"{out} must end in {ENDING}, {' or '.join(PROGRAMS)}")
     if half and out.suffix != ENDING:
-        raise UserError(f"float16 is for {ENDING} files, and {out} is another; leave it out")
+        raise UserError(f"half is for {ENDING} files, and {out} is none; leave it out")
     metadata = {
         "format": FORMAT,
         "version": __version__,

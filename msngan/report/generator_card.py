@@ -35,12 +35,11 @@ LIMITS = (
     "It can repeat training images: `msngan sample {name} --neighbours 5` shows those that its"
     " images come closest to.",
 )
-FAR = (
-    "Its images are easily told from real ones: `{metric}` is {score}, where real images have"
-    " {real}."
-)
+FAR = "Its images are easily told from real ones: {}."
+FAR_BY = "`{metric}` is {score}, where real images have {real}"
 TIMES = 10  # as far as real images are from each other, and images are easily told from them
-NARROW = "It does not make all of what there is: `{metric}` is {score}."
+NARROW = "It does not make all of what there is: {}."
+NARROW_BY = "`{metric}` is {score}"
 HALF = 0.5  # a recall below it
 ROUNDED = (
     ", weights rounded to 16 bits: images move by at most {} in [-1, 1]; the scores are from before"
@@ -189,19 +188,21 @@ def _of_scores(scores: list[Json]) -> list[str]:
     """What the scores say against the generator, and how they may be read."""
     if not scores:
         return [UNSCORED]
-    found = []
+    far, narrow, hollow = [], [], []
     for each in scores:
         means = {name: score["mean"] for name, score in each["scores"].items()}
         for name, mean in means.items():
             real = each["real_data"].get(name, {}).get("mean")
             if family(name) in ("fid", "fd") and mean and real and mean > TIMES * real:
-                found.append(
-                    FAR.format(metric=name, score=plus_minus(mean), real=_real(each, name))
-                )
+                words = {"score": plus_minus(mean), "real": _real(each, name)}
+                far.append(FAR_BY.format(metric=name, **words))
             if family(name) == "recall" and mean is not None and mean < HALF:
-                found.append(NARROW.format(metric=name, score=plus_minus(mean)))
+                narrow.append(NARROW_BY.format(metric=name, score=plus_minus(mean)))
         note = hollow_note(means)
-        found += [note] if note else []
+        hollow += [note] if note else []
+    found = [FAR.format("; ".join(far))] if far else []
+    found += [NARROW.format("; ".join(narrow))] if narrow else []
+    found += dict.fromkeys(hollow)
     official = all(each["protocol"]["official_inception"] for each in scores)
     return found if official else [*found, NOT_FID]
 
