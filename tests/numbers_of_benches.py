@@ -31,14 +31,18 @@ def launches() -> str:
     """The rows of what a step asks of a GPU, under each norm."""
     found = []
     for row in load("launches")["rows"]:
-        before, after, graph = row["before"], row["after"], row["graph"]
-        passes = ", two passes" if row["critic_batch"] == "separate" else ""
-        captured = f"{graph['graphs']:.0f} + {graph['work']:.0f}"
-        cells = [f"`{row['norm']}`{passes}", *(f"{each['work']:,.0f}" for each in (before, after))]
-        cells += ["–" if graph["not_captured"] else captured]
-        cells += [f"{each['waits']:.0f}" for each in (before, after)]
-        found.append(f"| {' | '.join(cells)} |")
+        batches = ", separate batches" if row["critic_batch"] == "separate" else ""
+        work, waits = (f"{row['after'][key]:,.0f}" for key in ("work", "waits"))
+        found.append(f"| `{row['norm']}`{batches} | {work} | {waits} |")
     return " ".join(found)
+
+
+def captured() -> str:
+    """What a step is as a CUDA graph, under each norm with which it can be one."""
+    graphs = [row["graph"] for row in load("launches")["rows"]]
+    of = {(each["graphs"], each["work"]) for each in graphs if not each["not_captured"]}
+    ((launches, work),) = of
+    return f"{launches:.0f} launch and {work:.0f} small ones"
 
 
 def faster(network: str, layout: str) -> str:

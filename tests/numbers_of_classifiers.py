@@ -68,11 +68,6 @@ def holds(arm: str) -> str:
     return "contains" if found["low"] <= there <= found["high"] else "does not contain"
 
 
-def above(crops: str) -> str:
-    sn, msn = (accuracy("released_mnist", norm + crops)["mean"] for norm in SN_AND_MSN)
-    return num(100 * (sn - msn), sign="+")
-
-
 def layers(norm: str, key: str = "drift_last") -> list[tuple[float, ...]]:
     """For each layer the values of all seeds."""
     runs = (run[key] for run in load("drift_cifar")["drift"]["runs"] if run["norm"] == norm)
@@ -100,13 +95,20 @@ def upwards(norm: str) -> int:
     return sum(min(seeds) > 0 for seeds in layers(norm, "signed_last"))
 
 
-def best_apart(study: str, a: str, b: str, column: str) -> list[float]:
-    """The differences of test accuracy at the epoch chosen by validation, by seed."""
-    best = {
-        (each["row"], each["column"], each["seed"]): measured(each)["best"]
+def best_apart(study: str, a: str, b: str, column: str = "", at: str = "best") -> list[float]:
+    """The differences of test accuracy by seed; at: the epoch chosen by validation, or the last."""
+    found = {
+        (each["row"], each["column"], each["seed"]): measured(each)[at]
         for each in load(study)["children"]
     }
-    return [best[a, column, seed] - best[b, column, seed] for seed in load(study)["seeds"]]
+    return [found[a, column, seed] - found[b, column, seed] for seed in load(study)["seeds"]]
+
+
+def seen_apart(a: str, b: str, column: str) -> list[float]:
+    """The differences of training accuracy in study_depth, by seed."""
+    every = {(e["row"], e["column"]): e for e in load("depth")["layers"]["gap"]["results"]}
+    one, other = (every[row, column]["train_accuracy"]["values"] for row in (a, b))
+    return [x - y for x, y in zip(one, other, strict=True)]
 
 
 def deeper(a: str, b: str) -> list[float]:

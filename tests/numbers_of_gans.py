@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from page_numbers import ROOT, SN_AND_MSN, both_ends, config, interval, load, num, paired, spread
@@ -91,10 +92,10 @@ def of_networks(one: str, other: str, metric: str = "fd") -> list[float]:
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
-def in_course(study: str, row: str, step: int, metric: str = "fd") -> list[float]:
-    """The values of a row of a study of GANs at a step, in order of the seeds."""
-    (found,) = (each for each in load(study)["by_step"]["results"] if each["row"] == row)
-    return found["scores"][str(step)][metric]["values"]
+def in_course(study: str, row: str, step: int, metric: str = "fd", column: str = "") -> list[float]:
+    """The values of an arm of a study of GANs at a step, in order of the seeds."""
+    every = {(each["row"], each["column"]): each for each in load(study)["by_step"]["results"]}
+    return every[row, column]["scores"][str(step)][metric]["values"]
 
 
 def in_pairs(study: str, one: str, other: str, step: int, metric: str = "fd") -> list[float]:
@@ -114,6 +115,26 @@ def gates_on(arm: str) -> str:
     runs = [each for name, each in found["runs"].items() if f"-{arm}-" in name]
     shares = [100 * sum(counts) / len(counts) / found["layers"] for counts in runs]
     return ", ".join(f"{share:.0f}" for share in shares[:-1]) + f" and {shares[-1]:.0f}"
+
+
+def over_inits(arm: str, metric: str = "fd") -> list[float]:
+    """The sd over the ways to draw the first weights, by seed."""
+    options, inits = (config("study_init")[key] for key in ("options", "grid"))
+    found = (in_course("init", arm, options["steps"], metric, x) for x in inits["model.init"])
+    return [stdev(values) for values in zip(*found, strict=True)]
+
+
+def depends(one: str, other: str, metric: str = "fd") -> str:
+    """By how much the sd over the first weights differs, paired by seed."""
+    pairs = zip(over_inits(one, metric), over_inits(other, metric), strict=True)
+    return paired([a - b for a, b in pairs])
+
+
+def by_init(arm: str) -> str:
+    """FD with each way to draw the first weights, and the sd over them."""
+    options, inits = (config("study_init")[key] for key in ("options", "grid"))
+    found = (in_course("init", arm, options["steps"], column=x) for x in inits["model.init"])
+    return cells(*found, over_inits(arm))
 
 
 def narrow(arm: str, metric: str, step: int = 5000) -> list[float]:
@@ -138,6 +159,12 @@ def narrow_pairs(one: str, other: str) -> list[float]:
 def half(metric: str = "fd", step: int = 20_000) -> str:
     """MSN − SN of table2_half."""
     return paired(in_pairs("half", "MSN", "SN", step, metric))
+
+
+def longer() -> str:
+    """How many times as long as one under SN a step under MSN takes."""
+    msn, sn = (each["steps_per_second"] for each in load("half")["cells"])
+    return f"{sn / msn:.2f}"
 
 
 def half_row(arm: str, *steps: int) -> str:

@@ -32,17 +32,17 @@ generator = load_generator("{name}")
 LIMITS = (
     "It makes images of {size}x{size} pixels like those of {dataset}, and no others.",
     "It is one run with one seed. Another seed gives another generator, better or worse.",
-    "It can repeat training images: `msngan sample {name} --neighbours 5` shows those that its"
+    "It may repeat training images: `msngan sample {name} --neighbours 5` shows those that its"
     " images come closest to.",
 )
-FAR = "Its images are easily told from real ones: {}."
+FAR = "Its images differ from real ones: {}."
 FAR_BY = "`{metric}` is {score}, where real images have {real}"
-TIMES = 10  # as far as real images are from each other, and images are easily told from them
-NARROW = "It does not make all of what there is: {}."
+TIMES = 10  # as far as real images are from each other, and images differ from them
+NARROW = "It misses a part of the data: {}."
 NARROW_BY = "`{metric}` is {score}"
 HALF = 0.5  # a recall below it
 ROUNDED = (
-    ", weights rounded to 16 bits: images move by at most {} in [-1, 1]; the scores are from before"
+    ", weights rounded to 16 bits: pixels in [-1, 1] move by at most {}; scored before rounding"
 )
 NOT_FID = (
     "Scores of an extractor compare only with scores of the same extractor and sizes. None of these"
@@ -53,7 +53,7 @@ MEANING = {
     "fid": "Fréchet distance of the features to those of real images",
     "fd": "Fréchet distance of the features to those of real images",
     "is": "Inception Score",
-    "cs": "classifier score: classes that are sure and various",
+    "cs": "classifier score: confident and varied classes",
     "kid": "kernel distance to real images, without bias",
     "kd": "kernel distance to real images, without bias",
     "precision": "share of images that are near a real one",
@@ -178,7 +178,7 @@ def _score_table(scored: Json) -> str:
         for name, score in scored["scores"].items()
     ]
     head = ["| score | better | its images | real images | what it is |", "|---|---|--:|--:|---|"]
-    note = "~ is the bias of so few samples, estimated: real images would score a little worse."
+    note = "~: the estimated bias of so few samples alone; real images would score a little worse."
     estimated = any(real["kind"] == "estimated" for real in scored["real_data"].values())
     title = f"## Scores by {protocol['extractor']}\n\n{how[0].upper()}{how[1:]}.\n"
     return "\n".join([title, *head, *rows, *([f"\n{note}"] if estimated else [])])
