@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from page_numbers import SN_AND_MSN, both_ends, interval, load, num, published, spread
+from page_numbers import both_ends, interval, load, num, published, spread
 
 from msngan.bench.parameters import Form, build, forms, parameters_of
 from msngan.bench.settings import PUBLISHED as TABLE_III
