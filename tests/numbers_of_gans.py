@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
 from typing import Any
 
 from page_numbers import ROOT, SN_AND_MSN, both_ends, config, interval, load, num, paired, spread
@@ -117,24 +118,28 @@ def gates_on(arm: str) -> str:
     return ", ".join(f"{share:.0f}" for share in shares[:-1]) + f" and {shares[-1]:.0f}"
 
 
-def over_inits(arm: str, metric: str = "fd") -> list[float]:
-    """The sd over the ways to draw the first weights, by seed."""
-    options, inits = (config("study_init")[key] for key in ("options", "grid"))
-    found = (in_course("init", arm, options["steps"], metric, x) for x in inits["model.init"])
-    return [stdev(values) for values in zip(*found, strict=True)]
+def by_init(arm: str, metric: str = "fd") -> list[list[float]]:
+    """Of each way to draw the first weights, by seed."""
+    options, grid = (config("study_init")[key] for key in ("options", "grid"))
+    ways = grid["model.init"]
+    return [in_course("init", arm, options["steps"], metric, each) for each in ways]
 
 
-def depends(one: str, other: str, metric: str = "fd") -> str:
-    """By how much the sd over the first weights differs, paired by seed."""
-    pairs = zip(over_inits(one, metric), over_inits(other, metric), strict=True)
-    return paired([a - b for a, b in pairs])
+def init_row(arm: str) -> str:
+    """FD with each way to draw the first weights, and the sd over the ways."""
+    return cells(*by_init(arm), [stdev(each) for each in zip(*by_init(arm), strict=True)])
 
 
-def by_init(arm: str) -> str:
-    """FD with each way to draw the first weights, and the sd over them."""
-    options, inits = (config("study_init")[key] for key in ("options", "grid"))
-    found = (in_course("init", arm, options["steps"], column=x) for x in inits["model.init"])
-    return cells(*found, over_inits(arm))
+def over_inits(of: Callable[[list[float]], float], one: str, other: str, metric: str = "fd") -> str:
+    """The difference of two arms in the mean or sd over the ways, paired by seed."""
+    a, b = ([of(list(each)) for each in zip(*by_init(arm, metric), strict=True)] for arm in (one, other))
+    return paired([x - y for x, y in zip(a, b, strict=True)])
+
+
+def above(arm: str, least: float) -> str:
+    """How many runs of study_init end with a larger FD."""
+    found = [value for each in by_init(arm) for value in each]
+    return f"{sum(value > least for value in found)} of {len(found)}"
 
 
 def narrow(arm: str, metric: str, step: int = 5000) -> list[float]:
