@@ -48,6 +48,10 @@ NOT_FID = (
     "Scores of an extractor compare only with scores of the same extractor and sizes. None of these"
     " is an FID or an Inception Score."
 )
+MARKS = {
+    "~": "~: the estimated bias of so few samples alone; real images would score a little worse.",
+    "–": "–: there were no other real images to compare with.",
+}
 UNSCORED = "It has no score: `msngan evaluate` the run at this step, and export again."
 MEANING = {
     "fid": "Fréchet distance of the features to those of real images",
@@ -178,10 +182,10 @@ def _score_table(scored: Json) -> str:
         for name, score in scored["scores"].items()
     ]
     head = ["| score | better | its images | real images | what it is |", "|---|---|--:|--:|---|"]
-    note = "~: the estimated bias of so few samples alone; real images would score a little worse."
-    estimated = any(real["kind"] == "estimated" for real in scored["real_data"].values())
+    real = [_real(scored, name) for name in scored["scores"]]
+    notes = [note for mark, note in MARKS.items() if any(mark in each for each in real)]
     title = f"## Scores by {protocol['extractor']}\n\n{how[0].upper()}{how[1:]}.\n"
-    return "\n".join([title, *head, *rows, *([f"\n{note}"] if estimated else [])])
+    return "\n".join([title, *head, *rows, *(["", " ".join(notes)] if notes else [])])
 
 
 def _of_scores(scores: list[Json]) -> list[str]:
