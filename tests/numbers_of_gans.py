@@ -132,7 +132,9 @@ def init_row(arm: str) -> str:
 
 def over_inits(of: Callable[[list[float]], float], one: str, other: str, metric: str = "fd") -> str:
     """The difference of two arms in the mean or sd over the ways, paired by seed."""
-    a, b = ([of(list(each)) for each in zip(*by_init(arm, metric), strict=True)] for arm in (one, other))
+    a, b = (
+        [of(list(each)) for each in zip(*by_init(arm, metric), strict=True)] for arm in (one, other)
+    )
     return paired([x - y for x, y in zip(a, b, strict=True)])
 
 
@@ -153,12 +155,12 @@ def narrow(arm: str, metric: str, step: int = 5000) -> list[float]:
 def narrow_row(arm: str) -> str:
     early = "–" if arm in ("MSN", "SN") else cells(narrow(arm, "fd", 2500))
     scores = [narrow(arm, metric) for metric in ("fd", "cs", "precision", "recall")]
-    return " | ".join([str(len(scores[0])), early, cells(*scores)])
+    return f"{early} | {cells(*scores)}"
 
 
 def narrow_pairs(one: str, other: str) -> list[float]:
     """The differences of FD at the end, by seed."""
-    return [a - b for a, b in zip(narrow(one, "fd"), narrow(other, "fd"), strict=False)]
+    return [a - b for a, b in zip(narrow(one, "fd"), narrow(other, "fd"), strict=True)]
 
 
 def half(metric: str = "fd", step: int = 20_000) -> str:
