@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import stdev
 from typing import Any
 
 from page_numbers import ROOT, SN_AND_MSN, both_ends, config, interval, load, num, paired, spread

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import re
 from contextlib import redirect_stdout
-from statistics import median
+from statistics import mean, median
 
 import numbers_of_benches
 import numbers_of_classifiers
@@ -62,6 +62,7 @@ FACTS = {
     "Scores": scores.Scores,
     "THRESHOLD": dynamics.THRESHOLD,
     "TOLERANCE": evaluation.TOLERANCE,
+    "mean": mean,
 }
 # What has digits but states no number: code, targets of links, ids, years of papers, names.
 NAMES = (
