@@ -111,10 +111,11 @@ def seen_apart(a: str, b: str, column: str) -> list[float]:
     return [x - y for x, y in zip(one, other, strict=True)]
 
 
-def deeper(a: str, b: str) -> list[float]:
-    """By how much their difference changes from cnn3 to vgg7, by seed."""
-    pairs = (best_apart("depth", a, b, network) for network in ("vgg7", "cnn3"))
-    return [deep - shallow for deep, shallow in zip(*pairs, strict=True)]
+def deeper(a: str, b: str) -> tuple[list[float], list[float]]:
+    """By how much their difference changes from cnn3 to vgg7 and to resnet18, by seed."""
+    cnn3, vgg7 = (best_apart("depth", a, b, network) for network in ("cnn3", "vgg7"))
+    resnet18 = best_apart("depth_resnet", a, b)
+    return tuple([x - y for x, y in zip(deep, cnn3, strict=True)] for deep in (vgg7, resnet18))
 
 
 def of_layers(measure: str, a: str, b: str, column: str, study: str = "depth") -> list[float]:
