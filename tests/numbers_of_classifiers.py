@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 from page_numbers import both_ends, interval, load, num, published, spread
@@ -54,6 +55,19 @@ def worst_end(arm: str, column: str) -> list[float]:
     mine = [run for run in runs if (run["row"], run["column"]) == (arm, f"lr {column}")]
     ends = [[100 * epoch["test_accuracy"] for epoch in run["epochs"]] for run in mine]
     return min(ends, key=lambda each: each[-1])
+
+
+def after(arm: str, epochs: int) -> str:
+    """Test accuracy in % of an arm of plateau_mnist after so many epochs."""
+    runs = [run["epochs"] for run in load("plateau")["children"] if run["row"] == arm]
+    return spread(asdict(summary([each[epochs - 1]["test_accuracy"] for each in runs])), 2, 100)
+
+
+def plateau(augmented: str) -> list[float]:
+    """The changes of the means of plateau_mnist in the last epoch, in points."""
+    found = load("plateau")["cells"]
+    mine = [each for each in found if each["row"].endswith("_augmented") == bool(augmented)]
+    return [100 * each["plateau"] for each in mine]
 
 
 RATES = ("0.1", "0.001", "0.0001")
