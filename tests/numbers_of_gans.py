@@ -181,6 +181,12 @@ def half_row(arm: str, *steps: int) -> str:
     return cells(*(in_course("half", arm, step, metric) for metric, step in asked))
 
 
+def full(*asked: tuple[str, int]) -> str:
+    """Scores of the run at the published width, with the sd over sets of samples."""
+    scores = load("full")["scores"]
+    return " | ".join(spread(scores[str(step)][metric], 2) for metric, step in asked)
+
+
 def second_row(arm: str) -> str:
     return cells(*(by_second(arm, metric) for metric in ("fd", "cs", "precision", "recall")))
 
