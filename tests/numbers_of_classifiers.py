@@ -63,10 +63,10 @@ def after(arm: str, epochs: int) -> str:
     return spread(asdict(summary([each[epochs - 1]["test_accuracy"] for each in runs])), 2, 100)
 
 
-def plateau(augmented: str) -> list[float]:
+def plateau(augmented: bool) -> list[float]:
     """The changes of the means of plateau_mnist in the last epoch, in points."""
     found = load("plateau")["cells"]
-    mine = [each for each in found if each["row"].endswith("_augmented") == bool(augmented)]
+    mine = [each for each in found if each["row"].endswith("_augmented") == augmented]
     return [100 * each["plateau"] for each in mine]
 
 

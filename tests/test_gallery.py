@@ -115,6 +115,15 @@ def test_every_table_of_a_command_is_that_of_its_record(page):
     assert with_tables(text) == text
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("folder", ["samples", "checkpoints"])
+def test_no_record_has_a_path_of_one_machine(folder):
+    records = [*(ROOT / folder).rglob("*.json")]
+    found = {each.name: re.findall(r"[\s\"'=](/\w[^\s\"']*)", each.read_text()) for each in records}
+    assert records
+    assert not {name: paths for name, paths in found.items() if paths}
+
+
 def test_the_page_of_data_has_the_figures_of_its_benchmark():
     found = rows("bench_data")
     memory = found["private memory at the first batch"]
